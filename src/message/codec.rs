@@ -1,0 +1,260 @@
+//! The bytes of an [`Envelope`] in a record, format 1. Little endian; a text or byte string is its length (u32) and
+//! its bytes; an absent optional one has length `u32::MAX`.
+//!
+//! ```text
+//! envelope: version u8 = 1 · ordinal u16 · destination text · key text? · message
+//! message:  id (site text, run u64, counter u64) · topic text · flags u8 (qos 0-1, retain 2, utf8 3, expiry 4)
+//!           time u64 · accepted u64 · [expiry_s u32] · site text · client_id text? · user text? · hops u8
+//!           path (count u16, texts) · content_type text? · response_topic text? · correlation bytes?
+//!           user properties (count u32, pairs of texts) · payload bytes
+//! ```
+//!
+//! The message is encoded once for all its targets; only the head before it differs. Decoding shares the payload
+//! with the record's buffer. The bytes come from our own disk behind a checksum, and are still never trusted: a
+//! length beyond the end is an error, and no allocation follows a length before the bytes are there.
+
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use super::{Envelope, Message, MessageId, Origin, Properties, Qos};
+use crate::clock::WallMs;
+use crate::topic::TopicName;
+
+const VERSION: u8 = 1;
+const ABSENT: u32 = u32::MAX;
+
+/// A record that holds no envelope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// A length points past the end.
+    #[error("the record ends in the middle of its {0}")]
+    Short(&'static str),
+    /// Not UTF-8, or not a topic.
+    #[error("the record's {0} is not valid")]
+    Invalid(&'static str),
+    /// Written by a later version of Tidegate.
+    #[error("the record has format {0}; this program reads format 1")]
+    Version(u8),
+}
+
+impl Envelope {
+    /// The bytes before the message's own: see [`Message::encode`].
+    #[must_use]
+    pub fn encode_head(destination: &str, key: Option<&str>, ordinal: u16) -> Bytes {
+        let mut out = BytesMut::with_capacity(16 + destination.len() + key.map_or(0, str::len));
+        out.put_u8(VERSION);
+        out.put_u16_le(ordinal);
+        put_bytes(&mut out, destination.as_bytes());
+        put_optional(&mut out, key.map(str::as_bytes));
+        out.freeze()
+    }
+
+    /// Reads what [`Envelope::encode_head`] and [`Message::encode`] wrote, one behind the other.
+    ///
+    /// # Errors
+    /// [`DecodeError`] where the bytes are none of ours.
+    pub fn decode(mut bytes: Bytes) -> Result<Self, DecodeError> {
+        let bytes = &mut bytes;
+        match take_u8(bytes, "version")? {
+            VERSION => {}
+            other => return Err(DecodeError::Version(other)),
+        }
+        let ordinal = take_u16(bytes, "ordinal")?;
+        let destination = take_text(bytes, "destination")?;
+        let key = take_optional_text(bytes, "key")?;
+        Ok(Self { destination, key, ordinal, message: Message::decode(bytes)? })
+    }
+}
+
+impl Message {
+    /// The message's bytes, shared by the records of all its targets.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(160 + self.topic.as_str().len() + self.payload.len());
+        put_bytes(&mut out, self.id.site.as_bytes());
+        out.put_u64_le(self.id.run);
+        out.put_u64_le(self.id.counter);
+        put_bytes(&mut out, self.topic.as_str().as_bytes());
+        let flags = self.qos.bits()
+            | (u8::from(self.retain) << 2)
+            | (u8::from(self.properties.payload_is_utf8) << 3)
+            | (u8::from(self.expiry_s.is_some()) << 4);
+        out.put_u8(flags);
+        out.put_u64_le(self.time.0);
+        out.put_u64_le(self.accepted.0);
+        if let Some(seconds) = self.expiry_s {
+            out.put_u32_le(seconds);
+        }
+        put_origin(&mut out, &self.origin);
+        put_properties(&mut out, &self.properties);
+        put_bytes(&mut out, &self.payload);
+        out.freeze()
+    }
+
+    /// Reads what [`Message::encode`] wrote from the front of `bytes`.
+    ///
+    /// # Errors
+    /// [`DecodeError`] where the bytes are none of ours.
+    pub fn decode(bytes: &mut Bytes) -> Result<Self, DecodeError> {
+        let site: Arc<str> = take_text(bytes, "id")?.into();
+        let id = MessageId { site, run: take_u64(bytes, "id")?, counter: take_u64(bytes, "id")? };
+        let topic = TopicName::new(&take_text(bytes, "topic")?).map_err(|_not_a_topic| DecodeError::Invalid("topic"))?;
+        let flags = take_u8(bytes, "flags")?;
+        let qos = Qos::from_bits(flags & 3).ok_or(DecodeError::Invalid("qos"))?;
+        let time = WallMs(take_u64(bytes, "time")?);
+        let accepted = WallMs(take_u64(bytes, "time")?);
+        let expiry_s = if flags & 16 == 0 { None } else { Some(take_u32(bytes, "expiry")?) };
+        let origin = take_origin(bytes)?;
+        let properties = take_properties(bytes, flags & 8 != 0)?;
+        let payload = take_bytes(bytes, "payload")?;
+        Ok(Self { id, topic, payload, qos, retain: flags & 4 != 0, time, expiry_s, accepted, origin, properties })
+    }
+}
+
+fn put_origin(out: &mut BytesMut, origin: &Origin) {
+    put_bytes(out, origin.site.as_bytes());
+    put_optional(out, origin.client_id.as_ref().map(|text| text.as_bytes()));
+    put_optional(out, origin.user.as_ref().map(|text| text.as_bytes()));
+    out.put_u8(origin.hops);
+    // A path is at most 16 sites long (R12): longer ones are not accepted, so the cut never happens.
+    let count = u16::try_from(origin.path.len()).unwrap_or(u16::MAX);
+    out.put_u16_le(count);
+    for site in origin.path.iter().take(usize::from(count)) {
+        put_bytes(out, site.as_bytes());
+    }
+}
+
+fn take_origin(bytes: &mut Bytes) -> Result<Origin, DecodeError> {
+    let site = take_text(bytes, "site")?.into();
+    let client_id = take_optional_text(bytes, "client id")?.map(Into::into);
+    let user = take_optional_text(bytes, "user")?.map(Into::into);
+    let hops = take_u8(bytes, "hops")?;
+    let count = take_u16(bytes, "path")?;
+    let path = (0..count).map(|_| take_text(bytes, "path")).collect::<Result<_, _>>()?;
+    Ok(Origin { site, client_id, user, path, hops })
+}
+
+fn put_properties(out: &mut BytesMut, properties: &Properties) {
+    put_optional(out, properties.content_type.as_ref().map(|text| text.as_bytes()));
+    put_optional(out, properties.response_topic.as_ref().map(|text| text.as_bytes()));
+    put_optional(out, properties.correlation_data.as_deref());
+    out.put_u32_le(u32::try_from(properties.user.len()).unwrap_or(u32::MAX));
+    for (name, value) in &properties.user {
+        put_bytes(out, name.as_bytes());
+        put_bytes(out, value.as_bytes());
+    }
+}
+
+fn take_properties(bytes: &mut Bytes, payload_is_utf8: bool) -> Result<Properties, DecodeError> {
+    let content_type = take_optional_text(bytes, "content type")?;
+    let response_topic = take_optional_text(bytes, "response topic")?;
+    let correlation_data = take_optional(bytes, "correlation data")?;
+    let count = take_u32(bytes, "user properties")?;
+    let mut user = Vec::new();
+    for _ in 0..count {
+        user.push((take_text(bytes, "user property")?, take_text(bytes, "user property")?));
+    }
+    Ok(Properties { payload_is_utf8, content_type, response_topic, correlation_data, user })
+}
+
+fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
+    // A packet is at most 256 MiB (MQTT 2.1.4), so a length always fits; a longer one could not have come in.
+    out.put_u32_le(u32::try_from(bytes.len()).unwrap_or(ABSENT));
+    out.put_slice(bytes);
+}
+
+fn put_optional(out: &mut BytesMut, bytes: Option<&[u8]>) {
+    match bytes {
+        Some(bytes) => put_bytes(out, bytes),
+        None => out.put_u32_le(ABSENT),
+    }
+}
+
+fn take_u8(bytes: &mut Bytes, what: &'static str) -> Result<u8, DecodeError> {
+    bytes.try_get_u8().map_err(|_short| DecodeError::Short(what))
+}
+
+fn take_u16(bytes: &mut Bytes, what: &'static str) -> Result<u16, DecodeError> {
+    bytes.try_get_u16_le().map_err(|_short| DecodeError::Short(what))
+}
+
+fn take_u32(bytes: &mut Bytes, what: &'static str) -> Result<u32, DecodeError> {
+    bytes.try_get_u32_le().map_err(|_short| DecodeError::Short(what))
+}
+
+fn take_u64(bytes: &mut Bytes, what: &'static str) -> Result<u64, DecodeError> {
+    bytes.try_get_u64_le().map_err(|_short| DecodeError::Short(what))
+}
+
+fn take_bytes(bytes: &mut Bytes, what: &'static str) -> Result<Bytes, DecodeError> {
+    take_optional(bytes, what)?.ok_or(DecodeError::Invalid(what))
+}
+
+fn take_optional(bytes: &mut Bytes, what: &'static str) -> Result<Option<Bytes>, DecodeError> {
+    let length = take_u32(bytes, what)?;
+    if length == ABSENT {
+        return Ok(None);
+    }
+    match usize::try_from(length) {
+        Ok(length) if length <= bytes.len() => Ok(Some(bytes.split_to(length))),
+        _ => Err(DecodeError::Short(what)),
+    }
+}
+
+fn take_text(bytes: &mut Bytes, what: &'static str) -> Result<Box<str>, DecodeError> {
+    take_optional_text(bytes, what)?.ok_or(DecodeError::Invalid(what))
+}
+
+fn take_optional_text(bytes: &mut Bytes, what: &'static str) -> Result<Option<Box<str>>, DecodeError> {
+    let Some(raw) = take_optional(bytes, what)? else { return Ok(None) };
+    let text = std::str::from_utf8(&raw).map_err(|_not_utf8| DecodeError::Invalid(what))?;
+    Ok(Some(text.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests_support::message;
+    use super::*;
+
+    fn full() -> Envelope {
+        let mut message = message("factory/1/press/telemetry", b"\0\xFFpayload");
+        message.qos = Qos::ExactlyOnce;
+        message.retain = true;
+        message.expiry_s = Some(60);
+        message.origin.client_id = Some("press-1".into());
+        message.origin.path = vec!["a".into(), "b".into()];
+        message.origin.hops = 2;
+        message.properties = Properties {
+            payload_is_utf8: true,
+            content_type: Some("application/json".into()),
+            response_topic: Some("re/ply".into()),
+            correlation_data: Some(Bytes::from_static(b"\x01\x02")),
+            user: vec![("k".into(), "v".into()), ("k".into(), "w".into())],
+        };
+        Envelope { destination: "x/y".into(), key: Some("press".into()), ordinal: 3, message }
+    }
+
+    fn bytes_of(envelope: &Envelope) -> Bytes {
+        let head = Envelope::encode_head(&envelope.destination, envelope.key.as_deref(), envelope.ordinal);
+        [head, envelope.message.encode()].concat().into()
+    }
+
+    #[test]
+    fn an_envelope_reads_back_as_it_was_written() {
+        assert_eq!(Envelope::decode(bytes_of(&full())), Ok(full()));
+    }
+
+    #[test]
+    fn every_truncation_is_an_error_and_no_flip_panics() {
+        let bytes = bytes_of(&full());
+        for end in 0..bytes.len() {
+            assert!(Envelope::decode(bytes.slice(..end)).is_err(), "cut at {end}");
+        }
+        for at in 0..bytes.len() * 8 {
+            let mut flipped = bytes.to_vec();
+            flipped[at / 8] ^= 1 << (at % 8);
+            let _whatever = Envelope::decode(flipped.into());
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The names under which a message's stamps travel (R35): MQTT 5 user properties, AMQP headers, Kafka headers.
+
+use super::{Envelope, Message, MessageId, Properties};
+use crate::clock::WallMs;
+
+/// What all stamps begin with.
+pub const PREFIX: &str = "tg-";
+/// The message id.
+pub const ID: &str = "tg-id";
+/// The link's sequence: shows gaps to one who receives the whole link (R11).
+pub const SEQ: &str = "tg-seq";
+/// The site that accepted the message first.
+pub const SITE: &str = "tg-site";
+/// The publisher's MQTT client id.
+pub const CLIENT: &str = "tg-client";
+/// The publisher's user name.
+pub const USER: &str = "tg-user";
+/// Event time, milliseconds since the epoch.
+pub const TIME: &str = "tg-time";
+/// The sites passed, comma-separated, oldest first, at most [`PATH_SITES_MAX`].
+pub const PATH: &str = "tg-path";
+/// How many gateways were passed.
+pub const HOPS: &str = "tg-hops";
+
+/// R12: a message that has passed this many sites goes no further.
+pub const PATH_SITES_MAX: usize = 16;
+
+/// The stamps of an envelope as it leaves `here` on a link under the link sequence `seq`.
+#[must_use]
+pub fn stamps(envelope: &Envelope, here: &str, seq: &str) -> Vec<(&'static str, String)> {
+    let message = &envelope.message;
+    let id = match envelope.ordinal {
+        0 => message.id.to_string(),
+        ordinal => format!("{}.{ordinal}", message.id),
+    };
+    let mut path = message.origin.path.iter().map(|site| &**site).collect::<Vec<_>>();
+    path.push(here);
+    let mut out = vec![(ID, id), (SEQ, seq.to_owned()), (SITE, message.origin.site.to_string())];
+    out.push((TIME, message.time.to_string()));
+    out.push((PATH, path.join(",")));
+    out.push((HOPS, message.origin.hops.saturating_add(1).to_string()));
+    if let Some(client_id) = &message.origin.client_id {
+        out.push((CLIENT, client_id.to_string()));
+    }
+    if let Some(user) = &message.origin.user {
+        out.push((USER, user.to_string()));
+    }
+    out
+}
+
+/// User properties without any stamps of an earlier hop: what a link sends on beside its own stamps.
+pub fn unstamped(properties: &Properties) -> impl Iterator<Item = (&str, &str)> {
+    properties.user.iter().map(|(name, value)| (&**name, &**value)).filter(|(name, _)| !name.starts_with(PREFIX))
+}
+
+/// Takes over the stamps that another gateway left in the user properties, where they read well; others are left
+/// as plain properties. The message keeps its id, so that copies are known over any number of hops.
+pub fn adopt(message: &mut Message) {
+    let properties = std::mem::take(&mut message.properties.user);
+    for (name, value) in &properties {
+        match &**name {
+            ID => adopt_id(message, value),
+            SITE => message.origin.site = (&**value).into(),
+            CLIENT => message.origin.client_id = Some((&**value).into()),
+            USER => message.origin.user = Some((&**value).into()),
+            TIME => message.time = value.parse().map_or(message.time, WallMs),
+            PATH => message.origin.path = value.split(',').filter(|site| !site.is_empty()).map(Into::into).collect(),
+            HOPS => message.origin.hops = value.parse().unwrap_or(message.origin.hops),
+            _ => {}
+        }
+    }
+    message.properties.user = properties;
+}
+
+/// An ordinal behind the id (`.2`) is the copy's own, not part of the id.
+fn adopt_id(message: &mut Message, value: &str) {
+    if let Ok(id) = value.parse::<MessageId>() {
+        message.id = id;
+    } else if let Some(Ok(id)) = value.rsplit_once('.').map(|(id, _)| id.parse::<MessageId>()) {
+        message.id = id;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests_support::message;
+    use super::*;
+
+    #[test]
+    fn r11_the_id_survives_a_hop_and_the_path_grows() {
+        let mut sent = message("a/b", b"x");
+        sent.origin.path = vec!["mine".into()];
+        let envelope = Envelope { destination: "a/b".into(), key: None, ordinal: 0, message: sent.clone() };
+        let mut received = message("a/b", b"x");
+        received.properties.user =
+            stamps(&envelope, "ship", "b1-0-7").into_iter().map(|(n, v)| (n.into(), v.into())).collect();
+        adopt(&mut received);
+        assert_eq!(received.id, sent.id);
+        assert_eq!(received.origin.path, vec!["mine".into(), Box::<str>::from("ship")]);
+        assert_eq!(received.origin.hops, 1);
+        assert_eq!(received.time, sent.time);
+    }
+
+    #[test]
+    fn stamps_that_do_not_read_are_left_alone() {
+        let mut received = message("a", b"");
+        let before = received.clone();
+        received.properties.user = vec![(ID.into(), "nonsense".into()), (TIME.into(), "soon".into())];
+        adopt(&mut received);
+        assert_eq!((received.id, received.time), (before.id, before.time));
+    }
+}

@@ -1,0 +1,193 @@
+//! Topic names and topic filters (MQTT 5.0 section 4.7), as types that cannot be wrong.
+//!
+//! This module knows nothing of routes, captures or subscriptions: `router` and `broker::index` build on it.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::sync::Arc;
+
+/// The longest topic in bytes: it travels behind a 16-bit length (MQTT-1.5.4).
+pub const TOPIC_BYTES_MAX: usize = 65_535;
+
+/// A topic that a message is published to: not empty, no wildcard, no NUL.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TopicName(Arc<str>);
+
+/// A topic pattern that a subscriber asks for: `+` for one level, a final `#` for all that follow.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TopicFilter(Arc<str>);
+
+/// Why a text is no topic name or filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TopicError {
+    /// MQTT-4.7.3-1.
+    #[error("a topic has at least one character")]
+    Empty,
+    /// MQTT-1.5.4.
+    #[error("a topic has at most 65535 bytes")]
+    TooLong,
+    /// MQTT-4.7.3-2.
+    #[error("a topic holds no NUL character")]
+    Nul,
+    /// MQTT-4.7.1-1.
+    #[error("`+` and `#` belong to filters, not to the topic of a message")]
+    WildcardInName,
+    /// MQTT-4.7.1-2.
+    #[error("`#` stands alone as the last level: `a/#`")]
+    HashNotLast,
+    /// MQTT-4.7.1-3.
+    #[error("`+` stands for a whole level: `a/+/b`")]
+    PlusNotAlone,
+}
+
+impl TopicName {
+    /// Checks and keeps `text`.
+    ///
+    /// # Errors
+    /// What is wrong with it, by the statement of the specification that it breaks.
+    pub fn new(text: &str) -> Result<Self, TopicError> {
+        check_common(text)?;
+        if text.contains(['+', '#']) {
+            return Err(TopicError::WildcardInName);
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TopicFilter {
+    /// Checks and keeps `text`.
+    ///
+    /// # Errors
+    /// What is wrong with it, by the statement of the specification that it breaks.
+    pub fn new(text: &str) -> Result<Self, TopicError> {
+        check_common(text)?;
+        let mut levels = text.split('/').peekable();
+        while let Some(level) = levels.next() {
+            match level {
+                "#" if levels.peek().is_some() => return Err(TopicError::HashNotLast),
+                "#" | "+" => {}
+                _ if level.contains('#') => return Err(TopicError::HashNotLast),
+                _ if level.contains('+') => return Err(TopicError::PlusNotAlone),
+                _ => {}
+            }
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether a message on `topic` is for this filter. A leading wildcard does not match a topic that begins
+    /// with `$` (MQTT-4.7.2-1).
+    #[must_use]
+    pub fn matches(&self, topic: &TopicName) -> bool {
+        matches(self.as_str(), topic.as_str())
+    }
+}
+
+/// [`TopicFilter::matches`] on plain text: the naive reference that the indexes are tested against.
+#[must_use]
+pub fn matches(filter: &str, topic: &str) -> bool {
+    if topic.starts_with('$') && filter.starts_with(['+', '#']) {
+        return false;
+    }
+    let mut levels = topic.split('/');
+    for wanted in filter.split('/') {
+        match (wanted, levels.next()) {
+            ("#", _) => return true,
+            ("+", Some(_)) => {}
+            (wanted, Some(level)) if wanted == level => {}
+            _ => return false,
+        }
+    }
+    levels.next().is_none()
+}
+
+fn check_common(text: &str) -> Result<(), TopicError> {
+    if text.is_empty() {
+        Err(TopicError::Empty)
+    } else if text.len() > TOPIC_BYTES_MAX {
+        Err(TopicError::TooLong)
+    } else if text.contains('\0') {
+        Err(TopicError::Nul)
+    } else {
+        Ok(())
+    }
+}
+
+macro_rules! text_type {
+    ($name:ident) => {
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&*self.0, f)
+            }
+        }
+
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+    };
+}
+text_type!(TopicName);
+text_type!(TopicFilter);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_match_as_the_specification_says() {
+        for (filter, topic, expected) in [
+            ("sport/tennis/player1/#", "sport/tennis/player1", true),
+            ("sport/tennis/player1/#", "sport/tennis/player1/score/wimbledon", true),
+            ("sport/#", "sport", true),
+            ("#", "a/b", true),
+            ("+/tennis/#", "sport/tennis", true),
+            ("sport/+", "sport", false),
+            ("sport/+", "sport/", true),
+            ("+", "/finance", false),
+            ("+/+", "/finance", true),
+            ("/+", "/finance", true),
+            ("#", "$SYS/uptime", false),
+            ("+/monitor/Clients", "$SYS/monitor/Clients", false),
+            ("$SYS/#", "$SYS/uptime", true),
+            ("a/b", "a/b/c", false),
+            ("a/b/c", "a/b", false),
+        ] {
+            let filter = TopicFilter::new(filter).unwrap();
+            assert_eq!(filter.matches(&TopicName::new(topic).unwrap()), expected, "{filter} against {topic}");
+        }
+    }
+
+    #[test]
+    fn bad_filters_and_names_are_refused_with_their_reason() {
+        for (text, error) in [
+            ("", TopicError::Empty),
+            ("sport/tennis#", TopicError::HashNotLast),
+            ("sport/#/ranking", TopicError::HashNotLast),
+            ("sport+", TopicError::PlusNotAlone),
+            ("a\0", TopicError::Nul),
+        ] {
+            assert_eq!(TopicFilter::new(text).unwrap_err(), error, "{text:?}");
+        }
+        assert_eq!(TopicName::new("a/+").unwrap_err(), TopicError::WildcardInName);
+        assert_eq!(TopicName::new(&"x".repeat(65_536)).unwrap_err(), TopicError::TooLong);
+    }
+}
