@@ -1,6 +1,12 @@
 //! Tidegate.
-#![cfg_attr(test, allow(clippy::let_underscore_must_use, clippy::allow_attributes, reason = "tests"))]
+pub mod broker;
+pub mod buffer;
 pub mod clock;
+pub mod gateway;
+pub mod hub;
+pub mod links;
 pub mod message;
+pub mod router;
+pub mod telemetry;
 pub mod topic;
 pub mod units;

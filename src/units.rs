@@ -65,9 +65,7 @@ impl fmt::Display for ByteSize {
 /// # Errors
 /// [`UnitError::Duration`] for anything else, a number without a unit included.
 pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
-    scaled(text, &DURATION_UNITS_MS)
-        .map(Duration::from_millis)
-        .ok_or_else(|| UnitError::Duration(text.to_owned()))
+    scaled(text, &DURATION_UNITS_MS).map(Duration::from_millis).ok_or_else(|| UnitError::Duration(text.to_owned()))
 }
 
 /// A duration in the largest unit that keeps it short to read: `850ms`, `12.4s`, `3m20s`, `2h05m`, `7d`.

@@ -199,7 +199,7 @@ pub struct Record {
 
 /// Room for one record, taken by [`Buffer::admit`] and used by [`Buffer::append`]; dropped, the room is given back.
 #[derive(Debug)]
-pub struct Permit { /* private */ }
+pub struct Permit {/* private */}
 
 /// What admission answers.
 #[derive(Debug)]
@@ -213,7 +213,7 @@ pub enum Admission {
 
 /// A link's log. Cheap to clone; all clones are one log.
 #[derive(Clone, Debug)]
-pub struct Buffer { /* private */ }
+pub struct Buffer {/* private */}
 
 impl Buffer {
     /// Opens or makes the log in `config.dir`, recovers it, starts its writer thread. `window` is how many
@@ -288,7 +288,7 @@ impl Buffer {
 
 /// Reads records in order. It sees only what is durable.
 #[derive(Debug)]
-pub struct Reader { /* private */ }
+pub struct Reader {/* private */}
 
 impl Reader {
     /// The next records, at least one: waits until there is one. At most `records_max` and about `bytes_max`
@@ -332,7 +332,7 @@ pub struct DeadLetter {
 
 /// The dead-letter log of one link, in its folder beneath the link's.
 #[derive(Debug)]
-pub struct DeadLetters { /* private */ }
+pub struct DeadLetters {/* private */}
 
 impl DeadLetters {
     /// Stores and syncs; returns when it is durable. A letter that is there already (same offset) is not stored twice.

@@ -99,7 +99,8 @@ impl Message {
     pub fn decode(bytes: &mut Bytes) -> Result<Self, DecodeError> {
         let site: Arc<str> = take_text(bytes, "id")?.into();
         let id = MessageId { site, run: take_u64(bytes, "id")?, counter: take_u64(bytes, "id")? };
-        let topic = TopicName::new(&take_text(bytes, "topic")?).map_err(|_not_a_topic| DecodeError::Invalid("topic"))?;
+        let topic =
+            TopicName::new(&take_text(bytes, "topic")?).map_err(|_not_a_topic| DecodeError::Invalid("topic"))?;
         let flags = take_u8(bytes, "flags")?;
         let qos = Qos::from_bits(flags & 3).ok_or(DecodeError::Invalid("qos"))?;
         let time = WallMs(take_u64(bytes, "time")?);

@@ -65,3 +65,64 @@ pub struct Decision {
     /// The filled-in `key`.
     pub key: Option<String>,
 }
+
+/// Where a route begins (R29), parsed and checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct From {
+    /// Broker or link.
+    pub endpoint: Endpoint,
+    /// RabbitMQ queue or Kafka topic; `None` for the broker and MQTT links.
+    pub channel: Option<String>,
+    /// On the message's topic; `None` (queues and Kafka topics without a pattern): any.
+    pub pattern: Option<Pattern>,
+}
+
+/// Where a route leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct To {
+    /// Broker or link.
+    pub endpoint: Endpoint,
+    /// Makes the destination.
+    pub template: Template,
+}
+
+/// A route, parsed and checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Unique.
+    pub name: Arc<str>,
+    /// At least one.
+    pub from: Vec<From>,
+    /// At least one.
+    pub to: Vec<To>,
+    /// Kafka key.
+    pub key: Option<Template>,
+}
+
+/// A topic pattern with `+`, `#`, `{name}` and `{rest}` captures.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern {/* private: router's builder */}
+
+/// A `to` or `key` template with `{captures}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template {/* private: router's builder */}
+
+/// All routes, indexed.
+#[derive(Debug, Default)]
+pub struct Table {/* private: router's builder */}
+
+impl Table {
+    /// Indexes the routes.
+    #[must_use]
+    pub fn new(routes: Vec<Route>) -> Self {
+        let _ = routes;
+        unimplemented!()
+    }
+
+    /// What is to be done with a message that arrived thus, in the order of the routes and their targets.
+    #[must_use]
+    pub fn route(&self, arrival: Arrival<'_>) -> Vec<Decision> {
+        let _ = arrival;
+        unimplemented!()
+    }
+}

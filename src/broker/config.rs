@@ -1,0 +1,51 @@
+//! Settings of the built-in broker.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::units::ByteSize;
+
+/// The built-in broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// At least one.
+    pub listeners: Vec<Listener>,
+    /// Default 1 MiB (R3).
+    pub max_packet_size: ByteSize,
+    /// What the broker takes unacknowledged from a client (MQTT 5 Receive Maximum). Default 1,024.
+    pub receive_maximum: u16,
+    /// What it sends unacknowledged to a client at most. Default 256.
+    pub in_flight: u16,
+    /// The longest session expiry granted; also what a 3.1.1 client with `clean_session: false` gets. Default 7 days.
+    pub session_expiry_max: Duration,
+    /// Messages owed to one offline session at most; beyond it the oldest is dropped, counted. Default 100,000.
+    pub session_messages_max: u64,
+    /// A client that has not sent CONNECT after this is closed. Default 10 s.
+    pub connect_timeout: Duration,
+    /// Connections at most. Default 10,000.
+    pub connections_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listeners: vec![Listener { bind: SocketAddr::from(([127, 0, 0, 1], 1883)), anonymous: true }],
+            max_packet_size: ByteSize(1 << 20),
+            receive_maximum: 1_024,
+            in_flight: 256,
+            session_expiry_max: Duration::from_secs(7 * 86_400),
+            session_messages_max: 100_000,
+            connect_timeout: Duration::from_secs(10),
+            connections_max: 10_000,
+        }
+    }
+}
+
+/// A TCP listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Port 0: a free one.
+    pub bind: SocketAddr,
+    /// Clients without a login are let in. Without it authentication is needed (issue 5 brings users: until then `check` refuses such a listener).
+    pub anonymous: bool,
+}

@@ -1,0 +1,5 @@
+//! The built-in MQTT broker.
+
+mod config;
+
+pub use config::{Config, Listener};

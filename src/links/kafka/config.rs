@@ -1,0 +1,27 @@
+//! Settings of a Kafka cluster.
+
+use std::collections::BTreeMap;
+
+/// A Kafka cluster.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Config {
+    /// `host:port`, at least one.
+    pub brokers: Vec<String>,
+    /// `all` (default), `1`, `0`.
+    pub acks: String,
+    /// `none` (default), `gzip`, `snappy`, `lz4`, `zstd`.
+    pub compression: Option<String>,
+    /// The consumer group; default `SITE-LINK`.
+    pub group: Option<String>,
+    /// Any librdkafka property; wins over ours, but for the ones that the promise stands on. Values may be secrets: never shown.
+    pub options: BTreeMap<String, String>,
+    /// Largest message; librdkafka's `message.max.bytes`. Default 1 MiB.
+    pub message_bytes_max: u32,
+}
+
+impl std::fmt::Debug for Config {
+    /// Without the options' values, which may be secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Config").field("brokers", &self.brokers).field("acks", &self.acks).finish_non_exhaustive()
+    }
+}

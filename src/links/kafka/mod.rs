@@ -1,0 +1,3 @@
+//! A Kafka cluster.
+mod config;
+pub use config::Config;

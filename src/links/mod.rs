@@ -1,0 +1,222 @@
+//! CONTRACT of a link kind. The runner (`runner`) owns everything that all kinds share: connecting with backoff, reading
+//! the buffer, the window in flight, confirmations out of order, dead letters, stall detection, the status board. A kind only
+//! knows how to connect, send, and tell outcomes (sink), or how to receive and acknowledge (source).
+//! `links` never names `broker`.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::buffer::{Config as BufferConfig, Offset};
+use crate::hub::Publication;
+use crate::message::Envelope;
+use crate::router::LinkId;
+
+pub mod kafka;
+pub mod mqtt;
+pub mod rabbitmq;
+
+/// A link as `routes.yaml` describes it.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Its name.
+    pub id: LinkId,
+    /// The remote.
+    pub kind: Kind,
+    /// Its log (used where a route leads to the link).
+    pub buffer: BufferConfig,
+    /// Whether a route leads to it.
+    pub has_sink: bool,
+    /// What its source consumes: MQTT topic filters, RabbitMQ queues, Kafka topics. Empty: no source half.
+    pub sources: Vec<String>,
+    /// See [`Timing`].
+    pub timing: Timing,
+    /// Records in flight at most; `None`: the kind's default.
+    pub in_flight: Option<usize>,
+}
+
+/// The remote's kind and address.
+#[derive(Clone, Debug)]
+pub enum Kind {
+    /// A remote MQTT broker.
+    Mqtt(mqtt::Config),
+    /// A RabbitMQ.
+    Rabbitmq(rabbitmq::Config),
+    /// A Kafka cluster.
+    Kafka(kafka::Config),
+}
+
+impl Kind {
+    /// `mqtt`, `rabbitmq`, `kafka`.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Mqtt(_) => "mqtt",
+            Self::Rabbitmq(_) => "rabbitmq",
+            Self::Kafka(_) => "kafka",
+        }
+    }
+}
+
+/// How patient a link is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// A connection that is not up after this is given up. Default 10 s.
+    pub connect_timeout: Duration,
+    /// First delay of the exponential backoff with full jitter. Default 500 ms.
+    pub retry_delay_min: Duration,
+    /// Its limit. Default 30 s.
+    pub retry_delay_max: Duration,
+    /// Nothing back for this long while something is in flight: stalled, then cut. Default 10 s.
+    pub stall_after: Duration,
+    /// How slowly a `misconfigured` link is tried. Default 30 s.
+    pub misconfigured_delay: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(10),
+            retry_delay_min: Duration::from_millis(500),
+            retry_delay_max: Duration::from_secs(30),
+            stall_after: Duration::from_secs(10),
+            misconfigured_delay: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Who we are, for stamps and default client ids.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// `site:` of routes.yaml.
+    pub site: Arc<str>,
+    /// The link.
+    pub link: LinkId,
+}
+
+/// Why a connection ended or could not be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LinkError {
+    /// May pass by itself: refused, reset, timed out, closed.
+    #[error("{0}")]
+    Transient(String),
+    /// Trying again cannot help until somebody changes something: wrong password, missing exchange, no permission.
+    #[error("{0}")]
+    Misconfigured(String),
+}
+
+/// A record for the sink's connection.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// Its place in the log.
+    pub offset: Offset,
+    /// `BUFFERID-LANE-NUMBER` for `tg-seq`.
+    pub seq: String,
+    /// The message with its destination.
+    pub envelope: Envelope,
+    /// Message expiry less the time in the buffer, seconds.
+    pub expiry_left_s: Option<u32>,
+}
+
+/// What a sink's connection answers to a send.
+#[derive(Debug)]
+pub enum Sent {
+    /// On its way; an [`Answer`] will follow.
+    Queued,
+    /// The client's own queue is full: here it is back; offer it again after the next answer.
+    Full(Box<Outgoing>),
+    /// It can never be sent (too large for the peer, a topic that has no form there): a dead letter with this reason.
+    Refused(String),
+}
+
+/// What the remote said of one record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Confirmed.
+    Confirmed(Offset),
+    /// Refused for good, in the remote's words: a dead letter.
+    Refused(Offset, String),
+    /// Not now (nack, quota): everything from this record on is sent again after a pause, on the same connection or a new one.
+    Retry(Offset, String),
+    /// The remote asks us to hold back, or no longer (RabbitMQ blocked/unblocked).
+    Blocked(bool),
+    /// The peer shows life without confirming anything (counts as progress for stall detection: R23).
+    Alive,
+}
+
+/// Makes sink connections of one kind.
+pub trait Sink: Send + 'static {
+    /// A connection.
+    type Connection: SinkConnection;
+
+    /// How many records in flight at most unless configured.
+    fn window(&self) -> usize;
+
+    /// Connects and logs in, and checks what can be checked (exchange exists, topic exists). The runner puts a timeout around it.
+    fn connect(&mut self) -> impl Future<Output = Result<Self::Connection, LinkError>> + Send;
+}
+
+/// A live outbound connection. Dropping it closes it at once.
+pub trait SinkConnection: Send {
+    /// Puts one record on its way. Never waits, never blocks.
+    ///
+    /// # Errors
+    /// The connection is over.
+    fn send(&mut self, record: Outgoing) -> Result<Sent, LinkError>;
+
+    /// The next answer. Cancel safe.
+    fn answer(&mut self) -> impl Future<Output = Result<Answer, LinkError>> + Send;
+
+    /// How many records the remote allows in flight (MQTT Receive Maximum), where it says so.
+    fn window_max(&self) -> Option<usize> {
+        None
+    }
+
+    /// A clean good-bye.
+    fn close(self) -> impl Future<Output = ()> + Send;
+}
+
+/// A message from a source.
+#[derive(Debug)]
+pub struct Received<Token> {
+    /// The queue or Kafka topic it came from; `None` for MQTT.
+    pub channel: Option<Arc<str>>,
+    /// The message.
+    pub publication: Publication,
+    /// To acknowledge it with.
+    pub token: Token,
+    /// The remote says that it has been delivered before (redelivered, DUP).
+    pub again: bool,
+}
+
+/// Makes source connections of one kind.
+pub trait Source: Send + 'static {
+    /// A connection.
+    type Connection: SourceConnection;
+
+    /// Connects, logs in, subscribes.
+    fn connect(&mut self) -> impl Future<Output = Result<Self::Connection, LinkError>> + Send;
+}
+
+/// A live inbound connection.
+pub trait SourceConnection: Send {
+    /// What identifies a message towards the remote (delivery tag, packet id, partition and offset).
+    type Token: Send + 'static;
+
+    /// The next messages (at least one; what has already arrived, up to a sensible batch). Cancel safe.
+    fn receive(&mut self) -> impl Future<Output = Result<Vec<Received<Self::Token>>, LinkError>> + Send;
+
+    /// The receipt of this message has settled: it may be acknowledged. Called in any order across messages of a
+    /// connection; the kind itself commits only contiguous low-water marks (R24). Does not wait.
+    ///
+    /// # Errors
+    /// The connection is over.
+    fn settled(&mut self, token: Self::Token) -> Result<(), LinkError>;
+
+    /// Time-driven upkeep, such as a pending batch of acknowledgements that is due (R24: at the latest 50 ms after the last). Cancel safe:
+    /// the runner selects over it; return `pending` where nothing is ever due.
+    fn upkeep(&mut self) -> impl Future<Output = Result<(), LinkError>> + Send;
+
+    /// Acknowledges what is settled and says good-bye.
+    fn close(self) -> impl Future<Output = ()> + Send;
+}

@@ -1,0 +1,3 @@
+//! A remote MQTT broker.
+mod config;
+pub use config::{Config, Tls, Version};

@@ -1,0 +1,3 @@
+//! A RabbitMQ.
+mod config;
+pub use config::{Config, Declare, Unroutable};

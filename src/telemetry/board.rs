@@ -1,0 +1,270 @@
+//! The status board: what `tidegate status`, `/readyz` and `/metrics` show. Each part writes its own entry; nobody
+//! waits for a reader. The serialised form of [`Status`] is what `tidegate status --json` prints.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::WallMs;
+
+/// R22: the closed list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkState {
+    /// A connection is being made.
+    #[default]
+    Connecting,
+    /// Connected, and what is in flight moves.
+    Online,
+    /// Connected, but nothing moves.
+    Stalled,
+    /// The remote asked us to hold back (RabbitMQ `connection.blocked`).
+    Blocked,
+    /// The last try failed; the next one is set.
+    BackingOff,
+    /// By the operator.
+    Paused,
+    /// The remote says that trying again cannot help; tried again slowly all the same.
+    Misconfigured,
+    /// R15.
+    DeadLettersFull,
+    /// Its log cannot be written.
+    BufferFailed,
+}
+
+/// One half of a link at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HalfStatus {
+    /// What it is doing.
+    pub state: LinkState,
+    /// When it came into this state (wall ms).
+    pub since_ms: u64,
+    /// The last error, in the remote's own words.
+    pub last_error: Option<String>,
+    /// When the next try is due (wall ms), while backing off.
+    pub next_try_ms: Option<u64>,
+    /// Records sent (sink) or received (source) and not yet confirmed or acknowledged.
+    pub in_flight: u64,
+    /// Confirmed by the remote (sink) or accepted by the hub (source) since the start.
+    pub messages: u64,
+    /// Payload bytes of those.
+    pub bytes: u64,
+    /// Sent again after a reconnect (sink), received again (source), since the start.
+    pub resent: u64,
+    /// Connections made since the start.
+    pub connects: u64,
+    /// Messages a second, over the last seconds.
+    pub rate: f64,
+}
+
+/// A half's entry: the runner writes, the status page reads.
+#[derive(Debug, Default)]
+pub struct HalfBoard {
+    state: Mutex<HalfStatus>,
+    messages: AtomicU64,
+    bytes: AtomicU64,
+    resent: AtomicU64,
+    in_flight: AtomicU64,
+    rate: Mutex<RateWindow>,
+}
+
+impl HalfBoard {
+    /// Enters a state. `error` is kept as the last error where one is given.
+    pub fn enter(&self, state: LinkState, error: Option<String>, next_try_ms: Option<u64>, now: WallMs) {
+        let mut status = self.state.lock();
+        if status.state != state || status.since_ms == 0 {
+            status.since_ms = now.0;
+        }
+        if state == LinkState::Online && status.state != LinkState::Online && status.state != LinkState::Stalled {
+            status.connects += 1;
+        }
+        status.state = state;
+        status.next_try_ms = next_try_ms;
+        if error.is_some() {
+            status.last_error = error;
+        }
+    }
+
+    /// One more message done.
+    pub fn done(&self, bytes: u64) {
+        self.messages.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// One more message sent or received again.
+    pub fn again(&self) {
+        self.resent.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How much is in flight.
+    pub fn set_in_flight(&self, count: u64) {
+        self.in_flight.store(count, Ordering::Relaxed);
+    }
+
+    /// The state now.
+    #[must_use]
+    pub fn state(&self) -> LinkState {
+        self.state.lock().state
+    }
+
+    /// All of it, at `now`.
+    #[must_use]
+    pub fn snapshot(&self, now: WallMs) -> HalfStatus {
+        let mut status = self.state.lock().clone();
+        status.messages = self.messages.load(Ordering::Relaxed);
+        status.bytes = self.bytes.load(Ordering::Relaxed);
+        status.resent = self.resent.load(Ordering::Relaxed);
+        status.in_flight = self.in_flight.load(Ordering::Relaxed);
+        status.rate = self.rate.lock().observe(now, status.messages);
+        status
+    }
+}
+
+/// Messages a second between readings at least a second apart.
+#[derive(Debug, Default)]
+struct RateWindow {
+    at: WallMs,
+    count: u64,
+    rate: f64,
+}
+
+impl RateWindow {
+    fn observe(&mut self, now: WallMs, count: u64) -> f64 {
+        let elapsed = now.since(self.at);
+        if elapsed.as_millis() >= 1_000 {
+            if self.at.0 != 0 {
+                #[expect(clippy::cast_precision_loss, reason = "a rate for people to read")]
+                let messages = count.saturating_sub(self.count) as f64;
+                self.rate = messages / elapsed.as_secs_f64();
+            }
+            (self.at, self.count) = (now, count);
+        }
+        self.rate
+    }
+}
+
+/// A link at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LinkStatus {
+    /// Its name.
+    pub name: String,
+    /// `mqtt`, `rabbitmq` or `kafka`; `orphaned` for data without a link.
+    pub kind: String,
+    /// The worse of the two halves' states.
+    pub state: LinkState,
+    /// The outbound half, where a route leads to the link.
+    pub sink: Option<HalfStatus>,
+    /// The inbound half, where a route begins at it.
+    pub source: Option<HalfStatus>,
+    /// Undelivered records.
+    pub depth: u64,
+    /// Their bytes.
+    pub depth_bytes: u64,
+    /// Bytes on disk.
+    pub disk_bytes: u64,
+    /// Age of the oldest undelivered record, ms.
+    pub oldest_age_ms: Option<u64>,
+    /// At the present drain rate, ms until empty.
+    pub time_left_ms: Option<u64>,
+    /// Promise 3, by name; `balanced` says whether the equation holds.
+    pub ledger: BTreeMap<String, u64>,
+    /// See `ledger`.
+    pub balanced: bool,
+    /// Letters in the dead-letter log.
+    pub dead_letters: u64,
+    /// What a durable acknowledgement means here where it is weaker than promise 1 (R1).
+    pub note: Option<String>,
+}
+
+/// The built-in broker at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BrokerStatus {
+    /// Addresses bound.
+    pub listeners: Vec<String>,
+    /// Clients connected.
+    pub clients: u64,
+    /// Kept sessions without a connection.
+    pub sessions_offline: u64,
+    /// Messages owed to kept sessions.
+    pub owed: u64,
+    /// Retained messages.
+    pub retained: u64,
+    /// Publishes accepted from clients since the start.
+    pub received: u64,
+    /// Messages sent to clients since the start.
+    pub sent: u64,
+    /// Dropped, by reason, since the start.
+    pub dropped: BTreeMap<String, u64>,
+    /// Publishes refused (not acknowledged, or with a reason code), by reason, since the start.
+    pub refused: BTreeMap<String, u64>,
+}
+
+/// The whole gateway at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Of `routes.yaml`.
+    pub site: String,
+    /// Of the program.
+    pub version: String,
+    /// Of the process.
+    pub pid: u32,
+    /// Wall ms.
+    pub started_ms: u64,
+    /// Listeners bound, buffers open, store open.
+    pub ready: bool,
+    /// `running`, `stopping`.
+    pub phase: String,
+    /// By name.
+    pub links: Vec<LinkStatus>,
+    /// The built-in broker.
+    pub broker: BrokerStatus,
+    /// Where the admin page is bound, if it is.
+    pub admin: Option<String>,
+}
+
+/// A place to count the broker's figures; shared.
+#[derive(Debug, Default)]
+pub struct BrokerBoard {
+    /// Publishes accepted from clients.
+    pub received: AtomicU64,
+    /// Messages sent to clients.
+    pub sent: AtomicU64,
+    /// Clients connected.
+    pub clients: AtomicU64,
+    counts: Mutex<[BTreeMap<&'static str, u64>; 2]>,
+}
+
+impl BrokerBoard {
+    /// Counts a drop under its reason.
+    pub fn dropped(&self, reason: &'static str) {
+        let [dropped, _] = &mut *self.counts.lock();
+        *dropped.entry(reason).or_default() += 1;
+    }
+
+    /// Counts a refusal under its reason.
+    pub fn refused(&self, reason: &'static str) {
+        let [_, refused] = &mut *self.counts.lock();
+        *refused.entry(reason).or_default() += 1;
+    }
+
+    /// The counted figures; the broker adds sessions, owed, retained and listeners.
+    #[must_use]
+    pub fn snapshot(&self) -> BrokerStatus {
+        let [dropped, refused] = self.counts.lock().clone();
+        let own = |map: BTreeMap<&'static str, u64>| map.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+        BrokerStatus {
+            received: self.received.load(Ordering::Relaxed),
+            sent: self.sent.load(Ordering::Relaxed),
+            clients: self.clients.load(Ordering::Relaxed),
+            dropped: own(dropped),
+            refused: own(refused),
+            ..BrokerStatus::default()
+        }
+    }
+}
+
+/// A half's entry, shared between its runner and the page.
+pub type SharedHalf = Arc<HalfBoard>;

@@ -1,0 +1,3 @@
+//! Logging set-up, every metric name in one file, the status board.
+
+pub mod board;
