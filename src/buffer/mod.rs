@@ -153,7 +153,7 @@ impl Ledger {
 }
 
 /// A buffer at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// See [`Ledger`].
     pub ledger: Ledger,

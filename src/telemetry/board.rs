@@ -36,7 +36,7 @@ pub enum LinkState {
 }
 
 /// One half of a link at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct HalfStatus {
     /// What it is doing.
     pub state: LinkState,
