@@ -95,6 +95,12 @@ impl Inbound {
         });
     }
 
+    /// What links may lack, and no connection is about to give them.
+    pub(crate) fn unfinished(&self) -> Vec<(u16, Arc<Message>)> {
+        let open = self.exchanges.iter().filter(|(_, exchange)| !exchange.finished && !exchange.under_way);
+        open.filter_map(|(id, exchange)| exchange.message.clone().map(|message| (*id, message))).collect()
+    }
+
     /// How many ids are in the set.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
