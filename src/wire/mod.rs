@@ -9,9 +9,17 @@
 //!
 //! This module knows no socket, no clock, no session and no routing. It must not name tokio, files or the network.
 
+mod decode;
+mod encode;
+mod error;
 mod packet;
+mod primitives;
+mod property;
 mod reason;
 
+pub use decode::{Decoder, PACKET_BYTES_MAX};
+pub use encode::{AckKind, PublishParts, SharedPublish, encode, encode_ack, encode_publish, encoded_len};
+pub use error::{DecodeError, EncodeError};
 pub use packet::{
     Ack, Auth, AuthProperties, Connack, ConnackProperties, Connect, ConnectProperties, Disconnect,
     DisconnectProperties, Packet, PacketId, PacketKind, Password, Publish, PublishProperties, ReasonProperties,
