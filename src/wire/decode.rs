@@ -135,18 +135,9 @@ impl Decoder {
         let kind = PacketKind::from_bits(first >> 4)
             .ok_or(DecodeError::malformed("the packet type is 0; types are 1 to 15"))?;
         self.expected(kind).map_err(|error| error.within(kind))?;
-        let (flags, wanted) = match kind {
-            PacketKind::Publish => return Ok(kind),
-            // 3.1 sets DUP where it sends one of these again.
-            PacketKind::Pubrel | PacketKind::Subscribe | PacketKind::Unsubscribe
-                if self.version == Some(Version::V31) =>
-            {
-                (first & 0x07, 0x02)
-            }
-            PacketKind::Pubrel | PacketKind::Subscribe | PacketKind::Unsubscribe => (first & 0x0F, 0x02),
-            _ => (first & 0x0F, 0x00),
-        };
-        if flags == wanted {
+        // 3.1 sets DUP where it sends one of the three packets with flags again.
+        let mask = if self.version == Some(Version::V31) && kind.flags() != 0 { 0x07 } else { 0x0F };
+        if kind == PacketKind::Publish || first & mask == kind.flags() {
             Ok(kind)
         } else {
             Err(DecodeError::malformed("the flags in the first byte are not those of this packet type").within(kind))
@@ -205,17 +196,21 @@ impl Decoder {
 
 /// The acknowledgement of two bytes, which is nearly every one: read without taking a share of the input.
 fn plain_ack(head: Head, input: &[u8]) -> Result<Option<Packet>, DecodeError> {
-    let wrap = match head.kind {
-        PacketKind::Puback => Packet::Puback,
-        PacketKind::Pubrec => Packet::Pubrec,
-        PacketKind::Pubrel => Packet::Pubrel,
-        PacketKind::Pubcomp => Packet::Pubcomp,
-        _ => return Ok(None),
+    let wrap = if head.kind == PacketKind::Puback {
+        Packet::Puback
+    } else if head.kind == PacketKind::Pubrec {
+        Packet::Pubrec
+    } else if head.kind == PacketKind::Pubrel {
+        Packet::Pubrel
+    } else if head.kind == PacketKind::Pubcomp {
+        Packet::Pubcomp
+    } else {
+        return Ok(None);
     };
     let Some(&id) = input.get(head.len..).and_then(<[u8]>::first_chunk::<2>).filter(|_| head.remaining == 2) else {
         return Ok(None);
     };
-    let id = PacketId::new(u16::from_be_bytes(id)).ok_or(ZERO_PACKET_ID.within(head.kind))?;
+    let id = PacketId::new(u16::from_be_bytes(id)).ok_or_else(|| ZERO_PACKET_ID.within(head.kind))?;
     Ok(Some(wrap(Ack::success(id))))
 }
 

@@ -256,11 +256,7 @@ impl SharedPublish {
 
 /// Type and flags, for all but PUBLISH.
 const fn first_byte(kind: PacketKind) -> u8 {
-    let flags = match kind {
-        PacketKind::Pubrel | PacketKind::Subscribe | PacketKind::Unsubscribe => 0x02,
-        _ => 0x00,
-    };
-    (kind as u8) << 4 | flags
+    (kind as u8) << 4 | kind.flags()
 }
 
 fn remaining_len(packet: &Packet, version: Version) -> Result<usize, EncodeError> {

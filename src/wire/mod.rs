@@ -16,6 +16,8 @@ mod packet;
 mod primitives;
 mod property;
 mod reason;
+#[cfg(test)]
+mod tests;
 
 pub use decode::{Decoder, PACKET_BYTES_MAX};
 pub use encode::{AckKind, PublishParts, SharedPublish, encode, encode_ack, encode_publish, encoded_len};

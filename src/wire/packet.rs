@@ -132,6 +132,11 @@ impl PacketKind {
         })
     }
 
+    /// The lower four bits of the first byte, for all but PUBLISH (MQTT 5.0 table 2-2).
+    pub(super) const fn flags(self) -> u8 {
+        if matches!(self, Self::Pubrel | Self::Subscribe | Self::Unsubscribe) { 0x02 } else { 0x00 }
+    }
+
     /// The name in the specification.
     #[must_use]
     pub const fn name(self) -> &'static str {
