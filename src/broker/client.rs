@@ -68,8 +68,6 @@ pub(super) struct State {
     pub(super) ended: Option<WallMs>,
     /// When its will is to be published, unless it comes back.
     pub(super) will_due: Option<WallMs>,
-    /// It has been discarded: nobody may connect to it any more.
-    pub(super) gone: bool,
 }
 
 /// What CONNECT settled.
@@ -155,7 +153,6 @@ impl Client {
             subscriptions: HashMap::new(),
             ended: None,
             will_due: None,
-            gone: false,
         };
         Self { id, name, state: Mutex::new(state), wake: Notify::new() }
     }
@@ -194,7 +191,15 @@ impl State {
             return Err("slow_subscriber");
         }
         let Delivery { topic, message, retain, ids, .. } = delivery;
-        put_publish(online, version, topic, message, ids, now, PublishHow { qos: Qos::AtMostOnce, retain: *retain, id: None, dup: false })
+        put_publish(
+            online,
+            version,
+            topic,
+            message,
+            ids,
+            now,
+            PublishHow { qos: Qos::AtMostOnce, retain: *retain, id: None, dup: false },
+        )
     }
 
     /// A QoS 1 or 2 message for a clean session: into the queue, or dropped for the reason given.
@@ -222,7 +227,8 @@ impl State {
     ) -> u64 {
         let dropped = self.make_room(id, unit, limit);
         let seq = unit.next_seq();
-        let (topic, qos, retain, ids) = (delivery.topic.as_str().into(), delivery.qos, delivery.retain, delivery.ids.to_vec());
+        let (topic, qos, retain, ids) =
+            (delivery.topic.as_str().into(), delivery.qos, delivery.retain, delivery.ids.to_vec());
         let mut packet_id = None;
         if self.online.is_some() && self.tail.is_none() && self.has_queue_room() {
             let first = self.outbound.queued() == 0;
@@ -358,7 +364,7 @@ fn put_publish(
         expiry_s: message.expiry_left_s(now),
         topic_alias: None,
         subscription_ids: &ids,
-        application: &message.properties,
+        properties: &message.properties,
     };
     let before = online.outbox.len();
     if encode_publish(&parts, version, &mut online.outbox).is_err() {

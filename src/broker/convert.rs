@@ -38,7 +38,12 @@ pub(super) fn publication(
 }
 
 /// A will as it is kept: a message without an id of its own, which it gets when it is published.
-pub(super) fn will_message(will: Will, client: &Arc<str>, user: Option<&Arc<str>>, now: WallMs) -> Result<Message, TopicError> {
+pub(super) fn will_message(
+    will: Will,
+    client: &Arc<str>,
+    user: Option<&Arc<str>>,
+    now: WallMs,
+) -> Result<Message, TopicError> {
     Ok(Message {
         id: MessageId { site: "will".into(), run: 0, counter: 0 },
         topic: TopicName::new(will.topic.as_str())?,

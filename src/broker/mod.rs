@@ -33,8 +33,8 @@ pub use store::StoreError;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
@@ -48,6 +48,8 @@ use crate::telemetry::board::BrokerBoard;
 
 /// The broker: its state, without its sockets. See the module.
 pub struct Broker {
+    /// For the tasks that it starts.
+    me: Weak<Self>,
     config: Config,
     hub: Arc<Hub>,
     board: Arc<BrokerBoard>,
@@ -90,7 +92,8 @@ impl Broker {
         let (store, loaded) = Store::open(dir)?;
         let overloaded = MarkSender::new(0);
         overloaded.fail("the broker's store has too much to write");
-        let broker = Self {
+        let broker = Arc::new_cyclic(|me| Self {
+            me: Weak::clone(me),
             config,
             hub,
             board,
@@ -102,9 +105,9 @@ impl Broker {
             topics: Topics::default(),
             next_session: AtomicU64::new(1),
             tasks: TaskTracker::new(),
-        };
+        });
         broker.restore(loaded);
-        Ok(Arc::new(broker))
+        Ok(broker)
     }
 
     /// What it holds.

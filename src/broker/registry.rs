@@ -41,6 +41,16 @@ pub(super) struct Claim {
     pub(super) packet_bytes_max: usize,
 }
 
+/// What the store forgets when a will is safe.
+#[derive(Debug)]
+enum After {
+    Nothing,
+    /// The will in the session's row.
+    Row(Arc<Client>),
+    /// The session.
+    Gone(SessionId),
+}
+
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
@@ -62,7 +72,7 @@ impl Broker {
             held_by.cancelled().await;
         };
         let position = self.note_connected(&client);
-        if resumed && client.lock().terms.kept {
+        if resumed {
             self.load_in_flight(&client).await;
         }
         self.board.clients.fetch_add(1, Ordering::Relaxed);
@@ -83,8 +93,11 @@ impl Broker {
             if claim.clean_start || lapsed || !state.terms.kept {
                 let will = state.will_due.take().and_then(|_| state.terms.will.clone());
                 drop(state);
-                self.discard(&client);
-                self.publish_will(None, will);
+                let after = self.forget(&client);
+                match will {
+                    Some(will) => self.publish_will(will, after),
+                    None => self.settle(&after),
+                }
             } else {
                 state.will_due = None;
                 drop(state);
@@ -102,7 +115,7 @@ impl Broker {
         state.ended = None;
         state.outbound.handle_connect(claim.window);
         // Until the store has been looked at, new messages are left to it, behind what is there.
-        state.tail = resumed.as_ref().filter(|_| claim.terms.kept).map(|_| Tail::default());
+        state.tail = resumed.as_ref().map(|_| Tail::default());
         state.online = Some(Online {
             kick: Arc::clone(kick),
             over: CancellationToken::new(),
@@ -116,14 +129,15 @@ impl Broker {
     /// A kept session, or one with a will, has a row from CONNECT on. A resumed one that is no longer kept keeps its row
     /// until it ends.
     fn note_connected(&self, client: &Client) -> Option<u64> {
-        let mut state = client.lock();
-        if !state.terms.kept && state.terms.will.is_none() && !state.stored {
-            return None;
-        }
-        state.stored = true;
-        let row = state.row(client);
-        drop(state);
-        Some(self.store.stage_one(Op::Session(Box::new(row))))
+        self.store
+            .stage(|unit| {
+                let mut state = client.lock();
+                if state.terms.kept || state.terms.will.is_some() || state.stored {
+                    state.stored = true;
+                    unit.push(Op::Session(Box::new(state.row(client))));
+                }
+            })
+            .1
     }
 
     /// What was sent and not acknowledged is in memory again before anything is sent.
@@ -170,72 +184,82 @@ impl Broker {
         if ending == Ending::Orderly {
             state.terms.will = None;
         }
-        let will = state.terms.will.clone();
-        let kept = state.terms.kept;
+        let (kept, stored) = (state.terms.kept, state.stored);
         if kept {
             // The store has it all.
             state.outbound.clear();
             state.tail = None;
         }
         let delay_s = state.terms.will_delay_s.min(state.terms.expiry_s);
-        let is_delayed = kept && delay_s > 0 && will.is_some();
-        state.will_due = will.as_ref().filter(|_| is_delayed).map(|_| later(now, delay_s));
-        let row = Some(state.row(client)).filter(|_| state.stored && kept);
-        drop(state);
-        if let Some(row) = row {
-            self.store.stage_one(Op::Session(Box::new(row)));
+        let is_delayed = kept && delay_s > 0;
+        let mut will = state.terms.will.clone();
+        if is_delayed && will.take().is_some() {
+            state.will_due = Some(later(now, delay_s));
         }
-        self.board.clients.fetch_sub(1, Ordering::Relaxed);
-        let forgotten = if kept {
-            None
-        } else {
+        drop(state);
+        if kept && stored {
+            self.note_row(client);
+        }
+        if !kept {
             let mut clients = self.clients.lock();
             if clients.get(&client.name).is_some_and(|other| other.id == client.id) {
                 clients.remove(&client.name);
             }
-            Some(client)
-        };
-        if !is_delayed {
-            self.publish_will(Some(Arc::clone(client)).filter(|_| will.is_some()), will);
         }
-        if let Some(client) = forgotten {
-            self.discard(client);
+        self.board.clients.fetch_sub(1, Ordering::Relaxed);
+        let after = if kept { After::Row(Arc::clone(client)) } else { self.forget(client) };
+        match will {
+            Some(will) => self.publish_will(will, after),
+            None => self.settle(&after),
         }
         online.over.cancel();
     }
 
-    /// Forgets a session and all that is kept for it.
-    pub(super) fn discard(&self, client: &Client) {
+    /// Writes the session's row as it is, unless it is connected again or gone.
+    fn note_row(&self, client: &Client) {
+        self.store.stage(|unit| {
+            let state = client.lock();
+            if state.online.is_none() && state.stored {
+                unit.push(Op::Session(Box::new(state.row(client))));
+            }
+        });
+    }
+
+    /// Forgets a session in memory. What the store has of it goes with the answer.
+    fn forget(&self, client: &Client) -> After {
         let mut state = client.lock();
-        state.gone = true;
         state.outbound.clear();
+        state.owed = 0;
         let filters: Vec<_> = state.subscriptions.drain().map(|(filter, _)| filter).collect();
         let stored = std::mem::take(&mut state.stored);
-        state.owed = 0;
         drop(state);
         for filter in filters {
             self.topics.unsubscribe(&filter, client.id);
         }
-        // A will that is under way is noted as published by the row's end; at worst it is published twice (R20).
-        if stored {
-            self.store.stage_one(Op::SessionGone(client.id));
+        if stored { After::Gone(client.id) } else { After::Nothing }
+    }
+
+    fn settle(&self, after: &After) {
+        match after {
+            After::Nothing => {}
+            After::Row(client) => self.note_row(client),
+            After::Gone(id) => drop(self.store.stage_one(Op::SessionGone(*id))),
         }
     }
 
-    /// Publishes a will through the hub, in a task of its own: it outlives its connection. `of`: a kept session whose row
-    /// no longer needs it afterwards.
-    pub(super) fn publish_will(&self, of: Option<Arc<Client>>, will: Option<Arc<Message>>) {
-        let Some(will) = will else { return };
-        if let Some(client) = &of {
+    /// Publishes a will through the hub, in a task of its own: it outlives its connection. Only when it is safe does the
+    /// store forget it (R20): a crash before that publishes it at the next start, at worst a second time.
+    fn publish_will(&self, will: Arc<Message>, after: After) {
+        if let After::Row(client) = &after {
             let mut state = client.lock();
-            state.will_due = None;
             if state.online.is_none() {
                 state.terms.will = None;
+                state.will_due = None;
             }
         }
-        let hub = Arc::clone(&self.hub);
+        let Some(broker) = self.me.upgrade() else { return };
         self.tasks.spawn(async move {
-            for answer in hub.offer(&convert::source(), vec![convert::will_publication(&will)]).await {
+            for answer in broker.hub.offer(&convert::source(), vec![convert::will_publication(&will)]).await {
                 let settled = match answer {
                     Ok(mut receipt) => receipt.settled().await.map_err(|error| error.to_string()),
                     Err(error) => Err(error.to_string()),
@@ -244,6 +268,7 @@ impl Broker {
                     tracing::warn!(topic = %will.topic, %error, "a will could not be stored everywhere");
                 }
             }
+            broker.settle(&after);
         });
     }
 
@@ -251,28 +276,36 @@ impl Broker {
     pub(super) fn keep_house(&self, now: WallMs) {
         let clients: Vec<_> = self.clients.lock().values().cloned().collect();
         for client in clients {
-            let mut state = client.lock();
+            let state = client.lock();
             let lapsed = state.has_lapsed(now);
-            let due = state.will_due.is_some_and(|due| due <= now || lapsed);
-            let will = state.terms.will.clone().filter(|_| due);
-            if due {
-                state.will_due = None;
-                state.terms.will = None;
-            }
-            let row = Some(state.row(&client)).filter(|_| due && !lapsed && state.stored);
+            let due = state.online.is_none() && state.will_due.is_some_and(|due| due <= now || lapsed);
             drop(state);
-            self.publish_will(None, will);
-            if let Some(row) = row {
-                self.store.stage_one(Op::Session(Box::new(row)));
-            }
             if lapsed {
-                let mut clients = self.clients.lock();
-                if client.lock().online.is_none() {
-                    clients.remove(&client.name);
-                    drop(clients);
-                    self.discard(&client);
+                self.expire(&client);
+            } else if due {
+                let will = client.lock().terms.will.clone();
+                if let Some(will) = will {
+                    self.publish_will(will, After::Row(client));
                 }
             }
+        }
+    }
+
+    fn expire(&self, client: &Arc<Client>) {
+        let mut clients = self.clients.lock();
+        let state = client.lock();
+        let is_current = clients.get(&client.name).is_some_and(|other| other.id == client.id);
+        if !is_current || state.online.is_some() {
+            return;
+        }
+        let will = state.terms.will.clone().filter(|_| state.will_due.is_some());
+        drop(state);
+        clients.remove(&client.name);
+        drop(clients);
+        let after = self.forget(client);
+        match will {
+            Some(will) => self.publish_will(will, after),
+            None => self.settle(&after),
         }
     }
 

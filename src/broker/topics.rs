@@ -41,8 +41,7 @@ impl Topics {
     /// Adds or replaces a subscription.
     pub(super) fn subscribe(&self, filter: &TopicFilter, subscriber: Subscriber) {
         let mut subscriptions = self.subscriptions.write();
-        let (_, list) =
-            subscriptions.entry(filter.as_str().into()).or_insert_with(|| (filter.clone(), Vec::new()));
+        let (_, list) = subscriptions.entry(filter.as_str().into()).or_insert_with(|| (filter.clone(), Vec::new()));
         list.retain(|other| other.client.id != subscriber.client.id);
         list.push(subscriber);
     }
@@ -72,7 +71,12 @@ impl Topics {
                 }
                 let slot = *at.entry(client.id).or_insert_with(|| {
                     let client = Arc::clone(client);
-                    found.push(Match { client, qos: Qos::AtMostOnce, retain_as_published: false, ids: SmallVec::new() });
+                    found.push(Match {
+                        client,
+                        qos: Qos::AtMostOnce,
+                        retain_as_published: false,
+                        ids: SmallVec::new(),
+                    });
                     found.len() - 1
                 });
                 if let Some(one) = found.get_mut(slot) {

@@ -95,6 +95,11 @@ impl Inbound {
         });
     }
 
+    /// Whether an id is in the set.
+    pub(crate) fn knows(&self, id: u16) -> bool {
+        self.exchanges.contains_key(&id)
+    }
+
     /// What links may lack, and no connection is about to give them.
     pub(crate) fn unfinished(&self) -> Vec<(u16, Arc<Message>)> {
         let open = self.exchanges.iter().filter(|(_, exchange)| !exchange.finished && !exchange.under_way);

@@ -134,6 +134,7 @@ impl Outbound {
     }
 
     /// Messages in flight.
+    #[cfg(test)]
     pub(crate) fn in_flight(&self) -> usize {
         self.flights.len()
     }

@@ -30,9 +30,7 @@ fn apply(transaction: &Transaction<'_>, op: &Op) -> rusqlite::Result<()> {
         }
         Op::Unretain(topic) => run("DELETE FROM retained WHERE topic = ?1", &[topic]),
         Op::Owe(row) => owe(transaction, row),
-        Op::Assign(seq, packet_id) => {
-            run("UPDATE owed SET packet_id = ?2 WHERE seq = ?1", &[&number(*seq), packet_id])
-        }
+        Op::Assign(seq, packet_id) => run("UPDATE owed SET packet_id = ?2 WHERE seq = ?1", &[&number(*seq), packet_id]),
         Op::Received(seq) => run("UPDATE owed SET received = 1 WHERE seq = ?1", &[&number(*seq)]),
         Op::Settle(seq) => run("DELETE FROM owed WHERE seq = ?1", &[&number(*seq)]),
         Op::DropOldest(id) => run(
@@ -86,12 +84,7 @@ fn session_gone(transaction: &Transaction<'_>, id: SessionId) -> rusqlite::Resul
 
 fn subscribe(transaction: &Transaction<'_>, id: SessionId, row: &SubscriptionRow) -> rusqlite::Result<()> {
     let sql = "INSERT OR REPLACE INTO subscription (session, filter, options, subscription_id) VALUES (?1, ?2, ?3, ?4)";
-    transaction.prepare_cached(sql)?.execute(params![
-        number(id.0),
-        row.filter,
-        row.options,
-        row.subscription_id
-    ])?;
+    transaction.prepare_cached(sql)?.execute(params![number(id.0), row.filter, row.options, row.subscription_id])?;
     Ok(())
 }
 

@@ -149,12 +149,7 @@ pub(super) fn waiting(connection: &Connection, id: SessionId, after: u64, count:
     page(connection, sql, &[&number(id.0), &number(after), &limit], count)
 }
 
-fn page(
-    connection: &Connection,
-    sql: &str,
-    params: &[&dyn rusqlite::ToSql],
-    count: usize,
-) -> rusqlite::Result<Page> {
+fn page(connection: &Connection, sql: &str, params: &[&dyn rusqlite::ToSql], count: usize) -> rusqlite::Result<Page> {
     let mut page = Page::default();
     let (mut seen, mut damaged) = (0, 0_u64);
     let mut statement = connection.prepare_cached(sql)?;

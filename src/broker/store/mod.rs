@@ -28,7 +28,7 @@ mod schema;
 #[cfg(test)]
 mod tests;
 
-pub(super) use load::{InboundRow, Loaded, OwedRow, SessionRow, SubscriptionRow};
+pub(super) use load::{Loaded, OwedRow, SessionRow, SubscriptionRow};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
