@@ -10,3 +10,4 @@ pub mod router;
 pub mod telemetry;
 pub mod topic;
 pub mod units;
+pub mod wire;
