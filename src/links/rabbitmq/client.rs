@@ -198,18 +198,17 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let config = config(&format!("amqp://127.0.0.1:{}/%2f", listener.local_addr().unwrap().port()));
         let identity = identity();
-        let mut accepted = None;
-        tokio::select! {
+        let mut accepted = tokio::select! {
             _ = connect(&config, &identity, "test") => panic!("the peer never spoke"),
             stream = async {
                 let mut stream = listener.accept().await.unwrap().0;
                 let mut header = [0_u8; 8];
                 stream.read_exact(&mut header).await.unwrap();
                 stream
-            } => accepted = Some(stream),
-        }
+            } => stream,
+        };
         // The future of `connect` is gone: the peer sees the end of the stream.
-        assert_eq!(accepted.unwrap().read(&mut [0_u8; 8]).await.unwrap(), 0);
+        assert_eq!(accepted.read(&mut [0_u8; 8]).await.unwrap(), 0);
     }
 
     #[test]

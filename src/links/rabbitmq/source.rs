@@ -99,8 +99,21 @@ struct Queue {
 impl SourceConnection for RabbitSourceConnection {
     type Token = RabbitToken;
 
+    /// Also sends the acknowledgements that fall due while it waits, since nobody can call `upkeep` meanwhile.
     async fn receive(&mut self) -> Result<Vec<Received<RabbitToken>>, LinkError> {
-        poll_fn(|cx| self.poll_receive(cx)).await
+        loop {
+            let due = self.due();
+            let received = poll_fn(|cx| self.poll_receive(cx));
+            match due {
+                None => return received.await,
+                Some(due) => {
+                    if let Ok(received) = tokio::time::timeout_at(due.into(), received).await {
+                        return received;
+                    }
+                    self.acknowledge_due()?;
+                }
+            }
+        }
     }
 
     fn settled(&mut self, token: RabbitToken) -> Result<(), LinkError> {
@@ -112,17 +125,13 @@ impl SourceConnection for RabbitSourceConnection {
     }
 
     async fn upkeep(&mut self) -> Result<(), LinkError> {
-        let Some(due) = self.queues.iter().filter_map(|queue| queue.settling.due()).min() else {
-            return std::future::pending().await;
-        };
-        tokio::time::sleep_until(due.into()).await;
-        let now = crate::clock::now();
-        for queue in &mut self.queues {
-            if queue.settling.due().is_some_and(|due| due <= now) {
-                queue.acknowledge_settled()?;
+        match self.due() {
+            None => std::future::pending().await,
+            Some(due) => {
+                tokio::time::sleep_until(due.into()).await;
+                self.acknowledge_due()
             }
         }
-        Ok(())
     }
 
     async fn close(mut self) {
@@ -137,6 +146,16 @@ impl SourceConnection for RabbitSourceConnection {
 }
 
 impl RabbitSourceConnection {
+    fn due(&self) -> Option<Instant> {
+        self.queues.iter().filter_map(|queue| queue.settling.due()).min()
+    }
+
+    fn acknowledge_due(&mut self) -> Result<(), LinkError> {
+        let now = crate::clock::now();
+        let due = self.queues.iter_mut().filter(|queue| queue.settling.due().is_some_and(|due| due <= now));
+        due.map(Queue::acknowledge_settled).collect()
+    }
+
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<Received<RabbitToken>>, LinkError>> {
         let mut batch = Vec::new();
         let count = self.queues.len();
