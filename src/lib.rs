@@ -1,7 +1,9 @@
 //! Tidegate.
 pub mod broker;
 pub mod buffer;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod gateway;
 pub mod hub;
 pub mod links;

@@ -103,6 +103,25 @@ impl Pattern {
         })
     }
 
+    /// Whether it matches every topic that `other` matches.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        let dollar = |level: Option<&Level>| matches!(level, Some(Level::Exact(text)) if text.starts_with('$'));
+        if dollar(other.levels.first()) && !dollar(self.levels.first()) {
+            return false;
+        }
+        let mut theirs = other.levels.iter();
+        for level in &self.levels {
+            match (level, theirs.next()) {
+                (Level::Rest, _) => return true,
+                (Level::One(_), Some(Level::One(_) | Level::Exact(_))) => {}
+                (Level::Exact(text), Some(Level::Exact(wanted))) if text == wanted => {}
+                (Level::One(_) | Level::Exact(_), _) => return false,
+            }
+        }
+        theirs.next().is_none()
+    }
+
     /// What is captured of `topic`; `None` if it does not match.
     #[must_use]
     pub fn captures<'a>(&'a self, topic: &'a str) -> Option<Captures<'a>> {
@@ -254,6 +273,19 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_covering_pattern_matches_all_that_the_covered_one_matches(
+            wide in "\\$?(([ab]|\\+)/){0,2}([ab]|\\+|#)",
+            narrow in "\\$?(([ab]|\\+)/){0,2}([ab]|\\+|#)",
+            topic in "\\$?[ab/]{1,5}",
+        ) {
+            if let (Ok(wide), Ok(narrow)) = (Pattern::parse(&wide), Pattern::parse(&narrow))
+                && wide.covers(&narrow) && narrow.captures(&topic).is_some()
+            {
+                prop_assert!(wide.captures(&topic).is_some(), "{} covers {} but misses {}", wide, narrow, topic);
+            }
+        }
+
         #[test]
         fn patterns_match_what_their_filter_matches(
             pattern in "\\$?(([ab]|\\+|\\{x\\}|)/){0,3}([ab]|\\+|\\{y\\}|#)",

@@ -1,0 +1,3 @@
+//! What the operator types.
+
+pub mod check;
