@@ -1,6 +1,8 @@
 //! Tidegate.
+pub mod admin;
 pub mod broker;
 pub mod buffer;
+pub mod cli;
 pub mod clock;
 pub mod gateway;
 pub mod hub;
