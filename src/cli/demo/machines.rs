@@ -37,6 +37,8 @@ pub(crate) struct Reading {
 const WINDOW: usize = 256;
 /// Requests that the client holds: room for the window and what is on its way.
 const REQUESTS: usize = 2 * WINDOW;
+/// Messages that go into one write: without it the client writes them one by one.
+const BATCH: usize = 64;
 /// How often a machine looks whether messages are due.
 const BEAT: Duration = Duration::from_millis(10);
 /// How long a machine waits before it tries its gateway again.
@@ -82,7 +84,10 @@ impl Machine {
     /// decides what is sent again.
     async fn connection(&self, unacknowledged: &mut Unacknowledged) -> Ended {
         let mut options = MqttOptions::new(format!("machine-{}", self.index + 1), ("127.0.0.1", self.port));
-        options.set_keep_alive(5).set_clean_start(true);
+        options.set_keep_alive(5).set_clean_start(true).set_max_request_batch(BATCH);
+        let mut network = options.network_options();
+        network.set_tcp_nodelay(true);
+        options.set_network_options(network);
         let (client, events) = AsyncClient::builder(options).capacity(REQUESTS).build();
         let (up, connected) = oneshot::channel();
         let driver = drive(events, up);

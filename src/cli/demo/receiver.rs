@@ -11,24 +11,25 @@ use super::machines::Reading;
 use super::tally::Tally;
 use crate::clock::{self, WallMs};
 
-/// What the edge's route makes of `factory/...`.
-const FILTER: &str = "from-edge/#";
 /// How long it waits before it tries the cloud's broker again.
 const RETRY: Duration = Duration::from_millis(200);
 
 /// Receives for ever; drop it to end it. Tells `subscribed` once.
-pub(crate) async fn run(port: u16, tally: Arc<Mutex<Tally>>, subscribed: oneshot::Sender<()>) {
+pub(crate) async fn run(port: u16, filter: &str, tally: Arc<Mutex<Tally>>, subscribed: oneshot::Sender<()>) {
     let mut subscribed = Some(subscribed);
     let mut options = MqttOptions::new("receiver", ("127.0.0.1", port));
     options.set_keep_alive(5).set_session_mode(SessionMode::Persistent);
     // The session at the broker is what counts; what we have received stands in the tally.
     options.set_broker_session_resume_policy(BrokerSessionResumePolicy::AllowBrokerOnly);
+    let mut network = options.network_options();
+    network.set_tcp_nodelay(true);
+    options.set_network_options(network);
     let (client, mut events) = AsyncClient::builder(options).capacity(16).build();
     loop {
         match events.poll().await {
             Ok(Event::Incoming(Packet::ConnAck(connack))) if !connack.session_present => {
                 // The client's own queue holds 16 requests and this is the only one.
-                let _: Result<(), rumqttc_v5::ClientError> = client.try_subscribe(FILTER, QoS::AtLeastOnce);
+                let _: Result<(), rumqttc_v5::ClientError> = client.try_subscribe(filter, QoS::AtLeastOnce);
             }
             Ok(Event::Incoming(Packet::SubAck(_))) => {
                 if let Some(subscribed) = subscribed.take() {

@@ -149,6 +149,9 @@ pub(crate) fn free_port() -> anyhow::Result<u16> {
     Ok(listener.local_addr()?.port())
 }
 
+/// What the edge's route makes of `factory/#`.
+pub(crate) const ARRIVING: &str = "from-edge/#";
+
 /// The edge's configuration: everything under `factory/` goes to the cloud.
 pub(crate) fn edge_routes(port: u16, line: u16) -> String {
     format!(

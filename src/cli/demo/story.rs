@@ -155,9 +155,9 @@ impl Stage {
         let mut helpers = JoinSet::new();
         helpers.spawn(proxy.serve());
         let (told, subscribed) = oneshot::channel();
-        let receiving = receiver::run(cloud_port, tally.clone(), told);
+        let counted = tally.clone();
         helpers.spawn(async move {
-            receiving.await;
+            receiver::run(cloud_port, site::ARRIVING, counted, told).await;
             Ok(())
         });
         tokio::time::timeout(CONNECT_WITHIN, subscribed)
