@@ -1,6 +1,7 @@
 //! What the operator types. Commands only parse, call, and print: what they do is in the modules that they call.
 //! Errors here are for people: one line on standard error, and an exit code for scripts ([`Exit`]).
 
+mod check;
 mod client;
 mod demo;
 mod exit;
@@ -15,6 +16,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::config::{self, Env};
 use crate::gateway;
 pub use exit::Exit;
 use exit::{Failure, Outcome};
@@ -41,6 +43,9 @@ enum Command {
     Check {
         /// The file to check; default: as for `-c`
         file: Option<PathBuf>,
+        /// Do not look up `${env:..}` and `${file:..}`: for machines that do not have them
+        #[arg(long)]
+        no_secrets: bool,
     },
     /// Show what the running gateway is doing: exit code 1 if it is not ready or a ledger does not balance
     Status(status::Args),
@@ -72,8 +77,10 @@ pub fn main() -> ExitCode {
 fn dispatch(cli: &Cli) -> Outcome {
     match &cli.command {
         Command::Run(args) => run::run(args, &config_file(cli.config.as_deref())?),
-        Command::Check { file } => check(&config_file(file.as_deref().or(cli.config.as_deref()))?),
-        Command::Status(args) => status::status(args, &load(&config_file(cli.config.as_deref())?)?.data_dir),
+        Command::Check { file, no_secrets } => {
+            check(&config_file(file.as_deref().or(cli.config.as_deref()))?, *no_secrets)
+        }
+        Command::Status(args) => status::status(args, &load(&config_file(cli.config.as_deref())?)?.0.data_dir),
         Command::Demo(args) => demo::demo(args),
     }
 }
@@ -92,11 +99,59 @@ fn config_file(named: Option<&Path>) -> Result<PathBuf, Failure> {
     })
 }
 
-fn load(file: &Path) -> Result<gateway::Config, Failure> {
-    let _ = file;
-    Err(Failure::new(Exit::Config, anyhow::anyhow!("stub")))
+/// The configuration, and what its check warns of as text; every mistake if it cannot be used.
+fn load(file: &Path) -> Result<(gateway::Config, String), Failure> {
+    match config::load(file, &Env::real()) {
+        Ok((config, warnings)) => Ok((config, config::render(&warnings))),
+        Err(mistakes) => {
+            let text = format!("{}{}", config::render(&mistakes), config::summary(&mistakes));
+            Err(Failure::new(Exit::Config, anyhow::anyhow!("{} cannot be used\n{text}", file.display())))
+        }
+    }
 }
 
-fn check(file: &Path) -> Outcome {
-    load(file).map(|_| Exit::Done)
+fn check(file: &Path, no_secrets: bool) -> Outcome {
+    let env = Env { no_secrets, ..Env::real() };
+    match check::check(file, &env, &mut std::io::stdout().lock()) {
+        Ok(0) => Ok(Exit::Done),
+        Ok(_) => Ok(Exit::Config),
+        Err(error) => Err(Failure::new(Exit::Io, error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_configuration_may_be_named_before_or_behind_the_command() {
+        for line in [["tidegate", "-c", "x.yaml", "run"], ["tidegate", "run", "--config", "x.yaml"]] {
+            let cli = Cli::try_parse_from(line).unwrap();
+            assert_eq!(cli.config.as_deref(), Some(Path::new("x.yaml")));
+        }
+    }
+
+    #[test]
+    fn the_documented_exit_codes_are_these() {
+        let codes = [Exit::Done, Exit::No, Exit::Usage, Exit::Config, Exit::Unavailable, Exit::Bug, Exit::Io, Exit::NotPermitted];
+        assert_eq!(codes.map(Exit::code), [0, 1, 64, 65, 69, 70, 74, 77]);
+    }
+
+    #[test]
+    fn a_configuration_that_cannot_be_used_is_65_with_every_mistake() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("routes.yaml");
+        std::fs::write(&file, "site: x\nlinkz: {}\nroutez: []\n").unwrap();
+        let failure = load(&file).unwrap_err();
+        assert_eq!(failure.code, 65);
+        let text = failure.to_string();
+        assert!(text.contains(":2:1: error: ") && text.contains(":3:1: error: "), "{text}");
+    }
 }

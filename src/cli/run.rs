@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
 use super::exit::{Exit, Failure, Outcome};
+use super::out;
 use super::signals::Signals;
 use crate::clock;
 use crate::gateway::{Config, Gateway};
@@ -27,7 +28,10 @@ pub(crate) struct Args {
 /// Runs the gateway until a signal ends it: the first in order, a second at once.
 pub(crate) fn run(args: &Args, file: &Path) -> Outcome {
     logging::init(args.log_format).map_err(|error| Failure::new(Exit::Usage, error))?;
-    let config = super::load(file)?;
+    let (config, warnings) = super::load(file)?;
+    if !warnings.is_empty() {
+        out::complain(warnings.trim_end());
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("tidegate")
