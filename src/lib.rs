@@ -1,4 +1,5 @@
 //! Tidegate.
+pub mod admin;
 pub mod broker;
 pub mod buffer;
 pub mod cli;
