@@ -19,6 +19,7 @@ mod client;
 mod config;
 mod connection;
 mod convert;
+pub mod index;
 mod listener;
 mod local;
 mod registry;

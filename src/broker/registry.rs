@@ -230,12 +230,10 @@ impl Broker {
         let mut state = client.lock();
         state.outbound.clear();
         state.owed = 0;
-        let filters: Vec<_> = state.subscriptions.drain().map(|(filter, _)| filter).collect();
+        state.subscriptions.clear();
         let stored = std::mem::take(&mut state.stored);
         drop(state);
-        for filter in filters {
-            self.topics.unsubscribe(&filter, client.id);
-        }
+        self.topics.forget(client.id);
         if stored { After::Gone(client.id) } else { After::Nothing }
     }
 

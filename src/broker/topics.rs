@@ -1,13 +1,14 @@
 //! Who subscribed to what, and what is retained: the index with the broker's own values in it, behind one lock that many
 //! may read at once.
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
+use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::client::Client;
+use super::index::{Retained, Subscriptions};
 use super::store::SessionId;
 use crate::message::{Message, Qos};
 use crate::topic::{TopicFilter, TopicName};
@@ -33,57 +34,45 @@ pub(super) struct Match {
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Topics {
-    subscriptions: RwLock<BTreeMap<Arc<str>, (TopicFilter, Vec<Subscriber>)>>,
-    retained: RwLock<BTreeMap<Arc<str>, (TopicName, Arc<Message>)>>,
+    subscriptions: RwLock<Subscriptions<SessionId, Subscriber>>,
+    retained: RwLock<Retained<Arc<Message>>>,
 }
 
 impl Topics {
     /// Adds or replaces a subscription.
     pub(super) fn subscribe(&self, filter: &TopicFilter, subscriber: Subscriber) {
-        let mut subscriptions = self.subscriptions.write();
-        let (_, list) = subscriptions.entry(filter.as_str().into()).or_insert_with(|| (filter.clone(), Vec::new()));
-        list.retain(|other| other.client.id != subscriber.client.id);
-        list.push(subscriber);
+        self.subscriptions.write().subscribe(filter, subscriber.client.id, subscriber);
     }
 
     /// Removes one.
-    pub(super) fn unsubscribe(&self, filter: &str, client: SessionId) {
-        let mut subscriptions = self.subscriptions.write();
-        if let Some((_, list)) = subscriptions.get_mut(filter) {
-            list.retain(|other| other.client.id != client);
-            if list.is_empty() {
-                subscriptions.remove(filter);
-            }
-        }
+    pub(super) fn unsubscribe(&self, filter: &TopicFilter, client: SessionId) {
+        self.subscriptions.write().unsubscribe(filter, &client);
+    }
+
+    /// Removes all of a client's.
+    pub(super) fn forget(&self, client: SessionId) {
+        self.subscriptions.write().remove_all(&client);
     }
 
     /// Who gets a message on `topic` that `publisher` published.
     pub(super) fn matches(&self, topic: &TopicName, publisher: Option<&str>) -> Vec<Match> {
         let mut found: Vec<Match> = Vec::new();
-        let mut at: HashMap<SessionId, usize> = HashMap::new();
-        for (filter, list) in self.subscriptions.read().values() {
-            if !filter.matches(topic) {
+        // A fan-out is long and has few repeats; looking each client up in a list would be quadratic.
+        let mut at: FxHashMap<SessionId, usize> = FxHashMap::default();
+        for (id, subscriber) in self.subscriptions.read().matches(topic) {
+            let Subscriber { client, options, subscription_id } = subscriber;
+            if options.no_local && publisher == Some(&*client.name) {
                 continue;
             }
-            for Subscriber { client, options, subscription_id } in list {
-                if options.no_local && publisher == Some(&*client.name) {
-                    continue;
-                }
-                let slot = *at.entry(client.id).or_insert_with(|| {
-                    let client = Arc::clone(client);
-                    found.push(Match {
-                        client,
-                        qos: Qos::AtMostOnce,
-                        retain_as_published: false,
-                        ids: SmallVec::new(),
-                    });
-                    found.len() - 1
-                });
-                if let Some(one) = found.get_mut(slot) {
-                    one.qos = one.qos.max(options.qos);
-                    one.retain_as_published |= options.retain_as_published;
-                    one.ids.extend(*subscription_id);
-                }
+            let slot = *at.entry(*id).or_insert_with(|| {
+                let client = Arc::clone(client);
+                found.push(Match { client, qos: Qos::AtMostOnce, retain_as_published: false, ids: SmallVec::new() });
+                found.len() - 1
+            });
+            if let Some(one) = found.get_mut(slot) {
+                one.qos = one.qos.max(options.qos);
+                one.retain_as_published |= options.retain_as_published;
+                one.ids.extend(*subscription_id);
             }
         }
         found
@@ -94,22 +83,21 @@ impl Topics {
         let mut retained = self.retained.write();
         match message {
             Some(message) => {
-                retained.insert(topic.as_str().into(), (topic.clone(), message));
+                retained.insert(topic, message);
                 true
             }
-            None => retained.remove(topic.as_str()).is_some(),
+            None => retained.remove(topic).is_some(),
         }
     }
 
     /// Which topics that match have a retained message.
     pub(super) fn retained_topics(&self, filter: &TopicFilter) -> Vec<TopicName> {
-        let retained = self.retained.read();
-        retained.values().filter(|(topic, _)| filter.matches(topic)).map(|(topic, _)| topic.clone()).collect()
+        self.retained.read().matches(filter).map(|(topic, _)| topic.clone()).collect()
     }
 
     /// What is retained on `topic`.
     pub(super) fn retained(&self, topic: &TopicName) -> Option<Arc<Message>> {
-        self.retained.read().get(topic.as_str()).map(|(_, message)| Arc::clone(message))
+        self.retained.read().get(topic).cloned()
     }
 
     /// How many topics have a retained message.

@@ -80,3 +80,58 @@ fn follow(table: &Table, arrival: Arrival<'_>, source: &Source, chained: bool, p
     }
     new_topics
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::tests_support::message;
+    use crate::router::{Form, From, Route, To};
+
+    fn table(routes: &[(&str, &[&str])]) -> Table {
+        let route = |(from, to): &(&str, &[&str])| Route {
+            name: (*from).into(),
+            from: vec![From::parse(from, Form::Topic).unwrap()],
+            to: to.iter().map(|to| To::parse(to).unwrap()).collect(),
+            key: None,
+        };
+        Table::new(routes.iter().map(route).collect())
+    }
+
+    fn ask(table: &Table, from: &str, topic: &str) -> (Vec<String>, Vec<String>) {
+        let from = Endpoint::of_address(&format!("{from}/x")).unwrap();
+        let plan = plan(table, &Source { from, channel: None }, &message(topic, b""));
+        let links = plan.links.iter().map(|to| format!("{}/{}.{}", to.link, to.destination, to.ordinal));
+        (plan.local_topics.iter().map(ToString::to_string).collect(), links.collect())
+    }
+
+    #[test]
+    fn a_clients_publish_is_delivered_locally_and_to_every_target() {
+        let table = table(&[("broker/a/#", &["cloud/x/{rest}", "lake/t", "broker/copy/{rest}"])]);
+        let (local, links) = ask(&table, "broker", "a/b");
+        assert_eq!(local, ["a/b", "copy/b"]);
+        assert_eq!(links, ["cloud/x/b.0", "lake/t.0"]);
+    }
+
+    #[test]
+    fn r11_records_of_one_message_for_one_link_are_told_apart_by_their_ordinal() {
+        let table = table(&[("broker/a/#", &["lake/raw"]), ("broker/#", &["lake/all"])]);
+        assert_eq!(ask(&table, "broker", "a/b").1, ["lake/raw.0", "lake/all.1"]);
+    }
+
+    #[test]
+    fn what_a_link_brings_into_the_broker_takes_the_brokers_routes_too_but_is_not_echoed() {
+        let table = table(&[("hq/cmd/#", &["broker/cmd/{rest}"]), ("broker/#", &["hq/up/{topic}", "lake/t"])]);
+        let (local, links) = ask(&table, "hq", "cmd/7");
+        assert_eq!(local, ["cmd/7"]);
+        assert_eq!(links, ["lake/t.0"]);
+        assert_eq!(ask(&table, "broker", "cmd/7").1, ["hq/up/cmd/7.0", "lake/t.1"].map(|s| s.replace("t.1", "t.0")));
+    }
+
+    #[test]
+    fn a_cycle_of_local_routes_ends() {
+        let ring = table(&[("broker/a", &["broker/b"]), ("broker/b", &["broker/a"])]);
+        assert_eq!(ask(&ring, "broker", "a").0, ["a", "b"]);
+        let growing = table(&[("broker/{x}/#", &["broker/{x}/{rest}/y"])]);
+        assert_eq!(ask(&growing, "broker", "a").0.len(), 2 + CHAIN_MAX);
+    }
+}

@@ -85,7 +85,9 @@ impl Connection {
             codes.push(match existed {
                 None => ReasonCode::NoSubscriptionExisted,
                 Some(row) => {
-                    self.broker.topics.unsubscribe(&row.filter, client.id);
+                    if let Ok(filter) = TopicFilter::new(&row.filter) {
+                        self.broker.topics.unsubscribe(&filter, client.id);
+                    }
                     if stored {
                         ops.push(Op::Unsubscribe(client.id, row.filter));
                     }
