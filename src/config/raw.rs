@@ -140,8 +140,8 @@ enum Repr {
     Bool(bool),
     Number,
     Text(String),
-    List(Vec<Spanned<Repr>>),
-    Map(Vec<(Spanned<String>, Spanned<Repr>)>),
+    List(Vec<Spanned<Self>>),
+    Map(Vec<(Spanned<String>, Spanned<Self>)>),
 }
 
 impl<'de> Deserialize<'de> for Repr {

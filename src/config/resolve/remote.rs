@@ -65,10 +65,11 @@ impl Resolver<'_> {
             let wrong = "an MQTT URL ends with the port: topics stand in the routes";
             self.mistakes.error(text.place(), wrong, None);
         }
+        let port_default = if tls.is_some() { 8883 } else { 1883 };
         let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
         Some(mqtt::Config {
             host,
-            port: url.port().unwrap_or(if tls.is_some() { 8883 } else { 1883 }),
+            port: url.port().unwrap_or(port_default),
             tls,
             version,
             qos: qos.unwrap_or(Qos::AtLeastOnce),

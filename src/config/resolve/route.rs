@@ -1,5 +1,7 @@
 //! The section `routes`: addresses, captures, and what each kind of remote allows as a name.
 
+use std::collections::HashSet;
+
 use super::Resolver;
 use super::link::{Draft, KindName};
 use super::value::{Item, Text, listed};
@@ -24,11 +26,12 @@ impl Resolver<'_> {
     pub(super) fn routes(&mut self, item: Option<Item<'_>>, links: &mut [Draft<'_>]) -> Vec<Draught> {
         let Some(item) = item else { return Vec::new() };
         let mut routes: Vec<Draught> = Vec::new();
+        let mut names = HashSet::new();
         for (at, item) in self.items(&item).into_iter().enumerate() {
             let section = self.section(&item, &keys::ROUTE);
             let name = self.text(section.get("name"));
             if let Some(name) = &name
-                && routes.iter().any(|other| *other.route.name == *name.value)
+                && !names.insert(name.value.clone())
             {
                 let wrong = format!("two routes are called `{}`", name.given);
                 self.mistakes.error(name.place(), wrong, "names stand in metrics and logs".to_owned());

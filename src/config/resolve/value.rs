@@ -50,7 +50,7 @@ impl Entry {
 
 impl<'n> Item<'n> {
     /// One of a list's.
-    pub(super) fn of_list(list: &Item<'n>, node: &'n Node) -> Self {
+    pub(super) fn of_list(list: &Self, node: &'n Node) -> Self {
         Self { node, key: list.key, name: list.name }
     }
 
