@@ -146,6 +146,9 @@ impl Resolver<'_> {
     fn kind_name<'n>(&mut self, entry: &Entry, section: &Section<'n>) -> Option<(KindName, Item<'n>)> {
         let mut kinds = KINDS.iter().filter_map(|(key, kind)| section.get(key).map(|item| (*kind, item)));
         let Some(first) = kinds.next() else {
+            if section.is_wrong {
+                return None;
+            }
             let wrong = format!("link `{}` does not say what it is", entry.key);
             let hint = "it needs one of `mqtt`, `rabbitmq`, `kafka`";
             self.mistakes.error(&entry.place, wrong, hint.to_owned());
