@@ -163,13 +163,13 @@ async fn what_is_published_is_confirmed_and_arrives_in_order_with_its_properties
     let mut outbound = connect_sink(&config).await;
     let window = outbound.window_max().unwrap();
     assert_eq!(window, 20, "Mosquitto's Receive Maximum");
-    for first in (0..100).step_by(window) {
+    for first in (0..100_u64).step_by(window) {
         let some = first..first + window as u64;
         some.clone().for_each(|offset| send(&mut outbound, outgoing(offset, "a/b")));
         confirmed(&mut outbound, some).await;
     }
-    let received = receive(&mut inbound, 20).await;
-    assert_eq!(payloads(&received), (0..20).map(|n| n.to_string()).collect::<Vec<_>>());
+    let received = receive(&mut inbound, 100).await;
+    assert_eq!(payloads(&received), (0..100).map(|n| n.to_string()).collect::<Vec<_>>());
     let first = &received[0].publication;
     assert_eq!((first.topic.as_str(), first.qos, first.expiry_s), ("a/b", Qos::AtLeastOnce, Some(60)));
     assert_eq!(first.properties.content_type.as_deref(), Some("text/plain"));
@@ -180,8 +180,6 @@ async fn what_is_published_is_confirmed_and_arrives_in_order_with_its_properties
     for one in received {
         inbound.settled(one.token).unwrap();
     }
-    let rest = receive(&mut inbound, 20).await;
-    assert_eq!(payloads(&rest)[0], "20");
     outbound.close().await;
     inbound.close().await;
 }
@@ -249,7 +247,9 @@ async fn what_the_remote_never_takes_is_refused_before_it_is_sent() {
     let mut large = outgoing(0, "a");
     large.envelope.message.payload = Bytes::from(vec![b'x'; 2000]);
     assert!(matches!(outbound.send(large).unwrap(), Sent::Refused(reason) if reason.contains("2000")));
-    assert!(matches!(outbound.send(outgoing(1, "a/#")).unwrap(), Sent::Refused(_)));
+    let mut wildcard = outgoing(1, "a");
+    wildcard.envelope.destination = "a/#".into();
+    assert!(matches!(outbound.send(wildcard).unwrap(), Sent::Refused(_)));
     send(&mut outbound, outgoing(2, "a"));
     confirmed(&mut outbound, 2..3).await;
 }

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::sink::SinkRunner;
 use self::source::SourceRunner;
-use super::{Config, Identity, Kind, Sink, Source, Timing, mqtt};
+use super::{Config, Identity, Kind, Sink, Source, Timing, mqtt, rabbitmq};
 use crate::buffer::Buffer;
 use crate::clock::Clock;
 use crate::hub::{Hub, OfferError, Publication, Receipt, Source as Origin};
@@ -72,7 +72,12 @@ pub async fn run(
             let source = mqtt::MqttSource::new(remote, sources, &identity, both);
             halves.run(sink, source).await;
         }
-        Kind::Rabbitmq(_) | Kind::Kafka(_) => halves.unknown().await,
+        Kind::Rabbitmq(remote) => {
+            let sink = rabbitmq::RabbitSink::new(remote, &identity);
+            let source = rabbitmq::RabbitSource::new(remote, sources, &identity);
+            halves.run(sink, source).await;
+        }
+        Kind::Kafka(_) => halves.unknown().await,
     }
 }
 
