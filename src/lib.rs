@@ -4,6 +4,7 @@ pub mod broker;
 pub mod buffer;
 pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod gateway;
 pub mod hub;
 pub mod links;

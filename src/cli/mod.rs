@@ -1,7 +1,7 @@
 //! What the operator types. Commands only parse, call, and print: what they do is in the modules that they call.
 //! Errors here are for people: one line on standard error, and an exit code for scripts ([`Exit`]).
 
-mod check;
+pub mod check;
 mod client;
 mod demo;
 mod exit;
@@ -140,7 +140,16 @@ mod tests {
 
     #[test]
     fn the_documented_exit_codes_are_these() {
-        let codes = [Exit::Done, Exit::No, Exit::Usage, Exit::Config, Exit::Unavailable, Exit::Bug, Exit::Io, Exit::NotPermitted];
+        let codes = [
+            Exit::Done,
+            Exit::No,
+            Exit::Usage,
+            Exit::Config,
+            Exit::Unavailable,
+            Exit::Bug,
+            Exit::Io,
+            Exit::NotPermitted,
+        ];
         assert_eq!(codes.map(Exit::code), [0, 1, 64, 65, 69, 70, 74, 77]);
     }
 
