@@ -13,3 +13,4 @@ pub mod router;
 pub mod telemetry;
 pub mod topic;
 pub mod units;
+pub mod wire;

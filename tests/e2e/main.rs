@@ -1,0 +1,6 @@
+//! What users do with a gateway, each a story: the real program, real brokers, real failures. One test binary, because each links every
+//! client library.
+
+#[cfg(test)]
+#[path = "../support/mod.rs"]
+mod support;
