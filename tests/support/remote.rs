@@ -75,26 +75,17 @@ async fn accepts(port: u16) -> Result<(), String> {
 #[derive(Debug)]
 pub(crate) struct Mosquitto {
     pub(crate) port: u16,
-    room: Room,
-    process: Option<Process>,
+    _room: Room,
+    _process: Process,
 }
 
 impl Mosquitto {
-    /// Keeps its sessions over restarts.
+    /// With kept sessions that queue without limit.
     pub(crate) async fn start() -> Self {
-        let mut mosquitto = Self { port: free_port(), room: Room::new("mosquitto"), process: None };
-        mosquitto.start_again().await;
-        mosquitto
-    }
-
-    pub(crate) async fn start_again(&mut self) {
-        let (port, arguments) = (self.port, [self.port.to_string(), "persist=on".to_owned()]);
-        self.process = Some(start("mosquitto", &self.room, &arguments, async |_: &Process| accepts(port).await).await);
-    }
-
-    /// SIGSTOP: it accepts, and says nothing.
-    pub(crate) fn process(&self) -> &Process {
-        self.process.as_ref().expect("it runs")
+        let (port, room) = (free_port(), Room::new("mosquitto"));
+        let arguments = [port.to_string(), "persist=on".to_owned()];
+        let process = start("mosquitto", &room, &arguments, async |_: &Process| accepts(port).await).await;
+        Self { port, _room: room, _process: process }
     }
 }
 
@@ -218,9 +209,8 @@ impl Rabbit {
 
 fn headers(properties: &BasicProperties) -> BTreeMap<String, String> {
     let headers = properties.headers().clone().unwrap_or_default();
-    let text = |value: &AMQPValue| match value {
-        AMQPValue::LongString(text) => text.to_string(),
-        other => format!("{other:?}"),
+    let text = |value: &AMQPValue| {
+        if let AMQPValue::LongString(text) = value { text.to_string() } else { format!("{value:?}") }
     };
     let mut all: BTreeMap<String, String> =
         headers.inner().iter().map(|(name, value)| (name.to_string(), text(value))).collect();
