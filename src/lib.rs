@@ -1,7 +1,10 @@
 //! Tidegate.
+pub mod admin;
 pub mod broker;
 pub mod buffer;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod gateway;
 pub mod hub;
 pub mod links;
@@ -10,3 +13,4 @@ pub mod router;
 pub mod telemetry;
 pub mod topic;
 pub mod units;
+pub mod wire;

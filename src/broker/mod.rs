@@ -1,5 +1,6 @@
 //! The built-in MQTT broker.
 
 mod config;
+pub mod index;
 
 pub use config::{Config, Listener};

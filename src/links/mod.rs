@@ -12,9 +12,15 @@ use crate::hub::Publication;
 use crate::message::Envelope;
 use crate::router::LinkId;
 
+mod backoff;
 pub mod kafka;
 pub mod mqtt;
 pub mod rabbitmq;
+mod refusal;
+mod runner;
+mod window;
+
+pub use runner::{LinkBoards, run};
 
 /// A link as `routes.yaml` describes it.
 #[derive(Clone, Debug)]
@@ -151,6 +157,12 @@ pub trait Sink: Send + 'static {
 
     /// How many records in flight at most unless configured.
     fn window(&self) -> usize;
+
+    /// How long nothing may come back before the connection is cut; it counts as stalled after `stall_after`. Longer for
+    /// a kind whose late requests could land out of order (R23: Kafka, ten times).
+    fn cut_after(&self, stall_after: Duration) -> Duration {
+        stall_after
+    }
 
     /// Connects and logs in, and checks what can be checked (exchange exists, topic exists). The runner puts a timeout around it.
     fn connect(&mut self) -> impl Future<Output = Result<Self::Connection, LinkError>> + Send;

@@ -1,0 +1,3 @@
+//! The buffer through its public face, on a real folder.
+
+mod face;
