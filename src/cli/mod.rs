@@ -140,7 +140,16 @@ mod tests {
 
     #[test]
     fn the_documented_exit_codes_are_these() {
-        let codes = [Exit::Done, Exit::No, Exit::Usage, Exit::Config, Exit::Unavailable, Exit::Bug, Exit::Io, Exit::NotPermitted];
+        let codes = [
+            Exit::Done,
+            Exit::No,
+            Exit::Usage,
+            Exit::Config,
+            Exit::Unavailable,
+            Exit::Bug,
+            Exit::Io,
+            Exit::NotPermitted,
+        ];
         assert_eq!(codes.map(Exit::code), [0, 1, 64, 65, 69, 70, 74, 77]);
     }
 
