@@ -338,3 +338,66 @@ impl Kafka {
         arrived
     }
 }
+
+mod tests {
+    use rumqttc_v5::QoS;
+
+    use super::super::client::{Publishers, Subscriber, Work};
+    use super::super::ledger::Ledger;
+    use super::super::proxy::Proxy;
+    use super::*;
+
+    fn marks() -> Vec<Mark> {
+        (0..200).map(|number| Mark { publisher: 0, number }).collect()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn rabbitmq_gives_back_what_was_published() {
+        if left_out(&["rabbitmq"]) {
+            return;
+        }
+        let rabbit = Rabbit::start("self").await;
+        rabbit.declare_queue("q").await;
+        rabbit.publish("q", &marks()).await;
+        assert_eq!(rabbit.depth("q").await, 200);
+        Ledger::compare(marks(), &rabbit.receive("q", &marks()).await).assert_exact("RabbitMQ alone");
+        assert_eq!(rabbit.depth("q").await, 0);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn kafka_gives_back_what_was_published_and_a_proxys_clients_stay_behind_it() {
+        if left_out(&["kafka"]) {
+            return;
+        }
+        let behind = free_port();
+        let proxy = Proxy::start(behind).await;
+        let kafka = Kafka::start_behind(behind, proxy.port()).await;
+        kafka.create_topic("t", 2).await;
+        let seen = Kafka { port: proxy.port(), ..kafka };
+        seen.publish("t", &marks()).await;
+        Ledger::compare(marks(), &seen.receive("t", &marks()).await).assert_exact("Kafka alone");
+        let metadata = seen.client().create::<StreamConsumer>().unwrap();
+        let metadata = metadata.fetch_metadata(None, Duration::from_secs(10)).unwrap();
+        assert!(metadata.brokers().iter().all(|broker| broker.port() == i32::from(proxy.port())));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn mosquitto_gives_to_a_subscriber_what_publishers_had_acknowledged() {
+        if left_out(&["mosquitto"]) {
+            return;
+        }
+        let mosquitto = Mosquitto::start().await;
+        let subscriber = Subscriber::start(mosquitto.port, "subscriber", "t/#", QoS::AtLeastOnce).await;
+        let work = Work {
+            port: mosquitto.port,
+            publishers: 2,
+            messages: 1_000,
+            qos: QoS::AtLeastOnce,
+            window: 20,
+            topic: "t".into(),
+        };
+        let acknowledged = Publishers::start(work).finish().await;
+        let arrived = subscriber.receive(&acknowledged).await;
+        Ledger::compare(acknowledged, &arrived).assert_exact("Mosquitto alone");
+    }
+}
