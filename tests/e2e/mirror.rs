@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use rumqttc_v5::QoS;
+use tokio::process::Command;
 
 use crate::support::client::{Publishers, Subscriber, Work};
 use crate::support::gateway::Gateway;
@@ -53,6 +54,8 @@ async fn one_route_carries_every_message_to_three_remotes_in_order_and_intact() 
     assert!(at_kafka.iter().all(|delivery| delivery.topic == format!("line/{}", delivery.mark().publisher)));
     assert!(at_kafka.iter().all(|delivery| delivery.key.as_ref() == Some(&delivery.topic)), "the key is the topic");
 
+    assert_eq!(kcat_counts(kafka.port, "lake").await, MESSAGES, "a client that shares nothing with ours sees the same");
+
     let ids = ids(&at_rabbit);
     assert_eq!(ids, self::ids(&at_kafka), "R11: a message has one id on all links");
     assert_eq!(ids, self::ids(&at_hq), "R11: a message has one id on all links");
@@ -99,4 +102,12 @@ fn ids(arrived: &[Delivery]) -> BTreeMap<Mark, String> {
         .iter()
         .map(|delivery| (delivery.mark(), delivery.property("tg-id").unwrap_or_default().to_owned()))
         .collect()
+}
+
+async fn kcat_counts(port: u16, topic: &str) -> usize {
+    let mut kcat = Command::new("kcat");
+    kcat.args(["-b", &format!("127.0.0.1:{port}"), "-C", "-t", topic, "-o", "beginning", "-e", "-q", "-f", "%o\n"]);
+    let ended = kcat.kill_on_drop(true).output().await.unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    ended.stdout.iter().filter(|byte| **byte == b'\n').count()
 }
