@@ -24,12 +24,12 @@ use tokio_util::sync::CancellationToken;
 
 use self::sink::SinkRunner;
 use self::source::SourceRunner;
-use super::{Config, Identity, Kind, Sink, Source, Timing, mqtt, rabbitmq};
+use super::{Config, Identity, Kind, Sink, Source, Timing, kafka, mqtt, rabbitmq};
 use crate::buffer::Buffer;
 use crate::clock::Clock;
 use crate::hub::{Hub, OfferError, Publication, Receipt, Source as Origin};
 use crate::router::{Endpoint, LinkId};
-use crate::telemetry::board::{LinkState, SharedHalf};
+use crate::telemetry::board::SharedHalf;
 
 /// Where the two halves write what they are doing.
 #[derive(Clone, Debug, Default)]
@@ -77,7 +77,11 @@ pub async fn run(
             let source = rabbitmq::RabbitSource::new(remote, sources, &identity);
             halves.run(sink, source).await;
         }
-        Kind::Kafka(_) => halves.unknown().await,
+        Kind::Kafka(remote) => {
+            let sink = kafka::KafkaSink::new(remote, &identity);
+            let source = kafka::KafkaSource::new(remote, sources, &identity);
+            halves.run(sink, source).await;
+        }
     }
 }
 
@@ -113,15 +117,6 @@ impl Halves<'_> {
             }
         };
         tokio::join!(outbound, inbound);
-    }
-
-    /// A kind that this build does not speak.
-    async fn unknown(self) {
-        let why = format!("this build does not speak {}", self.config.kind.name());
-        for board in [&self.boards.sink, &self.boards.source] {
-            board.enter(LinkState::Misconfigured, Some(why.clone()), None, self.clock.wall());
-        }
-        self.token.cancelled().await;
     }
 }
 
