@@ -86,6 +86,11 @@ impl Tracker {
         offset >= self.floor && !self.settled.contains_key(&offset) && self.hole_at(offset).is_none()
     }
 
+    #[cfg(test)]
+    pub(super) fn settled_out_of_order(&self) -> u64 {
+        super::wide(self.settled.len())
+    }
+
     fn hole_at(&self, offset: u64) -> Option<(u64, u64)> {
         let (from, to) = self.holes.range(..=offset).next_back()?;
         (offset < *to).then_some((*from, *to))

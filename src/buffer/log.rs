@@ -411,6 +411,9 @@ impl Log {
                 let opened = self.upkeep.opened;
                 state.drop_aged(max_age, |stamp| age(stamp, opened, now));
             }
+            if state.pressure != Pressure::None {
+                let _asked_for = state.reclaimable();
+            }
             (state.roll, state.deletable() > 0, state.tracker.unsaved(), state.tracker.is_changed())
         };
         if roll || self.is_stale(now) {
@@ -496,7 +499,7 @@ impl Log {
     fn look_at_the_disk(&mut self, now: Instant) {
         let was = self.shared.state.lock().pressure;
         let recent = self.upkeep.looked.is_some_and(|looked| now.saturating_duration_since(looked) < LOOK_AGAIN);
-        if recent && self.held.is_empty() && was != Pressure::Freeing {
+        if recent && self.held.is_empty() && was == Pressure::None {
             return;
         }
         self.upkeep.looked = Some(now);

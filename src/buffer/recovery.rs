@@ -331,9 +331,13 @@ impl Finding<'_> {
 
     /// Closes what was scanned, so that the next start need not scan it again. Data is never appended to it.
     fn seal_scanned(&mut self, segments: &mut VecDeque<Known>) {
+        let last = segments.back().map(|last| last.base);
         for known in segments.iter_mut().filter(|known| known.scanned) {
             let data_end = if known.readable { known.data_end } else { wide(SEGMENT_HEADER) };
-            self.recovery.torn_bytes += known.len.saturating_sub(data_end);
+            // Behind an earlier one's data lies only what was written again into its successor.
+            if last == Some(known.base) {
+                self.recovery.torn_bytes += known.len.saturating_sub(data_end);
+            }
             if !known.readable || (known.next == known.base && known.base >= self.durable) {
                 continue;
             }
@@ -420,8 +424,17 @@ fn read_footer(handle: &dyn Handle, file: &Listed, salt: u32, len: u64) -> Optio
     segment.data_end = pos;
     segment.bytes = len;
     segment.last = Some(stamp(footer.last_wall));
-    segment.points =
-        footer.points.iter().map(|p| Point { offset: p.offset, pos: p.pos, stamp: stamp(p.wall) }).collect();
+    // The last frame before a point is at most as young as the point.
+    let lasts = footer.points.iter().skip(1).map(|point| point.wall).chain(std::iter::once(footer.last_wall));
+    let points = footer.points.iter().zip(lasts);
+    segment.points = points
+        .map(|(point, last)| Point {
+            offset: point.offset,
+            pos: point.pos,
+            stamp: stamp(point.wall),
+            last: stamp(last),
+        })
+        .collect();
     Some(segment)
 }
 

@@ -166,7 +166,7 @@ impl State {
     }
 
     /// Whether space will come back by itself: the writer has only to be asked.
-    fn reclaimable(&mut self) -> bool {
+    pub(super) fn reclaimable(&mut self) -> bool {
         if self.deletable() > 0 {
             return true;
         }
