@@ -347,7 +347,7 @@ impl Log {
     /// has to wait for space.
     fn write_again(&mut self, again: Vec<Taken>) -> bool {
         let Some(from) = again.first().map(|first| first.base) else { return true };
-        let trouble = match self.into_new_segment(&again, from) {
+        let trouble = match self.write_to_new_segment(&again, from) {
             Ok(()) => return true,
             Err(trouble) => trouble,
         };
@@ -365,7 +365,7 @@ impl Log {
         false
     }
 
-    fn into_new_segment(&mut self, again: &[Taken], from: u64) -> Result<(), Trouble> {
+    fn write_to_new_segment(&mut self, again: &[Taken], from: u64) -> Result<(), Trouble> {
         self.active = None;
         self.cut_catalogue(from).map_err(|error| Trouble::of("putting the failed segment aside", &error))?;
         for batch in again {
@@ -416,10 +416,10 @@ impl Log {
             }
             (state.roll, state.deletable() > 0, state.tracker.unsaved(), state.tracker.is_changed())
         };
-        if roll || self.is_stale(now) {
-            if let Err(Trouble::Broken(reason)) = self.seal() {
-                tracing::error!(reason, "a segment could not be closed");
-            }
+        if (roll || self.is_stale(now))
+            && let Err(Trouble::Broken(reason)) = self.seal()
+        {
+            tracing::error!(reason, "a segment could not be closed");
         }
         let deletable = deletable || self.shared.state.lock().deletable() > 0;
         let sync = deletable

@@ -37,12 +37,10 @@ pub(super) fn open(
     let dir = config.dir.clone();
     storage.create_dir(&dir).map_err(at(&dir))?;
     let lock_path = dir.join("LOCK");
-    let lock = storage.lock(&lock_path).map_err(|error| match error.kind() {
-        io::ErrorKind::WouldBlock => at(&lock_path)(io::Error::new(
-            io::ErrorKind::WouldBlock,
-            "this buffer is open already: another gateway uses the same data folder",
-        )),
-        _ => at(&lock_path)(error),
+    let lock = storage.lock(&lock_path).map_err(|error| {
+        let taken = "this buffer is open already: another gateway uses the same data folder";
+        let busy = error.kind() == io::ErrorKind::WouldBlock;
+        at(&lock_path)(if busy { io::Error::new(io::ErrorKind::WouldBlock, taken) } else { error })
     })?;
     let mut found = Finding { storage: &*storage, recovery: Recovery::default(), durable: 0 };
     let (meta, stored) = found.slots(&dir.join("meta"))?;
