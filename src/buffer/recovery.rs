@@ -205,7 +205,7 @@ impl Finding<'_> {
                 Some(base) => files.push(Listed { path: dir.join(&name), base, salt: None }),
                 None if ["LOCK", "meta", "cursors", "dead-letters"].contains(&name.as_str()) => {}
                 None => {
-                    self.note(format!("{}: not a file of this buffer; it is left alone", dir.join(&name).display()))
+                    self.note(format!("{}: not a file of this buffer; it is left alone", dir.join(&name).display()));
                 }
             }
         }
