@@ -17,7 +17,7 @@ use super::log::{Identity, Log, RESERVE, Upkeep, footer_of};
 use super::scan::FrameScan;
 use super::segment::{FrameMeta, Point, Segment, Stamp};
 use super::slots::{Held, Slots};
-use super::state::{Limits, Pressure, Shared, State, Tail};
+use super::state::{Limits, Pressure, Shared, State, Tail, TurnedAway};
 use super::storage::{Handle, Storage, read_up_to};
 use super::{Config, Offset, OpenError, Recovery, SyncMode, wide};
 use crate::buffer::batch::Batch;
@@ -66,7 +66,7 @@ pub(super) fn open(
         }
     };
     found.settle_holes(&mut segments, &mut tracker)?;
-    found.seal_scanned(&mut segments);
+    found.seal_scanned(&mut segments)?;
 
     let end = segments.back().map_or(0, |segment| segment.segment.next).max(tracker.floor()).max(found.durable);
     let next = found.next_number(end, &identity, fresh || identity.clean, config.sync, &mut tracker);
@@ -106,6 +106,7 @@ fn assemble(parts: Parts<'_>, segments: VecDeque<Known>, tracker: Tracker, next:
         pressure: Pressure::None,
         failed: None,
         closing: false,
+        turned_away: TurnedAway::default(),
         poked: true,
     };
     let limits = Limits::of(parts.config, parts.window);
@@ -328,7 +329,7 @@ impl Finding<'_> {
     }
 
     /// Closes what was scanned, so that the next start need not scan it again. Data is never appended to it.
-    fn seal_scanned(&mut self, segments: &mut VecDeque<Known>) {
+    fn seal_scanned(&mut self, segments: &mut VecDeque<Known>) -> Result<(), OpenError> {
         let last = segments.back().map(|last| last.base);
         for known in segments.iter_mut().filter(|known| known.scanned) {
             let data_end = if known.readable { known.data_end } else { wide(SEGMENT_HEADER) };
@@ -340,11 +341,8 @@ impl Finding<'_> {
                 continue;
             }
             let footer = footer_of(known).encode(known.salt, known.next);
-            let sealed = self.storage.open(&known.path).and_then(|file| {
-                file.set_len(known.data_end)?;
-                file.write_at(&footer, known.data_end)?;
-                file.sync()
-            });
+            let file = self.storage.open(&known.path).map_err(at(&known.path))?;
+            let sealed = file.set_len(known.data_end).and_then(|()| file.write_at(&footer, known.data_end));
             match sealed {
                 Ok(()) => known.segment.bytes = known.data_end + wide(footer.len()),
                 Err(error) => {
@@ -354,11 +352,14 @@ impl Finding<'_> {
                         .push(format!("{path}: cannot be closed ({error}); it is scanned again next time"));
                 }
             }
+            // After a kill its records may be only in memory; from now on they count as durable.
+            file.sync().map_err(at(&known.path))?;
         }
         segments.retain(|known| {
             let holds_nothing = known.scanned && known.next == known.base && known.base >= self.durable;
             !(holds_nothing && self.put_away(known))
         });
+        Ok(())
     }
 
     /// Moves a file that holds no record out of the way of a new segment with its name.
