@@ -310,6 +310,27 @@ fn a_full_disk_with_drop_oldest_goes_on_at_the_cost_of_the_oldest() {
     assert_eq!(bench.offsets().len() as u64, ledger.buffered);
 }
 
+#[test]
+fn r09_a_kill_repeats_at_most_two_windows() {
+    const WINDOW: u64 = 8;
+    for extra in 0..2 * WINDOW {
+        let mut bench = Bench::new(config());
+        bench.put_all(0, 100);
+        for from in (0..40).step_by(5) {
+            bench.settle(from..from + 5);
+            bench.turn();
+        }
+        bench.settle(40..40 + extra);
+        if extra >= WINDOW {
+            bench.turn();
+        }
+        let bench = bench.kill_and_reopen();
+        let repeated = 40 + extra - bench.shared.stats().cursor.0;
+        assert!(repeated <= 2 * WINDOW, "{repeated} after {extra}");
+        bench.ledger();
+    }
+}
+
 /// Every changing call fails in turn, once or for good; what was acknowledged survives a power cut, and damage is never
 /// reported, because there is none.
 #[test]
