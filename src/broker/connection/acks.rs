@@ -23,6 +23,10 @@ pub(super) enum Wait {
     Offer,
     /// To be durable everywhere.
     Receipt(Receipt),
+    /// Nothing: it is durable everywhere.
+    Durable,
+    /// Nothing: it will never be.
+    Refused,
     /// Nothing: it goes with this code.
     Code(ReasonCode),
     /// The store's commit; `None`: nothing was stored.
@@ -177,7 +181,8 @@ fn decide_publish(wait: &Wait) -> Option<Due> {
             Err(_rejected) => Due::Refused,
         }),
         Wait::Code(code) => Some(Due::Code(*code)),
-        Wait::Store(_) => Some(Due::Durable),
+        Wait::Durable | Wait::Store(_) => Some(Due::Durable),
+        Wait::Refused => Some(Due::Refused),
         Wait::Close => Some(Due::Close),
     }
 }

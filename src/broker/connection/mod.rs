@@ -31,7 +31,7 @@ use super::Broker;
 use super::client::Tail;
 use super::registry::{Attached, Ending};
 use super::session::Acks;
-use super::store::Page;
+use super::store::{Op, Page};
 use crate::hub::Mark;
 use crate::topic::TopicName;
 use crate::wire::{
@@ -118,6 +118,7 @@ struct Connection {
     last_seen: Instant,
     tick: Pin<Box<tokio::time::Sleep>>,
     session_expiry_s: u32,
+    user: Option<Arc<str>>,
     is_reading: bool,
 }
 
@@ -138,6 +139,13 @@ pub(super) async fn serve(broker: Arc<Broker>, stream: TcpStream, anonymous: boo
     };
     let end = if stop.is_cancelled() { connection.wind_up().await } else { end };
     connection.finish(end).await;
+}
+
+/// However it ends, a panic included, the session is handed back: else its client id could never connect again.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.broker.detach(&self.attached, Ending::Abnormal);
+    }
 }
 
 impl Connection {
@@ -324,8 +332,12 @@ impl Connection {
         if state.terms.kept && state.outbound.can_assign() {
             drop(state);
             broker.store.stage(|unit| client.lock().pump(Some(unit), durable, now, &broker.board));
-        } else {
-            state.pump(None, durable, now, &broker.board);
+            return;
+        }
+        let given_up = state.pump(None, durable, now, &broker.board);
+        drop(state);
+        if !given_up.is_empty() {
+            broker.store.stage(|unit| given_up.into_iter().for_each(|seq| unit.push(Op::Settle(seq))));
         }
     }
 
@@ -424,11 +436,16 @@ impl Connection {
     }
 }
 
-/// Waits for the first acknowledgement's receipt. What it became is asked for afterwards.
+/// Waits for the first acknowledgement's receipt, and notes what became of it.
 async fn settled(publishes: &mut Acks<Reply, Wait>) {
-    if let Some(Wait::Receipt(receipt)) = publishes.head_mut() {
-        // Whether it was rejected is seen when the acknowledgement is released.
-        drop(receipt.settled().await);
+    if let Some(wait) = publishes.head_mut()
+        && let Wait::Receipt(receipt) = wait
+    {
+        // A log that is gone decides nothing any more; only waiting for it says so.
+        *wait = match receipt.settled().await {
+            Ok(()) => Wait::Durable,
+            Err(_rejected) => Wait::Refused,
+        };
     }
 }
 
