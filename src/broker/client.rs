@@ -132,6 +132,15 @@ pub(super) struct Delivery {
     pub(super) ids: smallvec::SmallVec<[u32; 1]>,
 }
 
+/// What a push into the store is bounded by and counted in.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PushTerms<'a> {
+    /// Rows owed at most.
+    pub(super) limit: u64,
+    pub(super) now: WallMs,
+    pub(super) board: &'a BrokerBoard,
+}
+
 impl Delivery {
     pub(super) fn entry(self, seq: Option<u64>, ready: Option<u64>) -> Entry {
         let Self { topic, message, qos, retain, ids } = self;
@@ -222,10 +231,9 @@ impl State {
         delivery: Delivery,
         body: bytes::Bytes,
         unit: &mut Unit<'_>,
-        limit: u64,
-        now: WallMs,
-        board: &BrokerBoard,
+        terms: PushTerms<'_>,
     ) {
+        let PushTerms { limit, now, board } = terms;
         self.make_room(id, unit, limit, board);
         let seq = unit.next_seq();
         let (topic, qos, retain, ids) =

@@ -56,7 +56,8 @@ impl Connection {
         let mark = self.broker.store_mark.clone();
         let decide = |wait: &Wait| match wait {
             Wait::Store(Some(position)) => mark.decided(*position).map(|decided| decided.is_ok()),
-            _ => Some(true),
+            Wait::Offer | Wait::Receipt(_) | Wait::Durable | Wait::Refused | Wait::Code(_) | Wait::Close => Some(true),
+            Wait::Store(None) => Some(true),
         };
         while let Some((reply, stored)) = self.others.poll(decide) {
             if !stored {

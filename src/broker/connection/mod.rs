@@ -231,7 +231,7 @@ impl Connection {
     fn read_now(&mut self) -> Outcome {
         self.input.reserve(self.read_bytes);
         match self.reader.try_read_buf(&mut self.input) {
-            Ok(0) => return Err(End::Closed),
+            Ok(0) => Err(End::Closed),
             Ok(bytes) => {
                 let fills = bytes >= self.read_bytes;
                 self.read_bytes = if fills { (self.read_bytes * 2).min(READ_BYTES_MAX) } else { self.read_bytes };
@@ -409,7 +409,7 @@ impl Connection {
         self.hand_receipts_over();
         let ending = match end {
             End::Disconnect { with_will: false } => Ending::Orderly,
-            _ => Ending::Abnormal,
+            End::Disconnect { with_will: true } | End::Closed | End::Told(..) | End::Kicked => Ending::Abnormal,
         };
         let ended_by_us = match end {
             End::Kicked => Some((self.attached.kick.reason(), String::new())),
