@@ -16,6 +16,7 @@ fn env() -> Env {
         "PASSWORD" => Some("hunter2".to_owned()),
         "RMQ_USER" => Some("us:er".to_owned()),
         "SITE" => Some("plant-7".to_owned()),
+        "URL" => Some("hunter2://host".to_owned()),
         "EMPTY" => Some(" ".to_owned()),
         _ => None,
     };
