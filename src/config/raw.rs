@@ -281,6 +281,7 @@ mod tests {
             ("a: &x foo\nb: *x\n", "a=foo<foo> b=foo<foo> "),
             ("# nothing\n\n", "~"),
             ("---\n", "~"),
+            ("\u{feff}a: 1\r\nb: x\r\n", "a=1<1> b=x<x> "),
         ] {
             let mut out = String::new();
             show(&parse(&source(text)).unwrap(), &mut out);
