@@ -1,6 +1,8 @@
 //! `routes.yaml`, good and bad: what the shipped files say, what a full file resolves to, and every diagnostic as the
 //! operator sees it (`tests/config/bad/`, one snapshot a file).
 
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed, which is its purpose")]
+
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
