@@ -1,3 +1,24 @@
-//! A RabbitMQ.
+//! A RabbitMQ, by AMQP 0-9-1 (lapin).
+//!
+//! - [`RabbitSink`] publishes to one exchange with publisher confirms, many in flight (`sink`, `confirm`).
+//! - [`RabbitSource`] consumes queues with manual acknowledgement (`source`).
+//! - `client` connects, for both: each half has a connection of its own, because a connection that RabbitMQ has blocked
+//!   carries no acknowledgements either.
+//! - `mapping` says how a message looks in AMQP, both ways. It is pure.
+//!
+//! Invariants: nothing is answered `Confirmed` before the broker's ack *and* before every return that could be the
+//! message's own has been looked at; a consumer acknowledges only the contiguous settled prefix of its channel (R24).
+//! lapin's own reconnecting is off: a lost connection ends, and the runner makes a new one.
+//!
+//! What this module must not know: buffers, backoff, windows, dead letters. The runner does those for all kinds.
+
+mod client;
 mod config;
+mod confirm;
+mod mapping;
+mod sink;
+mod source;
+
 pub use config::{Config, Declare, Unroutable};
+pub use sink::{RabbitSink, RabbitSinkConnection};
+pub use source::{RabbitSource, RabbitSourceConnection, RabbitToken};

@@ -1,0 +1,220 @@
+//! Connecting to a RabbitMQ, and telling what may pass by itself from what somebody must change.
+//!
+//! The TCP connection is made here, not by lapin, for one reason: lapin's thread waits for a mute peer for ever, and
+//! nothing in its interface ends that wait. A second handle on the socket ends it when [`Client`] (or the future of
+//! [`connect`]) is dropped, so that a link whose peer is dead leaves neither threads nor sockets behind.
+
+use std::net::Shutdown;
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lapin::tcp::OwnedTLSConfig;
+use lapin::uri::{AMQPScheme, AMQPUri};
+use lapin::{AsyncTcpStream, Connection, ConnectionProperties, ErrorKind};
+use parking_lot::Mutex;
+
+use super::Config;
+use crate::links::{Identity, LinkError};
+
+/// RabbitMQ's usual heartbeat of 60 s finds a dead peer after two minutes; this one after 20 s. The URL may ask for
+/// another (`?heartbeat=30`).
+const HEARTBEAT_S: u16 = 10;
+/// How long a good-bye may take; after it the socket is cut.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A connection. Dropping it closes the socket at once.
+pub(super) struct Client {
+    pub(super) connection: Connection,
+    _socket: SocketGuard,
+}
+
+impl Client {
+    /// Tells the broker good-bye, and cuts the socket where it does not answer.
+    pub(super) async fn close(self) {
+        let closing = self.connection.close(200, "OK".into());
+        if tokio::time::timeout(CLOSE_TIMEOUT, closing).await.is_err() {
+            tracing::debug!("rabbitmq did not answer the good-bye; the connection is cut");
+        }
+    }
+}
+
+/// Connects and logs in. `role` stands in the connection's name, which the management pages show.
+pub(super) async fn connect(config: &Config, identity: &Identity, role: &str) -> Result<Client, LinkError> {
+    let uri = uri(config)?;
+    let tls = tls(config.ca.as_deref()).await?;
+    let name = format!("tidegate {} {} {role}", identity.site, identity.link);
+    let properties = ConnectionProperties::default().with_connection_name(name.into());
+    let runtime = lapin::runtime::default_runtime().map_err(|error| classify(&error))?;
+    let socket = SocketGuard::default();
+    let slot = Arc::clone(&socket.0);
+    let dialling = runtime.clone();
+    let dial = async move |uri: AMQPUri, _runtime| {
+        let addresses = tokio::net::lookup_host((uri.authority.host.as_str(), uri.authority.port)).await?;
+        let stream = AsyncTcpStream::connect(&dialling, addresses.collect::<Vec<_>>()).await?;
+        if let AsyncTcpStream::Plain(plain) = &stream {
+            hold(&slot, plain.get_ref().as_fd().try_clone_to_owned()?.into())?;
+        }
+        Ok(match uri.scheme {
+            AMQPScheme::AMQP => stream,
+            AMQPScheme::AMQPS => stream.into_tls(&uri.authority.host, tls.as_ref()).await?,
+        })
+    };
+    let connection = Connection::connector(uri, runtime, dial, properties).await.map_err(|error| classify(&error))?;
+    Ok(Client { connection, _socket: socket })
+}
+
+/// Where the broker is, for errors: without user and password.
+pub(super) fn vhost(config: &Config) -> String {
+    config.url.parse::<AMQPUri>().map_or_else(|_unreadable| String::new(), |uri| uri.vhost)
+}
+
+/// The address, with our heartbeat, and with IPv6 hosts, which lapin's own parser takes for `localhost`.
+fn uri(config: &Config) -> Result<AMQPUri, LinkError> {
+    let bad = |reason: String| LinkError::Misconfigured(format!("the url cannot be read: {reason}"));
+    let mut uri: AMQPUri = config.url.parse().map_err(bad)?;
+    let url = url::Url::parse(&config.url).map_err(|error| bad(error.to_string()))?;
+    if let Some(url::Host::Ipv6(address)) = url.host() {
+        uri.authority.host = address.to_string();
+    }
+    uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
+    Ok(uri)
+}
+
+/// The web's roots, and the operator's own authority beside them.
+async fn tls(ca: Option<&Path>) -> Result<OwnedTLSConfig, LinkError> {
+    let Some(path) = ca else { return Ok(OwnedTLSConfig::default()) };
+    match tokio::fs::read_to_string(path).await {
+        Ok(pem) => Ok(OwnedTLSConfig { identity: None, cert_chain: Some(pem) }),
+        Err(error) => Err(LinkError::Misconfigured(format!("cannot read ca {}: {error}", path.display()))),
+    }
+}
+
+/// What an error of lapin means for the link. 403 (no permission, wrong password), 404 (no such exchange or queue) and 530
+/// (no such vhost) stay until somebody changes something; everything else may pass.
+pub(super) fn classify(error: &lapin::Error) -> LinkError {
+    match error.kind() {
+        ErrorKind::ProtocolError(remote) => {
+            let words = format!("{} {}", remote.get_id(), remote.get_message());
+            match remote.get_id() {
+                403 | 404 | 530 => LinkError::Misconfigured(words),
+                _ => LinkError::Transient(words),
+            }
+        }
+        ErrorKind::IOError(cause) => {
+            let words = cause.to_string();
+            if is_certificate_error(&words) { LinkError::Misconfigured(words) } else { LinkError::Transient(words) }
+        }
+        ErrorKind::AuthProviderError(_) | ErrorKind::InvalidProtocolVersion(_) => {
+            LinkError::Misconfigured(error.to_string())
+        }
+        _ => LinkError::Transient(error.to_string()),
+    }
+}
+
+/// rustls says it in the text of an I/O error: a certificate does not get better by trying again.
+fn is_certificate_error(words: &str) -> bool {
+    words.contains("invalid peer certificate") || words.contains("certificate required")
+}
+
+/// The second handle on the socket; see the module.
+#[derive(Default)]
+struct SocketGuard(Arc<Mutex<Socket>>);
+
+#[derive(Default)]
+enum Socket {
+    #[default]
+    NotYet,
+    Open(std::net::TcpStream),
+    GivenUp,
+}
+
+impl Drop for SocketGuard {
+    fn drop(&mut self) {
+        if let Socket::Open(stream) = std::mem::replace(&mut *self.0.lock(), Socket::GivenUp) {
+            // It fails only where the socket is closed already.
+            drop(stream.shutdown(Shutdown::Both));
+        }
+    }
+}
+
+/// Keeps the handle, unless the guard went while the TCP connection was being made.
+fn hold(slot: &Mutex<Socket>, stream: std::net::TcpStream) -> std::io::Result<()> {
+    let mut slot = slot.lock();
+    match *slot {
+        Socket::GivenUp => Err(std::io::Error::new(std::io::ErrorKind::ConnectionAborted, "given up")),
+        Socket::NotYet | Socket::Open(_) => {
+            *slot = Socket::Open(stream);
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+    use crate::router::LinkId;
+
+    fn config(url: &str) -> Config {
+        Config {
+            url: url.to_owned(),
+            exchange: String::new(),
+            declare: None,
+            mandatory: true,
+            unroutable: super::super::Unroutable::DeadLetter,
+            prefetch: 512,
+            topic_escape: false,
+            ca: None,
+        }
+    }
+
+    fn identity() -> Identity {
+        Identity { site: "test".into(), link: LinkId::new("r") }
+    }
+
+    #[tokio::test]
+    async fn amqps_never_speaks_in_plain_text() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("amqps://user:secret@127.0.0.1:{}/%2f", listener.local_addr().unwrap().port());
+        let config = config(&url);
+        let identity = identity();
+        let accept = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut first = [0_u8; 3];
+            stream.read_exact(&mut first).await.unwrap();
+            first
+        };
+        let (first, result) = tokio::join!(accept, connect(&config, &identity, "test"));
+        // A TLS record of type handshake, version 3.x; plain AMQP would be the letters `AMQ`.
+        assert_eq!((first[0], first[1]), (0x16, 0x03));
+        assert!(result.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_mute_peer_is_left_with_its_socket_closed_when_the_connect_is_given_up() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let config = config(&format!("amqp://127.0.0.1:{}/%2f", listener.local_addr().unwrap().port()));
+        let identity = identity();
+        let mut accepted = tokio::select! {
+            _ = connect(&config, &identity, "test") => panic!("the peer never spoke"),
+            stream = async {
+                let mut stream = listener.accept().await.unwrap().0;
+                let mut header = [0_u8; 8];
+                stream.read_exact(&mut header).await.unwrap();
+                stream
+            } => stream,
+        };
+        // The future of `connect` is gone: the peer sees the end of the stream.
+        assert_eq!(accepted.read(&mut [0_u8; 8]).await.unwrap(), 0);
+    }
+
+    #[test]
+    fn an_ipv6_host_is_kept_and_a_heartbeat_is_set() {
+        let uri = uri(&config("amqp://u:p@[::1]:5673/v")).unwrap();
+        assert_eq!((uri.authority.host.as_str(), uri.query.heartbeat), ("::1", Some(HEARTBEAT_S)));
+        assert!(matches!(super::uri(&config("http://x")), Err(LinkError::Misconfigured(_))));
+    }
+}
