@@ -23,3 +23,26 @@ pub struct Config {
     /// `admin: { bind: .. }`.
     pub admin: Option<SocketAddr>,
 }
+
+// LOCAL STUB, never committed
+#[derive(Debug, thiserror::Error)]
+#[error("stub")]
+pub struct BuildError;
+impl BuildError {
+    pub fn exit_code(&self) -> u8 {
+        70
+    }
+}
+#[derive(Debug, thiserror::Error)]
+#[error("stub")]
+pub struct RunError;
+#[derive(Debug)]
+pub struct Gateway;
+impl Gateway {
+    pub async fn build(_c: Config, _k: Arc<dyn crate::clock::Clock>) -> Result<Self, BuildError> {
+        Err(BuildError)
+    }
+    pub async fn run(self, _t: tokio_util::sync::CancellationToken) -> Result<(), RunError> {
+        Ok(())
+    }
+}
