@@ -23,7 +23,8 @@ done
 say() { printf 'tests/run.sh: %s\n' "$*" >&2; }
 named() { local name; for name in "${without[@]}"; do [ "$name" != "$1" ] || return 0; done; return 1; }
 
-PATH=$PATH:/usr/sbin
+PATH=$PATH:/usr/sbin:$HOME/.cargo/bin
+command -v cargo >/dev/null || { say "there is no cargo here: install Rust from https://rustup.rs"; exit 69; }
 work=$(mktemp -d) || exit 74
 child=
 policy=

@@ -16,6 +16,8 @@
 
 mod plan;
 mod receipt;
+#[cfg(test)]
+mod tests;
 
 pub use crate::buffer::{Mark, MarkSender, Rejected};
 pub use receipt::Receipt;

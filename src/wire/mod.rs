@@ -3,11 +3,12 @@
 //! A [`Decoder`] takes what a connection has read and gives whole packets; [`encode`] appends a packet to an output
 //! buffer. What a peer sends wrong becomes a [`DecodeError`] that carries the MQTT 5 reason code to answer with.
 //!
-//! Invariants: no input panics; nothing is buffered or allocated beyond the packet size that was allowed; a packet
-//! that was decoded is one that the specification permits in itself. What needs state (topic aliases, packet ids in
+//! Invariants: no input panics; a packet above the allowed size is refused before it is buffered; what is allocated
+//! grows with the bytes that came, never with a length that they claim (at worst a twelvefold, for a SUBSCRIBE of empty
+//! filters); a packet that was decoded is one that the specification permits in itself. What needs state (topic aliases, packet ids in
 //! use, the order of packets) is for the broker's connection and session.
 //!
-//! This module knows no socket, no clock, no session and no routing. It must not name tokio, files or the network.
+//! This module knows no socket, no clock, no session and no routing.
 
 mod decode;
 mod encode;

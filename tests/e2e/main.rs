@@ -4,3 +4,16 @@
 #[cfg(test)]
 #[path = "../support/mod.rs"]
 mod support;
+
+#[cfg(test)]
+mod inbound;
+#[cfg(test)]
+mod life;
+#[cfg(test)]
+mod mirror;
+#[cfg(test)]
+mod mistakes;
+#[cfg(test)]
+mod outage;
+#[cfg(test)]
+mod sessions;

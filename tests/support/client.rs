@@ -1,7 +1,7 @@
 //! MQTT clients by an independent library (rumqttc): publishers that know exactly what was acknowledged to them, and a
 //! subscriber with a kept session.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -11,6 +11,7 @@ use rumqttc_v5::{
     AsyncClient, BrokerSessionResumePolicy, Event, EventLoop, Incoming, MqttOptions, PublishNotice, PublishOptions,
     PublishProperties, QoS, SessionMode,
 };
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -41,23 +42,37 @@ pub(crate) struct Work {
 #[derive(Debug)]
 pub(crate) struct Publishers {
     tasks: JoinSet<()>,
-    acknowledged: Arc<AtomicUsize>,
+    progress: Progress,
     work: Work,
 }
 
+/// Shared by the publishers and their test.
+#[derive(Clone, Debug)]
+struct Progress {
+    /// How many of its messages each publisher may publish by now.
+    share: watch::Sender<usize>,
+    acknowledged: Arc<AtomicUsize>,
+}
+
 impl Publishers {
+    /// They publish nothing before [`Publishers::allow`].
     pub(crate) fn start(work: Work) -> Self {
-        let acknowledged = Arc::new(AtomicUsize::new(0));
+        let progress = Progress { share: watch::Sender::new(0), acknowledged: Arc::default() };
         let mut tasks = JoinSet::new();
         for publisher in 0..work.publishers {
-            tasks.spawn(publish(work.clone(), publisher, Arc::clone(&acknowledged)));
+            tasks.spawn(publish(work.clone(), publisher, progress.clone()));
         }
-        Self { tasks, acknowledged, work }
+        Self { tasks, progress, work }
+    }
+
+    /// Lets them publish up to so many messages in all.
+    pub(crate) fn allow(&self, messages: usize) {
+        self.progress.share.send_replace(messages / self.work.publishers);
     }
 
     /// How many acknowledgements came in, over all publishers.
     pub(crate) fn acknowledged(&self) -> usize {
-        self.acknowledged.load(Ordering::Relaxed)
+        self.progress.acknowledged.load(Ordering::Relaxed)
     }
 
     /// Returns when so many were acknowledged.
@@ -72,6 +87,7 @@ impl Publishers {
 
     /// Returns when all were acknowledged, with the account of it.
     pub(crate) async fn finish(mut self) -> Vec<Mark> {
+        self.allow(self.work.messages);
         self.reach(self.work.messages).await;
         while let Some(ended) = self.tasks.join_next().await {
             ended.unwrap();
@@ -88,7 +104,7 @@ fn all_marks(work: &Work) -> Vec<Mark> {
 
 /// One publisher, over as many connections as it takes. Each is a new client with a clean session: what is sent again is our decision,
 /// not the library's.
-async fn publish(work: Work, publisher: usize, acknowledged: Arc<AtomicUsize>) {
+async fn publish(work: Work, publisher: usize, progress: Progress) {
     let share = work.messages / work.publishers;
     let mut open: Vec<usize> = (0..share).collect();
     let mut retry = interval(RETRY);
@@ -100,12 +116,12 @@ async fn publish(work: Work, publisher: usize, acknowledged: Arc<AtomicUsize>) {
         let (client, events) = AsyncClient::builder(options).capacity(work.window).build();
         let mut polling = JoinSet::new();
         polling.spawn(poll_once_connected(events));
-        let done = publish_in_order(&client, &work, publisher, &open, &acknowledged).await;
+        let done = publish_in_order(&client, &work, publisher, &open, &progress).await;
         open.retain(|number| !done.contains(number));
         if open.is_empty() {
             // The library's own good-bye; the loop ends with it.
-            let _ = client.disconnect().await;
-            let _ = polling.join_next().await;
+            drop(client.disconnect().await);
+            polling.join_next().await;
         }
     }
 }
@@ -116,28 +132,32 @@ async fn publish_in_order(
     work: &Work,
     publisher: usize,
     open: &[usize],
-    acknowledged: &AtomicUsize,
-) -> std::collections::BTreeSet<usize> {
-    let mut done = std::collections::BTreeSet::new();
+    progress: &Progress,
+) -> BTreeSet<usize> {
+    let mut share = progress.share.subscribe();
+    let mut done = BTreeSet::new();
     let mut window: VecDeque<(usize, PublishNotice)> = VecDeque::new();
-    let mut rest = open.iter();
+    let mut rest = open.iter().copied().peekable();
     let mut broken = false;
     loop {
-        if !broken && window.len() < work.window {
-            if let Some(number) = rest.next() {
-                match send(client, work, publisher, *number).await {
-                    Some(notice) => window.push_back((*number, notice)),
-                    None => broken = true,
-                }
-                continue;
+        let may = rest.peek().is_some_and(|number| number < &*share.borrow_and_update());
+        if !broken && may && window.len() < work.window {
+            let number = rest.next().unwrap();
+            match send(client, work, publisher, number).await {
+                Some(notice) => window.push_back((number, notice)),
+                None => broken = true,
             }
-        }
-        let Some((number, notice)) = window.pop_front() else { return done };
-        if notice.wait_completion_async().await.is_ok() {
-            done.insert(number);
-            acknowledged.fetch_add(1, Ordering::Relaxed);
+        } else if let Some((number, notice)) = window.pop_front() {
+            if notice.wait_completion_async().await.is_ok() {
+                done.insert(number);
+                progress.acknowledged.fetch_add(1, Ordering::Relaxed);
+            } else {
+                broken = true;
+            }
+        } else if broken || rest.peek().is_none() {
+            return done;
         } else {
-            broken = true;
+            share.changed().await.unwrap();
         }
     }
 }
@@ -160,7 +180,7 @@ async fn poll_once_connected(mut events: EventLoop) {
 }
 
 /// A QoS 2 publisher with a kept session: one client whose own state lives on over reconnects, as exactly-once needs it.
-pub(crate) async fn publish_exactly_once(work: &Work, acknowledged: Arc<AtomicUsize>) -> Vec<Mark> {
+pub(crate) async fn publish_exactly_once(work: Work, acknowledged: Arc<AtomicUsize>) -> Vec<Mark> {
     let mut options = MqttOptions::new("exactly-once", ("127.0.0.1", work.port));
     options.set_keep_alive(30).set_session_mode(SessionMode::Persistent).set_session_expiry_interval(Some(3_600));
     options.set_max_request_batch(16);
@@ -172,12 +192,12 @@ pub(crate) async fn publish_exactly_once(work: &Work, acknowledged: Arc<AtomicUs
         if window.len() == work.window {
             completed(window.pop_front(), &acknowledged).await;
         }
-        window.push_back(send(&client, work, 0, number).await.expect("the client's own queue takes it"));
+        window.push_back(send(&client, &work, 0, number).await.expect("the client's own queue takes it"));
     }
     while !window.is_empty() {
         completed(window.pop_front(), &acknowledged).await;
     }
-    all_marks(work)
+    all_marks(&work)
 }
 
 async fn completed(notice: Option<PublishNotice>, acknowledged: &AtomicUsize) {
@@ -276,7 +296,7 @@ pub(crate) fn missing(marks: &[Mark], arrived: &[Delivery]) -> usize {
     if arrived.len() < marks.len() {
         return marks.len() - arrived.len();
     }
-    let there: std::collections::BTreeSet<Mark> = arrived.iter().map(Delivery::mark).collect();
+    let there: BTreeSet<Mark> = arrived.iter().map(Delivery::mark).collect();
     marks.iter().filter(|mark| !there.contains(mark)).count()
 }
 

@@ -37,7 +37,7 @@ impl Process {
         let output = OpenOptions::new().create(true).append(true).open(log).unwrap();
         command.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output);
         let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let child = spawn(command).unwrap_or_else(|error| panic!("cannot start {name} by setpriv: {error}"));
+        let child = spawn(command);
         Self { child, log: log.to_owned(), name }
     }
 
@@ -72,8 +72,8 @@ impl Process {
 
     fn end(&mut self) {
         // Both fail only where it has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        drop(self.child.kill());
+        drop(self.child.wait());
     }
 }
 
@@ -92,20 +92,22 @@ impl Drop for Process {
 type Order = (Command, SyncSender<io::Result<Child>>);
 
 /// Spawns on the thread that lives as long as the process.
-fn spawn(command: Command) -> io::Result<Child> {
+fn spawn(command: Command) -> Child {
     static SPAWNER: LazyLock<SyncSender<Order>> = LazyLock::new(|| {
         let (orders, inbox) = sync_channel::<Order>(0);
         let work = move || {
             for (mut command, answer) in inbox {
-                let _ = answer.send(command.spawn());
+                drop(answer.send(command.spawn()));
             }
         };
         thread::Builder::new().name("spawner".into()).spawn(work).unwrap();
         orders
     });
+    let program = command.get_program().display().to_string();
     let (answer, answered) = sync_channel(1);
     SPAWNER.send((command, answer)).unwrap();
-    answered.recv().unwrap()
+    let spawned: io::Result<Child> = answered.recv().unwrap();
+    spawned.unwrap_or_else(|error| panic!("cannot start {program}: {error}"))
 }
 
 /// A port on which nothing listens, never given twice, and below the range from which the kernel takes ports for outgoing
@@ -132,10 +134,6 @@ impl Room {
         Self(path)
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        &self.0
-    }
-
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
@@ -144,7 +142,7 @@ impl Room {
 impl Drop for Room {
     fn drop(&mut self) {
         // The watcher removes what is still being written to.
-        let _ = fs::remove_dir_all(&self.0);
+        drop(fs::remove_dir_all(&self.0));
     }
 }
 
@@ -166,7 +164,7 @@ fn watch(house: &Path) {
     let mut command = Command::new("setsid");
     command.args(["sh", "-c", script]).arg(house);
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-    let child = spawn(command).unwrap();
+    let child = spawn(command);
     // Its standard input stays open for as long as this process lives.
     std::mem::forget(child);
 }

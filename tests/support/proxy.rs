@@ -1,7 +1,7 @@
 //! A TCP proxy that breaks connections in the ways that networks do: refused, cut, or open but dead.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -110,7 +110,7 @@ async fn carry(client: TcpStream, server: u16, mut weather: watch::Receiver<Weat
     let mut cut = weather.clone();
     let over = async {
         // An error: the proxy is gone, and its connections with it.
-        let _ = cut.wait_for(|weather| weather.generation != generation).await.map(drop);
+        drop(cut.wait_for(|weather| weather.generation != generation).await);
     };
     tokio::select! {
         () = over => reset(&client),
@@ -127,28 +127,28 @@ async fn connect(server: u16, weather: &mut watch::Receiver<Weather>) -> Option<
     TcpStream::connect(("127.0.0.1", server)).await.ok()
 }
 
-/// Carries bytes both ways until one side ends or the connection is cut.
-async fn relay(client: TcpStream, remote: TcpStream, weather: watch::Receiver<Weather>, generation: u64) {
-    let mut cut = weather.clone();
-    let (mut client_in, mut client_out) = client.into_split();
-    let (mut remote_in, mut remote_out) = remote.into_split();
-    let broken = tokio::select! {
-        _ = cut.wait_for(|weather| weather.generation != generation) => true,
-        both = async {
-            tokio::join!(
-                pump(&mut client_in, &mut remote_out, weather.clone()),
-                pump(&mut remote_in, &mut client_out, weather.clone()),
-            )
-        } => both.0.is_none() || both.1.is_none(),
+/// Carries bytes both ways until both sides have ended or the connection is cut.
+async fn relay(mut client: TcpStream, mut remote: TcpStream, mut weather: watch::Receiver<Weather>, generation: u64) {
+    let both = weather.clone();
+    let broken = {
+        // Borrowed halves: owned ones would say good-bye when dropped, and a cut is to be a reset.
+        let (client_in, client_out) = client.split();
+        let (remote_in, remote_out) = remote.split();
+        tokio::select! {
+            _ = weather.wait_for(|weather| weather.generation != generation) => true,
+            ended = async { tokio::join!(pump(client_in, remote_out, both.clone()), pump(remote_in, client_out, both.clone())) } => {
+                ended.0.is_none() || ended.1.is_none()
+            }
+        }
     };
     if broken {
-        reset(client_in.as_ref());
-        reset(remote_in.as_ref());
+        reset(&client);
+        reset(&remote);
     }
 }
 
 /// One direction. `None`: broken; otherwise the end was passed on.
-async fn pump(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, mut weather: watch::Receiver<Weather>) -> Option<()> {
+async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mut weather: watch::Receiver<Weather>) -> Option<()> {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         fair(&mut weather).await?;
@@ -170,7 +170,7 @@ async fn fair(weather: &mut watch::Receiver<Weather>) -> Option<()> {
 /// Makes the coming close a reset.
 fn reset(stream: &TcpStream) {
     // Fails only on a connection that is gone.
-    let _ = stream.set_zero_linger();
+    drop(stream.set_zero_linger());
 }
 
 mod tests {
@@ -194,7 +194,7 @@ mod tests {
             while let Ok((mut stream, _)) = listener.accept().await {
                 connections.spawn(async move {
                     let (mut input, mut output) = stream.split();
-                    let _ = tokio::io::copy(&mut input, &mut output).await;
+                    drop(tokio::io::copy(&mut input, &mut output).await);
                 });
             }
         });

@@ -75,26 +75,17 @@ async fn accepts(port: u16) -> Result<(), String> {
 #[derive(Debug)]
 pub(crate) struct Mosquitto {
     pub(crate) port: u16,
-    room: Room,
-    process: Option<Process>,
+    _room: Room,
+    _process: Process,
 }
 
 impl Mosquitto {
-    /// Keeps its sessions over restarts.
+    /// With kept sessions that queue without limit.
     pub(crate) async fn start() -> Self {
-        let mut mosquitto = Self { port: free_port(), room: Room::new("mosquitto"), process: None };
-        mosquitto.start_again().await;
-        mosquitto
-    }
-
-    pub(crate) async fn start_again(&mut self) {
-        let (port, arguments) = (self.port, [self.port.to_string(), "persist=on".to_owned()]);
-        self.process = Some(start("mosquitto", &self.room, &arguments, async |_: &Process| accepts(port).await).await);
-    }
-
-    /// SIGSTOP: it accepts, and says nothing.
-    pub(crate) fn process(&self) -> &Process {
-        self.process.as_ref().expect("it runs")
+        let (port, room) = (free_port(), Room::new("mosquitto"));
+        let arguments = [port.to_string(), "persist=on".to_owned()];
+        let process = start("mosquitto", &room, &arguments, async |_: &Process| accepts(port).await).await;
+        Self { port, _room: room, _process: process }
     }
 }
 
@@ -218,9 +209,8 @@ impl Rabbit {
 
 fn headers(properties: &BasicProperties) -> BTreeMap<String, String> {
     let headers = properties.headers().clone().unwrap_or_default();
-    let text = |value: &AMQPValue| match value {
-        AMQPValue::LongString(text) => text.to_string(),
-        other => format!("{other:?}"),
+    let text = |value: &AMQPValue| {
+        if let AMQPValue::LongString(text) = value { text.to_string() } else { format!("{value:?}") }
     };
     let mut all: BTreeMap<String, String> =
         headers.inner().iter().map(|(name, value)| (name.to_string(), text(value))).collect();
@@ -346,5 +336,68 @@ impl Kafka {
         })
         .await;
         arrived
+    }
+}
+
+mod tests {
+    use rumqttc_v5::QoS;
+
+    use super::super::client::{Publishers, Subscriber, Work};
+    use super::super::ledger::Ledger;
+    use super::super::proxy::Proxy;
+    use super::*;
+
+    fn marks() -> Vec<Mark> {
+        (0..200).map(|number| Mark { publisher: 0, number }).collect()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn rabbitmq_gives_back_what_was_published() {
+        if left_out(&["rabbitmq"]) {
+            return;
+        }
+        let rabbit = Rabbit::start("self").await;
+        rabbit.declare_queue("q").await;
+        rabbit.publish("q", &marks()).await;
+        assert_eq!(rabbit.depth("q").await, 200);
+        Ledger::compare(marks(), &rabbit.receive("q", &marks()).await).assert_exact("RabbitMQ alone");
+        assert_eq!(rabbit.depth("q").await, 0);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn kafka_gives_back_what_was_published_and_a_proxys_clients_stay_behind_it() {
+        if left_out(&["kafka"]) {
+            return;
+        }
+        let behind = free_port();
+        let proxy = Proxy::start(behind).await;
+        let kafka = Kafka::start_behind(behind, proxy.port()).await;
+        kafka.create_topic("t", 2).await;
+        let seen = Kafka { port: proxy.port(), ..kafka };
+        seen.publish("t", &marks()).await;
+        Ledger::compare(marks(), &seen.receive("t", &marks()).await).assert_exact("Kafka alone");
+        let metadata = seen.client().create::<StreamConsumer>().unwrap();
+        let metadata = metadata.fetch_metadata(None, Duration::from_secs(10)).unwrap();
+        assert!(metadata.brokers().iter().all(|broker| broker.port() == i32::from(proxy.port())));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn mosquitto_gives_to_a_subscriber_what_publishers_had_acknowledged() {
+        if left_out(&["mosquitto"]) {
+            return;
+        }
+        let mosquitto = Mosquitto::start().await;
+        let subscriber = Subscriber::start(mosquitto.port, "subscriber", "t/#", QoS::AtLeastOnce).await;
+        let work = Work {
+            port: mosquitto.port,
+            publishers: 2,
+            messages: 1_000,
+            qos: QoS::AtLeastOnce,
+            window: 20,
+            topic: "t".into(),
+        };
+        let acknowledged = Publishers::start(work).finish().await;
+        let arrived = subscriber.receive(&acknowledged).await;
+        Ledger::compare(acknowledged, &arrived).assert_exact("Mosquitto alone");
     }
 }

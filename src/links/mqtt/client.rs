@@ -5,6 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -34,6 +35,10 @@ pub(super) const REQUEST_BATCH: usize = 64;
 /// How long the remote keeps the subscribing session while we are away: a week, so that a long weekend loses nothing.
 /// Remotes may grant less.
 pub(super) const SESSION_EXPIRY_S: u32 = 7 * 24 * 3600;
+
+/// How long a good-bye waits for publishes that are still open. It queues behind the acknowledgements, which an immediate
+/// DISCONNECT would overtake.
+const GOOD_BYE_WAIT: Duration = Duration::from_millis(400);
 
 /// Packet length that the fixed header can tell (MQTT 5.0 section 1.5.5), for remotes that name no maximum.
 const PACKET_BYTES_MAX: u64 = 268_435_455;
@@ -262,8 +267,8 @@ impl Client {
 
     async fn disconnect(&self) -> bool {
         match self {
-            Self::V4(client) => client.disconnect_now().await.is_ok(),
-            Self::V5(client) => client.disconnect_now().await.is_ok(),
+            Self::V4(client) => client.disconnect_with_timeout(GOOD_BYE_WAIT).await.is_ok(),
+            Self::V5(client) => client.disconnect_with_timeout(GOOD_BYE_WAIT).await.is_ok(),
         }
     }
 }
@@ -324,13 +329,13 @@ impl AsyncWrite for Counted {
 pub(super) async fn hand_over(
     inbound: &mpsc::Sender<Inbound>,
     message: Inbound,
-    keep_alive: std::time::Duration,
+    keep_alive: Duration,
 ) -> Result<(), LinkError> {
     match inbound.try_send(message) {
         Ok(()) => Ok(()),
         Err(mpsc::error::TrySendError::Closed(_)) => Err(LinkError::Transient("closed".to_owned())),
         Err(mpsc::error::TrySendError::Full(message)) => {
-            let patience = if keep_alive.is_zero() { std::time::Duration::from_secs(15) } else { keep_alive / 2 };
+            let patience = if keep_alive.is_zero() { Duration::from_secs(15) } else { keep_alive / 2 };
             match tokio::time::timeout(patience, inbound.send(message)).await {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(_)) | Err(_) => {
