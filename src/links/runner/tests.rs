@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::telemetry::board::{HalfBoard, HalfStatus};
+use crate::telemetry::board::{HalfBoard, HalfStatus, LinkState};
 
 /// Short delays, so that a test takes milliseconds; long enough to be told apart.
 const TIMING: Timing = Timing {

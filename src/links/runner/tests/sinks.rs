@@ -14,6 +14,7 @@ use crate::clock::WallMs;
 use crate::links::{Answer, LinkError, Outgoing, Sent, SinkConnection};
 use crate::message::tests_support::message;
 use crate::message::{Envelope, Message};
+use crate::telemetry::board::LinkState;
 use crate::units::ByteSize;
 
 /// What the remote does with one record.

@@ -9,8 +9,9 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::hub::{Mark, MarkSender};
-use crate::links::{LinkError, Received, SourceConnection};
+use crate::links::{LinkError, Received, Source, SourceConnection};
 use crate::message::{Properties, Qos};
+use crate::telemetry::board::LinkState;
 use crate::topic::TopicName;
 
 /// The far end and the hub in one: what a test scripts and reads.
