@@ -56,7 +56,7 @@ impl UnixSocket {
 impl Drop for UnixSocket {
     fn drop(&mut self) {
         // A file that stays is harmless: the next start replaces it.
-        let _: io::Result<()> = std::fs::remove_file(&self.path);
+        let _harmless: io::Result<()> = std::fs::remove_file(&self.path);
     }
 }
 

@@ -25,6 +25,8 @@ mod local;
 mod registry;
 mod session;
 mod store;
+#[cfg(test)]
+mod tests;
 mod topics;
 
 pub use config::{Config, Listener};

@@ -376,7 +376,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(256))]
         #[test]
         fn decoders_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), salt: u32, at in 0_usize..300) {
-            drop(FrameHeader::decode(&bytes, salt).map(|header| header.frame_len()));
+            let _len = FrameHeader::decode(&bytes, salt).map(|header| header.frame_len());
             let _read = SegmentHeader::decode(&bytes);
             drop(Footer::decode(&bytes));
             drop(decode_record(&Bytes::from(bytes), at));

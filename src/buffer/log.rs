@@ -3,6 +3,7 @@
 //! nothing.
 
 use std::any::Any;
+use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use super::segment::{FrameMeta, Segment, Stamp};
 use super::slots::Slots;
 use super::state::{Pressure, Shared};
 use super::storage::{Handle, Storage, is_no_space};
-use super::{SyncMode, wide};
+use super::{SyncMode, WhenFull, wide};
 use crate::clock::WallMs;
 
 /// A changed cursor is synced at the latest after this (R9).
@@ -74,8 +75,8 @@ pub(super) struct Log {
     pub(super) synced: u64,
     /// Written and not synced.
     pub(super) unsynced: Vec<Taken>,
-    /// Staged, taken, and not written because the disk was full.
-    pub(super) held: Option<Taken>,
+    /// Taken, and not written because the disk was full; in order.
+    pub(super) held: VecDeque<Taken>,
 }
 
 /// When what was last done.
@@ -84,14 +85,14 @@ pub(super) struct Upkeep {
     cursor_synced: Instant,
     cursor_unsynced: bool,
     data_synced: Instant,
-    looked: Instant,
+    looked: Option<Instant>,
     /// By the wall clock and the monotonic one, when the log was opened.
     opened: (WallMs, Instant),
 }
 
 impl Upkeep {
     pub(super) const fn new(wall: WallMs, now: Instant) -> Self {
-        Self { cursor_synced: now, cursor_unsynced: false, data_synced: now, looked: now, opened: (wall, now) }
+        Self { cursor_synced: now, cursor_unsynced: false, data_synced: now, looked: None, opened: (wall, now) }
     }
 }
 
@@ -142,52 +143,60 @@ impl Log {
 
     /// Writes and syncs everything that is staged.
     pub(super) fn commit(&mut self) {
-        if let Some(held) = self.held.take() {
-            self.store(held);
+        while !self.has_failed() {
+            let Some(batch) = self.held.pop_front().or_else(|| self.take_staged()) else { return };
+            let stuck = !self.store(batch);
+            self.shared.state.lock().in_write = self.held.iter().map(Taken::bytes).sum();
+            self.shared.make_room();
+            if stuck {
+                return;
+            }
         }
-        while self.held.is_none() && !self.has_failed() {
-            let taken = {
-                let mut state = self.shared.state.lock();
-                let taken = state.staged.take();
-                state.in_write = taken.as_ref().map_or(0, Taken::bytes);
-                taken
-            };
-            let Some(taken) = taken else { return };
-            self.store(taken);
-        }
+    }
+
+    fn take_staged(&self) -> Option<Taken> {
+        let mut state = self.shared.state.lock();
+        let taken = state.staged.take();
+        state.in_write = taken.as_ref().map_or(0, Taken::bytes);
+        taken
     }
 
     fn has_failed(&self) -> bool {
         self.shared.state.lock().failed.is_some()
     }
 
-    fn store(&mut self, batch: Taken) {
+    /// `false`: it has to wait for space.
+    fn store(&mut self, batch: Taken) -> bool {
         match self.write_and_sync(&batch) {
-            Ok(()) => return,
-            Err(Trouble::NoSpace) => return self.hold(batch),
+            Ok(()) => true,
+            Err(Trouble::NoSpace) => {
+                self.hold(vec![batch]);
+                false
+            }
             Err(Trouble::Broken(reason)) => {
                 tracing::error!(reason, "a segment failed; what is not durable is written once more into a new one");
+                let mut again = std::mem::take(&mut self.unsynced);
+                if again.last().is_none_or(|last| last.next <= batch.base) {
+                    again.push(batch);
+                }
+                self.write_again(again)
             }
-        }
-        match self.write_again(batch) {
-            Ok(()) => {}
-            Err((batch, Trouble::NoSpace)) => self.hold(batch),
-            Err((_, Trouble::Broken(reason))) => self.shared.fail(&reason),
         }
     }
 
-    /// The disk is full: the batch stays in memory, and what `when_full` allows makes room.
-    fn hold(&mut self, batch: Taken) {
+    /// The disk is full: the batches stay in memory, and what `when_full` allows makes room.
+    fn hold(&mut self, batches: Vec<Taken>) {
+        for batch in batches.into_iter().rev() {
+            self.held.push_front(batch);
+        }
         let mut state = self.shared.state.lock();
         if state.pressure == Pressure::None {
             tracing::error!("the disk is full: new records wait in memory until there is room");
         }
-        state.pressure = Pressure::Disk;
-        if self.shared.limits.when_full == super::WhenFull::DropOldest && state.deletable() == 0 {
+        state.pressure = Pressure::Short;
+        if self.shared.limits.when_full == WhenFull::DropOldest && state.deletable() == 0 {
             let _had_something = state.drop_oldest(Drop::MinFree);
         }
-        drop(state);
-        self.held = Some(batch);
     }
 
     fn write_and_sync(&mut self, batch: &Taken) -> Result<(), Trouble> {
@@ -200,12 +209,12 @@ impl Log {
         }
         self.write(batch)?;
         match self.shared.limits.sync {
-            SyncMode::Group => self.sync_active()?,
+            SyncMode::Group => self.sync_active().map_err(|error| poisoned(&error))?,
             SyncMode::Never => {}
             SyncMode::Interval(_) => {
                 self.unsynced.push(batch.clone());
                 if self.unsynced.iter().map(Taken::bytes).sum::<u64>() > UNSYNCED_BYTES_MAX {
-                    self.sync_active()?;
+                    self.sync_active().map_err(|error| poisoned(&error))?;
                 }
             }
         }
@@ -277,9 +286,9 @@ impl Log {
         Ok(())
     }
 
-    fn sync_active(&mut self) -> Result<(), Trouble> {
+    fn sync_active(&mut self) -> io::Result<()> {
         if let Some(active) = &self.active {
-            active.file.sync().map_err(|error| Trouble::of("sync", &error))?;
+            active.file.sync()?;
         }
         if let Some(last) = self.unsynced.last() {
             self.synced = self.synced.max(last.next);
@@ -310,7 +319,7 @@ impl Log {
     /// Closes the active segment with its footer. A footer that cannot be written is made up for at the next start.
     fn seal(&mut self) -> Result<(), Trouble> {
         if self.shared.limits.sync != SyncMode::Never {
-            self.sync_active()?;
+            self.sync_active().map_err(|error| poisoned(&error))?;
         }
         let Some(active) = self.active.take() else { return Ok(()) };
         let mut state = self.shared.state.lock();
@@ -334,30 +343,39 @@ impl Log {
         Ok(())
     }
 
-    /// The one attempt after a failed write or sync: everything that is not synced goes into a new segment.
-    fn write_again(&mut self, batch: Taken) -> Result<(), (Taken, Trouble)> {
+    /// The one attempt after a failed write or sync: everything that is not synced goes into a new segment. `false`: it
+    /// has to wait for space.
+    fn write_again(&mut self, again: Vec<Taken>) -> bool {
+        let Some(from) = again.first().map(|first| first.base) else { return true };
+        let trouble = match self.into_new_segment(&again, from) {
+            Ok(()) => return true,
+            Err(trouble) => trouble,
+        };
+        // What was begun is no part of the log.
         self.active = None;
-        let mut again = std::mem::take(&mut self.unsynced);
-        if again.last().is_none_or(|last| last.next <= batch.base) {
-            again.push(batch.clone());
-        }
-        let from = again.first().map_or(batch.base, |first| first.base);
+        self.unsynced.clear();
         if let Err(error) = self.cut_catalogue(from) {
-            return Err((batch, Trouble::Broken(format!("the failed segment cannot be put aside: {error}"))));
+            self.shared.fail(&format!("the failed segment cannot be put aside: {error}"));
+            return false;
         }
-        for batch in &again {
-            if let Err(trouble) = self.write(batch) {
-                self.active = None;
-                return Err((batch.clone(), trouble));
-            }
+        match trouble {
+            Trouble::NoSpace => self.hold(again),
+            Trouble::Broken(reason) => self.shared.fail(&reason),
         }
-        if self.shared.limits.sync != SyncMode::Never
-            && let Err(trouble) = self.sync_active()
-        {
-            return Err((batch, trouble));
+        false
+    }
+
+    fn into_new_segment(&mut self, again: &[Taken], from: u64) -> Result<(), Trouble> {
+        self.active = None;
+        self.cut_catalogue(from).map_err(|error| Trouble::of("putting the failed segment aside", &error))?;
+        for batch in again {
+            self.write(batch)?;
         }
-        self.synced = self.synced.max(batch.next);
-        self.publish(&again);
+        if self.shared.limits.sync != SyncMode::Never {
+            self.sync_active().map_err(|error| Trouble::of("sync", &error))?;
+            self.synced = again.last().map_or(self.synced, |last| last.next.max(self.synced));
+        }
+        self.publish(again);
         Ok(())
     }
 
@@ -417,15 +435,10 @@ impl Log {
     }
 
     fn sync_in_time(&mut self) {
-        if let Err(trouble) = self.sync_active()
-            && let Some(last) = self.unsynced.last().cloned()
-        {
-            tracing::error!(?trouble, "a sync failed; what is not durable is written once more into a new segment");
-            match self.write_again(last) {
-                Ok(()) => {}
-                Err((batch, Trouble::NoSpace)) => self.hold(batch),
-                Err((_, Trouble::Broken(reason))) => self.shared.fail(&reason),
-            }
+        if let Err(error) = self.sync_active() {
+            tracing::error!(%error, "a sync failed; what is not durable is written once more into a new segment");
+            let again = std::mem::take(&mut self.unsynced);
+            let _done = self.write_again(again);
         }
     }
 
@@ -475,40 +488,38 @@ impl Log {
         if let Err(error) = self.storage.sync_dir(&self.dir) {
             tracing::warn!(%error, "the buffer's folder was not synced");
         }
-        self.shared.make_room();
+        if !self.held.is_empty() {
+            self.shared.poke_locked(&mut self.shared.state.lock());
+        }
     }
 
     fn look_at_the_disk(&mut self, now: Instant) {
-        if now.saturating_duration_since(self.upkeep.looked) < LOOK_AGAIN && self.held.is_none() {
+        let was = self.shared.state.lock().pressure;
+        let recent = self.upkeep.looked.is_some_and(|looked| now.saturating_duration_since(looked) < LOOK_AGAIN);
+        if recent && self.held.is_empty() && was != Pressure::Freeing {
             return;
         }
-        self.upkeep.looked = now;
+        self.upkeep.looked = Some(now);
         let Ok(space) = self.storage.space(&self.dir) else { return };
         let min_free = self.shared.limits.min_free;
         let min_free = min_free.unwrap_or_else(|| (space.total / MIN_FREE_PART).max(MIN_FREE_BYTES));
-        let short = space.free < min_free || self.held.is_some();
-        let mut state = self.shared.state.lock();
-        let was_short = state.pressure == Pressure::Disk;
-        state.pressure = if short { Pressure::Disk } else { Pressure::None };
-        drop(state);
-        if short && !was_short {
+        let short = space.free < min_free || !self.held.is_empty();
+        self.shared.state.lock().pressure = if short { Pressure::Short } else { Pressure::None };
+        if short && was == Pressure::None {
             tracing::error!(free = space.free, min_free, "the disk is short: `min_free` is reached");
-        }
-        if was_short {
-            self.shared.make_room();
         }
     }
 
     /// When to look again although nobody pokes.
     pub(super) fn next_look(&self) -> Option<Duration> {
         let state = self.shared.state.lock();
-        let short = state.pressure == Pressure::Disk;
+        let short = state.pressure != Pressure::None;
         let dirty = state.tracker.is_changed() || self.upkeep.cursor_unsynced;
         let aging = state.tracker.owed(state.next) > 0;
         drop(state);
         let mut look = None;
         let mut at_most = |wish: Duration| look = Some(look.map_or(wish, |look: Duration| look.min(wish)));
-        if self.held.is_some() || short {
+        if !self.held.is_empty() || short {
             at_most(LOOK_AGAIN);
         }
         if dirty {
@@ -530,10 +541,10 @@ impl Log {
     pub(super) fn finish(mut self) {
         self.commit();
         self.tend();
-        if let Err(trouble) = self.sync_active().and_then(|()| self.seal()) {
+        if let Err(trouble) = self.seal() {
             tracing::error!(?trouble, "the last segment was not closed in good order");
         }
-        let whole = self.held.is_none() && !self.has_failed();
+        let whole = self.held.is_empty() && !self.has_failed();
         let next = self.shared.state.lock().next;
         let identity = Identity { clean: whole, reserved: self.identity.reserved.max(next), ..self.identity };
         let saved = self.save_cursor(true).and_then(|()| {
@@ -543,6 +554,11 @@ impl Log {
             tracing::error!(%error, "the cursor was not saved at the end; records may be sent again");
         }
     }
+}
+
+/// A sync that failed, for whatever reason: what the file holds is not known any more.
+fn poisoned(error: &io::Error) -> Trouble {
+    Trouble::Broken(format!("sync: {error}"))
 }
 
 /// How long ago something was appended. Across boots by the wall clock as it was at the start, so that a later step

@@ -42,6 +42,8 @@ struct Current {
 #[derive(Debug)]
 struct SegmentScan {
     base: u64,
+    /// Behind the last record that the scan may find.
+    next: u64,
     scan: FrameScan,
 }
 
@@ -145,6 +147,9 @@ impl Reader {
 
     /// Records from `pos` to `to` are not where they should be.
     fn report_gap(&mut self, to: u64) {
+        if to <= self.pos {
+            return;
+        }
         if self.shared.state.lock().tracker.unknown_in(self.pos, to) {
             self.shared.damaged(self.pos, to);
         }
@@ -207,13 +212,7 @@ impl Reader {
             None => {
                 // The segment has no more: what it should have held beyond here is gone.
                 self.disk = None;
-                let state = self.shared.state.lock();
-                let end = state.segments.iter().find(|segment| segment.base == scan.base).map(|segment| segment.next);
-                let active = state.active && state.segments.back().is_some_and(|last| last.base == scan.base);
-                drop(state);
-                if let Some(end) = end.filter(|end| *end > self.pos && !active) {
-                    self.report_gap(end);
-                }
+                self.report_gap(scan.next);
                 Ok(None)
             }
         }
@@ -235,6 +234,7 @@ impl Reader {
         }
         if let Some(mut open) = self.disk.take().filter(|open| open.base == segment.base) {
             open.scan.extend(segment.data_end);
+            open.next = segment.next;
             return Ok(Some(open));
         }
         let file = match self.storage.open_to_read(&segment.path) {
@@ -247,13 +247,17 @@ impl Reader {
             Err(error) => return Err(Refused::Failed(format!("{}: {error}", segment.path.display()).into())),
         };
         let (_, pos) = segment.start_for(self.pos);
-        Ok(Some(SegmentScan { base: segment.base, scan: FrameScan::new(file, segment.salt, pos, segment.data_end) }))
+        Ok(Some(SegmentScan {
+            base: segment.base,
+            next: segment.next,
+            scan: FrameScan::new(file, segment.salt, pos, segment.data_end),
+        }))
     }
 
     fn hand_out(&mut self, records_max: usize, bytes_max: usize) -> Vec<Record> {
         let mut records = Vec::new();
         let mut bytes = 0;
-        let state = self.shared.state.lock();
+        let mut state = self.shared.state.lock();
         self.pos = self.pos.max(state.tracker.floor());
         while let Some(current) = &mut self.current {
             while current.offset < current.frame.next() {
@@ -261,7 +265,10 @@ impl Reader {
                     return records;
                 }
                 let Some(decoded) = decode_record(&current.frame.body, current.at) else {
-                    // The checksum held, so this cannot be; the rest of the frame is passed over and reported.
+                    // The checksum held and the records do not: our own mistake, and still no reason to stop.
+                    let lost = state.tracker.damage(current.offset.max(self.pos), current.frame.next());
+                    tracing::error!(?lost, "a frame that checks holds fewer records than it says");
+                    self.pos = self.pos.max(current.frame.next());
                     break;
                 };
                 let offset = current.offset;

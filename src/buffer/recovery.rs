@@ -104,7 +104,7 @@ fn assemble(parts: Parts<'_>, segments: VecDeque<Known>, tracker: Tracker, next:
         segments: segments.into_iter().map(|known| known.segment).collect(),
         active: false,
         roll: false,
-        tail: Tail::default(),
+        tail: Tail::of(parts.config.sync),
         pressure: Pressure::None,
         failed: None,
         closing: false,
@@ -124,7 +124,7 @@ fn assemble(parts: Parts<'_>, segments: VecDeque<Known>, tracker: Tracker, next:
         active: None,
         synced: next,
         unsynced: Vec::new(),
-        held: None,
+        held: VecDeque::new(),
     }
 }
 
@@ -149,6 +149,8 @@ struct Listed {
 pub(super) struct Known {
     segment: Segment,
     scanned: bool,
+    /// Its header or, failing that, `meta` said how to check its frames.
+    readable: bool,
     holes: Vec<Hole>,
     /// Length of the file as it was found.
     len: u64,
@@ -256,13 +258,13 @@ impl Finding<'_> {
             let handle = self.storage.open_to_read(&file.path).map_err(at(&file.path))?;
             let len = handle.len().map_err(at(&file.path))?;
             let Some(salt) = file.salt.or_else(|| guess_salt(&*handle, file.base, identity)) else {
-                segments.push_back(self.unreadable(file, len));
+                segments.push_back(Self::unreadable(file, len));
                 continue;
             };
             let known = match read_footer(&*handle, &file, salt, len).filter(|footed| footed.next <= end) {
                 Some(segment) => {
                     self.durable = self.durable.max(segment.next);
-                    Known { segment, scanned: false, holes: Vec::new(), len }
+                    Known { segment, scanned: false, readable: true, holes: Vec::new(), len }
                 }
                 None => self.scan(handle, &file, salt, len, end).map_err(at(&file.path))?,
             };
@@ -271,11 +273,10 @@ impl Finding<'_> {
         Ok(segments)
     }
 
-    fn unreadable(&mut self, file: Listed, len: u64) -> Known {
+    fn unreadable(file: Listed, len: u64) -> Known {
         let mut segment = Segment::new(file.path, file.base, 0);
         segment.bytes = len;
-        segment.data_end = 0;
-        Known { segment, scanned: true, holes: Vec::new(), len }
+        Known { segment, scanned: true, readable: false, holes: Vec::new(), len }
     }
 
     fn scan(&mut self, handle: Box<dyn Handle>, file: &Listed, salt: u32, len: u64, end: u64) -> io::Result<Known> {
@@ -293,7 +294,7 @@ impl Finding<'_> {
             segment.push(&FrameMeta::of(&found.frame(), found.pos, found.header.frame_len(), None));
         }
         segment.bytes = segment.data_end;
-        Ok(Known { segment, scanned: true, holes, len })
+        Ok(Known { segment, scanned: true, readable: true, holes, len })
     }
 
     /// Cuts the torn tail, counts damage, and clamps what disagrees.
@@ -331,8 +332,9 @@ impl Finding<'_> {
     /// Closes what was scanned, so that the next start need not scan it again. Data is never appended to it.
     fn seal_scanned(&mut self, segments: &mut VecDeque<Known>) {
         for known in segments.iter_mut().filter(|known| known.scanned) {
-            self.recovery.torn_bytes += known.len.saturating_sub(known.data_end.max(wide(SEGMENT_HEADER)));
-            if known.next == known.base && known.base >= self.durable {
+            let data_end = if known.readable { known.data_end } else { wide(SEGMENT_HEADER) };
+            self.recovery.torn_bytes += known.len.saturating_sub(data_end);
+            if !known.readable || (known.next == known.base && known.base >= self.durable) {
                 continue;
             }
             let footer = footer_of(known).encode(known.salt, known.next);
@@ -344,18 +346,31 @@ impl Finding<'_> {
             match sealed {
                 Ok(()) => known.segment.bytes = known.data_end + wide(footer.len()),
                 Err(error) => {
-                    let text =
-                        format!("{}: cannot be closed ({error}); it is scanned again next time", known.path.display());
-                    self.note(text);
+                    let path = known.path.display();
+                    self.recovery
+                        .notes
+                        .push(format!("{path}: cannot be closed ({error}); it is scanned again next time"));
                 }
             }
         }
-        let durable = self.durable;
-        // What holds no record would only stand in the way of a new segment with its name.
         segments.retain(|known| {
-            let empty = known.scanned && known.next == known.base && known.base >= durable;
-            !(empty && self.storage.remove(&known.path).is_ok())
+            let holds_nothing = known.scanned && known.next == known.base && known.base >= self.durable;
+            !(holds_nothing && self.put_away(known))
         });
+    }
+
+    /// Moves a file that holds no record out of the way of a new segment with its name.
+    fn put_away(&mut self, known: &Known) -> bool {
+        if known.readable || known.len <= wide(SEGMENT_HEADER) {
+            return self.storage.remove(&known.path).is_ok();
+        }
+        let aside = known.path.with_extension("seg.damaged");
+        self.recovery.notes.push(format!(
+            "{}: cannot be read; it is kept as {}",
+            known.path.display(),
+            aside.display()
+        ));
+        self.storage.rename(&known.path, &aside).is_ok()
     }
 
     /// The number of the next record. Where records may have been lost that somebody has seen (a torn tail that was

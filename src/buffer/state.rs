@@ -20,6 +20,8 @@ use crate::clock::{Clock, WallMs};
 const STAGED_BYTES_MAX: u64 = 8 << 20;
 /// Bytes of the log's tail that stay in memory, so that an online link does not read the disk.
 const TAIL_BYTES_MAX: u64 = 4 << 20;
+/// What closing a segment and beginning another may take on disk.
+const CLOSING_BYTES: u64 = 2 << 10;
 /// Largest segment.
 const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 /// Smallest segment, where the quota allows it.
@@ -64,7 +66,9 @@ pub(super) enum Pressure {
     #[default]
     None,
     /// Less than `min_free` is left, or the disk said that it is full.
-    Disk,
+    Short,
+    /// Short, and something was given up; the writer will see whether that is enough.
+    Freeing,
 }
 
 /// What admission answers.
@@ -104,13 +108,27 @@ pub(super) struct State {
 pub(super) struct Tail {
     frames: VecDeque<Frame>,
     bytes: u64,
+    bytes_max: u64,
 }
 
 impl Tail {
+    /// A tail for a log of this mode. What is not synced must stay, as its file may turn out to have failed.
+    pub(super) fn of(sync: SyncMode) -> Self {
+        let unsynced = match sync {
+            SyncMode::Interval(_) => 2 * STAGED_BYTES_MAX,
+            SyncMode::Group | SyncMode::Never => 0,
+        };
+        Self { bytes_max: TAIL_BYTES_MAX + unsynced, ..Self::default() }
+    }
+
     pub(super) fn push(&mut self, frame: Frame) {
+        if self.frames.back().is_some_and(|last| frame.base < last.next()) {
+            // Written a second time: it is here already.
+            return;
+        }
         self.bytes += wide(frame.body.len());
         self.frames.push_back(frame);
-        while self.bytes > TAIL_BYTES_MAX && self.frames.len() > 1 {
+        while self.bytes > self.bytes_max && self.frames.len() > 1 {
             self.pop();
         }
     }
@@ -138,10 +156,6 @@ impl Tail {
 impl State {
     pub(super) fn disk_bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.bytes).sum()
-    }
-
-    pub(super) const fn unwritten(&self, staged: u64) -> u64 {
-        staged + self.in_write + self.granted
     }
 
     /// Segments from the front of which everything is settled and that are not being written.
@@ -173,6 +187,9 @@ impl State {
                 next > base
             }
             Some((_, next)) => {
+                if self.pressure == Pressure::Short {
+                    self.pressure = Pressure::Freeing;
+                }
                 let dropped = self.tracker.drop_to(next, why);
                 tracing::warn!(dropped, below = next, ?why, "the oldest buffered records are dropped");
                 self.tail.forget_below(self.tracker.floor());
@@ -276,13 +293,19 @@ impl Shared {
         if need.saturating_mul(2) > self.limits.max_size || bytes >= super::format::FRAME_BODY_MAX - 64 {
             return Self::turn_away(state, policy == WhenFull::DropNewest, Drop::WhenFull);
         }
-        let unwritten = state.unwritten(state.staged.bytes());
-        if unwritten > 0 && unwritten + need > self.limits.staged_bytes {
+        let staged = state.staged.bytes() + state.in_write;
+        // Room that is granted counts little here: its holder may be waiting for another link.
+        let behind = staged > 0 && staged + need > self.limits.staged_bytes;
+        if behind || state.granted > self.limits.staged_bytes.saturating_mul(8) {
             return Verdict::Wait;
         }
+        let unwritten = staged + state.granted;
         let why = match state.pressure {
-            Pressure::Disk => Drop::MinFree,
-            Pressure::None if state.disk_bytes() + unwritten + need > self.limits.max_size => Drop::WhenFull,
+            Pressure::Short => Drop::MinFree,
+            Pressure::Freeing => return Verdict::Wait,
+            Pressure::None if state.disk_bytes() + unwritten + need + CLOSING_BYTES > self.limits.max_size => {
+                Drop::WhenFull
+            }
             Pressure::None => {
                 state.granted += need;
                 return Verdict::Granted(need);

@@ -93,10 +93,14 @@ async fn exchange(stream: UnixStream, path: &str) -> Result<(StatusCode, Bytes),
 
 fn refused(socket: &Path, error: &io::Error) -> AskError {
     let socket = socket.to_owned();
-    match error.kind() {
-        io::ErrorKind::NotFound => AskError::NotThere(socket),
-        io::ErrorKind::ConnectionRefused => AskError::Stale(socket),
-        io::ErrorKind::PermissionDenied => AskError::NotPermitted(socket),
-        _ => AskError::NoAnswer { socket, error: error.to_string() },
+    let kind = error.kind();
+    if kind == io::ErrorKind::NotFound {
+        AskError::NotThere(socket)
+    } else if kind == io::ErrorKind::ConnectionRefused {
+        AskError::Stale(socket)
+    } else if kind == io::ErrorKind::PermissionDenied {
+        AskError::NotPermitted(socket)
+    } else {
+        AskError::NoAnswer { socket, error: error.to_string() }
     }
 }

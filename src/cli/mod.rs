@@ -61,7 +61,7 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // Help and version are answers, the rest is wrong usage.
             let exit = if error.use_stderr() { Exit::Usage } else { Exit::Done };
-            let _: std::io::Result<()> = error.print();
+            let _heard: std::io::Result<()> = error.print();
             return exit.into();
         }
     };

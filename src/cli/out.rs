@@ -6,12 +6,12 @@ use std::io::{self, IsTerminal as _, Write as _};
 pub(crate) fn line(text: &str) {
     let mut out = io::stdout().lock();
     // Nobody reads any more: there is nobody to tell.
-    let _: io::Result<()> = writeln!(out, "{text}").and_then(|()| out.flush());
+    let _heard: io::Result<()> = writeln!(out, "{text}").and_then(|()| out.flush());
 }
 
 /// Prints a complaint for the operator.
 pub(crate) fn complain(text: &str) {
-    let _: io::Result<()> = writeln!(io::stderr().lock(), "{text}");
+    let _heard: io::Result<()> = writeln!(io::stderr().lock(), "{text}");
 }
 
 /// Whether a person watches.

@@ -55,17 +55,20 @@ async fn gateway(config: Config, until_stdin_closes: bool) -> Outcome {
     }
     let running = gateway.run(stop.clone());
     tokio::pin!(running);
+    // Counted apart from `stop`, which a closed standard input cancels too: only a second *signal* means "at once".
+    let mut signalled = false;
     loop {
         tokio::select! {
             ended = &mut running => {
                 return ended.map(|()| Exit::Done).map_err(|error| Failure::new(Exit::Io, error));
             }
             name = signals.next() => {
-                if stop.is_cancelled() {
+                if signalled {
                     tracing::warn!(signal = name, "stopping at once");
                     return Ok(Exit::No);
                 }
                 tracing::info!(signal = name, "stopping in order; a second signal stops at once");
+                signalled = true;
                 stop.cancel();
             }
         }

@@ -63,6 +63,10 @@ impl Mistakes {
         self.push(Severity::Warning, place, text.into(), hint.into());
     }
 
+    pub(super) fn has_errors(&self) -> bool {
+        self.found.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+    }
+
     /// In the order of the files.
     pub(super) fn sorted(mut self) -> Vec<Diagnostic> {
         self.found.sort_by(|a, b| (&a.file, a.span.start, a.severity).cmp(&(&b.file, b.span.start, b.severity)));

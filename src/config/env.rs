@@ -4,14 +4,17 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+/// A question to the world.
+pub type Lookup<Question, Answer> = Box<dyn Fn(&Question) -> Answer + Send + Sync>;
+
 /// See the module.
 pub struct Env {
     /// The value of an environment variable: `${env:NAME}`.
-    pub variable: Box<dyn Fn(&str) -> Option<String> + Send + Sync>,
+    pub variable: Lookup<str, Option<String>>,
     /// The text of a file: `${file:PATH}`. Also asked whether certificates can be read.
-    pub file: Box<dyn Fn(&Path) -> io::Result<String> + Send + Sync>,
+    pub file: Lookup<Path, io::Result<String>>,
     /// The bytes of the file system that holds, or will hold, a folder; `None` where nobody can tell.
-    pub disk_bytes: Box<dyn Fn(&Path) -> Option<u64> + Send + Sync>,
+    pub disk_bytes: Lookup<Path, Option<u64>>,
     /// What `site:` is without the key.
     pub host_name: String,
     /// `check --no-secrets` (R30): variables and files are not looked up, and what hangs on them is not checked.

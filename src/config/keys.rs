@@ -101,6 +101,8 @@ pub(super) fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>)
     let given = given.to_ascii_lowercase();
     let limit = (given.chars().count() / 3).max(1);
     let scored = known.into_iter().map(|name| (distance(&given, &name.to_ascii_lowercase()), name));
+    // As many changes as there are characters make any name of any other.
+    let limit = limit.min(given.chars().count().saturating_sub(1));
     scored.filter(|(distance, _)| *distance <= limit).min_by_key(|(distance, _)| *distance).map(|(_, name)| name)
 }
 

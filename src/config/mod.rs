@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use diagnostic::{Diagnostic, Severity, render, summary};
-pub use env::Env;
+pub use env::{Env, Lookup};
 
 use crate::gateway::Config;
 use diagnostic::Mistakes;
@@ -80,7 +80,8 @@ pub fn check(path: &Path, env: &Env) -> Report {
     if sources.is_empty() || trees.len() < sources.len() {
         return Report { diagnostics: mistakes.sorted(), config: None, links: 0, routes: 0 };
     }
-    let whole = Place { source: Arc::clone(sources.first().unwrap_or(&Arc::new(Source::named(path)))), span: 0..0 };
+    let first = sources.first().map_or_else(|| Arc::new(Source::named(path)), Arc::clone);
+    let whole = Place { source: first, span: 0..0 };
     let root = raw::merged(trees, whole);
     let (links, routes) = (count(&root, "links"), count(&root, "routes"));
     let (config, mistakes) = resolve::resolve(&root, env, mistakes);

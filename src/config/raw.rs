@@ -129,8 +129,8 @@ fn syntax_error(error: &serde_saphyr::Error, source: &Arc<Source>) -> SyntaxErro
     let as_index = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
     let start = error.location().map_or(0, |at| source.byte_at(as_index(at.line()), as_index(at.column())));
     let (_, line) = source.line_of(start);
-    let flow = source.text.get(line.clone()).is_some_and(|line| line.contains(['{', '[']) && line.contains("${"));
-    let hint = flow.then(|| "between `{ }` and `[ ]` text with `${..}` needs quotes: \"${env:NAME}\"".to_owned());
+    let flow = source.text.get(line.clone()).is_some_and(|line| line.matches(['{', '[']).count() > 1);
+    let hint = flow.then(|| "between `{ }` and `[ ]` text that holds one of `{}[],` needs quotes".to_owned());
     SyntaxError { text, place: Place { source: Arc::clone(source), span: start..start.max(line.end) }, hint }
 }
 
@@ -140,8 +140,8 @@ enum Repr {
     Bool(bool),
     Number,
     Text(String),
-    List(Vec<Spanned<Repr>>),
-    Map(Vec<(Spanned<String>, Spanned<Repr>)>),
+    List(Vec<Spanned<Self>>),
+    Map(Vec<(Spanned<String>, Spanned<Self>)>),
 }
 
 impl<'de> Deserialize<'de> for Repr {
@@ -236,59 +236,76 @@ fn place(location: Location, source: &Arc<Source>) -> Place {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write;
+
     use super::*;
 
+    fn source(text: &str) -> Arc<Source> {
+        Arc::new(Source { path: "x.yaml".into(), text: text.to_owned() })
+    }
+
+    /// Each value behind its key, and in brackets how the file writes it.
     fn show(node: &Node, out: &mut String) {
-        use std::fmt::Write;
         match &node.value {
             Value::Null => out.push('~'),
-            Value::Scalar(scalar) => write!(out, "{:?}", scalar.text).unwrap(),
+            Value::Scalar(scalar) => write!(out, "{}<{}>", scalar.text, node.place.text()).unwrap(),
             Value::List(items) => {
                 for item in items {
-                    out.push('[');
+                    out.push('-');
                     show(item, out);
-                    out.push(']');
+                    out.push(' ');
                 }
             }
             Value::Map(entries) => {
                 for entry in entries {
-                    write!(out, "{{{}@{:?}={:?}:", entry.key, entry.place.text(), entry.value.place.text()).unwrap();
+                    assert_eq!(entry.place.text(), entry.key);
+                    write!(out, "{}=", entry.key).unwrap();
                     show(&entry.value, out);
-                    out.push('}');
+                    out.push(' ');
                 }
             }
         }
     }
 
-    fn shown(text: &str) -> String {
-        let source = Arc::new(Source { path: "x.yaml".into(), text: text.to_owned() });
-        let mut out = String::new();
-        match parse(&source) {
-            Ok(node) => show(&node, &mut out),
-            Err(error) => out = format!("{}:{:?}", error.text, error.place.span),
+    #[test]
+    fn values_and_keys_know_their_places() {
+        for (text, expected) in [
+            ("a: 1\nb: 'x y'\né: \"q\\\"z\"\n", r#"a=1<1> b=x y<'x y'> é=q"z<"q\"z"> "#),
+            ("l:\n  - 007\n  - true\n  - no\n", "l=-007<007> -true<true> -no<no>  "),
+            ("m: { k: v, b: \"127.0.0.1:1\" }\nn:\n", "m=k=v<v> b=127.0.0.1:1<\"127.0.0.1:1\">  n=~ "),
+            (
+                "v: 3.1.1\nc: 1_000\nx: 99999999999999999999999999\n",
+                "v=3.1.1<3.1.1> c=1_000<1_000> x=99999999999999999999999999<99999999999999999999999999> ",
+            ),
+            ("a: 1\na: 2\n", "a=1<1> a=2<2> "),
+            ("a: &x foo\nb: *x\n", "a=foo<foo> b=foo<foo> "),
+            ("# nothing\n\n", "~"),
+            ("---\n", "~"),
+        ] {
+            let mut out = String::new();
+            show(&parse(&source(text)).unwrap(), &mut out);
+            assert_eq!(out, expected, "{text}");
         }
-        out
     }
 
     #[test]
-    fn values_and_keys_know_their_places() {
-        for text in [
-            "a: 1\nb: 'x y'\né: \"q\\\"z\"\nl:\n  - 007\n  - true\n  - no\nm: { k: v, b: \"127.0.0.1:1\" }\nn:\n",
-            "a: 1\na: 2\n",
-            "1: x\nb: 2\n",
-            "a: &x foo\nb: *x\n",
-            "a: [1, 2\nb: 3\n",
-            "a: {u: ${env:X}}\n",
-            "a: b: c\n",
-            "# nothing\n",
-            "---\n",
-            "a: >\n  folded\n  text\nb: 3.1.1\nc: 1_000\nd: .inf\n",
-            "\ta: b",
-            "a: 1\n---\nb: 1\n",
-            "a: !!binary xx\n",
-            "x: 99999999999999999999999999999999999999999999\n",
-        ] {
-            println!("{text}\n   => {}", shown(text));
+    fn what_is_no_yaml_has_its_place() {
+        for (text, line, col) in
+            [("a: [1, 2\nb: 3\n", 2, 2), ("é: b: c\n", 1, 5), ("a: 1\n---\nb: 1\n", 3, 1), ("a: .inf", 1, 4)]
+        {
+            let error = parse(&source(text)).unwrap_err();
+            assert_eq!(error.place.span.start, error.place.source.byte_at(line, col), "{text}: {}", error.text);
+            assert!(!error.text.contains(" at line "), "{}", error.text);
+        }
+    }
+
+    #[test]
+    fn the_part_of_a_scalar_is_found_inside_its_quotes_and_not_where_it_is_escaped() {
+        for (text, part) in
+            [("a: \"hq/{x}\"", "{x}"), ("a: hq/{x}", "{x}"), ("a: \"hq\\u002f{x}\"", "\"hq\\u002f{x}\"")]
+        {
+            let Value::Map(entries) = parse(&source(text)).unwrap().value else { panic!() };
+            assert_eq!(entries[0].value.part(3..6).text(), part, "{text}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! CONTRACT of a link kind. The runner (`runner`) owns everything that all kinds share: connecting with backoff, reading
+//! Links: the contract of a link kind, and the runner that drives every kind. The runner (`runner`) owns everything that all kinds share: connecting with backoff, reading
 //! the buffer, the window in flight, confirmations out of order, dead letters, stall detection, the status board. A kind only
 //! knows how to connect, send, and tell outcomes (sink), or how to receive and acknowledge (source).
 //! `links` never names `broker`.
@@ -20,7 +20,7 @@ mod refusal;
 mod runner;
 mod window;
 
-pub use runner::{LinkBoards, run};
+pub use runner::{run_sink, run_source, window};
 
 /// A link as `routes.yaml` describes it.
 #[derive(Clone, Debug)]
@@ -50,6 +50,14 @@ pub enum Kind {
     Rabbitmq(rabbitmq::Config),
     /// A Kafka cluster.
     Kafka(kafka::Config),
+}
+
+impl Config {
+    /// Whether it is published to and consumed from: then two clients are two identities (R25).
+    #[must_use]
+    pub const fn uses_both_halves(&self) -> bool {
+        self.has_sink && !self.sources.is_empty()
+    }
 }
 
 impl Kind {

@@ -18,12 +18,24 @@ pub(super) struct InFlight {
     pub(super) body: Bytes,
     /// Bytes of the message's payload, for the board.
     pub(super) payload_bytes: u64,
-    answered: bool,
+    /// `None`: no answer yet.
+    fate: Option<Fate>,
+}
+
+/// What an answer means for a record in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// Confirmed: settled as delivered when all before it are done too.
+    Delivered,
+    /// Settled elsewhere (a dead letter).
+    Elsewhere,
+    /// To be sent again, and all behind it, so that the last copies are in order (R10): nothing passes it.
+    Again,
 }
 
 impl InFlight {
     pub(super) const fn new(offset: Offset, body: Bytes, payload_bytes: u64) -> Self {
-        Self { offset, body, payload_bytes, answered: false }
+        Self { offset, body, payload_bytes, fate: None }
     }
 }
 
@@ -45,18 +57,28 @@ impl Flight {
     }
 
     /// The remote has answered for `offset`: what it was, or `None` where nothing waits for this answer.
-    pub(super) fn answer(&mut self, offset: Offset) -> Option<InFlight> {
+    pub(super) fn answer(&mut self, offset: Offset, fate: Fate) -> Option<InFlight> {
         let at = self.records.binary_search_by_key(&offset, |record| record.offset).ok()?;
-        let record = self.records.get_mut(at).filter(|record| !record.answered)?;
-        record.answered = true;
-        let answered = record.clone();
+        let record = self.records.get_mut(at).filter(|record| record.fate.is_none())?;
+        record.fate = Some(fate);
         self.open -= 1;
-        while self.records.front().is_some_and(|front| front.answered) {
-            if let Some(gone) = self.records.pop_front() {
-                self.bytes -= gone.body.len();
+        Some(record.clone())
+    }
+
+    /// The next record that is delivered with all before it. What lies behind an unanswered record, or behind one that is
+    /// to be sent again, stays: it may have to be repeated so that order holds.
+    pub(super) fn next_delivered(&mut self) -> Option<InFlight> {
+        while let Some(fate) = self.records.front().and_then(|front| front.fate) {
+            if fate == Fate::Again {
+                return None;
+            }
+            let done = self.records.pop_front()?;
+            self.bytes -= done.body.len();
+            if fate == Fate::Delivered {
+                return Some(done);
             }
         }
-        Some(answered)
+        None
     }
 
     /// From the oldest unconfirmed to the newest sent.
@@ -76,7 +98,7 @@ impl Flight {
 
     /// The oldest that waits for an answer.
     pub(super) fn head(&self) -> Option<&InFlight> {
-        self.records.front()
+        self.records.iter().find(|record| record.fate.is_none())
     }
 
     /// Forgets all: the connection is gone, or everything is to be sent again.
@@ -144,12 +166,18 @@ mod tests {
         flight
     }
 
+    fn delivered(flight: &mut Flight) -> Vec<u64> {
+        std::iter::from_fn(|| flight.next_delivered()).map(|record| record.offset.0).collect()
+    }
+
     #[test]
     fn the_span_counts_from_the_oldest_unconfirmed_to_the_newest_sent() {
         let mut flight = flight([3, 4, 7]);
-        assert!(flight.answer(Offset(4)).is_some());
+        assert!(flight.answer(Offset(4), Fate::Delivered).is_some());
+        assert!(delivered(&mut flight).is_empty());
         assert_eq!((flight.span(), flight.open(), flight.bytes()), (3, 2, 12));
-        assert!(flight.answer(Offset(3)).is_some());
+        assert!(flight.answer(Offset(3), Fate::Delivered).is_some());
+        assert_eq!(delivered(&mut flight), [3, 4]);
         assert_eq!((flight.span(), flight.open(), flight.bytes()), (1, 1, 4));
         assert_eq!(flight.head().map(|head| head.offset), Some(Offset(7)));
     }
@@ -157,10 +185,22 @@ mod tests {
     #[test]
     fn an_answer_counts_once_and_only_for_what_is_in_flight() {
         let mut flight = flight([3, 4]);
-        assert!(flight.answer(Offset(9)).is_none());
-        assert!(flight.answer(Offset(4)).is_some());
-        assert!(flight.answer(Offset(4)).is_none());
+        assert!(flight.answer(Offset(9), Fate::Delivered).is_none());
+        assert!(flight.answer(Offset(4), Fate::Delivered).is_some());
+        assert!(flight.answer(Offset(4), Fate::Delivered).is_none());
         assert_eq!(flight.open(), 1);
+    }
+
+    #[test]
+    fn r10_nothing_passes_a_record_that_is_to_be_sent_again() {
+        let mut flight = flight(1..6);
+        assert!(flight.answer(Offset(3), Fate::Again).is_some());
+        for offset in [1, 4, 5] {
+            assert!(flight.answer(Offset(offset), Fate::Delivered).is_some());
+        }
+        assert!(flight.answer(Offset(2), Fate::Elsewhere).is_some());
+        assert_eq!(delivered(&mut flight), [1]);
+        assert_eq!((flight.span(), flight.open()), (3, 0));
     }
 
     #[test]
@@ -194,11 +234,14 @@ mod tests {
         #[test]
         fn answers_in_any_order_empty_the_flight(order in Just((0..50_u64).collect::<Vec<_>>()).prop_shuffle()) {
             let mut flight = flight(0..50);
+            let mut all = Vec::new();
             for (answered, offset) in order.into_iter().enumerate() {
-                prop_assert!(flight.answer(Offset(offset)).is_some());
+                prop_assert!(flight.answer(Offset(offset), Fate::Delivered).is_some());
                 prop_assert_eq!(flight.open(), 49 - answered);
                 prop_assert!(flight.span() >= flight.open());
+                all.extend(delivered(&mut flight));
             }
+            prop_assert_eq!(all, (0..50).collect::<Vec<_>>());
             prop_assert_eq!((flight.span(), flight.bytes()), (0, 0));
         }
     }

@@ -11,7 +11,8 @@
 //!
 //! # Invariants
 //! PURE: no task, file, socket, clock or random number. The router does not know what a link's kind is, what a message
-//! holds beyond its topic, or whether a link is online. A message is routed once, by where it arrived.
+//! holds beyond its topic, or whether a link is online. The table answers for one arrival; that what a route writes to the
+//! broker is an arrival there again is the hub's business.
 
 mod address;
 mod pattern;

@@ -36,8 +36,8 @@ struct Index {
 /// One level of the tree. As deep as the longest pattern.
 #[derive(Debug, Default)]
 struct Node {
-    exact: FxHashMap<Box<str>, Node>,
-    one: Option<Box<Node>>,
+    exact: FxHashMap<Box<str>, Self>,
+    one: Option<Box<Self>>,
     /// Patterns that end with `#` below this level.
     rest: Vec<Hit>,
     /// Patterns that end here.

@@ -63,8 +63,8 @@ pub enum LogError {
         error: String,
     },
     /// Set up already.
-    #[error("logs are set up already")]
-    Twice,
+    #[error("logs are set up already: {0}")]
+    Twice(String),
 }
 
 /// Sets up the process's logs. `format`: of the flag, `None` where it was not given.
@@ -79,7 +79,7 @@ pub fn init(format: Option<Format>) -> Result<(), LogError> {
     };
     let filter = filter(variable(FILTER_VARIABLE))?;
     let colours = io::stderr().is_terminal() && variable("NO_COLOR").is_none();
-    subscriber(format, filter, colours, io::stderr).try_init().map_err(|_| LogError::Twice)
+    subscriber(format, filter, colours, io::stderr).try_init().map_err(|error| LogError::Twice(error.to_string()))
 }
 
 fn variable(name: &str) -> Option<String> {

@@ -1,3 +1,9 @@
-//! The buffer through its public face, on a real folder.
+//! The buffer's tests: its public face on a real folder (`face`), and its core over a disk that fails in every way that
+//! we know of (`disk` is that disk; `bench` drives the core by hand, without the writer thread).
 
+mod bench;
+mod disk;
 mod face;
+mod faults;
+mod limits;
+mod model;

@@ -159,7 +159,7 @@ impl Machine {
     async fn goodbye(&self, client: &AsyncClient, driver: impl Future<Output = ConnectionError>) -> Ended {
         if client.try_disconnect().is_ok() {
             // The gateway may be gone already; nothing depends on the packet.
-            let _: Result<ConnectionError, _> = tokio::time::timeout(RETRY, driver).await;
+            let _in_time: Result<ConnectionError, _> = tokio::time::timeout(RETRY, driver).await;
         }
         Ended::Finished
     }
@@ -173,7 +173,7 @@ async fn drive(mut events: EventLoop, up: oneshot::Sender<()>) -> ConnectionErro
             Ok(Event::Incoming(Packet::ConnAck(_))) => {
                 if let Some(up) = up.take() {
                     // Nobody waits any more only when the connection is being dropped.
-                    let _: Result<(), ()> = up.send(());
+                    let _heard: Result<(), ()> = up.send(());
                 }
             }
             Ok(_) => {}

@@ -29,11 +29,11 @@ pub(crate) async fn run(port: u16, filter: &str, tally: Arc<Mutex<Tally>>, subsc
         match events.poll().await {
             Ok(Event::Incoming(Packet::ConnAck(connack))) if !connack.session_present => {
                 // The client's own queue holds 16 requests and this is the only one.
-                let _: Result<(), rumqttc_v5::ClientError> = client.try_subscribe(filter, QoS::AtLeastOnce);
+                let _queued: Result<(), rumqttc_v5::ClientError> = client.try_subscribe(filter, QoS::AtLeastOnce);
             }
             Ok(Event::Incoming(Packet::SubAck(_))) => {
                 if let Some(subscribed) = subscribed.take() {
-                    let _: Result<(), ()> = subscribed.send(());
+                    let _heard: Result<(), ()> = subscribed.send(());
                 }
             }
             Ok(Event::Incoming(Packet::Publish(publish))) => count(&publish.payload, &tally),

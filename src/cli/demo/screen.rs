@@ -77,7 +77,7 @@ impl Screen {
                 let (width, colours) = (out::width(), out::colours());
                 let lines: Vec<String> = frame(view).iter().map(|line| text::render(line, width, colours)).collect();
                 // A terminal that cannot be written to shows nothing; the report still decides the exit code.
-                let _: std::io::Result<()> = redraw.draw(&lines);
+                let _shown: std::io::Result<()> = redraw.draw(&lines);
             }
             Self::Plain { begun, ended, last } => {
                 for (number, (title, progress)) in view.steps.iter().enumerate() {

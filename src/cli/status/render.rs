@@ -192,7 +192,7 @@ mod tests {
                 dropped: BTreeMap::from([("session_full".to_owned(), 3)]),
                 ..BrokerStatus::default()
             },
-            admin: None,
+            ..Status::default()
         }
     }
 

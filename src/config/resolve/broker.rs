@@ -58,9 +58,12 @@ impl Resolver<'_> {
         let mut listeners: Vec<Listener> = Vec::new();
         for item in self.items(list) {
             let section = self.section(&item, &keys::LISTENER);
+            if section.is_wrong {
+                continue;
+            }
             let Some(bind) = section.get("bind") else {
                 let hint = "such as `{ bind: \"127.0.0.1:1883\", anonymous: true }`";
-                self.mistakes.error(&item.node.place, "a listener needs `bind`", hint.to_owned());
+                self.mistakes.error(&section.place, "a listener needs `bind`", hint.to_owned());
                 continue;
             };
             let anonymous = self.boolean(section.get("anonymous")).unwrap_or(false);
@@ -78,12 +81,9 @@ impl Resolver<'_> {
             }
             listeners.push(Listener { bind: addr, anonymous });
         }
-        if listeners.is_empty() {
-            let missing = !self.items(list).is_empty();
-            if !missing {
-                let hint = "leave the key out for 127.0.0.1:1883, anonymous";
-                self.mistakes.error(list.place(), "`listeners` names no listener", hint.to_owned());
-            }
+        if self.items(list).is_empty() {
+            let hint = "leave the key out for 127.0.0.1:1883, anonymous";
+            self.mistakes.error(list.place(), "`listeners` names no listener", hint.to_owned());
         }
         listeners
     }

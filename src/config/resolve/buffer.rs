@@ -15,6 +15,8 @@ use crate::units::{ByteSize, parse_duration};
 const SIZE_DEFAULT: ByteSize = ByteSize(1 << 30);
 /// Room for a few segments; a smaller buffer would drop all of its backlog at once.
 const SIZE_MIN: ByteSize = ByteSize(1 << 20);
+/// What a record holds beside the packet that brought it: stamps, destination, key. Generously.
+const HEADERS_BYTES: u64 = 64 << 10;
 const SIZE_MAX: ByteSize = ByteSize(1 << 50);
 
 impl Resolver<'_> {
@@ -72,6 +74,20 @@ impl Resolver<'_> {
         let wrong = "publishers are acknowledged before their messages are safe: a power cut loses what was not synced";
         self.mistakes.warning(text.place(), wrong, "`group`, the default, syncs before it acknowledges".to_owned());
         Some(mode)
+    }
+
+    /// A buffer takes no record that needs more than half of it.
+    pub(super) fn check_room(&mut self, links: &[Draft<'_>], largest: ByteSize) {
+        for link in links.iter().filter(|link| link.has_sink) {
+            let Some(place) = &link.max_size_place else { continue };
+            let Some(size) = link.config.as_ref().map(|config| config.buffer.max_size) else { continue };
+            if size.0 / 2 < largest.0.saturating_add(HEADERS_BYTES) {
+                let wrong =
+                    format!("the largest message, {largest}, would not fit: a record may take half of a buffer");
+                let hint = "raise `max_size`, or lower the broker's `max_packet_size`";
+                self.mistakes.warning(place, wrong, hint.to_owned());
+            }
+        }
     }
 
     /// R3: what the buffers may hold together has to fit on the disk.

@@ -86,8 +86,11 @@ impl Resolver<'_> {
         drafts
     }
 
-    /// A link that no route names does nothing.
+    /// A link that no route names does nothing. Not said where something is wrong: it may be the name in a route.
     pub(super) fn check_unused(&mut self, links: &[Draft<'_>]) {
+        if self.mistakes.has_errors() {
+            return;
+        }
         for link in links.iter().filter(|link| !link.has_sink && !link.has_source) {
             self.mistakes.warning(&link.place, format!("no route leads to or from `{}`", link.name), None);
         }
@@ -143,6 +146,9 @@ impl Resolver<'_> {
     fn kind_name<'n>(&mut self, entry: &Entry, section: &Section<'n>) -> Option<(KindName, Item<'n>)> {
         let mut kinds = KINDS.iter().filter_map(|(key, kind)| section.get(key).map(|item| (*kind, item)));
         let Some(first) = kinds.next() else {
+            if section.is_wrong {
+                return None;
+            }
             let wrong = format!("link `{}` does not say what it is", entry.key);
             let hint = "it needs one of `mqtt`, `rabbitmq`, `kafka`";
             self.mistakes.error(&entry.place, wrong, hint.to_owned());
@@ -167,8 +173,9 @@ impl Resolver<'_> {
         let Some(item) = section.get("retry") else { return timing };
         let retry = self.section(&item, &keys::RETRY);
         let (min, max) = (self.duration(retry.get("min"), short..=long), self.duration(retry.get("max"), short..=long));
-        timing.retry_delay_min = min.unwrap_or(timing.retry_delay_min.min(max.unwrap_or(long)));
-        timing.retry_delay_max = max.unwrap_or(timing.retry_delay_max.max(timing.retry_delay_min));
+        // One that is left out gives way to the one that is there.
+        timing.retry_delay_min = min.unwrap_or_else(|| timing.retry_delay_min.min(max.unwrap_or(long)));
+        timing.retry_delay_max = max.unwrap_or_else(|| timing.retry_delay_max.max(timing.retry_delay_min));
         if timing.retry_delay_min > timing.retry_delay_max {
             self.mistakes.error(&retry.place, "`retry`: `min` is longer than `max`", None);
         }

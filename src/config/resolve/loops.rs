@@ -1,7 +1,8 @@
 //! Routes whose messages would come back to where they began.
 //!
-//! Longer rings are stopped at run time by `tg-path` (R12); what is found here are the rings of one link, which
-//! nobody means, and those over MQTT 3.1.1, which carries no `tg-path`.
+//! Longer rings are stopped at run time, by `tg-path` (R12) between gateways and by the hub within this one; what is found
+//! here are routes that lead back to where they begin, which nobody means, and readers over MQTT 3.1.1, which carries no
+//! `tg-path`.
 
 use super::Resolver;
 use super::link::Draft;
@@ -12,12 +13,16 @@ use crate::router::{Endpoint, From, To};
 
 impl Resolver<'_> {
     pub(super) fn check_loops(&mut self, routes: &[Draught], links: &[Draft<'_>]) {
+        let readers = readers_without_properties(routes, links);
         for route in routes {
             for (to, place) in route.route.to.iter().zip(&route.to) {
-                if route.route.from.iter().any(|from| feeds_itself(from, to)) {
+                if route.route.from.iter().any(|from| echoes_locally(from, to)) {
+                    let wrong = "the broker gives what this writes to the same route again";
+                    self.mistakes.warning(place, wrong, "give what is written another first level".to_owned());
+                } else if route.route.from.iter().any(|from| feeds_itself(from, to)) {
                     let wrong = format!("this leads from `{0}` back to the same topics of `{0}`", to.endpoint);
                     self.mistakes.error(place, wrong, "give what is written another first level".to_owned());
-                } else if let Some(reader) = reader_without_properties(to, routes, links) {
+                } else if let Some(reader) = reader_of(to, &readers) {
                     let wrong =
                         format!("route `{}` reads back what this writes to `{}`", reader.route.name, to.endpoint);
                     let hint = "MQTT 3.1.1 carries no properties that would stop it: use disjoint first levels, or `version: 5`";
@@ -28,7 +33,16 @@ impl Resolver<'_> {
     }
 }
 
-/// Within the broker a message is routed once, by where it arrived, so only its very own topic is a mistake there.
+/// The hub ends such a ring: each topic is delivered once, and templates that grow are followed some times only. So it
+/// can be used, and is seldom meant.
+fn echoes_locally(from: &From, to: &To) -> bool {
+    let reached = from.pattern.as_ref().filter(|pattern| to.template.can_reach(pattern));
+    from.endpoint == Endpoint::Broker
+        && to.endpoint == Endpoint::Broker
+        && reached.is_some_and(|pattern| !to.template.is_identity_of(pattern))
+}
+
+/// From the broker to the broker's very same topics, or from a link to topics that it is read from.
 fn feeds_itself(from: &From, to: &To) -> bool {
     if from.endpoint != to.endpoint {
         return false;
@@ -41,13 +55,21 @@ fn feeds_itself(from: &From, to: &To) -> bool {
     }
 }
 
-fn reader_without_properties<'r>(to: &To, routes: &'r [Draught], links: &[Draft<'_>]) -> Option<&'r Draught> {
-    let Endpoint::Link(link) = &to.endpoint else { return None };
-    let draft = links.iter().find(|draft| draft.name == link.as_str())?;
-    let Kind::Mqtt(config) = &draft.config.as_ref()?.kind else { return None };
+/// The routes that begin at an MQTT 3.1.1 link.
+fn readers_without_properties<'r>(routes: &'r [Draught], links: &[Draft<'_>]) -> Vec<&'r Draught> {
+    let is_old = |draft: &Draft<'_>| {
+        let kind = draft.config.as_ref().map(|config| &config.kind);
+        matches!(kind, Some(Kind::Mqtt(config)) if config.version == Version::V4)
+    };
+    let old: Vec<&str> = links.iter().filter(|draft| is_old(draft)).map(|draft| draft.name).collect();
+    let begins = |from: &From| matches!(&from.endpoint, Endpoint::Link(link) if old.contains(&link.as_str()));
+    routes.iter().filter(|route| route.route.from.iter().any(begins)).collect()
+}
+
+/// The one that reads what is written `to` its link.
+fn reader_of<'r>(to: &To, readers: &[&'r Draught]) -> Option<&'r Draught> {
     let reads = |from: &From| {
         from.endpoint == to.endpoint && from.pattern.as_ref().is_some_and(|pattern| to.template.can_reach(pattern))
     };
-    let mut readers = routes.iter().filter(|route| route.route.from.iter().any(reads));
-    readers.next().filter(|_| config.version == Version::V4)
+    readers.iter().find(|route| route.route.from.iter().any(reads)).copied()
 }

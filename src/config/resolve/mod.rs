@@ -48,6 +48,9 @@ impl Resolver<'_> {
         // The root has no key; what is missing in it is shown at its beginning.
         let entry = Entry { key: "the file".to_owned(), place: root.place.clone(), value: root.clone() };
         let top = self.section(&entry.item(), &keys::TOP);
+        if top.is_wrong {
+            return None;
+        }
         let site = self.site(&top);
         let data_dir = self.data_dir(&top, &root.place);
         let broker = self.broker(top.get("broker"));
@@ -55,6 +58,7 @@ impl Resolver<'_> {
         let mut links = self.links(top.get("links"), &data_dir);
         let routes = self.routes(top.get("routes"), &mut links);
         self.check_loops(&routes, &links);
+        self.check_room(&links, broker.max_packet_size);
         self.check_disk(&links, &data_dir);
         self.check_unused(&links);
         let routes = routes.into_iter().map(|route| route.route).collect();
@@ -83,6 +87,9 @@ impl Resolver<'_> {
     fn admin(&mut self, item: Option<Item<'_>>, listeners: &[crate::broker::Listener]) -> Option<SocketAddr> {
         let section = self.section(&item?, &keys::ADMIN);
         let Some(bind) = section.get("bind") else {
+            if section.is_wrong {
+                return None;
+            }
             self.mistakes.error(&section.place, "`admin` needs `bind`", "such as `bind: 127.0.0.1:9090`".to_owned());
             return None;
         };

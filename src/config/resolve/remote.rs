@@ -20,7 +20,7 @@ const KAFKA_MESSAGE_MAX: ByteSize = ByteSize(1_000_000_000);
 /// R3.
 const MESSAGE_DEFAULT: ByteSize = ByteSize(1 << 20);
 /// librdkafka properties that have a key of their own, or that the promise stands on.
-const KAFKA_LOCKED: [(&str, &str); 9] = [
+const KAFKA_LOCKED: [(&str, &str); 14] = [
     ("bootstrap.servers", "`brokers`"),
     ("metadata.broker.list", "`brokers`"),
     ("acks", "`acks`"),
@@ -29,7 +29,12 @@ const KAFKA_LOCKED: [(&str, &str); 9] = [
     ("compression.type", "`compression`"),
     ("compression.codec", "`compression`"),
     ("message.max.bytes", "`max_message`"),
-    ("enable.auto.offset.store", "Tidegate: an offset is stored when its message is safe"),
+    ("enable.idempotence", "`acks`"),
+    ("enable.auto.offset.store", "Tidegate, which stores an offset when its message is safe"),
+    ("enable.auto.commit", "Tidegate, which commits what it has stored"),
+    ("auto.commit.interval.ms", "Tidegate, which commits what it has stored"),
+    ("message.timeout.ms", "the buffer, which keeps a record for `max_age`"),
+    ("delivery.timeout.ms", "the buffer, which keeps a record for `max_age`"),
 ];
 
 impl Resolver<'_> {
@@ -65,10 +70,11 @@ impl Resolver<'_> {
             let wrong = "an MQTT URL ends with the port: topics stand in the routes";
             self.mistakes.error(text.place(), wrong, None);
         }
+        let port_default = if tls.is_some() { 8883 } else { 1883 };
         let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
         Some(mqtt::Config {
             host,
-            port: url.port().unwrap_or(if tls.is_some() { 8883 } else { 1883 }),
+            port: url.port().unwrap_or(port_default),
             tls,
             version,
             qos: qos.unwrap_or(Qos::AtLeastOnce),
@@ -183,7 +189,7 @@ impl Resolver<'_> {
                 continue;
             }
             let Some(text) = self.text(Some(entry.item())) else { continue };
-            if (key.ends_with("password") || key.contains("secret")) && text.value == text.given {
+            if (key.ends_with("password") || key.contains("secret")) && !text.is_substituted() {
                 self.plain_password(text.place());
             }
             options.insert(key.to_owned(), text.value);
@@ -216,7 +222,9 @@ impl Resolver<'_> {
     }
 
     fn missing(&mut self, section: &Section<'_>, key: &str, example: &str) {
-        self.mistakes.error(&section.place, format!("`{key}` is missing"), example.to_owned());
+        if !section.is_wrong {
+            self.mistakes.error(&section.place, format!("`{key}` is missing"), example.to_owned());
+        }
     }
 
     fn plain_password(&mut self, place: &crate::config::source::Place) {

@@ -1,9 +1,12 @@
 //! The section `routes`: addresses, captures, and what each kind of remote allows as a name.
 
+use std::collections::HashSet;
+
 use super::Resolver;
 use super::link::{Draft, KindName};
 use super::value::{Item, Text, listed};
 use crate::config::keys;
+use crate::config::raw::Value;
 use crate::config::source::Place;
 use crate::router::{Endpoint, Form, From, Route, SyntaxError, Template, To};
 
@@ -23,23 +26,30 @@ pub(super) struct Draught {
 impl Resolver<'_> {
     pub(super) fn routes(&mut self, item: Option<Item<'_>>, links: &mut [Draft<'_>]) -> Vec<Draught> {
         let Some(item) = item else { return Vec::new() };
+        if matches!(item.node.value, Value::Scalar(_) | Value::Map(_)) {
+            self.wrong_type(&item, "a list of routes", Some("begin each with `- `".to_owned()));
+            return Vec::new();
+        }
         let mut routes: Vec<Draught> = Vec::new();
+        let mut names = HashSet::new();
         for (at, item) in self.items(&item).into_iter().enumerate() {
             let section = self.section(&item, &keys::ROUTE);
-            let name = self.text(section.get("name"));
-            if let Some(name) = &name
-                && routes.iter().any(|other| *other.route.name == *name.value)
-            {
-                let wrong = format!("two routes are called `{}`", name.given);
-                self.mistakes.error(name.place(), wrong, "names stand in metrics and logs".to_owned());
+            if section.is_wrong {
+                continue;
             }
-            let name = name.map_or_else(|| format!("route-{}", at + 1), |name| name.value);
+            let name = self.route_name(section.get("name"), at, &mut names);
             let from = self.addresses(&item, section.get("from"), "from", "from: broker/factory/#");
             let from: Vec<_> = from.iter().filter_map(|text| Some((self.from(text, links)?, text))).collect();
             let to = self.addresses(&item, section.get("to"), "to", "to: LINK/{topic}");
             let sources: Vec<&From> = from.iter().map(|(from, _)| from).collect();
             let to: Vec<_> = to.iter().filter_map(|text| Some((self.to(text, &sources, links)?, text))).collect();
             let key = self.key(section.get("key"), &sources);
+            if let (Some(_), Some(item)) = (&key, section.get("key"))
+                && !to.is_empty()
+                && !to.iter().any(|(to, _)| is_kafka(links, &to.endpoint))
+            {
+                self.mistakes.warning(item.place(), "`key` is for Kafka, and this route leads to none", None);
+            }
             routes.push(Draught {
                 to: to.iter().map(|(_, text)| text.place().clone()).collect(),
                 route: Route {
@@ -51,6 +61,18 @@ impl Resolver<'_> {
             });
         }
         routes
+    }
+
+    fn route_name(&mut self, item: Option<Item<'_>>, at: usize, names: &mut HashSet<String>) -> String {
+        let text = self.text(item);
+        let name = text.as_ref().map_or_else(|| format!("route-{}", at + 1), |text| text.value.clone());
+        if !names.insert(name.clone())
+            && let Some(text) = text
+        {
+            let wrong = format!("two routes are called `{}`", text.given);
+            self.mistakes.error(text.place(), wrong, "names stand in metrics and logs".to_owned());
+        }
+        name
     }
 
     fn addresses<'n>(&mut self, route: &Item<'n>, item: Option<Item<'n>>, key: &str, example: &str) -> Vec<Text<'n>> {
@@ -76,27 +98,17 @@ impl Resolver<'_> {
             // A link of unknown kind has its own error; what its addresses mean is not known.
             Endpoint::Link(link) => Some(find(links, link.as_str())?.kind?),
         };
+        self.check_shared(text, kind, endpoint.address_bytes())?;
         let form = match kind {
             None | Some(KindName::Mqtt) => Form::Topic,
             Some(KindName::Rabbitmq | KindName::Kafka) => Form::Channel,
         };
-        let offset = endpoint.address_bytes();
-        if kind.is_none_or(|kind| kind == KindName::Mqtt) && text.value.get(offset..)?.starts_with("$share/") {
-            if kind.is_some() {
-                self.not_built(&text.part(offset..text.value.len()), "$share");
-            } else {
-                let wrong = "`$share` is for clients: a route gets each message once anyway";
-                self.mistakes.error(&text.part(offset..offset + 6), wrong, None);
-            }
-            return None;
-        }
         let from = match From::parse(&text.value, form) {
             Ok(from) => from,
             Err(error) => return self.bad_address(text, &error),
         };
         if let (Some(kind), Some(channel)) = (kind, &from.channel) {
-            let place = text.part(offset..offset + channel.len());
-            self.check_channel(kind, channel, &place)?;
+            self.check_channel(kind, channel, text)?;
         }
         if let Endpoint::Link(link) = &endpoint
             && let Some(draft) = find(links, link.as_str())
@@ -106,22 +118,40 @@ impl Resolver<'_> {
         Some(from)
     }
 
-    fn check_channel(&mut self, kind: KindName, channel: &str, place: &Place) -> Option<()> {
+    /// MQTT's shared subscriptions.
+    fn check_shared(&mut self, text: &Text<'_>, kind: Option<KindName>, offset: usize) -> Option<()> {
+        if !text.value.get(offset..)?.starts_with("$share/") {
+            return Some(());
+        }
+        match kind {
+            Some(KindName::Rabbitmq | KindName::Kafka) => return Some(()),
+            Some(KindName::Mqtt) => self.not_built(&text.part(offset..text.value.len()), "$share"),
+            None => {
+                let wrong = "`$share` is for clients: a route gets each message once anyway";
+                self.mistakes.error(&text.part(offset..offset + 6), wrong, None);
+            }
+        }
+        None
+    }
+
+    fn check_channel(&mut self, kind: KindName, channel: &str, text: &Text<'_>) -> Option<()> {
+        let offset = text.value.find('/')? + 1;
+        let part = offset..offset + channel.len();
         match kind {
             KindName::Kafka if channel.starts_with('^') => {
-                self.not_built(place, "a pattern on Kafka topics");
+                self.not_built(&text.part(part), "a pattern on Kafka topics");
                 None
             }
-            KindName::Kafka => self.check_kafka_topic(channel, place),
+            KindName::Kafka => self.check_kafka_topic(channel, &text.part(part)),
             KindName::Rabbitmq if channel.len() > QUEUE_BYTES_MAX => {
                 let wrong = format!("the name of a queue has at most {QUEUE_BYTES_MAX} bytes");
-                self.mistakes.error(place, wrong, None);
+                self.mistakes.error(&text.part(part), wrong, None);
                 None
             }
             KindName::Rabbitmq if channel.contains(['{', '}', '#', '+']) => {
                 let wrong = format!("`{channel}` stands where the name of a queue is expected");
                 let hint = "write `LINK/QUEUE/PATTERN`: the pattern on the message's topic follows the queue";
-                self.mistakes.error(place, wrong, hint.to_owned());
+                self.wrong_part(text, part, wrong, Some(hint.to_owned()));
                 None
             }
             KindName::Rabbitmq | KindName::Mqtt => Some(()),
@@ -188,15 +218,14 @@ impl Resolver<'_> {
                 Some(name) => format!("did you mean `{name}`?"),
                 None => format!("known: {}", listed(names())),
             };
-            let place = text.part(0..link.as_str().len());
-            self.mistakes.error(&place, format!("there is no link `{link}`"), hint);
+            self.wrong_part(text, 0..link.as_str().len(), format!("there is no link `{link}`"), Some(hint));
             return None;
         }
         Some(endpoint)
     }
 
     fn bad_address<T>(&mut self, text: &Text<'_>, error: &SyntaxError) -> Option<T> {
-        self.mistakes.error(&text.part(error.span.clone()), error.to_string(), None);
+        self.wrong_part(text, error.span.clone(), error.to_string(), None);
         None
     }
 
@@ -214,9 +243,9 @@ impl Resolver<'_> {
                 Some(meant) => format!("did you mean `{{{meant}}}`?"),
                 None => format!("captured there: {}", listed(names.iter().map(|name| format!("{{{name}}}")))),
             };
-            let place = text.part(span.start + offset..span.end + offset);
             let every = if from.len() > 1 { "every `from`" } else { "`from`" };
-            self.mistakes.error(&place, format!("`{{{name}}}` is not captured in {every} of this route"), hint);
+            let wrong = format!("`{{{name}}}` is not captured in {every} of this route");
+            self.wrong_part(text, span.start + offset..span.end + offset, wrong, Some(hint));
         }
     }
 
@@ -271,6 +300,11 @@ impl Resolver<'_> {
 
 fn find<'d, 'n>(links: &'d mut [Draft<'n>], name: &str) -> Option<&'d mut Draft<'n>> {
     links.iter_mut().find(|draft| draft.name == name)
+}
+
+fn is_kafka(links: &[Draft<'_>], endpoint: &Endpoint) -> bool {
+    let Endpoint::Link(link) = endpoint else { return false };
+    links.iter().any(|draft| draft.name == link.as_str() && draft.kind == Some(KindName::Kafka))
 }
 
 fn kafka_illegal(text: &str) -> Option<char> {

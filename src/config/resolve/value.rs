@@ -3,7 +3,7 @@
 
 use std::fmt::Display;
 use std::net::SocketAddr;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,6 +21,8 @@ pub(super) struct Item<'n> {
     key: &'n Place,
     /// `max_size`, as in "`max_size` needs ...".
     pub(super) name: &'n str,
+    /// One of several behind that name.
+    in_list: bool,
 }
 
 /// A scalar's text, secrets filled in.
@@ -40,34 +42,41 @@ pub(super) struct Section<'n> {
     entries: Vec<&'n Entry>,
     /// Where to point at when something is missing.
     pub(super) place: Place,
+    /// What stands there is no section, which has been reported: nothing is to be missed in it.
+    pub(super) is_wrong: bool,
 }
 
 impl Entry {
     pub(super) fn item(&self) -> Item<'_> {
-        Item { node: &self.value, key: &self.place, name: &self.key }
+        Item { node: &self.value, key: &self.place, name: &self.key, in_list: false }
     }
 }
 
 impl<'n> Item<'n> {
     /// One of a list's.
-    pub(super) fn of_list(list: &Item<'n>, node: &'n Node) -> Self {
-        Self { node, key: list.key, name: list.name }
+    pub(super) fn of_list(list: &Self, node: &'n Node) -> Self {
+        Self { node, key: list.key, name: list.name, in_list: true }
     }
 
     pub(super) fn place(&self) -> &'n Place {
         // What has no extent (nothing behind the key) or begins further down (lists, sections) is shown by its key.
-        if matches!(self.node.value, Value::Scalar(_)) { &self.node.place } else { self.key }
+        if self.in_list || matches!(self.node.value, Value::Scalar(_)) { &self.node.place } else { self.key }
     }
 }
 
 impl Text<'_> {
+    /// Whether secrets were filled in.
+    pub(super) fn is_substituted(&self) -> bool {
+        self.value != self.given
+    }
+
     pub(super) fn place(&self) -> &Place {
         self.item.place()
     }
 
     /// The place of bytes of [`Text::value`]; the whole value where secrets were filled in.
-    pub(super) fn part(&self, part: std::ops::Range<usize>) -> Place {
-        if self.value == self.given { self.item.node.part(part) } else { self.place().clone() }
+    pub(super) fn part(&self, part: Range<usize>) -> Place {
+        if self.is_substituted() { self.place().clone() } else { self.item.node.part(part) }
     }
 }
 
@@ -84,7 +93,8 @@ impl Resolver<'_> {
     pub(super) fn section<'n>(&mut self, item: &Item<'n>, keys: &'static Keys) -> Section<'n> {
         let place = item.place().clone();
         let entries = self.entries(item);
-        let mut section = Section { keys, entries: Vec::new(), place };
+        let is_wrong = matches!(item.node.value, Value::Scalar(_) | Value::List(_));
+        let mut section = Section { keys, entries: Vec::new(), place, is_wrong };
         for entry in entries {
             let key = entry.key.as_str();
             if let Some(first) = section.entries.iter().find(|earlier| earlier.key == key) {
@@ -148,10 +158,12 @@ impl Resolver<'_> {
     }
 
     pub(super) fn wrong_type(&mut self, item: &Item<'_>, wanted: &str, hint: Option<String>) {
+        let name = item.name;
         let text = match &item.node.value {
-            Value::Null => format!("nothing stands behind `{}`: it needs {wanted}", item.name),
+            _ if item.in_list => format!("what `{name}` lists needs to be {wanted}, not {}", item.node.describe()),
+            Value::Null => format!("nothing stands behind `{name}`: it needs {wanted}"),
             Value::Scalar(_) | Value::List(_) | Value::Map(_) => {
-                format!("`{}` needs {wanted}, not {}", item.name, item.node.describe())
+                format!("`{name}` needs {wanted}, not {}", item.node.describe())
             }
         };
         self.mistakes.error(item.place(), text, hint);
@@ -171,7 +183,7 @@ impl Resolver<'_> {
     fn text_with<'n>(&mut self, item: Option<Item<'n>>, url: bool) -> Option<Text<'n>> {
         let item = item?;
         let Value::Scalar(scalar) = &item.node.value else {
-            self.wrong_type(&item, "text", None);
+            self.wrong_type(&item, "a value", None);
             return None;
         };
         let given = scalar.text.as_str();
@@ -190,14 +202,18 @@ impl Resolver<'_> {
         {
             return Some(value);
         }
+        let mut meant = None;
         if matches!(item.node.value, Value::Scalar(_)) {
-            match self.text(Some(item.clone()))?.value.as_str() {
+            let text = self.text(Some(item.clone()))?;
+            meant = match text.value.to_ascii_lowercase().as_str() {
                 "true" => return Some(true),
                 "false" => return Some(false),
-                _ => {}
-            }
+                "yes" | "on" | "1" => Some("true"),
+                "no" | "off" | "0" => Some("false"),
+                _ => None,
+            };
         }
-        self.wrong_type(&item, "`true` or `false`", None);
+        self.wrong_type(&item, "`true` or `false`", meant.map(|meant| format!("write `{meant}`")));
         None
     }
 
@@ -245,6 +261,17 @@ impl Resolver<'_> {
                 self.mistakes.error(text.place(), format!("`{name}`: {error}"), None);
                 None
             }
+        }
+    }
+
+    /// A mistake in a part of a text, described by words of that text: kept back where they may be a secret's.
+    pub(super) fn wrong_part(&mut self, text: &Text<'_>, part: Range<usize>, wrong: String, hint: Option<String>) {
+        if text.is_substituted() {
+            let wrong = format!("`{}` is wrong once its `${{..}}` is filled in", text.given);
+            let hint = "write the value in its place to see more".to_owned();
+            self.mistakes.error(text.place(), wrong, hint);
+        } else {
+            self.mistakes.error(&text.part(part), wrong, hint);
         }
     }
 

@@ -1,3 +1,26 @@
-//! A Kafka cluster.
+//! A Kafka cluster, by librdkafka (rdkafka).
+//!
+//! - [`KafkaSink`] produces, idempotently, with a delivery report for each record (`sink`).
+//! - [`KafkaSource`] consumes in a group and commits only what has settled (`source`, `offsets`).
+//! - `client` builds the settings, keeps the best of librdkafka's errors, and says what an error means.
+//! - `mapping` says how a message looks in Kafka, both ways. It is pure.
+//!
+//! Invariants: a record is `Confirmed` only by its delivery report; an offset is committed only when it and all before it in
+//! its partition have settled (R24); nothing here blocks the async runtime: what librdkafka blocks on (metadata, flush,
+//! closing, dropping) runs on threads of its own.
+//!
+//! librdkafka reconnects by itself, and a producer's life is where its idempotence holds (R26): so a lost broker is *not* the
+//! end of a sink's connection. It is told as silence (the runner's stall), and only fatal errors end it.
+//!
+//! What this module must not know: buffers, backoff, windows, dead letters. The runner does those for all kinds.
+
+mod client;
 mod config;
+mod mapping;
+mod offsets;
+mod sink;
+mod source;
+
 pub use config::Config;
+pub use sink::{KafkaSink, KafkaSinkConnection};
+pub use source::{KafkaSource, KafkaSourceConnection, KafkaToken};

@@ -5,6 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -34,6 +35,10 @@ pub(super) const REQUEST_BATCH: usize = 64;
 /// How long the remote keeps the subscribing session while we are away: a week, so that a long weekend loses nothing.
 /// Remotes may grant less.
 pub(super) const SESSION_EXPIRY_S: u32 = 7 * 24 * 3600;
+
+/// How long a good-bye waits for publishes that are still open. It queues behind the acknowledgements, which an immediate
+/// DISCONNECT would overtake.
+const GOOD_BYE_WAIT: Duration = Duration::from_millis(400);
 
 /// Packet length that the fixed header can tell (MQTT 5.0 section 1.5.5), for remotes that name no maximum.
 const PACKET_BYTES_MAX: u64 = 268_435_455;
@@ -175,7 +180,7 @@ impl Settings {
             Box::pin(async move {
                 let stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
                 stream.set_nodelay(true)?;
-                Ok(Counted { stream, wrote })
+                Ok(Counted { stream, wrote, full: false })
             })
         }
     }
@@ -262,14 +267,15 @@ impl Client {
 
     async fn disconnect(&self) -> bool {
         match self {
-            Self::V4(client) => client.disconnect_now().await.is_ok(),
-            Self::V5(client) => client.disconnect_now().await.is_ok(),
+            Self::V4(client) => client.disconnect_with_timeout(GOOD_BYE_WAIT).await.is_ok(),
+            Self::V5(client) => client.disconnect_with_timeout(GOOD_BYE_WAIT).await.is_ok(),
         }
     }
 }
 
-/// Progress of the socket: bytes that the kernel took. With a full send buffer it takes more only as the peer's TCP
-/// acknowledges, so a slow link that moves is told from a dead one (R23).
+/// Progress of the socket: bytes that the kernel took *after it had been full*. A full send buffer takes more only as the
+/// peer's TCP acknowledges, so a slow link that moves is told from a dead one (R23). What goes into a buffer with room is no
+/// progress: that of a mute peer takes megabytes.
 #[derive(Debug, Default)]
 pub(super) struct Wrote(Notify);
 
@@ -279,11 +285,8 @@ impl Wrote {
         self.0.notified().await;
     }
 
-    fn note(&self, bytes: usize) {
-        // A PINGREQ has two bytes and is no progress: it goes out to a mute peer too.
-        if bytes > 2 {
-            self.0.notify_one();
-        }
+    fn note(&self) {
+        self.0.notify_one();
     }
 }
 
@@ -292,6 +295,8 @@ impl Wrote {
 pub(super) struct Counted {
     stream: TcpStream,
     wrote: Arc<Wrote>,
+    /// The last write found the send buffer full.
+    full: bool,
 }
 
 impl AsyncRead for Counted {
@@ -303,8 +308,13 @@ impl AsyncRead for Counted {
 impl AsyncWrite for Counted {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        if let Poll::Ready(Ok(bytes)) = &written {
-            self.wrote.note(*bytes);
+        match &written {
+            Poll::Pending => self.full = true,
+            Poll::Ready(Ok(_)) if self.full => {
+                self.full = false;
+                self.wrote.note();
+            }
+            Poll::Ready(_) => {}
         }
         written
     }
@@ -324,13 +334,13 @@ impl AsyncWrite for Counted {
 pub(super) async fn hand_over(
     inbound: &mpsc::Sender<Inbound>,
     message: Inbound,
-    keep_alive: std::time::Duration,
+    keep_alive: Duration,
 ) -> Result<(), LinkError> {
     match inbound.try_send(message) {
         Ok(()) => Ok(()),
         Err(mpsc::error::TrySendError::Closed(_)) => Err(LinkError::Transient("closed".to_owned())),
         Err(mpsc::error::TrySendError::Full(message)) => {
-            let patience = if keep_alive.is_zero() { std::time::Duration::from_secs(15) } else { keep_alive / 2 };
+            let patience = if keep_alive.is_zero() { Duration::from_secs(15) } else { keep_alive / 2 };
             match tokio::time::timeout(patience, inbound.send(message)).await {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(_)) | Err(_) => {

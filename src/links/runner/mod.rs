@@ -1,4 +1,5 @@
-//! The life of a link, the same for all kinds: [`run`] drives both halves until it is cancelled.
+//! The life of a link, the same for all kinds: [`run_sink`] and [`run_source`] each drive one half until it is cancelled. They end
+//! apart from each other: sources stop taking before sinks stop sending (DESIGN.md section 9).
 //!
 //! - [`sink`]: buffer → remote. Reads in order, keeps a window in flight, takes answers in any order, and tells the buffer
 //!   what became of each record.
@@ -24,21 +25,12 @@ use tokio_util::sync::CancellationToken;
 
 use self::sink::SinkRunner;
 use self::source::SourceRunner;
-use super::{Config, Identity, Kind, Sink, Source, Timing, mqtt};
+use super::{Config, Identity, Kind, Sink, Timing, kafka, mqtt, rabbitmq};
 use crate::buffer::Buffer;
 use crate::clock::Clock;
 use crate::hub::{Hub, OfferError, Publication, Receipt, Source as Origin};
 use crate::router::{Endpoint, LinkId};
-use crate::telemetry::board::{LinkState, SharedHalf};
-
-/// Where the two halves write what they are doing.
-#[derive(Clone, Debug, Default)]
-pub struct LinkBoards {
-    /// The outbound half.
-    pub sink: SharedHalf,
-    /// The inbound half.
-    pub source: SharedHalf,
-}
+use crate::telemetry::board::SharedHalf;
 
 /// What both halves need.
 #[derive(Clone, Debug)]
@@ -50,74 +42,73 @@ struct Common {
     token: CancellationToken,
 }
 
-/// Runs a link's halves until `token` is cancelled. `buffer` is the link's log, where a route leads to the link.
+/// Runs a link's outbound half until `token` is cancelled: what is in `buffer` goes to the remote.
 ///
-/// Never fails: what goes wrong is a state of the half that it hits. After the cancellation it returns within about three
-/// seconds.
-pub async fn run(
+/// Never fails: what goes wrong is a state on `board`. After the cancellation it returns within about three seconds.
+pub async fn run_sink(
     config: Config,
-    buffer: Option<Buffer>,
-    hub: Arc<Hub>,
+    buffer: Buffer,
     identity: Identity,
-    boards: LinkBoards,
+    board: SharedHalf,
     clock: Arc<dyn Clock>,
     token: CancellationToken,
 ) {
-    let halves = Halves { config: &config, buffer, hub, boards, clock, token };
-    let sources = config.sources.clone();
+    let common = Common { link: config.id.clone(), timing: config.timing, board, clock, token };
+    let most = config.in_flight;
     match &config.kind {
         Kind::Mqtt(remote) => {
-            let both = config.has_sink && !sources.is_empty();
-            let sink = mqtt::MqttSink::new(remote, &identity, both);
-            let source = mqtt::MqttSource::new(remote, sources, &identity, both);
-            halves.run(sink, source).await;
+            let sink = mqtt::MqttSink::new(remote, &identity, config.uses_both_halves());
+            Box::pin(SinkRunner::new(common, sink, buffer, most).run()).await;
         }
-        Kind::Rabbitmq(_) | Kind::Kafka(_) => halves.unknown().await,
+        Kind::Rabbitmq(remote) => {
+            let sink = rabbitmq::RabbitSink::new(remote, &identity);
+            Box::pin(SinkRunner::new(common, sink, buffer, most).run()).await;
+        }
+        Kind::Kafka(remote) => {
+            let sink = kafka::KafkaSink::new(remote, &identity);
+            Box::pin(SinkRunner::new(common, sink, buffer, most).run()).await;
+        }
     }
 }
 
-/// One link, before its kind is chosen.
-struct Halves<'a> {
-    config: &'a Config,
-    buffer: Option<Buffer>,
+/// Runs a link's inbound half until `token` is cancelled: what the remote has goes to the hub.
+///
+/// Never fails: what goes wrong is a state on `board`. After the cancellation it returns within about three seconds.
+pub async fn run_source(
+    config: Config,
     hub: Arc<Hub>,
-    boards: LinkBoards,
+    identity: Identity,
+    board: SharedHalf,
     clock: Arc<dyn Clock>,
     token: CancellationToken,
+) {
+    let common = Common { link: config.id.clone(), timing: config.timing, board, clock, token };
+    let from = config.sources.clone();
+    match &config.kind {
+        Kind::Mqtt(remote) => {
+            let source = mqtt::MqttSource::new(remote, from, &identity, config.uses_both_halves());
+            Box::pin(SourceRunner::new(common, source, hub).run()).await;
+        }
+        Kind::Rabbitmq(remote) => {
+            let source = rabbitmq::RabbitSource::new(remote, from, &identity);
+            Box::pin(SourceRunner::new(common, source, hub).run()).await;
+        }
+        Kind::Kafka(remote) => {
+            let source = kafka::KafkaSource::new(remote, from, &identity);
+            Box::pin(SourceRunner::new(common, source, hub).run()).await;
+        }
+    }
 }
 
-impl Halves<'_> {
-    async fn run<Out: Sink, In: Source>(self, sink: Out, source: In) {
-        let common = |board: &SharedHalf| Common {
-            link: self.config.id.clone(),
-            timing: self.config.timing,
-            board: Arc::clone(board),
-            clock: Arc::clone(&self.clock),
-            token: self.token.clone(),
-        };
-        let outbound = async {
-            if let Some(buffer) = self.buffer.clone().filter(|_| self.config.has_sink) {
-                let runner = SinkRunner::new(common(&self.boards.sink), sink, buffer, self.config.in_flight);
-                Box::pin(runner.run()).await;
-            }
-        };
-        let inbound = async {
-            if !self.config.sources.is_empty() {
-                let runner = SourceRunner::new(common(&self.boards.source), source, Arc::clone(&self.hub));
-                Box::pin(runner.run()).await;
-            }
-        };
-        tokio::join!(outbound, inbound);
-    }
-
-    /// A kind that this build does not speak.
-    async fn unknown(self) {
-        let why = format!("this build does not speak {}", self.config.kind.name());
-        for board in [&self.boards.sink, &self.boards.source] {
-            board.enter(LinkState::Misconfigured, Some(why.clone()), None, self.clock.wall());
-        }
-        self.token.cancelled().await;
-    }
+/// R9: how many confirmations of this link may be unsaved: its window in flight.
+#[must_use]
+pub fn window(config: &Config) -> usize {
+    let identity = Identity { site: "".into(), link: config.id.clone() };
+    config.in_flight.unwrap_or_else(|| match &config.kind {
+        Kind::Mqtt(remote) => mqtt::MqttSink::new(remote, &identity, false).window(),
+        Kind::Rabbitmq(remote) => rabbitmq::RabbitSink::new(remote, &identity).window(),
+        Kind::Kafka(remote) => kafka::KafkaSink::new(remote, &identity).window(),
+    })
 }
 
 /// The hub as a source sees it: one publication at a time, so that a refused one is never overtaken by those behind it.

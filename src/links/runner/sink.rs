@@ -13,7 +13,7 @@
 //! What cannot be sent at all (a record that does not decode, a message too large for the peer) becomes a dead letter
 //! whatever the run of refusals is, and never blocks the head.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use super::super::backoff::Backoff;
 use super::super::refusal::{LossWatch, RefusalRun, Verdict};
-use super::super::window::{Flight, InFlight, Window};
+use super::super::window::{Fate, Flight, InFlight, Window};
 use super::super::{Answer, LinkError, Outgoing, Sent, Sink, SinkConnection};
 use super::Common;
 use crate::buffer::{Buffer, DeadLetter, Mark, Offset, Outcome, Reader, Record, Refused};
@@ -61,8 +61,6 @@ pub(super) struct SinkRunner<S: Sink> {
     losses: LossWatch,
     /// The highest offset ever sent in this process: what is sent at or below it again counts as resent.
     sent_high: Option<Offset>,
-    /// Settled records that the cursor has not passed; `true`: never to be sent again (dead letter, expired).
-    settled: BTreeMap<Offset, bool>,
     /// The connection was cut because nothing moved, and nothing has moved since.
     stalled: bool,
     misconfigured: bool,
@@ -152,7 +150,6 @@ impl<S: Sink> SinkRunner<S> {
             refusals: RefusalRun::default(),
             losses: LossWatch::default(),
             sent_high: None,
-            settled: BTreeMap::new(),
             stalled: false,
             misconfigured: false,
             on: OnConnection::default(),
@@ -357,9 +354,6 @@ impl<S: Sink> SinkRunner<S> {
     }
 
     fn send(&mut self, connection: &mut S::Connection, record: Record, now: WallMs) -> Result<(), LinkError> {
-        if self.settled.get(&record.offset) == Some(&true) {
-            return Ok(());
-        }
         let envelope = match Envelope::decode(record.body.clone()) {
             Ok(envelope) => envelope,
             Err(error) => {
@@ -368,7 +362,7 @@ impl<S: Sink> SinkRunner<S> {
             }
         };
         if envelope.message.has_expired(now) {
-            self.settle(record.offset, Outcome::Expired);
+            self.buffer.settle(record.offset, Outcome::Expired);
             return Ok(());
         }
         let payload_bytes = u64::try_from(envelope.message.payload.len()).unwrap_or(u64::MAX);
@@ -409,7 +403,7 @@ impl<S: Sink> SinkRunner<S> {
             Answer::Confirmed(offset) => self.confirmed(offset),
             Answer::Refused(offset, reason) => self.refused(offset, reason),
             Answer::Retry(offset, reason) => {
-                if self.on.flight.answer(offset).is_some() {
+                if self.on.flight.answer(offset, Fate::Again).is_some() {
                     self.losses.answered(offset);
                     let pause = self.backoff.next(rand::random());
                     self.send_again_from(offset, pause, reason);
@@ -421,7 +415,9 @@ impl<S: Sink> SinkRunner<S> {
     }
 
     fn confirmed(&mut self, offset: Offset) {
-        let Some(record) = self.on.flight.answer(offset) else { return };
+        if self.on.flight.answer(offset, Fate::Delivered).is_none() {
+            return;
+        }
         self.stalled = false;
         self.refusals.confirmed();
         self.losses.answered(offset);
@@ -429,13 +425,12 @@ impl<S: Sink> SinkRunner<S> {
         if self.on.rewind.is_none() {
             self.backoff.reset();
         }
-        if self.settle(offset, Outcome::Delivered) {
-            self.common.board.done(record.payload_bytes);
-        }
+        self.settle_delivered();
     }
 
     fn refused(&mut self, offset: Offset, reason: String) {
-        let Some(record) = self.on.flight.answer(offset) else { return };
+        let fate = if self.refusals.is_suspicious() { Fate::Again } else { Fate::Elsewhere };
+        let Some(record) = self.on.flight.answer(offset, fate) else { return };
         self.stalled = false;
         self.losses.answered(offset);
         match self.refusals.refused() {
@@ -444,6 +439,16 @@ impl<S: Sink> SinkRunner<S> {
                 let pause = self.common.timing.misconfigured_delay;
                 self.send_again_from(offset, pause, reason);
             }
+        }
+        self.settle_delivered();
+    }
+
+    /// Settles what is confirmed with all before it. What was confirmed behind an open record is not settled yet: if the
+    /// open one must be sent again, so must they, for the last copies to be in order (R10).
+    fn settle_delivered(&mut self) {
+        while let Some(record) = self.on.flight.next_delivered() {
+            self.buffer.settle(record.offset, Outcome::Delivered);
+            self.common.board.done(record.payload_bytes);
         }
     }
 
@@ -465,20 +470,6 @@ impl<S: Sink> SinkRunner<S> {
             self.on.unsent.clear();
             self.reader.seek(rewind.to);
         }
-    }
-
-    /// `true` the first time that this record is settled.
-    fn settle(&mut self, offset: Offset, outcome: Outcome) -> bool {
-        let gone = outcome != Outcome::Delivered;
-        let first = self.settled.insert(offset, gone).is_none();
-        if first {
-            self.buffer.settle(offset, outcome);
-        }
-        // The cursor is asked for rarely: it costs a lock, and the map holds hardly more than a window.
-        if self.settled.len() > 2 * self.window.size() + 64 {
-            self.settled = self.settled.split_off(&self.reader.cursor());
-        }
-        first
     }
 
     // Dead letters.
@@ -507,7 +498,7 @@ impl<S: Sink> SinkRunner<S> {
                 return;
             }
             self.on.letters.pop_front();
-            self.settle(offset, Outcome::DeadLettered);
+            self.buffer.settle(offset, Outcome::DeadLettered);
         }
     }
 

@@ -1,0 +1,253 @@
+//! How a message looks in Kafka, both ways (DESIGN.md section 6). Pure.
+//!
+//! The destination is the Kafka topic (a few characters are legal there, and no `/`), the key is the route's or the MQTT
+//! topic, the timestamp is the event time. Headers, in this order, repeats kept: `mqtt.topic`, `x-mqtt-qos`,
+//! `x-mqtt-retain`, `x-mqtt-utf8` and `expiration` (ms, what is left) where they say something, `content_type`,
+//! `x-reply-to-topic`, `correlation_id` (raw bytes), the `tg-` stamps, the user properties.
+//!
+//! An empty payload is an empty value, never a tombstone: a retained message that is deleted on the MQTT side deletes nothing in
+//! a compacted topic.
+//!
+//! What is read back is published on `mqtt.topic` where that is a topic, else on the Kafka topic's name, with QoS 1 unless
+//! `x-mqtt-qos` says otherwise. The first header of a known name is ours; further ones and all others are user
+//! properties. A value that is no UTF-8 is read with replacement characters, since MQTT properties are text.
+
+use bytes::Bytes;
+
+use crate::hub::Publication;
+use crate::links::Outgoing;
+use crate::message::{Properties, Qos, headers};
+use crate::topic::TopicName;
+
+/// Kafka's own limit for topic names.
+const TOPIC_BYTES_MAX: usize = 249;
+/// What a record takes beside key, value and headers (librdkafka's `RD_KAFKAP_MESSAGE_V2_MAX_OVERHEAD` and the batch's head,
+/// generously).
+const RECORD_OVERHEAD: usize = 128;
+const HEADER_OVERHEAD: usize = 10;
+
+const TOPIC: &str = "mqtt.topic";
+const QOS: &str = "x-mqtt-qos";
+const RETAIN: &str = "x-mqtt-retain";
+const UTF8: &str = "x-mqtt-utf8";
+const EXPIRATION: &str = "expiration";
+const CONTENT_TYPE: &str = "content_type";
+const REPLY_TO_TOPIC: &str = "x-reply-to-topic";
+const CORRELATION_ID: &str = "correlation_id";
+
+/// A record for the producer.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Mapped {
+    pub(super) topic: String,
+    pub(super) key: Vec<u8>,
+    pub(super) headers: Vec<(String, Vec<u8>)>,
+    pub(super) timestamp_ms: i64,
+}
+
+/// The Kafka form of a record, or why it has none: the reason of its dead letter.
+pub(super) fn outgoing(record: &Outgoing, site: &str, bytes_max: u32) -> Result<Mapped, String> {
+    let envelope = &record.envelope;
+    let message = &envelope.message;
+    let topic = legal_topic(&envelope.destination)?;
+    let key = envelope.key.as_deref().unwrap_or_else(|| message.topic.as_str()).as_bytes().to_vec();
+    let mut out: Vec<(String, Vec<u8>)> = Vec::with_capacity(16 + message.properties.user.len());
+    let mut put = |name: &str, value: &[u8]| out.push((name.to_owned(), value.to_vec()));
+    put(TOPIC, message.topic.as_str().as_bytes());
+    put(QOS, message.qos.bits().to_string().as_bytes());
+    if message.retain {
+        put(RETAIN, b"true");
+    }
+    if message.properties.payload_is_utf8 {
+        put(UTF8, b"true");
+    }
+    if let Some(seconds) = record.expiry_left_s {
+        put(EXPIRATION, (u64::from(seconds) * 1_000).to_string().as_bytes());
+    }
+    if let Some(text) = &message.properties.content_type {
+        put(CONTENT_TYPE, text.as_bytes());
+    }
+    if let Some(text) = &message.properties.response_topic {
+        put(REPLY_TO_TOPIC, text.as_bytes());
+    }
+    if let Some(data) = &message.properties.correlation_data {
+        put(CORRELATION_ID, data);
+    }
+    for (name, value) in headers::stamps(envelope, site, &record.seq) {
+        put(name, value.as_bytes());
+    }
+    for (name, value) in headers::unstamped(&message.properties) {
+        put(name, value.as_bytes());
+    }
+    let beside: usize = out.iter().map(|(name, value)| name.len() + value.len() + HEADER_OVERHEAD).sum();
+    let bytes = message.payload.len() + key.len() + beside + RECORD_OVERHEAD;
+    if bytes > usize::try_from(bytes_max).unwrap_or(usize::MAX) {
+        return Err(format!("too large: {bytes} bytes with key and headers, and this link takes {bytes_max}"));
+    }
+    let timestamp_ms = i64::try_from(message.time.0).unwrap_or(i64::MAX);
+    Ok(Mapped { topic, key, headers: out, timestamp_ms })
+}
+
+/// A record from Kafka.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Incoming<'a> {
+    pub(super) topic: &'a str,
+    pub(super) payload: &'a [u8],
+    pub(super) timestamp_ms: Option<i64>,
+}
+
+/// A record as a publication. `None` only where neither header nor Kafka topic give an MQTT topic; a legal Kafka topic always does.
+pub(super) fn incoming<'a>(
+    record: Incoming<'_>,
+    headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>,
+) -> Option<Publication> {
+    let mut read = Read { qos: Qos::AtLeastOnce, ..Read::default() };
+    for (name, value) in headers {
+        read.header(name, value.unwrap_or_default());
+    }
+    let topic = read.topic.or_else(|| TopicName::new(record.topic).ok())?;
+    Some(Publication {
+        topic,
+        payload: Bytes::copy_from_slice(record.payload),
+        qos: read.qos,
+        retain: read.retain,
+        expiry_s: read.expiry_s,
+        time_ms: record.timestamp_ms.and_then(|ms| u64::try_from(ms).ok()),
+        properties: read.properties,
+        client_id: None,
+        user: None,
+        packet_id: None,
+    })
+}
+
+/// What the headers have said so far.
+#[derive(Default)]
+struct Read {
+    seen: Vec<&'static str>,
+    topic: Option<TopicName>,
+    qos: Qos,
+    retain: bool,
+    expiry_s: Option<u32>,
+    properties: Properties,
+}
+
+impl Read {
+    fn header(&mut self, name: &str, value: &[u8]) {
+        let text = String::from_utf8_lossy(value);
+        match self.first_of_known(name) {
+            Some(TOPIC) => self.topic = TopicName::new(&text).ok(),
+            Some(QOS) => self.qos = text.parse().ok().and_then(Qos::from_bits).unwrap_or(self.qos),
+            Some(RETAIN) => self.retain = text == "true",
+            Some(UTF8) => self.properties.payload_is_utf8 = text == "true",
+            Some(EXPIRATION) => self.expiry_s = text.parse::<u64>().ok().map(seconds),
+            Some(CONTENT_TYPE) => self.properties.content_type = Some(text.into()),
+            Some(REPLY_TO_TOPIC) => self.properties.response_topic = Some(text.into()),
+            Some(CORRELATION_ID) => self.properties.correlation_data = Some(Bytes::copy_from_slice(value)),
+            Some(_) | None => self.properties.user.push((name.into(), text.into())),
+        }
+    }
+
+    /// The known name, where this header is the first to bear it.
+    fn first_of_known(&mut self, name: &str) -> Option<&'static str> {
+        let known = [TOPIC, QOS, RETAIN, UTF8, EXPIRATION, CONTENT_TYPE, REPLY_TO_TOPIC, CORRELATION_ID]
+            .into_iter()
+            .find(|known| *known == name && !self.seen.contains(known))?;
+        self.seen.push(known);
+        Some(known)
+    }
+}
+
+fn seconds(ms: u64) -> u32 {
+    u32::try_from(ms.div_ceil(1_000)).unwrap_or(u32::MAX)
+}
+
+/// Kafka's rule: letters, digits, `.`, `_`, `-`, at most 249, neither `.` nor `..`.
+fn legal_topic(topic: &str) -> Result<String, String> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if topic.is_empty() || topic == "." || topic == ".." || topic.len() > TOPIC_BYTES_MAX || !topic.chars().all(legal) {
+        return Err(format!(
+            "topic `{topic}` is no Kafka topic: those have 1 to 249 of a-z, A-Z, 0-9, `.`, `_` and `-`"
+        ));
+    }
+    Ok(topic.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buffer::Offset;
+    use crate::message::Envelope;
+    use crate::message::tests_support::message;
+
+    fn record(destination: &str) -> Outgoing {
+        let envelope =
+            Envelope { destination: destination.into(), key: None, ordinal: 0, message: message("a/b", b"payload") };
+        Outgoing { offset: Offset(0), seq: "buf-0-0".to_owned(), envelope, expiry_left_s: None }
+    }
+
+    fn back(record: &Outgoing) -> Publication {
+        let mapped = outgoing(record, "here", 1 << 20).unwrap();
+        let payload = &record.envelope.message.payload;
+        let incoming_record = Incoming { topic: &mapped.topic, payload, timestamp_ms: Some(mapped.timestamp_ms) };
+        incoming(incoming_record, mapped.headers.iter().map(|(name, value)| (&**name, Some(&**value)))).unwrap()
+    }
+
+    #[test]
+    fn the_key_is_the_route_s_or_the_mqtt_topic() {
+        let mut record = record("telemetry");
+        assert_eq!(outgoing(&record, "s", 1 << 20).unwrap().key, b"a/b");
+        record.envelope.key = Some("press-1".into());
+        assert_eq!(outgoing(&record, "s", 1 << 20).unwrap().key, b"press-1");
+    }
+
+    #[test]
+    fn names_that_kafka_does_not_take_are_refused_with_reason_topic() {
+        for topic in ["", "a/b", ".", "..", "ü", "a b", &"x".repeat(250)] {
+            assert!(outgoing(&record(topic), "s", 1 << 20).unwrap_err().starts_with("topic "), "{topic}");
+        }
+        assert!(outgoing(&record(&"x".repeat(249)), "s", 1 << 20).is_ok());
+    }
+
+    #[test]
+    fn what_is_too_large_with_its_headers_is_refused_before_it_is_sent() {
+        let mut record = record("t");
+        assert!(outgoing(&record, "s", 600).is_ok());
+        record.envelope.message.properties.user = vec![("n".into(), "v".repeat(600).into())];
+        assert!(outgoing(&record, "s", 600).unwrap_err().starts_with("too large"));
+    }
+
+    #[test]
+    fn a_message_keeps_its_meaning_over_kafka_and_back() {
+        let mut record = record("telemetry");
+        let message = &mut record.envelope.message;
+        message.qos = Qos::ExactlyOnce;
+        message.retain = true;
+        record.expiry_left_s = Some(60);
+        message.properties = Properties {
+            payload_is_utf8: true,
+            content_type: Some("application/json".into()),
+            response_topic: Some("re/ply".into()),
+            correlation_data: Some(Bytes::from_static(b"\xFF\x00")),
+            user: vec![("k".into(), "v".into()), ("a".into(), "b".into()), ("k".into(), "w".into())],
+        };
+        let publication = back(&record);
+        assert_eq!((publication.topic.as_str(), publication.qos, publication.retain), ("a/b", Qos::ExactlyOnce, true));
+        assert_eq!((publication.expiry_s, publication.time_ms), (Some(60), Some(1_000)));
+        let mut received = publication.properties;
+        assert!(received.user.iter().any(|(name, _)| &**name == headers::ID));
+        received.user.retain(|(name, _)| !name.starts_with(headers::PREFIX));
+        assert_eq!(received, record.envelope.message.properties);
+    }
+
+    #[test]
+    fn a_foreign_record_is_published_on_its_kafka_topic_and_its_headers_are_properties() {
+        let foreign = Incoming { topic: "orders.v1", payload: b"", timestamp_ms: Some(-1) };
+        let headers: [(&str, Option<&[u8]>); 4] =
+            [("mqtt.topic", Some(b"bad/#")), ("content_type", Some(b"x")), ("content_type", Some(b"y")), ("n", None)];
+        let publication = incoming(foreign, headers.into_iter()).unwrap();
+        assert_eq!((publication.topic.as_str(), publication.qos), ("orders.v1", Qos::AtLeastOnce));
+        assert_eq!((publication.time_ms, publication.payload.len()), (None, 0));
+        assert_eq!(publication.properties.content_type.as_deref(), Some("x"));
+        let user: Vec<_> = publication.properties.user.iter().map(|(name, value)| (&**name, &**value)).collect();
+        assert_eq!(user, [("content_type", "y"), ("n", "")]);
+    }
+}

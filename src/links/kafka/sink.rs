@@ -1,0 +1,380 @@
+//! The outbound half: an idempotent producer.
+//!
+//! A record's delivery report says what became of it. librdkafka retries on its own for as long as the producer lives
+//! (the buffer is the retry policy, so no record times out inside it); only what it gives up is answered here.
+//!
+//! A refusal for size or content hits a whole batch, the innocent with the guilty: all are told `Retry`, and those that failed are
+//! sent one at a time from then on; what fails alone is refused (R16).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rdkafka::ClientContext;
+use rdkafka::Statistics;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use tokio::sync::Notify;
+
+use super::Config;
+use super::client::{self, GivenUp, Offloaded, Watch};
+use super::mapping;
+use crate::buffer::Offset;
+use crate::links::{Answer, Identity, LinkError, Outgoing, Sent, Sink, SinkConnection};
+
+/// Enough for 70,000 records a second over a round trip of 50 ms; what a crash repeats is bounded by it (R9).
+const WINDOW: usize = 4_096;
+/// librdkafka's own queue: more than the window, so that `Full` stays the exception.
+const QUEUE_MESSAGES_MAX: &str = "16384";
+/// Its bytes: the runner keeps fewer in flight.
+const QUEUE_KIB_MAX: &str = "65536";
+/// A batch is refused as a whole where the topic's limit is lower than it; this is below any sensible limit.
+const BATCH_BYTES: &str = "131072";
+/// How long a good-bye waits for what is still on its way.
+const FLUSH: Duration = Duration::from_secs(2);
+
+type Producer = ThreadedProducer<Reports>;
+
+/// Produces to a Kafka cluster.
+#[derive(Clone, Debug)]
+pub struct KafkaSink {
+    config: Config,
+    identity: Identity,
+}
+
+impl KafkaSink {
+    /// For the cluster of `config`; connects only when asked.
+    #[must_use]
+    pub fn new(config: &Config, identity: &Identity) -> Self {
+        Self { config: config.clone(), identity: identity.clone() }
+    }
+
+    fn settings(&self) -> rdkafka::ClientConfig {
+        let idempotent = matches!(self.config.acks.as_str(), "all" | "-1");
+        let mut ours = vec![
+            ("linger.ms", "5"),
+            ("batch.size", BATCH_BYTES),
+            // As Kafka's own clients do it, so that a key lands in the same partition whoever sends it.
+            ("partitioner", "murmur2_random"),
+            ("queue.buffering.max.messages", QUEUE_MESSAGES_MAX),
+            ("queue.buffering.max.kbytes", QUEUE_KIB_MAX),
+        ];
+        ours.extend(self.config.compression.as_deref().map(|codec| ("compression.type", codec)));
+        let mut last = vec![
+            ("acks", self.config.acks.as_str()),
+            ("enable.idempotence", if idempotent { "true" } else { "false" }),
+            // The buffer is the retry policy; librdkafka's five minutes would let a record be overtaken.
+            ("message.timeout.ms", "0"),
+        ];
+        if !idempotent {
+            // Without idempotence a retry would overtake the next batch.
+            last.push(("max.in.flight.requests.per.connection", "1"));
+        }
+        client::settings(&self.config, &self.identity, &ours, &last)
+    }
+}
+
+impl Sink for KafkaSink {
+    type Connection = KafkaSinkConnection;
+
+    fn window(&self) -> usize {
+        WINDOW
+    }
+
+    async fn connect(&mut self) -> Result<KafkaSinkConnection, LinkError> {
+        let shared = Arc::new(Shared::default());
+        let context = Reports(Arc::clone(&shared));
+        let settings = self.settings();
+        let given_up = GivenUp::default();
+        let _guard = given_up.guard();
+        let producer = client::blocking(move || {
+            let watch = Arc::clone(&context.0);
+            let producer: Producer =
+                settings.create_with_context(context).map_err(|error| client::not_created(&error))?;
+            let producer = Offloaded::new(producer);
+            client::await_cluster(&watch.watch, &given_up, |look| producer.get()?.client().fetch_cluster_id(look))?;
+            Ok(producer)
+        });
+        let producer = producer.await?;
+        shared.watch.clear();
+        Ok(KafkaSinkConnection {
+            producer,
+            shared,
+            site: Arc::clone(&self.identity.site),
+            message_bytes_max: self.config.message_bytes_max,
+            open: 0,
+            alone_up_to: None,
+            over: None,
+        })
+    }
+}
+
+/// A live producer.
+pub struct KafkaSinkConnection {
+    producer: Offloaded<Producer>,
+    shared: Arc<Shared>,
+    site: Arc<str>,
+    message_bytes_max: u32,
+    /// Records without a report.
+    open: usize,
+    /// A batch with records up to here was refused: they are sent one at a time.
+    alone_up_to: Option<Offset>,
+    /// Why the producer is at its end.
+    over: Option<LinkError>,
+}
+
+/// What the producer's threads tell.
+#[derive(Debug, Default)]
+struct Shared {
+    watch: Watch,
+    /// At most one for each record in flight.
+    reports: Mutex<VecDeque<Report>>,
+    news: Notify,
+    /// Told once an outage.
+    down: AtomicBool,
+}
+
+#[derive(Clone, Debug)]
+struct Report {
+    offset: Offset,
+    topic: String,
+    /// `None`: delivered.
+    error: Option<RDKafkaErrorCode>,
+}
+
+impl SinkConnection for KafkaSinkConnection {
+    fn send(&mut self, record: Outgoing) -> Result<Sent, LinkError> {
+        if let Some(error) = &self.over {
+            return Err(error.clone());
+        }
+        let Some(producer) = self.producer.get() else { return Err(closed()) };
+        if self.open > 0 && self.alone_up_to >= Some(record.offset) {
+            return Ok(Sent::Full(Box::new(record)));
+        }
+        let mapped = match mapping::outgoing(&record, &self.site, self.message_bytes_max) {
+            Ok(mapped) => mapped,
+            Err(reason) => return Ok(Sent::Refused(reason)),
+        };
+        // The way back is in `Reports::delivery`; a log's offsets fit a pointer on the 64-bit machines that this runs on.
+        let Ok(opaque) = usize::try_from(record.offset.0) else {
+            return Err(LinkError::Transient(format!("offset {} does not fit", record.offset.0)));
+        };
+        let headers =
+            mapped.headers.iter().fold(OwnedHeaders::new_with_capacity(mapped.headers.len()), |out, header| {
+                out.insert(Header { key: &header.0, value: Some(header.1.as_slice()) })
+            });
+        let produced = producer.send(
+            BaseRecord::with_opaque_to(&mapped.topic, opaque)
+                .key(mapped.key.as_slice())
+                .payload(&*record.envelope.message.payload)
+                .timestamp(mapped.timestamp_ms)
+                .headers(headers),
+        );
+        match produced {
+            Ok(()) => {
+                self.open += 1;
+                Ok(Sent::Queued)
+            }
+            Err((KafkaError::MessageProduction(code), _)) => self.not_taken(code, &mapped.topic, record),
+            Err((error, _)) => Err(LinkError::Transient(error.to_string())),
+        }
+    }
+
+    /// Reports stay in their queue until they are answered: a dropped `answer` loses nothing.
+    async fn answer(&mut self) -> Result<Answer, LinkError> {
+        loop {
+            if let Some(error) = &self.over {
+                return Err(error.clone());
+            }
+            let report = self.shared.reports.lock().pop_front();
+            if let Some(report) = report {
+                return self.answer_to(&report);
+            }
+            // A password or certificate that has become wrong: no silence, and no use in waiting.
+            if let Some(error @ LinkError::Misconfigured(_)) = self.shared.watch.reason() {
+                self.over = Some(error.clone());
+                return Err(error);
+            }
+            if self.shared.watch.take_alive() && self.open > 0 {
+                return Ok(Answer::Alive);
+            }
+            self.shared.news.notified().await;
+        }
+    }
+
+    async fn close(self) {
+        let Some(producer) = self.producer.get().map(Arc::clone) else { return };
+        let flushed = client::blocking(move || {
+            let left = producer.flush(FLUSH);
+            // Dropped here, on the blocking thread, should the connection be gone by then.
+            drop(producer);
+            left.map_err(|error| LinkError::Transient(error.to_string()))
+        });
+        if let Err(error) = flushed.await {
+            tracing::debug!(%error, "the kafka producer was closed with records on their way");
+        }
+    }
+}
+
+impl KafkaSinkConnection {
+    /// The producer did not take the record.
+    fn not_taken(&mut self, code: RDKafkaErrorCode, topic: &str, record: Outgoing) -> Result<Sent, LinkError> {
+        if code == RDKafkaErrorCode::QueueFull {
+            Ok(Sent::Full(Box::new(record)))
+        } else if code == RDKafkaErrorCode::MessageSizeTooLarge {
+            Ok(Sent::Refused(format!("too large: the limit of this link is {} bytes", self.message_bytes_max)))
+        } else {
+            Err(self.end(topic, code))
+        }
+    }
+
+    fn answer_to(&mut self, report: &Report) -> Result<Answer, LinkError> {
+        let alone = self.open == 1;
+        self.open = self.open.saturating_sub(1);
+        let Some(code) = report.error else { return Ok(Answer::Confirmed(report.offset)) };
+        let reason = format!("topic '{}': {code}", report.topic);
+        match verdict(code) {
+            Verdict::Record if alone => Ok(Answer::Refused(report.offset, reason)),
+            Verdict::Record => {
+                self.alone_up_to = self.alone_up_to.max(Some(report.offset));
+                Ok(Answer::Retry(report.offset, reason))
+            }
+            Verdict::Later => Ok(Answer::Retry(report.offset, reason)),
+            Verdict::Link => Err(self.end(&report.topic, code)),
+        }
+    }
+
+    fn end(&mut self, topic: &str, code: RDKafkaErrorCode) -> LinkError {
+        let fatal = self.producer.get().and_then(|producer| producer.client().fatal_error());
+        let error = match fatal {
+            Some((code, words)) => LinkError::Transient(format!("{code}: {words}; a new producer is made")),
+            None => client::topic_refused(topic, code),
+        };
+        self.over = Some(error.clone());
+        error
+    }
+}
+
+/// Whom a failed delivery concerns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// A record of its batch, for good.
+    Record,
+    /// Nobody: it may pass.
+    Later,
+    /// The whole link: a topic or a permission that is missing, or the end of this producer.
+    Link,
+}
+
+fn verdict(code: RDKafkaErrorCode) -> Verdict {
+    let record = [
+        RDKafkaErrorCode::MessageSizeTooLarge,
+        RDKafkaErrorCode::MessageBatchTooLarge,
+        RDKafkaErrorCode::InvalidMessage,
+        RDKafkaErrorCode::InvalidMessageSize,
+        RDKafkaErrorCode::InvalidTimestamp,
+        RDKafkaErrorCode::InvalidRecord,
+        RDKafkaErrorCode::InvalidTopic,
+        RDKafkaErrorCode::PolicyViolation,
+    ];
+    let link = [
+        RDKafkaErrorCode::Fatal,
+        RDKafkaErrorCode::Fenced,
+        RDKafkaErrorCode::OutOfOrderSequenceNumber,
+        RDKafkaErrorCode::InvalidProducerEpoch,
+        RDKafkaErrorCode::UnknownProducerId,
+        RDKafkaErrorCode::GaplessGuarantee,
+        RDKafkaErrorCode::PurgeQueue,
+        RDKafkaErrorCode::PurgeInflight,
+    ];
+    if record.contains(&code) {
+        Verdict::Record
+    } else if link.contains(&code) || client::is_hopeless(code) {
+        Verdict::Link
+    } else {
+        Verdict::Later
+    }
+}
+
+fn closed() -> LinkError {
+    LinkError::Transient("the producer is closed".to_owned())
+}
+
+/// The producer's callbacks; they run on its own threads and only hand over.
+struct Reports(Arc<Shared>);
+
+impl ClientContext for Reports {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        client::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let code = error.rdkafka_error_code();
+        self.0.watch.hear(code, reason);
+        if code == Some(RDKafkaErrorCode::AllBrokersDown) && !self.0.down.swap(true, Ordering::Relaxed) {
+            let reason = self.0.watch.words_or(reason);
+            tracing::warn!(reason, "all kafka brokers are down; the producer keeps its records and reconnects");
+        }
+        self.0.news.notify_one();
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        if self.0.watch.observe(&statistics) {
+            self.0.news.notify_one();
+        }
+    }
+}
+
+impl ProducerContext for Reports {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, offset: usize) {
+        let offset = Offset(u64::try_from(offset).unwrap_or(u64::MAX));
+        let report = match result {
+            Ok(_) => {
+                self.0.down.store(false, Ordering::Relaxed);
+                Report { offset, topic: String::new(), error: None }
+            }
+            Err((error, message)) => Report {
+                offset,
+                topic: message.topic().to_owned(),
+                error: Some(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown)),
+            },
+        };
+        self.0.reports.lock().push_back(report);
+        self.0.news.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_delivery_concerns_its_record_the_link_or_nobody() {
+        for (code, expected) in [
+            (RDKafkaErrorCode::MessageSizeTooLarge, Verdict::Record),
+            (RDKafkaErrorCode::InvalidRecord, Verdict::Record),
+            (RDKafkaErrorCode::NotEnoughReplicas, Verdict::Later),
+            (RDKafkaErrorCode::KafkaStorageError, Verdict::Later),
+            (RDKafkaErrorCode::UnknownTopicOrPartition, Verdict::Link),
+            (RDKafkaErrorCode::UnknownTopic, Verdict::Link),
+            (RDKafkaErrorCode::TopicAuthorizationFailed, Verdict::Link),
+            (RDKafkaErrorCode::OutOfOrderSequenceNumber, Verdict::Link),
+        ] {
+            assert_eq!(verdict(code), expected, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn a_missing_topic_or_permission_is_the_link_s_misconfiguration() {
+        for code in [RDKafkaErrorCode::UnknownTopicOrPartition, RDKafkaErrorCode::TopicAuthorizationFailed] {
+            let LinkError::Misconfigured(words) = client::topic_refused("lake", code) else { panic!("{code:?}") };
+            assert!(words.contains("topic 'lake'"), "{words}");
+        }
+    }
+}

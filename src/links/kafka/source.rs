@@ -1,0 +1,287 @@
+//! The inbound half: a consumer in a group.
+//!
+//! librdkafka commits by itself, each [`COMMIT_INTERVAL_MS`], the offsets that were *stored*; stored is only what has settled, with all
+//! before it in its partition (R24). A payload is copied out at once, so that no record of ours holds librdkafka's memory.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance, StreamConsumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use rdkafka::{Statistics, TopicPartitionList};
+
+use super::Config;
+use super::client::{self, GivenUp, Offloaded, Watch};
+use super::mapping::{self, Incoming};
+use super::offsets::{Offsets, Partition};
+use crate::links::{Identity, LinkError, Received, Source, SourceConnection};
+
+/// R24.
+const COMMIT_INTERVAL_MS: &str = "50";
+/// How many records one `receive` hands out: enough to share the cost of an offer, few enough to stay responsive.
+const BATCH_MAX: usize = 256;
+/// What librdkafka may fetch ahead of us, in all partitions.
+const QUEUED_KIB_MAX: &str = "4096";
+/// How long a good-bye may take: leaving the group needs a broker that answers.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+
+type Consumer = StreamConsumer<Group>;
+
+/// Consumes topics of a Kafka cluster.
+#[derive(Clone, Debug)]
+pub struct KafkaSource {
+    config: Config,
+    topics: Vec<String>,
+    identity: Identity,
+}
+
+impl KafkaSource {
+    /// For `topics`, which must exist; connects only when asked.
+    #[must_use]
+    pub fn new(config: &Config, topics: Vec<String>, identity: &Identity) -> Self {
+        Self { config: config.clone(), topics, identity: identity.clone() }
+    }
+
+    fn settings(&self) -> rdkafka::ClientConfig {
+        let Identity { site, link } = &self.identity;
+        let group = self.config.group.clone().unwrap_or_else(|| format!("{site}-{link}"));
+        let fetch_bytes_max = self.config.message_bytes_max.max(4 << 20).to_string();
+        let ours = [
+            ("auto.offset.reset", "earliest"),
+            ("partition.assignment.strategy", "cooperative-sticky"),
+            ("queued.max.messages.kbytes", QUEUED_KIB_MAX),
+            ("queued.min.messages", "1000"),
+            ("fetch.max.bytes", fetch_bytes_max.as_str()),
+        ];
+        let last = [
+            ("group.id", group.as_str()),
+            ("enable.auto.commit", "true"),
+            ("auto.commit.interval.ms", COMMIT_INTERVAL_MS),
+            ("enable.auto.offset.store", "false"),
+        ];
+        client::settings(&self.config, &self.identity, &ours, &last)
+    }
+}
+
+impl Source for KafkaSource {
+    type Connection = KafkaSourceConnection;
+
+    async fn connect(&mut self) -> Result<KafkaSourceConnection, LinkError> {
+        let shared = Arc::new(Shared::default());
+        let context = Group(Arc::clone(&shared));
+        let (settings, topics) = (self.settings(), self.topics.clone());
+        let given_up = GivenUp::default();
+        let _guard = given_up.guard();
+        let consumer = client::blocking(move || {
+            let shared = Arc::clone(&context.0);
+            let consumer: Consumer =
+                settings.create_with_context(context).map_err(|error| client::not_created(&error))?;
+            let offloaded = Offloaded::new(consumer);
+            let Some(consumer) = offloaded.get() else { return Err(closed()) };
+            for topic in &topics {
+                client::await_cluster(&shared.watch, &given_up, |look| {
+                    hear_errors(consumer);
+                    client::topic_error(consumer.client(), topic, look)
+                })??;
+            }
+            let names: Vec<_> = topics.iter().map(String::as_str).collect();
+            consumer.subscribe(&names).map_err(|error| LinkError::Misconfigured(error.to_string()))?;
+            Ok(offloaded)
+        });
+        let consumer = consumer.await?;
+        shared.watch.clear();
+        Ok(KafkaSourceConnection { consumer, shared, over: None })
+    }
+}
+
+/// A consumer hears of errors only while it is polled. Nothing is subscribed to yet, so no record can come.
+fn hear_errors(consumer: &Consumer) {
+    let receiving = std::pin::pin!(consumer.recv());
+    if let Poll::Ready(Err(error)) = receiving.poll(&mut Context::from_waker(Waker::noop())) {
+        tracing::debug!(%error, "kafka consumer, while it connects");
+    }
+}
+
+/// A record: where it is, and in which assignment of its partition it was delivered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KafkaToken {
+    partition: Partition,
+    offset: i64,
+    assignment: u64,
+}
+
+/// A live consumer.
+pub struct KafkaSourceConnection {
+    consumer: Offloaded<Consumer>,
+    shared: Arc<Shared>,
+    /// An error that came behind records: told with the next call.
+    over: Option<LinkError>,
+}
+
+/// What the callbacks tell. They run inside of `receive`, on its thread.
+#[derive(Debug, Default)]
+struct Shared {
+    watch: Watch,
+    offsets: Mutex<Offsets>,
+}
+
+impl SourceConnection for KafkaSourceConnection {
+    type Token = KafkaToken;
+
+    /// librdkafka keeps what is not taken out of it: a dropped `receive` loses nothing, since nothing is awaited after the
+    /// first record.
+    async fn receive(&mut self) -> Result<Vec<Received<KafkaToken>>, LinkError> {
+        if let Some(error) = &self.over {
+            return Err(error.clone());
+        }
+        let Some(consumer) = self.consumer.get() else { return Err(closed()) };
+        loop {
+            let mut batch = Vec::new();
+            match consumer.recv().await {
+                Ok(message) => batch.extend(self.shared.received(&message)),
+                Err(error) => self.shared.consumption_error(&error)?,
+            }
+            while self.over.is_none() && !batch.is_empty() && batch.len() < BATCH_MAX {
+                let next = std::pin::pin!(consumer.recv());
+                match next.poll(&mut Context::from_waker(Waker::noop())) {
+                    Poll::Ready(Ok(message)) => batch.extend(self.shared.received(&message)),
+                    Poll::Ready(Err(error)) => self.over = self.shared.consumption_error(&error).err(),
+                    Poll::Pending => break,
+                }
+            }
+            if !batch.is_empty() {
+                return Ok(batch);
+            }
+        }
+    }
+
+    fn settled(&mut self, token: KafkaToken) -> Result<(), LinkError> {
+        let Some(consumer) = self.consumer.get() else { return Err(closed()) };
+        let KafkaToken { partition, offset, assignment } = token;
+        let Some(passed) = self.shared.offsets.lock().settle(&partition, offset, assignment) else { return Ok(()) };
+        // It stores the offset of the record after it. A partition that was taken away meanwhile is another member's.
+        if let Err(error) = consumer.store_offset(&partition.topic, partition.number, passed) {
+            tracing::debug!(%error, topic = &*partition.topic, partition = partition.number, "offset not stored");
+        }
+        Ok(())
+    }
+
+    /// librdkafka commits by itself.
+    async fn upkeep(&mut self) -> Result<(), LinkError> {
+        std::future::pending().await
+    }
+
+    async fn close(self) {
+        let Some(consumer) = self.consumer.get().map(Arc::clone) else { return };
+        let Self { consumer: offloaded, .. } = self;
+        let closing = client::blocking(move || {
+            let committed = consumer.commit_consumer_state(CommitMode::Sync);
+            // The last handle: leaving the group takes its time here.
+            drop(offloaded.into_inner());
+            drop(consumer);
+            match committed {
+                Err(error) if error.rdkafka_error_code() != Some(RDKafkaErrorCode::NoOffset) => {
+                    Err(LinkError::Transient(error.to_string()))
+                }
+                Ok(()) | Err(_) => Ok(()),
+            }
+        });
+        match tokio::time::timeout(CLOSE_TIMEOUT, closing).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "the last offsets were not committed"),
+            Err(_elapsed) => tracing::debug!("the kafka consumer is still closing"),
+        }
+    }
+}
+
+impl Shared {
+    fn received(&self, message: &BorrowedMessage<'_>) -> Option<Received<KafkaToken>> {
+        let topic: Arc<str> = message.topic().into();
+        let record = Incoming {
+            topic: &topic,
+            payload: message.payload().unwrap_or_default(),
+            timestamp_ms: message.timestamp().to_millis(),
+        };
+        let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+        let partition = Partition { topic: Arc::clone(&topic), number: message.partition() };
+        let offset = message.offset();
+        // What is passed over here is passed over by the offsets too: the next that settles covers it.
+        let Some(publication) = mapping::incoming(record, headers.map(|header| (header.key, header.value))) else {
+            tracing::error!(topic = &*topic, offset, "passed over a record that gives no topic");
+            return None;
+        };
+        let assignment = self.offsets.lock().deliver(&partition, offset);
+        let token = KafkaToken { partition, offset, assignment };
+        Some(Received { channel: Some(topic), publication, token, again: false })
+    }
+
+    /// Most errors librdkafka mends itself, and tells all the same.
+    fn consumption_error(&self, error: &KafkaError) -> Result<(), LinkError> {
+        let code = error.rdkafka_error_code();
+        let lost = [RDKafkaErrorCode::AllBrokersDown, RDKafkaErrorCode::PollExceeded, RDKafkaErrorCode::Fatal];
+        match (code, error) {
+            (_, KafkaError::MessageConsumptionFatal(_)) => Err(LinkError::Transient(error.to_string())),
+            (Some(code), _) if client::is_hopeless(code) => {
+                let words = self.watch.words_or("refused");
+                Err(LinkError::Misconfigured(words))
+            }
+            (Some(code), _) if lost.contains(&code) => {
+                Err(LinkError::Transient(self.watch.words_or("all brokers are down")))
+            }
+            (_, error) => {
+                tracing::debug!(%error, "kafka consumer");
+                Ok(())
+            }
+        }
+    }
+}
+
+fn closed() -> LinkError {
+    LinkError::Transient("the consumer is closed".to_owned())
+}
+
+/// The consumer's callbacks.
+struct Group(Arc<Shared>);
+
+impl ClientContext for Group {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        client::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.0.watch.hear(error.rdkafka_error_code(), reason);
+    }
+
+    fn stats(&self, _statistics: Statistics) {}
+}
+
+impl ConsumerContext for Group {
+    fn pre_rebalance(&self, _consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        let (what, list) = match rebalance {
+            Rebalance::Assign(list) => ("assigned", list),
+            Rebalance::Revoke(list) => ("revoked", list),
+            Rebalance::Error(error) => {
+                tracing::warn!(%error, "kafka group");
+                return;
+            }
+        };
+        for partition in partitions(list) {
+            tracing::info!(topic = &*partition.topic, partition = partition.number, what, "kafka group");
+            self.0.offsets.lock().revoke(&partition);
+        }
+    }
+}
+
+/// Assigned anew counts as revoked before: only what is delivered from now on is open.
+fn partitions(list: &TopicPartitionList) -> Vec<Partition> {
+    list.elements()
+        .iter()
+        .map(|element| Partition { topic: element.topic().into(), number: element.partition() })
+        .collect()
+}
