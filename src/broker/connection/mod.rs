@@ -114,6 +114,8 @@ struct Connection {
     retained: VecDeque<(TopicName, SubscribeOptions, Option<u32>)>,
     page: Option<(Tail, oneshot::Receiver<Page>)>,
     mark: Mark,
+    /// What was durable when the session was last pumped.
+    durable: u64,
     keep_alive: Option<Duration>,
     last_seen: Instant,
     tick: Pin<Box<tokio::time::Sleep>>,
@@ -315,8 +317,10 @@ impl Connection {
         }
     }
 
+    /// Asked of what was durable when the session was last pumped: the store may have moved since, and then
+    /// [`Mark::changed`] says so at once.
     fn waits_for_store(&self) -> bool {
-        !self.others.is_empty() || self.attached.client.lock().outbound.waits_for_store(self.broker.store.durable())
+        !self.others.is_empty() || self.attached.client.lock().outbound.waits_for_store(self.durable)
     }
 
     fn ask_page(&mut self) {
@@ -328,6 +332,7 @@ impl Connection {
     fn pump(&mut self) {
         let (broker, client) = (&self.broker, &self.attached.client);
         let (durable, now) = (broker.store.durable(), broker.clock.wall());
+        self.durable = durable;
         let mut state = client.lock();
         if state.terms.kept && state.outbound.can_assign() {
             drop(state);

@@ -66,13 +66,14 @@ impl Rig {
     /// A SIGKILL, as the disk sees it: the folder as it is at this moment, which a next broker opens.
     pub(super) fn crash(&self, from: &Path) -> tempfile::TempDir {
         let copy = tempfile::tempdir().unwrap();
-        // Held, so that the copy is of one moment; a real kill leaves a moment too.
-        let _still = self.broker.clients.lock();
-        for name in ["broker.db", "broker.db-wal"] {
-            if from.join(name).exists() {
-                std::fs::copy(from.join(name), copy.path().join(name)).unwrap();
+        // Of one moment: a kill does not tear a file in two.
+        self.broker.store.frozen(|| {
+            for name in ["broker.db", "broker.db-wal"] {
+                if from.join(name).exists() {
+                    std::fs::copy(from.join(name), copy.path().join(name)).unwrap();
+                }
             }
-        }
+        });
         copy
     }
 
