@@ -140,6 +140,12 @@ pub(super) async fn serve(broker: Arc<Broker>, stream: TcpStream, anonymous: boo
         () = stop.cancelled() => End::Kicked,
     };
     let end = if stop.is_cancelled() { connection.wind_up().await } else { end };
+    if !matches!(end, End::Kicked) && !stop.is_cancelled() {
+        tokio::select! {
+            () = connection.finish_offers() => {}
+            () = deadline_of(&stop) => {}
+        }
+    }
     connection.finish(end).await;
 }
 
@@ -408,9 +414,6 @@ impl Connection {
 
     /// Hands the session back, then says why to the client.
     async fn finish(mut self, end: End) {
-        if !matches!(end, End::Kicked) {
-            self.finish_offers().await;
-        }
         self.hand_receipts_over();
         let ending = match end {
             End::Disconnect { with_will: false } => Ending::Orderly,
@@ -439,6 +442,12 @@ impl Connection {
             tracing::debug!("a client did not take its last bytes");
         }
     }
+}
+
+/// A link that blocks must not hold up the gateway's end.
+async fn deadline_of(stop: &CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(RECEIPTS_DEADLINE).await;
 }
 
 /// Waits for the first acknowledgement's receipt, and notes what became of it.

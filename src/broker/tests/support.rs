@@ -177,10 +177,9 @@ impl Peer {
     }
 
     pub(super) async fn publication(&mut self) -> Publish {
-        match self.receive().await {
-            Packet::Publish(publish) => publish,
-            other => panic!("expected a PUBLISH, got {other:?}"),
-        }
+        let packet = self.receive().await;
+        let Packet::Publish(publish) = packet else { panic!("expected a PUBLISH, got {packet:?}") };
+        publish
     }
 
     /// Shows that nothing was on its way before this.
@@ -223,10 +222,11 @@ impl Peer {
     pub(super) async fn finish(&mut self, id: u16) {
         let mut held = Vec::new();
         loop {
-            match self.receive().await {
-                Packet::Pubrel(released) if released.id.get() == id => break,
-                other => held.push(other),
+            let packet = self.receive().await;
+            if packet == Packet::Pubrel(ack(id)) {
+                break;
             }
+            held.push(packet);
         }
         let mut before = BytesMut::new();
         for packet in held {
