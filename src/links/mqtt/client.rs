@@ -180,7 +180,7 @@ impl Settings {
             Box::pin(async move {
                 let stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
                 stream.set_nodelay(true)?;
-                Ok(Counted { stream, wrote })
+                Ok(Counted { stream, wrote, full: false })
             })
         }
     }
@@ -273,8 +273,9 @@ impl Client {
     }
 }
 
-/// Progress of the socket: bytes that the kernel took. With a full send buffer it takes more only as the peer's TCP
-/// acknowledges, so a slow link that moves is told from a dead one (R23).
+/// Progress of the socket: bytes that the kernel took *after it had been full*. A full send buffer takes more only as the
+/// peer's TCP acknowledges, so a slow link that moves is told from a dead one (R23). What goes into a buffer with room is no
+/// progress: that of a mute peer takes megabytes.
 #[derive(Debug, Default)]
 pub(super) struct Wrote(Notify);
 
@@ -284,11 +285,8 @@ impl Wrote {
         self.0.notified().await;
     }
 
-    fn note(&self, bytes: usize) {
-        // A PINGREQ has two bytes and is no progress: it goes out to a mute peer too.
-        if bytes > 2 {
-            self.0.notify_one();
-        }
+    fn note(&self) {
+        self.0.notify_one();
     }
 }
 
@@ -297,6 +295,8 @@ impl Wrote {
 pub(super) struct Counted {
     stream: TcpStream,
     wrote: Arc<Wrote>,
+    /// The last write found the send buffer full.
+    full: bool,
 }
 
 impl AsyncRead for Counted {
@@ -308,8 +308,13 @@ impl AsyncRead for Counted {
 impl AsyncWrite for Counted {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        if let Poll::Ready(Ok(bytes)) = &written {
-            self.wrote.note(*bytes);
+        match &written {
+            Poll::Pending => self.full = true,
+            Poll::Ready(Ok(_)) if self.full => {
+                self.full = false;
+                self.wrote.note();
+            }
+            Poll::Ready(_) => {}
         }
         written
     }

@@ -12,7 +12,7 @@ mod config;
 mod sink;
 mod source;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod tls;
 mod v4;
 mod v5;

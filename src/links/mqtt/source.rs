@@ -199,7 +199,7 @@ mod acks {
         due.iter()
             .map(|ack| match ack {
                 Ack::V5(rumqttc_v5::ManualAck::PubAck(ack)) => ack.pkid,
-                other => panic!("{other:?}"),
+                Ack::V4(_) | Ack::V5(_) => panic!("{ack:?}"),
             })
             .collect()
     }

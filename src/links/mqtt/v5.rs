@@ -115,6 +115,7 @@ pub(super) fn size(publish: &Publish) -> usize {
 
 /// R21: Retain Handling 1 and Retain As Published, so that a reconnect does not send everything again and a retained
 /// message stays one.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the crate's own list, which grows: all others are refusals")]
 pub(super) async fn subscribe(client: &AsyncClient, filters: &[String], qos: Qos) -> Result<Vec<Subscribed>, String> {
     let wanted = filters.iter().map(|filter| {
         SubscribeFilterInput::new(filter.clone(), wire_qos(qos))
@@ -219,6 +220,7 @@ fn received(publish: rumqttc_v5::Publish) -> Inbound {
 }
 
 /// The end of a connection in words a person can act on, and whether a retry can help.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the crate's own list, which grows: all others are transient")]
 fn explain(error: &ConnectionError) -> LinkError {
     match error {
         ConnectionError::ConnectionRefused(code) => refusal(*code),

@@ -28,6 +28,10 @@ const UNSETTLED_MAX: usize = 4096;
 const FULL_PAUSE_MIN: Duration = Duration::from_millis(20);
 const FULL_PAUSE_MAX: Duration = Duration::from_secs(1);
 
+/// R6: a source whose offer waits for so long gives its connection up, before the remote takes offence (RabbitMQ ends a
+/// consumer that does not acknowledge), and comes back later.
+const BLOCKED_MAX: Duration = Duration::from_secs(300);
+
 /// How often a receiving connection is given time for its upkeep: acknowledgements are due 50 ms after the last (R24).
 const UPKEEP_EACH: Duration = Duration::from_millis(20);
 
@@ -50,6 +54,7 @@ pub(super) struct SourceRunner<S: Source, H: Intake> {
     hub: Arc<H>,
     backoff: Backoff,
     misconfigured: bool,
+    pub(super) blocked_max: Duration,
 }
 
 /// What belongs to one connection and goes with it.
@@ -72,6 +77,7 @@ struct Offering<Token> {
     bytes: u64,
     again: Publication,
     pause: Duration,
+    give_up: Instant,
     answer: Pin<Box<dyn Future<Output = Result<Receipt, OfferError>> + Send>>,
 }
 
@@ -87,6 +93,7 @@ enum Event<Token> {
     Received(Result<Vec<Received<Token>>, LinkError>),
     Offered(Result<Receipt, OfferError>),
     Settled(Result<(), Rejected>),
+    Blocked,
     Upkeep(Result<(), LinkError>),
 }
 
@@ -105,7 +112,7 @@ enum Next<C> {
 impl<S: Source, H: Intake> SourceRunner<S, H> {
     pub(super) fn new(common: Common, source: S, hub: Arc<H>) -> Self {
         let backoff = Backoff::new(common.timing.retry_delay_min, common.timing.retry_delay_max);
-        Self { common, source, hub, backoff, misconfigured: false }
+        Self { common, source, hub, backoff, misconfigured: false, blocked_max: BLOCKED_MAX }
     }
 
     /// Until cancelled.
@@ -206,6 +213,10 @@ impl<S: Source, H: Intake> SourceRunner<S, H> {
             Event::Offered(answer) => return self.offered(session, answer),
             Event::Settled(Ok(())) => self.settle(session),
             Event::Settled(Err(rejected)) => Err(LinkError::Transient(rejected.to_string())),
+            Event::Blocked => {
+                let words = session.refused.take().unwrap_or_else(|| "a target's buffer is full".to_owned());
+                Err(LinkError::Transient(format!("{words}, for {:?}", self.blocked_max)))
+            }
             Event::Upkeep(done) => done,
         };
         done.map_or_else(|error| ControlFlow::Break(End::Lost(error)), ControlFlow::Continue)
@@ -223,8 +234,14 @@ impl<S: Source, H: Intake> SourceRunner<S, H> {
         let bytes = u64::try_from(received.publication.payload.len()).unwrap_or(u64::MAX);
         let again = received.publication.clone();
         let answer = Arc::clone(&self.hub).offer(Arc::clone(&session.origin), received.publication);
-        session.offering =
-            Some(Offering { token: received.token, bytes, again, pause: FULL_PAUSE_MIN, answer: Box::pin(answer) });
+        session.offering = Some(Offering {
+            token: received.token,
+            bytes,
+            again,
+            pause: FULL_PAUSE_MIN,
+            give_up: self.common.now() + self.blocked_max,
+            answer: Box::pin(answer),
+        });
     }
 
     fn offered(&self, session: &mut Session<S::Connection>, answer: Result<Receipt, OfferError>) -> ControlFlow<End> {
@@ -334,7 +351,10 @@ impl<C: SourceConnection> Session<C> {
         };
         let offered = async {
             match offering {
-                Some(offering) => offering.answer.as_mut().await,
+                Some(Offering { answer, give_up, .. }) => {
+                    let answer = tokio::time::timeout_at(*give_up, answer.as_mut()).await;
+                    answer.map_or(Event::Blocked, Event::Offered)
+                }
                 None => std::future::pending().await,
             }
         };
@@ -348,7 +368,7 @@ impl<C: SourceConnection> Session<C> {
             biased;
             () = common.token.cancelled() => Event::Stop,
             settled = settled => Event::Settled(settled),
-            answer = offered => Event::Offered(answer),
+            event = offered => event,
             event = attend => event,
         }
     }

@@ -137,6 +137,10 @@ struct Running {
 
 impl Running {
     fn start(remote: &Arc<Remote>, timing: Timing) -> Self {
+        Self::start_kind(FakeSink(Arc::clone(remote)), timing)
+    }
+
+    fn start_kind(sink: impl Sink, timing: Timing) -> Self {
         let dir = TempDir::new().unwrap();
         let config = buffer::Config {
             dir: dir.path().join("hq"),
@@ -148,7 +152,7 @@ impl Running {
         };
         let (buffer, _) = Buffer::open(config, 64, crate::clock::system()).unwrap();
         let common = common(timing);
-        let runner = SinkRunner::new(common.clone(), FakeSink(Arc::clone(remote)), buffer.clone(), None);
+        let runner = SinkRunner::new(common.clone(), sink, buffer.clone(), None);
         let mut tasks = JoinSet::new();
         tasks.spawn(runner.run());
         Self { buffer, common, tasks, _dir: dir }
@@ -442,4 +446,27 @@ async fn stopping_takes_the_answers_that_still_come() {
     (0..3).for_each(|offset| remote.give(Answer::Confirmed(Offset(offset))));
     let buffer = running.stop().await;
     eventually("delivered", || buffer.stats().ledger.delivered == 3).await;
+}
+
+#[tokio::test]
+async fn a_real_remote_that_is_killed_in_the_middle_confirms_everything_when_it_is_back() {
+    use crate::links::mqtt::tests::{Mosquitto, identity};
+    use crate::links::mqtt::{MqttSink, Version};
+    for version in [Version::V5, Version::V4] {
+        let mut mosquitto = Mosquitto::start("allow_anonymous true").await;
+        let config = mosquitto.config(version);
+        let running = Running::start_kind(MqttSink::new(&config, &identity(), true), TIMING);
+        let common = running.common.clone();
+        running.append_many(1_000).await;
+        eventually("some delivered", || status(&common.board).messages > 300).await;
+        mosquitto.kill().await;
+        running.state(LinkState::BackingOff).await;
+        running.append_many(2_000).await;
+        mosquitto.start_again().await;
+        running.drained().await;
+        assert_eq!(running.buffer.stats().ledger.delivered, 3_000);
+        let shown = running.state(LinkState::Online).await;
+        assert!(shown.resent <= 2 * 1024, "two windows at most: {}", shown.resent);
+        running.stop().await;
+    }
 }

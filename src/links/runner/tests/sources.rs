@@ -138,9 +138,14 @@ impl Running {
         Self { world, common: common(TIMING), tasks: JoinSet::new() }
     }
 
-    fn go(mut self) -> Self {
-        let runner =
-            SourceRunner::new(self.common.clone(), FakeSource(Arc::clone(&self.world)), Arc::clone(&self.world));
+    fn go(self) -> Self {
+        self.go_blocked_at_most(Duration::from_secs(300))
+    }
+
+    fn go_blocked_at_most(mut self, blocked_max: Duration) -> Self {
+        let world = Arc::clone(&self.world);
+        let mut runner = SourceRunner::new(self.common.clone(), FakeSource(Arc::clone(&world)), world);
+        runner.blocked_max = blocked_max;
         self.tasks.spawn(runner.run());
         self
     }
@@ -212,6 +217,21 @@ async fn r6_upkeep_and_acknowledgements_go_on_while_an_offer_waits() {
     running.world.unblocked.notify_waiters();
     running.world.log.advance(3);
     assert_eq!(running.acknowledged(3).await, [0, 1, 2]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn r6_a_source_that_is_blocked_for_long_comes_back_later() {
+    let running = Running::start(0..2);
+    *running.world.blocked.lock() = true;
+    let running = running.go_blocked_at_most(Duration::from_millis(20));
+    eventually("connected anew", || *running.world.connects.lock() >= 2).await;
+    let told = status(&running.common.board).last_error.unwrap();
+    assert_eq!(told, "a target's buffer is full, for 20ms");
+    *running.world.blocked.lock() = false;
+    running.world.unblocked.notify_waiters();
+    running.world.log.advance(2);
+    assert_eq!(running.acknowledged(2).await, [0, 1]);
     running.stop().await;
 }
 
