@@ -247,6 +247,7 @@ impl Connection {
             retained: VecDeque::new(),
             page: None,
             mark: broker.store.mark(),
+            durable: 0,
             keep_alive,
             last_seen: broker.clock.now(),
             tick: Box::pin(tokio::time::sleep(keep_alive.unwrap_or_default())),

@@ -114,6 +114,8 @@ struct Connection {
     retained: VecDeque<(TopicName, SubscribeOptions, Option<u32>)>,
     page: Option<(Tail, oneshot::Receiver<Page>)>,
     mark: Mark,
+    /// What was durable when the session was last pumped.
+    durable: u64,
     keep_alive: Option<Duration>,
     last_seen: Instant,
     tick: Pin<Box<tokio::time::Sleep>>,
@@ -138,6 +140,12 @@ pub(super) async fn serve(broker: Arc<Broker>, stream: TcpStream, anonymous: boo
         () = stop.cancelled() => End::Kicked,
     };
     let end = if stop.is_cancelled() { connection.wind_up().await } else { end };
+    if !matches!(end, End::Kicked) && !stop.is_cancelled() {
+        tokio::select! {
+            () = connection.finish_offers() => {}
+            () = deadline_of(&stop) => {}
+        }
+    }
     connection.finish(end).await;
 }
 
@@ -315,8 +323,10 @@ impl Connection {
         }
     }
 
+    /// Asked of what was durable when the session was last pumped: the store may have moved since, and then
+    /// [`Mark::changed`] says so at once.
     fn waits_for_store(&self) -> bool {
-        !self.others.is_empty() || self.attached.client.lock().outbound.waits_for_store(self.broker.store.durable())
+        !self.others.is_empty() || self.attached.client.lock().outbound.waits_for_store(self.durable)
     }
 
     fn ask_page(&mut self) {
@@ -328,6 +338,7 @@ impl Connection {
     fn pump(&mut self) {
         let (broker, client) = (&self.broker, &self.attached.client);
         let (durable, now) = (broker.store.durable(), broker.clock.wall());
+        self.durable = durable;
         let mut state = client.lock();
         if state.terms.kept && state.outbound.can_assign() {
             drop(state);
@@ -403,9 +414,6 @@ impl Connection {
 
     /// Hands the session back, then says why to the client.
     async fn finish(mut self, end: End) {
-        if !matches!(end, End::Kicked) {
-            self.finish_offers().await;
-        }
         self.hand_receipts_over();
         let ending = match end {
             End::Disconnect { with_will: false } => Ending::Orderly,
@@ -434,6 +442,12 @@ impl Connection {
             tracing::debug!("a client did not take its last bytes");
         }
     }
+}
+
+/// A link that blocks must not hold up the gateway's end.
+async fn deadline_of(stop: &CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(RECEIPTS_DEADLINE).await;
 }
 
 /// Waits for the first acknowledgement's receipt, and notes what became of it.

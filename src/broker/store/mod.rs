@@ -302,6 +302,19 @@ impl Store {
         receiver
     }
 
+    /// Runs `look` at a moment when nothing is being committed: what a SIGKILL would leave then.
+    #[cfg(test)]
+    pub(super) fn frozen<R>(&self, look: impl Fn() -> R) -> R {
+        loop {
+            let staged = self.shared.staged.lock();
+            if self.shared.mark.progress().done == staged.next_unit {
+                return look();
+            }
+            drop(staged);
+            std::thread::yield_now();
+        }
+    }
+
     /// Commits what is staged and ends the thread. Blocks until then; called a second time it does nothing.
     pub(super) fn close(&self) {
         self.shared.staged.lock().closing = true;

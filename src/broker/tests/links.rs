@@ -80,12 +80,12 @@ async fn r6_a_blocked_link_holds_its_publisher_alone_without_a_keep_alive_kick_a
     let mut held = kept("held");
     held.keep_alive_s = 1;
     let mut old = Peer::open(rig.address, held.clone()).await.0;
-    let mut sent = 0;
+    let mut sent = 0_u16;
     // Until as many are unacknowledged as it takes: then it is blocked and not read.
-    while rig.board.snapshot().received as usize + 8 > sent && sent < 40 {
+    while rig.board.snapshot().received + 8 > u64::from(sent) && sent < 40 {
         sent += 1;
-        old.send(Packet::Publish(publish("cloud/a", &large(), Qos::AtLeastOnce, sent as u16))).await;
-        if sent % 8 == 0 {
+        old.send(Packet::Publish(publish("cloud/a", &large(), Qos::AtLeastOnce, sent))).await;
+        if sent.is_multiple_of(8) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -97,6 +97,8 @@ async fn r6_a_blocked_link_holds_its_publisher_alone_without_a_keep_alive_kick_a
     let (mut new, connack) = Peer::open(rig.address, held).await;
     assert!(connack.session_present);
     new.deliver("local/a", "x", Qos::AtLeastOnce, 1).await;
+    // It is blocked again, and that does not hold up the end.
+    new.send_all((2..10).map(|id| Packet::Publish(publish("cloud/a", &large(), Qos::AtLeastOnce, id)))).await;
     rig.stop().await;
 }
 

@@ -66,13 +66,14 @@ impl Rig {
     /// A SIGKILL, as the disk sees it: the folder as it is at this moment, which a next broker opens.
     pub(super) fn crash(&self, from: &Path) -> tempfile::TempDir {
         let copy = tempfile::tempdir().unwrap();
-        // Held, so that the copy is of one moment; a real kill leaves a moment too.
-        let _still = self.broker.clients.lock();
-        for name in ["broker.db", "broker.db-wal"] {
-            if from.join(name).exists() {
-                std::fs::copy(from.join(name), copy.path().join(name)).unwrap();
+        // Of one moment: a kill does not tear a file in two.
+        self.broker.store.frozen(|| {
+            for name in ["broker.db", "broker.db-wal"] {
+                if from.join(name).exists() {
+                    std::fs::copy(from.join(name), copy.path().join(name)).unwrap();
+                }
             }
-        }
+        });
         copy
     }
 
@@ -176,10 +177,9 @@ impl Peer {
     }
 
     pub(super) async fn publication(&mut self) -> Publish {
-        match self.receive().await {
-            Packet::Publish(publish) => publish,
-            other => panic!("expected a PUBLISH, got {other:?}"),
-        }
+        let packet = self.receive().await;
+        let Packet::Publish(publish) = packet else { panic!("expected a PUBLISH, got {packet:?}") };
+        publish
     }
 
     /// Shows that nothing was on its way before this.
@@ -222,10 +222,11 @@ impl Peer {
     pub(super) async fn finish(&mut self, id: u16) {
         let mut held = Vec::new();
         loop {
-            match self.receive().await {
-                Packet::Pubrel(released) if released.id.get() == id => break,
-                other => held.push(other),
+            let packet = self.receive().await;
+            if packet == Packet::Pubrel(ack(id)) {
+                break;
             }
+            held.push(packet);
         }
         let mut before = BytesMut::new();
         for packet in held {

@@ -161,7 +161,7 @@ proptest! {
         let mut pushed = 0_u64;
         let mut done = Vec::new();
         let mut first_sends = Vec::new();
-        for (step, pick) in steps.into_iter().chain((0..400).map(|n| (3 + (n % 3) as u8, n as u16))) {
+        for (step, pick) in steps.into_iter().chain((0..400_u16).map(|n| (3 + u8::try_from(n % 3).unwrap(), n))) {
             match step {
                 0 | 1 => {
                     let qos = if pick % 2 == 0 { Qos::AtLeastOnce } else { Qos::ExactlyOnce };
