@@ -1,14 +1,19 @@
 //! `routes.yaml`, good and bad: what the shipped files say, what a full file resolves to, and every diagnostic as the
 //! operator sees it (`tests/config/bad/`, one snapshot a file).
 
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed, which is its purpose")]
+
 use std::path::{Path, PathBuf};
 
+use proptest::prelude::*;
+use tidegate::buffer::{SyncMode, WhenFull};
 use tidegate::cli::check::check;
 use tidegate::config::{self, Env, Severity};
 use tidegate::gateway::Config;
 use tidegate::links::{self, Kind, mqtt};
 use tidegate::message::Qos;
 use tidegate::router::{Arrival, Endpoint, LinkId, Table};
+use tidegate::units::{ByteSize, show_duration};
 
 /// A machine that is the same everywhere: known variables, a disk of 100 GiB.
 fn env() -> Env {
@@ -16,6 +21,7 @@ fn env() -> Env {
         "PASSWORD" => Some("hunter2".to_owned()),
         "RMQ_USER" => Some("us:er".to_owned()),
         "SITE" => Some("plant-7".to_owned()),
+        "URL" => Some("hunter2://host".to_owned()),
         "EMPTY" => Some(" ".to_owned()),
         _ => None,
     };
@@ -164,6 +170,78 @@ fn routing_keys_are_levels_and_queue_names_are_not() {
     let decisions = table.route(Arrival { from: &Endpoint::Broker, channel: None, topic });
     let destinations: Vec<_> = decisions.iter().map(|decision| decision.destination.as_str()).collect();
     assert_eq!(destinations, ["line.1/press", "telemetry", "my.queue", "up/factory/line.1/press/telemetry"]);
+}
+
+#[test]
+fn r3_the_page_of_limits_has_the_defaults_of_the_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("routes.yaml");
+    let text = "links:
+  m: { mqtt: { url: \"mqtt://127.0.0.1\" } }
+  r: { rabbitmq: { url: \"amqp://127.0.0.1\" } }
+  k: { kafka: { brokers: \"127.0.0.1:9092\" } }
+";
+    std::fs::write(&file, text).unwrap();
+    let config = loaded(file.to_str().unwrap());
+    let (broker, buffer, timing) = (&config.broker, &link(&config, "m").buffer, link(&config, "m").timing);
+    let (Kind::Mqtt(mqtt), Kind::Rabbitmq(rabbitmq), Kind::Kafka(kafka)) =
+        (&link(&config, "m").kind, &link(&config, "r").kind, &link(&config, "k").kind)
+    else {
+        panic!()
+    };
+    let size = |bytes: u64| ByteSize(bytes).to_string();
+    let defaults = [
+        ("broker.max_packet_size", broker.max_packet_size.to_string()),
+        ("broker.receive_maximum", broker.receive_maximum.to_string()),
+        ("broker.in_flight", broker.in_flight.to_string()),
+        ("broker.session_expiry_max", show_duration(broker.session_expiry_max)),
+        ("broker.session_messages_max", broker.session_messages_max.to_string()),
+        ("broker.connect_timeout", show_duration(broker.connect_timeout)),
+        ("broker.connections_max", broker.connections_max.to_string()),
+        ("buffer.max_size", buffer.max_size.to_string()),
+        ("links.NAME.connect_timeout", show_duration(timing.connect_timeout)),
+        ("links.NAME.stall_after", show_duration(timing.stall_after)),
+        ("links.NAME.retry.min", show_duration(timing.retry_delay_min)),
+        ("links.NAME.retry.max", show_duration(timing.retry_delay_max)),
+        ("mqtt.keep_alive", format!("{}s", mqtt.keep_alive_s)),
+        ("mqtt.max_packet_size", mqtt.max_packet_size.to_string()),
+        ("mqtt.qos", mqtt.qos.bits().to_string()),
+        ("rabbitmq.prefetch", rabbitmq.prefetch.to_string()),
+        ("rabbitmq.mandatory", rabbitmq.mandatory.to_string()),
+        ("kafka.acks", kafka.acks.clone()),
+        ("kafka.max_message", size(u64::from(kafka.message_bytes_max))),
+    ];
+    let page = std::fs::read_to_string("docs/limits.md").unwrap();
+    for (key, default) in defaults {
+        assert!(page.contains(&format!("| `{key}` | `{default}` |")), "docs/limits.md: `{key}` is {default}");
+    }
+    assert_eq!((buffer.max_age, buffer.min_free), (None, None));
+    assert_eq!((buffer.when_full, buffer.sync), (WhenFull::DropOldest, SyncMode::Group));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// A good file with some of its characters changed: whatever comes of it is a report, and no secret is in it.
+    #[test]
+    fn a_damaged_file_gives_a_report_and_no_secret(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), 0_usize..4, "[{}\\[\\]:#&*!|>'\"%@`$,/+ \n\té-]"), 1..6),
+    ) {
+        let good = std::fs::read_to_string("tests/config/good/full.yaml").unwrap();
+        let mut text: Vec<char> = good.chars().collect();
+        for (at, len, inserted) in changes {
+            let at = at.index(text.len());
+            text.splice(at..(at + len).min(text.len()), inserted.chars());
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("full.yaml");
+        std::fs::write(&file, text.into_iter().collect::<String>()).unwrap();
+        std::fs::write(folder.path().join("secret.txt"), "hunter2").unwrap();
+        let (code, out) = checked(file.to_str().unwrap(), &env());
+        prop_assert!(code == 0 || code == 65);
+        prop_assert!(!out.contains("hunter2"), "{}", out);
+        prop_assert_eq!(out.contains(": error: "), code == 65, "{}", out);
+    }
 }
 
 #[test]

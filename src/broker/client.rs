@@ -132,6 +132,15 @@ pub(super) struct Delivery {
     pub(super) ids: smallvec::SmallVec<[u32; 1]>,
 }
 
+/// What a push into the store is bounded by and counted in.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PushTerms<'a> {
+    /// Rows owed at most.
+    pub(super) limit: u64,
+    pub(super) now: WallMs,
+    pub(super) board: &'a BrokerBoard,
+}
+
 impl Delivery {
     pub(super) fn entry(self, seq: Option<u64>, ready: Option<u64>) -> Entry {
         let Self { topic, message, qos, retain, ids } = self;
@@ -215,17 +224,17 @@ impl State {
     }
 
     /// A QoS 1 or 2 message for a kept session: a row in the store, and in memory if it may leave soon. `body` are its
-    /// bytes, the same for all rows. Answers how many older ones were dropped to make room.
+    /// bytes, the same for all rows.
     pub(super) fn push_stored(
         &mut self,
         id: SessionId,
         delivery: Delivery,
         body: bytes::Bytes,
         unit: &mut Unit<'_>,
-        limit: u64,
-        now: WallMs,
-    ) -> u64 {
-        let dropped = self.make_room(id, unit, limit);
+        terms: PushTerms<'_>,
+    ) {
+        let PushTerms { limit, now, board } = terms;
+        self.make_room(id, unit, limit, board);
         let seq = unit.next_seq();
         let (topic, qos, retain, ids) =
             (delivery.topic.as_str().into(), delivery.qos, delivery.retain, delivery.ids.to_vec());
@@ -236,7 +245,7 @@ impl State {
             if first {
                 match self.outbound.poll_assign(Some(unit.position()), now) {
                     Some(Assigned::Id(id, _)) => packet_id = Some(id),
-                    Some(Assigned::Expired(_)) => return dropped,
+                    Some(Assigned::Expired(_)) => return board.dropped("expired"),
                     None => {}
                 }
             }
@@ -247,22 +256,23 @@ impl State {
         self.owed += 1;
         let owe = super::store::OweOp { seq, session: id, qos, retain, ids, packet_id, topic, body };
         unit.push(Op::Owe(owe));
-        dropped
     }
 
-    fn make_room(&mut self, id: SessionId, unit: &mut Unit<'_>, limit: u64) -> u64 {
-        let mut dropped = 0;
-        while self.owed >= limit.max(1) && dropped < 16 {
+    /// Drops the oldest that are not in flight. A limit that was lowered is reached over several messages.
+    fn make_room(&mut self, id: SessionId, unit: &mut Unit<'_>, limit: u64, board: &BrokerBoard) {
+        for _ in 0..16 {
+            if self.owed < limit.max(1) {
+                return;
+            }
             // What is in memory is older than what is only in the store.
             match self.outbound.pop_oldest() {
                 Some(entry) => entry.seq.into_iter().for_each(|seq| unit.push(Op::Settle(seq))),
-                None if self.online.is_some() && self.tail.is_none() => break,
+                None if self.online.is_some() && self.tail.is_none() => return,
                 None => unit.push(Op::DropOldest(id)),
             }
             self.owed -= 1;
-            dropped += 1;
+            board.dropped("session_full");
         }
-        dropped
     }
 
     fn has_queue_room(&self) -> bool {
@@ -274,10 +284,17 @@ impl State {
         self.tail.filter(|_| self.outbound.queued() < PAGE_ROWS / 2)
     }
 
-    /// Gives packet ids and encodes what may leave. `unit` notes ids of rows: for kept sessions it must be given.
-    pub(super) fn pump(&mut self, mut unit: Option<&mut Unit<'_>>, durable: u64, now: WallMs, board: &BrokerBoard) {
+    /// Gives packet ids and encodes what may leave. `unit` notes ids of rows: without it a kept session gets none.
+    /// Answers the rows that are given up and could not be noted in `unit`.
+    pub(super) fn pump(
+        &mut self,
+        mut unit: Option<&mut Unit<'_>>,
+        durable: u64,
+        now: WallMs,
+        board: &BrokerBoard,
+    ) -> Vec<u64> {
         if self.online.is_none() {
-            return;
+            return Vec::new();
         }
         while self.outbound.can_assign() && (unit.is_some() || !self.terms.kept) {
             let position = unit.as_ref().map(|unit| unit.position());
@@ -293,12 +310,14 @@ impl State {
                 _ => {}
             }
         }
-        for seq in self.send(durable, now, board) {
-            self.owed = self.owed.saturating_sub(1);
-            // Without a unit the row stays and lapses at the next connection.
-            if let Some(unit) = &mut unit {
-                unit.push(Op::Settle(seq));
+        let given_up = self.send(durable, now, board);
+        self.owed = self.owed.saturating_sub(given_up.len() as u64);
+        match unit {
+            Some(unit) => {
+                given_up.into_iter().for_each(|seq| unit.push(Op::Settle(seq)));
+                Vec::new()
             }
+            None => given_up,
         }
     }
 

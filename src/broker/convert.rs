@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::clock::WallMs;
 use crate::hub::{Publication, Source};
 use crate::message::{Message, MessageId, Origin};
@@ -14,6 +16,9 @@ pub(super) fn source() -> Source {
     Source { from: Endpoint::Broker, channel: None }
 }
 
+/// Below this a payload is copied: it would keep a whole read in memory, and copying it costs less than the allocation.
+const SMALL: usize = 4 << 10;
+
 /// A client's PUBLISH. The payload is copied out of a read that is much larger than itself, so that a small message that is
 /// kept long does not keep the read.
 pub(super) fn publication(
@@ -25,7 +30,7 @@ pub(super) fn publication(
 ) -> Publication {
     Publication {
         topic,
-        payload: publish.payload,
+        payload: if publish.payload.len() < SMALL { Bytes::copy_from_slice(&publish.payload) } else { publish.payload },
         qos: publish.qos,
         retain: publish.retain,
         expiry_s: publish.properties.expiry_s,

@@ -30,11 +30,15 @@ pub struct BindError {
 }
 
 fn hint(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => "; another program uses this port: stop it, or choose another `bind:`",
-        io::ErrorKind::PermissionDenied => "; ports below 1024 need a permission: choose a higher one",
-        io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
-        _ => "",
+    let kind = error.kind();
+    if kind == io::ErrorKind::AddrInUse {
+        "; another program uses this port: stop it, or choose another `bind:`"
+    } else if kind == io::ErrorKind::PermissionDenied {
+        "; ports below 1024 need a permission: choose a higher one"
+    } else if kind == io::ErrorKind::AddrNotAvailable {
+        "; this machine has no such address"
+    } else {
+        ""
     }
 }
 

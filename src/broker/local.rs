@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use super::Broker;
-use super::client::{Client, Delivery};
+use super::client::{Client, Delivery, PushTerms};
 use super::store::{Op, Unit, encode_body};
 use super::topics::Match;
 use crate::clock::WallMs;
@@ -119,9 +119,7 @@ impl Broker {
             }),
             (_, Some(unit)) if state.terms.kept => {
                 let limit = self.config.session_messages_max;
-                for _ in 0..state.push_stored(client.id, delivery, body(), unit, limit, now) {
-                    self.board.dropped("session_full");
-                }
+                state.push_stored(client.id, delivery, body(), unit, PushTerms { limit, now, board: &self.board });
                 Ok(())
             }
             // A session that became kept since the matches were made: it has not asked for this before.

@@ -16,6 +16,7 @@ use super::session::Entry;
 use super::store::{Loaded, Op, OwedRow, Page, SessionId, SessionRow};
 use super::topics::Subscriber;
 use crate::clock::WallMs;
+use crate::hub::OfferError;
 use crate::message::Message;
 use crate::topic::{TopicFilter, TopicName};
 use crate::wire::{ReasonCode, RetainHandling, SubscribeOptions, Version};
@@ -177,7 +178,8 @@ impl Broker {
     pub(super) fn detach(&self, attached: &Attached, ending: Ending) {
         let client = &attached.client;
         let mut state = client.lock();
-        let Some(online) = state.online.take() else { return };
+        // Whoever took over is not to be touched.
+        let Some(online) = state.online.take_if(|online| Arc::ptr_eq(&online.kick, &attached.kick)) else { return };
         let now = self.clock.wall();
         state.inbound.handle_disconnect();
         state.ended = Some(now);
@@ -260,6 +262,8 @@ impl Broker {
             for answer in broker.hub.offer(&convert::source(), vec![convert::will_publication(&will)]).await {
                 let settled = match answer {
                     Ok(mut receipt) => receipt.settled().await.map_err(|error| error.to_string()),
+                    // The store still has it: it is published after the next start.
+                    Err(OfferError::Stopping) => return,
                     Err(error) => Err(error.to_string()),
                 };
                 if let Err(error) = settled {
@@ -274,6 +278,7 @@ impl Broker {
     pub(super) fn keep_house(&self, now: WallMs) {
         let clients: Vec<_> = self.clients.lock().values().cloned().collect();
         for client in clients {
+            self.settle_receipts(&client);
             let state = client.lock();
             let lapsed = state.has_lapsed(now);
             let due = state.online.is_none() && state.will_due.is_some_and(|due| due <= now || lapsed);
@@ -286,6 +291,23 @@ impl Broker {
                     self.publish_will(will, After::Row(client));
                 }
             }
+        }
+    }
+
+    /// QoS 2 messages that have become durable since their connection went are noted, so that a restart need not offer
+    /// them again.
+    fn settle_receipts(&self, client: &Client) {
+        let mut durable = Vec::new();
+        client.lock().receipts.retain(|(id, receipt)| match receipt.decided() {
+            Some(Ok(())) => {
+                durable.push(*id);
+                false
+            }
+            Some(Err(_rejected)) => false,
+            None => true,
+        });
+        for id in durable {
+            self.note_durable(client, id);
         }
     }
 

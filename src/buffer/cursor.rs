@@ -86,6 +86,11 @@ impl Tracker {
         offset >= self.floor && !self.settled.contains_key(&offset) && self.hole_at(offset).is_none()
     }
 
+    #[cfg(test)]
+    pub(super) fn settled_out_of_order(&self) -> u64 {
+        super::wide(self.settled.len())
+    }
+
     fn hole_at(&self, offset: u64) -> Option<(u64, u64)> {
         let (from, to) = self.holes.range(..=offset).next_back()?;
         (offset < *to).then_some((*from, *to))
@@ -299,5 +304,82 @@ impl Tracker {
             tracker.hole_records += to - from;
         }
         Some((tracker, durable))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Settle(u64),
+        Drop(u64),
+        Damage(u64, u64),
+        Skip(u64, u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (0_u64..60).prop_map(Step::Settle),
+            1 => (0_u64..60).prop_map(Step::Drop),
+            1 => (0_u64..60, 0_u64..9).prop_map(|(from, len)| Step::Damage(from, from + len)),
+            1 => (0_u64..60, 0_u64..9).prop_map(|(from, len)| Step::Skip(from, from + len)),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+        /// The reference keeps a fate for each record; the first one decides.
+        #[test]
+        fn r07_the_tracker_agrees_with_a_fate_for_each_record(steps in proptest::collection::vec(step(), 0..40)) {
+            const NEXT: u64 = 70;
+            let mut tracker = Tracker::default();
+            let mut fates = vec![' '; 70];
+            for step in steps {
+                let (range, fate) = match step {
+                    Step::Settle(at) => {
+                        tracker.settle(at, Outcome::Delivered);
+                        (at..at + 1, 'd')
+                    }
+                    Step::Drop(to) => {
+                        tracker.drop_to(to, Drop::Age);
+                        (0..to, 'a')
+                    }
+                    Step::Damage(from, to) => {
+                        tracker.damage(from, to);
+                        (from..to, 'x')
+                    }
+                    Step::Skip(from, to) => {
+                        tracker.skip(from, to);
+                        (from..to, 's')
+                    }
+                };
+                for at in range {
+                    let at = usize::try_from(at).unwrap();
+                    if fates[at] == ' ' {
+                        fates[at] = fate;
+                    }
+                }
+                let floor = fates.iter().position(|fate| *fate == ' ').unwrap();
+                prop_assert_eq!(tracker.floor(), super::super::wide(floor));
+                let count = |wanted, until: usize| super::super::wide(fates[..until].iter().filter(|f| **f == wanted).count());
+                let ledger = tracker.ledger(NEXT);
+                prop_assert!(ledger.balances());
+                prop_assert_eq!(ledger.delivered, count('d', floor));
+                prop_assert_eq!(ledger.dropped_age, count('a', 70));
+                prop_assert_eq!(ledger.dropped_damaged, count('x', 70));
+                prop_assert_eq!(ledger.accepted, NEXT - count('s', 70));
+            }
+            let (read, durable) = Tracker::decode(&tracker.encode(5)).unwrap();
+            prop_assert_eq!((read.ledger(NEXT), read.floor(), durable), (tracker.ledger(NEXT), tracker.floor(), 5));
+        }
+
+        #[test]
+        fn the_decoder_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            drop(Tracker::decode(&bytes));
+        }
     }
 }

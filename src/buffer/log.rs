@@ -347,7 +347,7 @@ impl Log {
     /// has to wait for space.
     fn write_again(&mut self, again: Vec<Taken>) -> bool {
         let Some(from) = again.first().map(|first| first.base) else { return true };
-        let trouble = match self.into_new_segment(&again, from) {
+        let trouble = match self.write_to_new_segment(&again, from) {
             Ok(()) => return true,
             Err(trouble) => trouble,
         };
@@ -365,7 +365,7 @@ impl Log {
         false
     }
 
-    fn into_new_segment(&mut self, again: &[Taken], from: u64) -> Result<(), Trouble> {
+    fn write_to_new_segment(&mut self, again: &[Taken], from: u64) -> Result<(), Trouble> {
         self.active = None;
         self.cut_catalogue(from).map_err(|error| Trouble::of("putting the failed segment aside", &error))?;
         for batch in again {
@@ -411,12 +411,15 @@ impl Log {
                 let opened = self.upkeep.opened;
                 state.drop_aged(max_age, |stamp| age(stamp, opened, now));
             }
+            if state.pressure != Pressure::None {
+                let _asked_for = state.reclaimable();
+            }
             (state.roll, state.deletable() > 0, state.tracker.unsaved(), state.tracker.is_changed())
         };
-        if roll || self.is_stale(now) {
-            if let Err(Trouble::Broken(reason)) = self.seal() {
-                tracing::error!(reason, "a segment could not be closed");
-            }
+        if (roll || self.is_stale(now))
+            && let Err(Trouble::Broken(reason)) = self.seal()
+        {
+            tracing::error!(reason, "a segment could not be closed");
         }
         let deletable = deletable || self.shared.state.lock().deletable() > 0;
         let sync = deletable
@@ -496,7 +499,7 @@ impl Log {
     fn look_at_the_disk(&mut self, now: Instant) {
         let was = self.shared.state.lock().pressure;
         let recent = self.upkeep.looked.is_some_and(|looked| now.saturating_duration_since(looked) < LOOK_AGAIN);
-        if recent && self.held.is_empty() && was != Pressure::Freeing {
+        if recent && self.held.is_empty() && was == Pressure::None {
             return;
         }
         self.upkeep.looked = Some(now);

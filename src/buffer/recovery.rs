@@ -17,7 +17,7 @@ use super::log::{Identity, Log, RESERVE, Upkeep, footer_of};
 use super::scan::FrameScan;
 use super::segment::{FrameMeta, Point, Segment, Stamp};
 use super::slots::{Held, Slots};
-use super::state::{Limits, Pressure, Shared, State, Tail};
+use super::state::{Limits, Pressure, Shared, State, Tail, TurnedAway};
 use super::storage::{Handle, Storage, read_up_to};
 use super::{Config, Offset, OpenError, Recovery, SyncMode, wide};
 use crate::buffer::batch::Batch;
@@ -37,12 +37,10 @@ pub(super) fn open(
     let dir = config.dir.clone();
     storage.create_dir(&dir).map_err(at(&dir))?;
     let lock_path = dir.join("LOCK");
-    let lock = storage.lock(&lock_path).map_err(|error| match error.kind() {
-        io::ErrorKind::WouldBlock => at(&lock_path)(io::Error::new(
-            io::ErrorKind::WouldBlock,
-            "this buffer is open already: another gateway uses the same data folder",
-        )),
-        _ => at(&lock_path)(error),
+    let lock = storage.lock(&lock_path).map_err(|error| {
+        let taken = "this buffer is open already: another gateway uses the same data folder";
+        let busy = error.kind() == io::ErrorKind::WouldBlock;
+        at(&lock_path)(if busy { io::Error::new(io::ErrorKind::WouldBlock, taken) } else { error })
     })?;
     let mut found = Finding { storage: &*storage, recovery: Recovery::default(), durable: 0 };
     let (meta, stored) = found.slots(&dir.join("meta"))?;
@@ -68,7 +66,7 @@ pub(super) fn open(
         }
     };
     found.settle_holes(&mut segments, &mut tracker)?;
-    found.seal_scanned(&mut segments);
+    found.seal_scanned(&mut segments)?;
 
     let end = segments.back().map_or(0, |segment| segment.segment.next).max(tracker.floor()).max(found.durable);
     let next = found.next_number(end, &identity, fresh || identity.clean, config.sync, &mut tracker);
@@ -108,6 +106,7 @@ fn assemble(parts: Parts<'_>, segments: VecDeque<Known>, tracker: Tracker, next:
         pressure: Pressure::None,
         failed: None,
         closing: false,
+        turned_away: TurnedAway::default(),
         poked: true,
     };
     let limits = Limits::of(parts.config, parts.window);
@@ -207,7 +206,7 @@ impl Finding<'_> {
                 Some(base) => files.push(Listed { path: dir.join(&name), base, salt: None }),
                 None if ["LOCK", "meta", "cursors", "dead-letters"].contains(&name.as_str()) => {}
                 None => {
-                    self.note(format!("{}: not a file of this buffer; it is left alone", dir.join(&name).display()))
+                    self.note(format!("{}: not a file of this buffer; it is left alone", dir.join(&name).display()));
                 }
             }
         }
@@ -330,19 +329,20 @@ impl Finding<'_> {
     }
 
     /// Closes what was scanned, so that the next start need not scan it again. Data is never appended to it.
-    fn seal_scanned(&mut self, segments: &mut VecDeque<Known>) {
+    fn seal_scanned(&mut self, segments: &mut VecDeque<Known>) -> Result<(), OpenError> {
+        let last = segments.back().map(|last| last.base);
         for known in segments.iter_mut().filter(|known| known.scanned) {
             let data_end = if known.readable { known.data_end } else { wide(SEGMENT_HEADER) };
-            self.recovery.torn_bytes += known.len.saturating_sub(data_end);
+            // Behind an earlier one's data lies only what was written again into its successor.
+            if last == Some(known.base) {
+                self.recovery.torn_bytes += known.len.saturating_sub(data_end);
+            }
             if !known.readable || (known.next == known.base && known.base >= self.durable) {
                 continue;
             }
             let footer = footer_of(known).encode(known.salt, known.next);
-            let sealed = self.storage.open(&known.path).and_then(|file| {
-                file.set_len(known.data_end)?;
-                file.write_at(&footer, known.data_end)?;
-                file.sync()
-            });
+            let file = self.storage.open(&known.path).map_err(at(&known.path))?;
+            let sealed = file.set_len(known.data_end).and_then(|()| file.write_at(&footer, known.data_end));
             match sealed {
                 Ok(()) => known.segment.bytes = known.data_end + wide(footer.len()),
                 Err(error) => {
@@ -352,11 +352,14 @@ impl Finding<'_> {
                         .push(format!("{path}: cannot be closed ({error}); it is scanned again next time"));
                 }
             }
+            // After a kill its records may be only in memory; from now on they count as durable.
+            file.sync().map_err(at(&known.path))?;
         }
         segments.retain(|known| {
             let holds_nothing = known.scanned && known.next == known.base && known.base >= self.durable;
             !(holds_nothing && self.put_away(known))
         });
+        Ok(())
     }
 
     /// Moves a file that holds no record out of the way of a new segment with its name.
@@ -420,8 +423,17 @@ fn read_footer(handle: &dyn Handle, file: &Listed, salt: u32, len: u64) -> Optio
     segment.data_end = pos;
     segment.bytes = len;
     segment.last = Some(stamp(footer.last_wall));
-    segment.points =
-        footer.points.iter().map(|p| Point { offset: p.offset, pos: p.pos, stamp: stamp(p.wall) }).collect();
+    // The last frame before a point is at most as young as the point.
+    let lasts = footer.points.iter().skip(1).map(|point| point.wall).chain(std::iter::once(footer.last_wall));
+    let points = footer.points.iter().zip(lasts);
+    segment.points = points
+        .map(|(point, last)| Point {
+            offset: point.offset,
+            pos: point.pos,
+            stamp: stamp(point.wall),
+            last: stamp(last),
+        })
+        .collect();
     Some(segment)
 }
 

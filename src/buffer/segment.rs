@@ -25,6 +25,8 @@ pub(super) struct Point {
     pub(super) offset: u64,
     pub(super) pos: u64,
     pub(super) stamp: Stamp,
+    /// Of the last frame before the next point.
+    pub(super) last: Stamp,
 }
 
 /// See the module.
@@ -70,22 +72,28 @@ impl Segment {
     pub(super) fn push(&mut self, frame: &FrameMeta) {
         let stamp = Stamp { wall: frame.wall, at: frame.at };
         if self.points.last().is_none_or(|last| frame.pos >= last.pos + self.stride) {
-            if self.points.len() == POINTS_MAX {
-                let mut keep = false;
-                self.points.retain(|_| {
-                    keep = !keep;
-                    keep
-                });
-                let span = self.points.last().zip(self.points.first()).map_or(0, |(last, first)| last.pos - first.pos);
-                self.stride = span.checked_div(wide(self.points.len().saturating_sub(1))).unwrap_or(0).max(1);
+            if self.points.len() >= POINTS_MAX {
+                self.thin_out();
             }
-            self.points.push(Point { offset: frame.base, pos: frame.pos, stamp });
+            self.points.push(Point { offset: frame.base, pos: frame.pos, stamp, last: stamp });
+        } else if let Some(point) = self.points.last_mut() {
+            point.last = stamp;
         }
         self.next = frame.next;
         self.data_end = frame.pos + frame.len;
         self.bytes = self.bytes.max(self.data_end);
         self.payload += frame.payload;
         self.last = Some(stamp);
+    }
+
+    fn thin_out(&mut self) {
+        let merged = self.points.chunks(2).filter_map(|pair| {
+            let (first, second) = (pair.first()?, pair.last()?);
+            Some(Point { last: second.last, ..*first })
+        });
+        self.points = merged.collect();
+        let span = self.points.last().zip(self.points.first()).map_or(0, |(last, first)| last.pos - first.pos);
+        self.stride = span.checked_div(wide(self.points.len().saturating_sub(1))).unwrap_or(0).max(1);
     }
 
     /// Where to begin reading for `offset`.
@@ -108,11 +116,11 @@ impl Segment {
 
     /// The offset below which every record is older than `max_age`.
     pub(super) fn aged_below(&self, max_age: Duration, age: impl Fn(Stamp) -> Duration) -> u64 {
-        if self.last.is_some_and(|last| age(last) > max_age) {
-            return self.next;
+        if self.last.is_none() {
+            return self.base;
         }
-        let aged = self.points.iter().rev().find(|point| age(point.stamp) > max_age);
-        aged.map_or(self.base, |point| point.offset)
+        let young = self.points.iter().find(|point| age(point.last) <= max_age);
+        young.map_or(self.next, |point| point.offset)
     }
 
     pub(super) fn mileage(&self) -> Vec<Mileage> {

@@ -1,6 +1,7 @@
 //! A small file that is overwritten in place and never torn: two prewritten slots with a generation and a checksum.
-//! A save goes to the older slot, so a crash in the middle leaves the newer one. Overwriting costs no new blocks, so it
-//! works while the disk is full.
+//! A save goes to the slot that does *not* hold what was synced last, also when it is the second save since: two
+//! unsynced saves to two slots could both be torn by one power cut. Overwriting costs no new blocks, so it works while
+//! the disk is full.
 //!
 //! A slot: `magic:u32 version:u16 zero:u16 generation:u64 len:u32 crc:u32 payload`, padded to the slot's length.
 
@@ -25,6 +26,8 @@ const MAGIC: u32 = u32::from_le_bytes(*b"TGSL");
 pub(super) struct Slots {
     file: Box<dyn Handle>,
     generation: u64,
+    /// The slot that holds what was synced last: 0 or 1.
+    safe: u64,
 }
 
 /// What a slot file held.
@@ -50,20 +53,23 @@ impl Slots {
                 // Written out, so that later saves need no new blocks.
                 file.write_at(&vec![0; SLOT * 2], 0)?;
                 file.sync()?;
-                return Ok((Self { file, generation: 0 }, Held::Nothing));
+                return Ok((Self { file, generation: 0, safe: 0 }, Held::Nothing));
             }
             Err(error) => return Err(error),
         };
+        // After a kill the newest slot may be only in memory; from now on it is relied upon.
+        file.sync()?;
         let bytes = read_up_to(&*file, 0, SLOT * 2)?;
         let mut held = if bytes.iter().all(|byte| *byte == 0) { Held::Nothing } else { Held::Damaged };
-        let mut generation = 0;
-        for slot in bytes.chunks(SLOT) {
+        let (mut generation, mut safe) = (0, 0);
+        for (slot, at) in bytes.chunks(SLOT).zip(0..) {
             match decode(slot) {
                 Some((version, _, _)) if version > FORMAT => {
-                    return Ok((Self { file, generation }, Held::Later(version)));
+                    return Ok((Self { file, generation, safe }, Held::Later(version)));
                 }
                 Some((_, found, payload)) if found > generation => {
                     generation = found;
+                    safe = at;
                     held = Held::Payload(payload.to_vec());
                 }
                 _ => {}
@@ -72,10 +78,10 @@ impl Slots {
         if bytes.len() < SLOT * 2 {
             file.write_at(&vec![0; SLOT * 2 - bytes.len()], wide(bytes.len()))?;
         }
-        Ok((Self { file, generation }, held))
+        Ok((Self { file, generation, safe }, held))
     }
 
-    /// Overwrites the older slot. Not synced.
+    /// Overwrites the slot that nobody relies on. Not synced.
     pub(super) fn save(&mut self, payload: &[u8]) -> io::Result<()> {
         let generation = self.generation + 1;
         let mut slot = Vec::with_capacity(HEADER + payload.len());
@@ -86,14 +92,16 @@ impl Slots {
         slot.put_u32_le(u32::try_from(payload.len()).unwrap_or(u32::MAX));
         slot.put_u32_le(crc32c::crc32c_append(crc32c::crc32c(&slot), payload));
         slot.put_slice(payload);
-        self.file.write_at(&slot, generation % 2 * wide(SLOT))?;
+        self.file.write_at(&slot, (1 - self.safe) * wide(SLOT))?;
         self.generation = generation;
         Ok(())
     }
 
     /// Makes the last save durable.
-    pub(super) fn sync(&self) -> io::Result<()> {
-        self.file.sync()
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        self.file.sync()?;
+        self.safe = 1 - self.safe;
+        Ok(())
     }
 }
 
@@ -109,4 +117,43 @@ fn decode(slot: &[u8]) -> Option<(u16, u64, &[u8])> {
     let payload = rest.get(..usize::try_from(head.get_u32_le()).ok()?)?;
     let sound = crc32c::crc32c_append(crc32c::crc32c(sealed), payload) == head.get_u32_le();
     sound.then_some((version, generation, payload))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::storage::Disk;
+    use super::*;
+
+    fn open(path: &Path) -> (Slots, Option<Vec<u8>>) {
+        let (slots, held) = Slots::open(&Disk, path).unwrap();
+        match held {
+            Held::Payload(payload) => (slots, Some(payload)),
+            Held::Nothing | Held::Damaged | Held::Later(_) => (slots, None),
+        }
+    }
+
+    #[test]
+    fn r07_the_last_synced_save_survives_any_number_of_torn_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("slots");
+        let (mut slots, held) = open(&path);
+        assert_eq!(held, None);
+        for round in 0_u8..4 {
+            slots.save(&[round; 9]).unwrap();
+            slots.sync().unwrap();
+            for later in [100, 101, 102] {
+                slots.save(&[later; 9]).unwrap();
+            }
+            let mut bytes = std::fs::read(&path).unwrap();
+            let torn = usize::try_from(1 - slots.safe).unwrap() * SLOT;
+            bytes[torn..torn + 40].fill(9);
+            std::fs::write(&path, bytes).unwrap();
+            let (reopened, held) = open(&path);
+            assert_eq!(held, Some(vec![round; 9]));
+            slots = reopened;
+        }
+        slots.save(b"the end").unwrap();
+        drop(slots);
+        assert_eq!(open(&path).1.as_deref(), Some(b"the end".as_slice()));
+    }
 }

@@ -22,6 +22,8 @@ const STAGED_BYTES_MAX: u64 = 8 << 20;
 const TAIL_BYTES_MAX: u64 = 4 << 20;
 /// What closing a segment and beginning another may take on disk.
 const CLOSING_BYTES: u64 = 2 << 10;
+/// How often the same trouble is logged.
+const LOG_EVERY: Duration = Duration::from_secs(10);
 /// Largest segment.
 const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 /// Smallest segment, where the quota allows it.
@@ -99,8 +101,26 @@ pub(super) struct State {
     pub(super) pressure: Pressure,
     pub(super) failed: Option<Arc<str>>,
     pub(super) closing: bool,
+    pub(super) turned_away: TurnedAway,
     /// Something for the writer to look at.
     pub(super) poked: bool,
+}
+
+/// Offers that were refused or dropped since this was last logged.
+#[derive(Debug, Default)]
+pub(super) struct TurnedAway {
+    count: u64,
+    logged: Option<Instant>,
+}
+
+impl TurnedAway {
+    fn note(&mut self, now: Instant, policy: WhenFull, why: Drop) {
+        self.count += 1;
+        if self.logged.is_none_or(|logged| now.saturating_duration_since(logged) >= LOG_EVERY) {
+            tracing::warn!(count = self.count, ?policy, ?why, "the buffer is full: offers are refused or dropped");
+            *self = Self { count: 0, logged: Some(now) };
+        }
+    }
 }
 
 /// The newest durable frames.
@@ -166,7 +186,7 @@ impl State {
     }
 
     /// Whether space will come back by itself: the writer has only to be asked.
-    fn reclaimable(&mut self) -> bool {
+    pub(super) fn reclaimable(&mut self) -> bool {
         if self.deletable() > 0 {
             return true;
         }
@@ -291,7 +311,7 @@ impl Shared {
         let policy = self.limits.when_full;
         // It would not fit if everything else went.
         if need.saturating_mul(2) > self.limits.max_size || bytes >= super::format::FRAME_BODY_MAX - 64 {
-            return Self::turn_away(state, policy == WhenFull::DropNewest, Drop::WhenFull);
+            return self.turn_away(state, Drop::WhenFull);
         }
         let staged = state.staged.bytes() + state.in_write;
         // Room that is granted counts little here: its holder may be waiting for another link.
@@ -321,13 +341,14 @@ impl Shared {
                 Verdict::Wait
             }
             WhenFull::Block => Verdict::Wait,
-            WhenFull::DropNewest => Self::turn_away(state, true, why),
-            WhenFull::Reject | WhenFull::DropOldest => Verdict::Refused(Refused::Full),
+            WhenFull::DropNewest | WhenFull::Reject | WhenFull::DropOldest => self.turn_away(state, why),
         }
     }
 
-    fn turn_away(state: &mut State, quietly: bool, why: Drop) -> Verdict {
-        if quietly {
+    fn turn_away(&self, state: &mut State, why: Drop) -> Verdict {
+        let policy = self.limits.when_full;
+        state.turned_away.note(self.clock.now(), policy, why);
+        if policy == WhenFull::DropNewest {
             state.tracker.drop_unnumbered(why);
             return Verdict::DroppedNewest;
         }

@@ -50,6 +50,9 @@ pub(crate) fn render(line: &[Span], width: usize, colours: bool) -> String {
     for span in line {
         let shown: String = span.text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(left).collect();
         left -= shown.chars().count();
+        if shown.is_empty() {
+            continue;
+        }
         match sgr(span.style).filter(|_| colours) {
             // Writing to a String cannot fail.
             Some(sgr) => _ = write!(text, "\x1b[{sgr}m{shown}\x1b[0m"),

@@ -7,6 +7,9 @@ use std::sync::Arc;
 
 use super::source::{Place, Source};
 
+/// Of a drawn line; more wraps on any terminal.
+const LINE_CHARS_MAX: usize = 200;
+
 /// Whether a file can be used in spite of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -121,6 +124,7 @@ fn draw(diagnostic: &Diagnostic, out: &mut String) -> std::fmt::Result {
     if !shown.trim().is_empty() {
         let within = span.start - bounds.start..span.end.clamp(span.start, bounds.end) - bounds.start;
         let (shown, carets) = masked(shown, &within);
+        let (shown, carets) = windowed(&shown, &carets);
         writeln!(out, " {margin} |\n {number} | {shown}\n {margin} | {carets}")?;
     }
     if let Some(hint) = hint {
@@ -154,6 +158,17 @@ fn masked(line: &str, span: &Range<usize>) -> (String, String) {
         carets = format!("{}^", " ".repeat(line.get(..span.start).unwrap_or_default().chars().count()));
     }
     (shown.trim_end().to_owned(), carets.trim_end().to_owned())
+}
+
+/// The part of a very long line that the carets are about.
+fn windowed(shown: &str, carets: &str) -> (String, String) {
+    let first = carets.chars().take_while(|c| *c == ' ').count();
+    if shown.chars().count() <= LINE_CHARS_MAX {
+        return (shown.to_owned(), carets.to_owned());
+    }
+    let from = first.saturating_sub(LINE_CHARS_MAX / 2);
+    let part = |text: &str| text.chars().skip(from).take(LINE_CHARS_MAX).collect::<String>();
+    (part(shown), part(carets))
 }
 
 /// Where a line of a file spells out a password: in a URL, or behind a key that is named like one. By the text
@@ -206,6 +221,15 @@ pub(super) fn password_in_url(text: &str) -> Option<Range<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_very_long_line_is_shown_around_what_is_wrong() {
+        let line = format!("{}wrong{}", "a".repeat(1_000), "b".repeat(1_000));
+        let (shown, carets) = masked(&line, &(1_000..1_005));
+        let (shown, carets) = windowed(&shown, &carets);
+        assert_eq!(shown.chars().count(), LINE_CHARS_MAX);
+        assert_eq!(shown.get(carets.find('^').unwrap()..carets.len()), Some("wrong"));
+    }
 
     #[test]
     fn passwords_in_the_file_are_not_shown() {

@@ -135,6 +135,32 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_reference_names_every_key_in_its_section() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/routes.md");
+        let reference = std::fs::read_to_string(file).unwrap();
+        for keys in ALL {
+            let heading =
+                if keys.section.is_empty() { "## Top level".to_owned() } else { format!("# `{}`", keys.section) };
+            let section = reference.split_once(&format!("{heading}\n"));
+            let section = section.unwrap_or_else(|| panic!("docs/routes.md has no section {heading}")).1;
+            let section = section.split("\n#").next().unwrap();
+            let mut named: Vec<_> =
+                section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+            let mut accepted = keys.accepted.to_vec();
+            named.sort_unstable();
+            accepted.sort_unstable();
+            assert_eq!(named, accepted, "{heading}");
+        }
+    }
+
+    #[test]
+    fn no_key_is_both_accepted_and_planned() {
+        for keys in ALL {
+            assert!(keys.planned.iter().all(|key| !keys.accepted.contains(key)), "{}", keys.section);
+        }
+    }
+
+    #[test]
     fn the_nearest_name_is_the_one_that_was_meant() {
         let known = ["cloud", "hq", "lake", "max_size", "max_age"];
         for (given, meant) in [

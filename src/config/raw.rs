@@ -79,11 +79,14 @@ impl Node {
     }
 }
 
+/// Sections within sections. Ours are six deep; reading is recursive, and 60 overflow a thread's 2 MiB in a debug build.
+const DEPTH_MAX: usize = 16;
+
 /// Reads one file.
 pub(super) fn parse(source: &Arc<Source>) -> Result<Node, SyntaxError> {
     // The default budget stops at about 19,000 routes; this one at about a million.
     let options = serde_saphyr::options! {
-        budget: serde_saphyr::budget! { max_events: 50_000_000, max_nodes: 12_500_000 },
+        budget: serde_saphyr::budget! { max_events: 50_000_000, max_nodes: 12_500_000, max_depth: DEPTH_MAX },
         duplicate_keys: DuplicateKeyPolicy::PassThrough,
         strict_booleans: true,
         with_snippet: false,
@@ -125,7 +128,12 @@ pub(super) fn merged(trees: Vec<Node>, place: Place) -> Node {
 fn syntax_error(error: &serde_saphyr::Error, source: &Arc<Source>) -> SyntaxError {
     let text = error.without_snippet().to_string();
     // The place is told apart from the text.
-    let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text).to_owned();
+    let text = text.split_once(" at line ").map_or(text.as_str(), |(text, _)| text).to_owned();
+    let text = match text.strip_prefix("budget breached: ") {
+        Some(what) if what.starts_with("Depth") => format!("sections are nested more than {DEPTH_MAX} deep"),
+        Some(_) => "the file is too large, or repeats itself too often by aliases".to_owned(),
+        None => text,
+    };
     let as_index = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
     let start = error.location().map_or(0, |at| source.byte_at(as_index(at.line()), as_index(at.column())));
     let (_, line) = source.line_of(start);
@@ -281,6 +289,7 @@ mod tests {
             ("a: &x foo\nb: *x\n", "a=foo<foo> b=foo<foo> "),
             ("# nothing\n\n", "~"),
             ("---\n", "~"),
+            ("\u{feff}a: 1\r\nb: x\r\n", "a=1<1> b=x<x> "),
         ] {
             let mut out = String::new();
             show(&parse(&source(text)).unwrap(), &mut out);
@@ -290,9 +299,14 @@ mod tests {
 
     #[test]
     fn what_is_no_yaml_has_its_place() {
-        for (text, line, col) in
-            [("a: [1, 2\nb: 3\n", 2, 2), ("é: b: c\n", 1, 5), ("a: 1\n---\nb: 1\n", 3, 1), ("a: .inf", 1, 4)]
-        {
+        let deep: String = (0..3_000).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect();
+        for (text, line, col) in [
+            (deep.as_str(), 17, 17),
+            ("a: [1, 2\nb: 3\n", 2, 2),
+            ("é: b: c\n", 1, 5),
+            ("a: 1\n---\nb: 1\n", 3, 1),
+            ("a: .inf", 1, 4),
+        ] {
             let error = parse(&source(text)).unwrap_err();
             assert_eq!(error.place.span.start, error.place.source.byte_at(line, col), "{text}: {}", error.text);
             assert!(!error.text.contains(" at line "), "{}", error.text);

@@ -4,7 +4,7 @@ use std::fmt;
 
 use smallvec::SmallVec;
 
-use super::syntax::{Problem, SyntaxError, is_capture_name};
+use super::syntax::{LEVELS_MAX, Problem, SyntaxError, is_capture_name};
 use crate::topic::{TOPIC_BYTES_MAX, TopicError};
 
 /// A topic pattern with `+`, `#`, `{name}` and `{rest}` captures.
@@ -185,6 +185,9 @@ fn check_whole(text: &str) -> Result<(), SyntaxError> {
     if text.len() > TOPIC_BYTES_MAX {
         return Err(SyntaxError::new(0..text.len(), TopicError::TooLong));
     }
+    if text.split('/').nth(LEVELS_MAX).is_some() {
+        return Err(SyntaxError::new(0..text.len(), Problem::TooDeep));
+    }
     text.find('\0').map_or(Ok(()), |at| Err(SyntaxError::new(at..at + 1, TopicError::Nul)))
 }
 
@@ -262,6 +265,12 @@ mod tests {
         ] {
             assert_eq!(Pattern::parse(text).unwrap_err(), SyntaxError { span, problem }, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_pattern_is_not_deeper_than_a_small_stack_can_walk() {
+        assert!(Pattern::parse(&"a/".repeat(LEVELS_MAX - 1)).is_ok());
+        assert_eq!(Pattern::parse(&"a/".repeat(LEVELS_MAX)).unwrap_err().problem, Problem::TooDeep);
     }
 
     #[test]

@@ -4,6 +4,10 @@ use std::ops::Range;
 
 use crate::topic::TopicError;
 
+/// Levels of a pattern. The table is as deep as its longest pattern and is walked recursively, by threads with small
+/// stacks; nobody writes a tenth of this.
+pub(super) const LEVELS_MAX: usize = 128;
+
 /// A mistake in an address, with the bytes of its text that are to blame.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}")]
@@ -29,6 +33,9 @@ pub enum Problem {
     /// Not a topic or filter.
     #[error(transparent)]
     Topic(#[from] TopicError),
+    /// More levels than [`LEVELS_MAX`].
+    #[error("a pattern has at most {LEVELS_MAX} levels")]
+    TooDeep,
     /// `a{name}`.
     #[error("`{{{0}}}` stands for a whole level: `a/{{{0}}}/b`")]
     CaptureNotAlone(String),

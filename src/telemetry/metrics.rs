@@ -86,7 +86,9 @@ impl Families<'_, '_> {
             [(vec![], u64::from(status.ready))],
         )?;
         let started = status.started_ms / 1_000;
-        self.gauge("tidegate_start_time_seconds", "When the process began, seconds since 1970", [(vec![], started)])
+        self.gauge("tidegate_start_time_seconds", "When the process began, seconds since 1970", [(vec![], started)])?;
+        let loops = [(vec![], status.loops_stopped)];
+        self.counter("tidegate_loops_stopped", "Messages that came back to this site and went no further", loops)
     }
 
     fn links(&mut self, links: &[LinkStatus]) -> fmt::Result {

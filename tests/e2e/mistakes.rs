@@ -178,5 +178,6 @@ routes:
     let acknowledged = publishers.finish().await;
     gateway.wait_until_drained("far").await;
     let ledger = Ledger::compare(acknowledged.clone(), &far.receive(&acknowledged).await);
-    ledger.assert_kept("after a full disk", 0);
+    // Not in order: what was refused is published again behind what its publisher had already sent and was taken.
+    assert_eq!((ledger.lost, ledger.duplicates), (Vec::new(), 0));
 }

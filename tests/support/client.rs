@@ -14,6 +14,7 @@ use rumqttc_v5::{
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::ledger::{Delivery, Mark};
 use super::wait::{PATIENCE, until};
@@ -115,8 +116,9 @@ async fn publish(work: Work, publisher: usize, progress: Progress) {
         options.set_keep_alive(30).set_max_request_batch(64);
         let (client, events) = AsyncClient::builder(options).capacity(work.window).build();
         let mut polling = JoinSet::new();
-        polling.spawn(poll_once_connected(events));
-        let done = publish_in_order(&client, &work, publisher, &open, &progress).await;
+        let over = CancellationToken::new();
+        polling.spawn(poll_once_connected(events, over.clone().drop_guard()));
+        let done = publish_in_order(&client, &over, &work, publisher, &open, &progress).await;
         open.retain(|number| !done.contains(number));
         if open.is_empty() {
             // The library's own good-bye; the loop ends with it.
@@ -129,6 +131,7 @@ async fn publish(work: Work, publisher: usize, progress: Progress) {
 /// Publishes with a window until all is acknowledged or the connection fails; returns what was acknowledged.
 async fn publish_in_order(
     client: &AsyncClient,
+    over: &CancellationToken,
     work: &Work,
     publisher: usize,
     open: &[usize],
@@ -148,7 +151,13 @@ async fn publish_in_order(
                 None => broken = true,
             }
         } else if let Some((number, notice)) = window.pop_front() {
-            if notice.wait_completion_async().await.is_ok() {
+            // A notice that is still in the client's queue when the connection ends would never settle.
+            let answer = tokio::select! {
+                biased;
+                answer = notice.wait_completion_async() => answer.is_ok(),
+                () = over.cancelled() => false,
+            };
+            if answer {
                 done.insert(number);
                 progress.acknowledged.fetch_add(1, Ordering::Relaxed);
             } else {
@@ -157,7 +166,10 @@ async fn publish_in_order(
         } else if broken || rest.peek().is_none() {
             return done;
         } else {
-            share.changed().await.unwrap();
+            tokio::select! {
+                changed = share.changed() => changed.unwrap(),
+                () = over.cancelled() => broken = true,
+            }
         }
     }
 }
@@ -174,9 +186,12 @@ async fn send(client: &AsyncClient, work: &Work, publisher: usize, number: usize
     client.publish_tracked(topic, payload, options).await.ok()
 }
 
-/// Runs one connection to its end; then everything that waits for it fails.
-async fn poll_once_connected(mut events: EventLoop) {
+/// Runs one connection to its end, and says so.
+async fn poll_once_connected(mut events: EventLoop, over: DropGuard) {
     while events.poll().await.is_ok() {}
+    // What was acknowledged is known before the end is.
+    drop(events);
+    drop(over);
 }
 
 /// A QoS 2 publisher with a kept session: one client whose own state lives on over reconnects, as exactly-once needs it.

@@ -20,9 +20,10 @@ pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_tidegate");
 #[derive(Debug)]
 pub(crate) struct Gateway {
     pub(crate) port: u16,
+    /// Ends before its folder goes.
+    process: Option<Process>,
     room: Room,
     data: PathBuf,
-    process: Option<Process>,
 }
 
 impl Gateway {

@@ -75,8 +75,9 @@ async fn accepts(port: u16) -> Result<(), String> {
 #[derive(Debug)]
 pub(crate) struct Mosquitto {
     pub(crate) port: u16,
-    _room: Room,
+    /// Ends before its folder goes.
     _process: Process,
+    _room: Room,
 }
 
 impl Mosquitto {
@@ -94,8 +95,9 @@ impl Mosquitto {
 struct Node {
     port: u16,
     management: u16,
-    _room: Room,
+    /// Ends before its folder goes.
     _process: Process,
+    _room: Room,
 }
 
 static NODE: OnceCell<Node> = OnceCell::const_new();
@@ -246,8 +248,9 @@ async fn gather(
 #[derive(Debug)]
 pub(crate) struct Kafka {
     pub(crate) port: u16,
-    _room: Room,
+    /// Ends before its folder goes.
     _process: Process,
+    _room: Room,
 }
 
 impl Kafka {

@@ -23,6 +23,10 @@ pub(super) enum Wait {
     Offer,
     /// To be durable everywhere.
     Receipt(Receipt),
+    /// Nothing: it is durable everywhere.
+    Durable,
+    /// Nothing: it will never be.
+    Refused,
     /// Nothing: it goes with this code.
     Code(ReasonCode),
     /// The store's commit; `None`: nothing was stored.
@@ -52,7 +56,8 @@ impl Connection {
         let mark = self.broker.store_mark.clone();
         let decide = |wait: &Wait| match wait {
             Wait::Store(Some(position)) => mark.decided(*position).map(|decided| decided.is_ok()),
-            _ => Some(true),
+            Wait::Offer | Wait::Receipt(_) | Wait::Durable | Wait::Refused | Wait::Code(_) | Wait::Close => Some(true),
+            Wait::Store(None) => Some(true),
         };
         while let Some((reply, stored)) = self.others.poll(decide) {
             if !stored {
@@ -177,7 +182,8 @@ fn decide_publish(wait: &Wait) -> Option<Due> {
             Err(_rejected) => Due::Refused,
         }),
         Wait::Code(code) => Some(Due::Code(*code)),
-        Wait::Store(_) => Some(Due::Durable),
+        Wait::Durable | Wait::Store(_) => Some(Due::Durable),
+        Wait::Refused => Some(Due::Refused),
         Wait::Close => Some(Due::Close),
     }
 }

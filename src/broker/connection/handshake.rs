@@ -225,9 +225,11 @@ impl Connection {
     ) -> Self {
         // One and a half times what the client said (MQTT-3.1.2-22).
         let keep_alive = (keep_alive_s > 0).then(|| Duration::from_millis(u64::from(keep_alive_s) * 1_500));
+        let user = attached.client.lock().terms.user.clone();
         Self {
             broker: Arc::clone(broker),
             attached,
+            user,
             version,
             reader,
             writer,

@@ -31,7 +31,7 @@ use super::Broker;
 use super::client::Tail;
 use super::registry::{Attached, Ending};
 use super::session::Acks;
-use super::store::Page;
+use super::store::{Op, Page};
 use crate::hub::Mark;
 use crate::topic::TopicName;
 use crate::wire::{
@@ -118,6 +118,7 @@ struct Connection {
     last_seen: Instant,
     tick: Pin<Box<tokio::time::Sleep>>,
     session_expiry_s: u32,
+    user: Option<Arc<str>>,
     is_reading: bool,
 }
 
@@ -138,6 +139,13 @@ pub(super) async fn serve(broker: Arc<Broker>, stream: TcpStream, anonymous: boo
     };
     let end = if stop.is_cancelled() { connection.wind_up().await } else { end };
     connection.finish(end).await;
+}
+
+/// However it ends, a panic included, the session is handed back: else its client id could never connect again.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.broker.detach(&self.attached, Ending::Abnormal);
+    }
 }
 
 impl Connection {
@@ -223,7 +231,7 @@ impl Connection {
     fn read_now(&mut self) -> Outcome {
         self.input.reserve(self.read_bytes);
         match self.reader.try_read_buf(&mut self.input) {
-            Ok(0) => return Err(End::Closed),
+            Ok(0) => Err(End::Closed),
             Ok(bytes) => {
                 let fills = bytes >= self.read_bytes;
                 self.read_bytes = if fills { (self.read_bytes * 2).min(READ_BYTES_MAX) } else { self.read_bytes };
@@ -324,8 +332,12 @@ impl Connection {
         if state.terms.kept && state.outbound.can_assign() {
             drop(state);
             broker.store.stage(|unit| client.lock().pump(Some(unit), durable, now, &broker.board));
-        } else {
-            state.pump(None, durable, now, &broker.board);
+            return;
+        }
+        let given_up = state.pump(None, durable, now, &broker.board);
+        drop(state);
+        if !given_up.is_empty() {
+            broker.store.stage(|unit| given_up.into_iter().for_each(|seq| unit.push(Op::Settle(seq))));
         }
     }
 
@@ -397,7 +409,7 @@ impl Connection {
         self.hand_receipts_over();
         let ending = match end {
             End::Disconnect { with_will: false } => Ending::Orderly,
-            _ => Ending::Abnormal,
+            End::Disconnect { with_will: true } | End::Closed | End::Told(..) | End::Kicked => Ending::Abnormal,
         };
         let ended_by_us = match end {
             End::Kicked => Some((self.attached.kick.reason(), String::new())),
@@ -424,11 +436,16 @@ impl Connection {
     }
 }
 
-/// Waits for the first acknowledgement's receipt. What it became is asked for afterwards.
+/// Waits for the first acknowledgement's receipt, and notes what became of it.
 async fn settled(publishes: &mut Acks<Reply, Wait>) {
-    if let Some(Wait::Receipt(receipt)) = publishes.head_mut() {
-        // Whether it was rejected is seen when the acknowledgement is released.
-        drop(receipt.settled().await);
+    if let Some(wait) = publishes.head_mut()
+        && let Wait::Receipt(receipt) = wait
+    {
+        // A log that is gone decides nothing any more; only waiting for it says so.
+        *wait = match receipt.settled().await {
+            Ok(()) => Wait::Durable,
+            Err(_rejected) => Wait::Refused,
+        };
     }
 }
 

@@ -82,8 +82,8 @@ impl Connection {
             }
         };
         let packet_id = matches!(slot, Slot::Pubrec(..)).then_some(id);
-        let (client, user) = (Arc::clone(&self.attached.client.name), self.attached.client.lock().terms.user.clone());
-        let publication = convert::publication(publish, topic, &client, user.as_ref(), packet_id);
+        let (client, user) = (&self.attached.client.name, self.user.as_ref());
+        let publication = convert::publication(publish, topic, client, user, packet_id);
         self.pending_bytes += publication.payload.len() + 64;
         self.pending.push_back(Job::Publish(Box::new(publication), slot));
         Ok(())
@@ -204,7 +204,14 @@ impl Connection {
 
     /// R19: receipts of QoS 2 exchanges pass to the session, for the connection that repeats them.
     pub(super) fn hand_receipts_over(&mut self) {
-        self.offer = None;
+        let offered = self.offer.take().into_iter().flat_map(|offer| offer.slots);
+        let waiting = self.pending.drain(..).map(|job| match job {
+            Job::Publish(_, slot) | Job::Resume(_, slot) => slot,
+        });
+        // Publishers repeat what is above QoS 0.
+        for _ in offered.chain(waiting).filter(|slot| matches!(slot, Slot::Nobody)) {
+            self.broker.board.dropped("connection_ended");
+        }
         let mut state = self.attached.client.lock();
         for (reply, wait) in self.publishes.drain() {
             if let (Reply::Pubrec(id), Wait::Receipt(receipt)) = (reply, wait) {

@@ -198,11 +198,11 @@ pub(super) struct Unit<'a> {
 impl Unit<'_> {
     /// Adds an operation.
     pub(super) fn push(&mut self, op: Op) {
-        self.staged.bytes += match &op {
-            Op::Owe(owe) => owe.body.len() + 64,
-            Op::Retain(_, body) | Op::Inbound(_, _, body) => body.len() + 64,
-            _ => 64,
-        };
+        // What every operation costs besides its body, about.
+        self.staged.bytes += 64;
+        if let Op::Owe(OweOp { body, .. }) | Op::Retain(_, body) | Op::Inbound(_, _, body) = &op {
+            self.staged.bytes += body.len();
+        }
         self.staged.ops.push(op);
     }
 

@@ -165,6 +165,51 @@ async fn four_appending_tasks_and_a_reader_agree() {
     assert_eq!(reader.next(1, 1).await, Err(Refused::Closed));
 }
 
+#[tokio::test]
+async fn r06_a_blocked_offer_goes_on_when_space_is_freed_and_can_be_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = Config { max_size: ByteSize(64 << 10), when_full: WhenFull::Block, ..config(dir.path()) };
+    let (buffer, _) = open(&small);
+    let body = [1; 4_000];
+    let mut taken = 0;
+    while let Ok(offset) = tokio::time::timeout(Duration::from_millis(200), put(&buffer, &body)).await {
+        buffer.mark().passed(offset.0).await.unwrap();
+        taken += 1;
+    }
+    let waiting = put(&buffer, &body);
+    let deliver = async {
+        let records = read(&mut buffer.reader(), taken).await;
+        for record in records {
+            buffer.settle(record.offset, Outcome::Delivered);
+        }
+    };
+    let (offset, ()) = tokio::join!(waiting, deliver);
+    assert_eq!(offset, Offset(u64::try_from(taken).unwrap()), "the offer that was given up took no number");
+    buffer.close().await;
+    assert!(buffer.stats().ledger.balances());
+}
+
+#[tokio::test]
+async fn a_reader_that_is_dropped_in_the_middle_of_a_wait_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (buffer, _) = open(&config(dir.path()));
+    put_durably(&buffer, 0, 300).await;
+    buffer.close().await;
+    drop(buffer);
+    let (buffer, _) = open(&config(dir.path()));
+    let mut reader = buffer.reader();
+    let mut seen = Vec::new();
+    while seen.len() < 300 {
+        // Polled once and dropped, time and again, while a thread reads for it.
+        if let Some(records) = futures_util::FutureExt::now_or_never(reader.next(7, 1 << 20)) {
+            seen.extend(records.unwrap().iter().map(|record| record.offset.0));
+        }
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(seen, (0..300).collect::<Vec<_>>());
+    buffer.close().await;
+}
+
 #[test]
 fn it_works_without_a_runtime() {
     let dir = tempfile::tempdir().unwrap();

@@ -122,7 +122,7 @@ fn a_segment_that_is_gone_is_counted_as_damage() {
     let last: u64 = bench.disk.segments()[2].file_stem().unwrap().to_string_lossy().parse().unwrap();
     let first: u64 = gone.file_stem().unwrap().to_string_lossy().parse().unwrap();
     bench.disk.kill();
-    super::super::storage::Storage::remove(&bench.disk, &gone).unwrap();
+    Storage::remove(&bench.disk, &gone).unwrap();
     let bench = bench.reopen();
     assert_eq!(bench.recovery.damaged, [(Offset(first), Offset(last - 1))]);
     assert_eq!(bench.ledger().buffered, 200 - (last - first));
@@ -159,7 +159,7 @@ fn lost_meta_and_cursor_files_repeat_records_and_lose_none() {
             if zeroed {
                 bench.disk.change(&path, |bytes| bytes.fill(0xff));
             } else {
-                super::super::storage::Storage::remove(&bench.disk, &path).unwrap();
+                Storage::remove(&bench.disk, &path).unwrap();
             }
             let bench = bench.reopen();
             assert!(!bench.recovery.notes.is_empty(), "{lost}");
@@ -238,7 +238,7 @@ fn after_a_second_failure_receipts_are_rejected_and_offers_refused_and_reading_g
     assert!(matches!(bench.put(&body(6)), Err(Verdict::Refused(Refused::Failed(_)))));
     assert!(bench.shared.stats().failed.is_some());
     let mut reader = bench.reader();
-    assert_eq!(reader.next(10, 1 << 20).now_or_never().unwrap().unwrap().len(), 1);
+    assert_eq!(reader.next(10, 1 << 20).now_or_never().unwrap().unwrap().len(), 5);
     bench.settle(0..5);
     bench.turn();
     assert_eq!(bench.ledger().delivered, 5);
@@ -249,7 +249,7 @@ fn after_a_second_failure_receipts_are_rejected_and_offers_refused_and_reading_g
 
 #[test]
 fn an_interval_that_fails_to_sync_writes_everything_unsynced_again() {
-    let interval = std::time::Duration::from_millis(200);
+    let interval = Duration::from_millis(200);
     let mut bench = Bench::new(Config { sync: SyncMode::Interval(interval), ..config() });
     bench.put_all(0, 5);
     assert_eq!(bench.durable(), 5, "acknowledged at once");
@@ -308,6 +308,27 @@ fn a_full_disk_with_drop_oldest_goes_on_at_the_cost_of_the_oldest() {
     assert_eq!(ledger.dropped_min_free + ledger.buffered, 5_000);
     assert!(ledger.buffered > 2_000, "{ledger:?}");
     assert_eq!(bench.offsets().len() as u64, ledger.buffered);
+}
+
+#[test]
+fn r09_a_kill_repeats_at_most_two_windows() {
+    const WINDOW: u64 = 8;
+    for extra in 0..2 * WINDOW {
+        let mut bench = Bench::new(config());
+        bench.put_all(0, 100);
+        for from in (0..40).step_by(5) {
+            bench.settle(from..from + 5);
+            bench.turn();
+        }
+        bench.settle(40..40 + extra);
+        if extra >= WINDOW {
+            bench.turn();
+        }
+        let bench = bench.kill_and_reopen();
+        let repeated = 40 + extra - bench.shared.stats().cursor.0;
+        assert!(repeated <= 2 * WINDOW, "{repeated} after {extra}");
+        bench.ledger();
+    }
 }
 
 /// Every changing call fails in turn, once or for good; what was acknowledged survives a power cut, and damage is never

@@ -167,6 +167,7 @@ links:
     mqtt: {{ url: \"mqtt://127.0.0.1:{line}\", version: 5, qos: 1 }}
     retry: {{ min: 100ms, max: 1s }}
     stall_after: 2s
+    in_flight: 256
 routes:
   - name: telemetry
     from: broker/factory/#

@@ -13,6 +13,10 @@ pub(super) fn lines(status: &Status, now: WallMs) -> Vec<Vec<Span>> {
     let mut lines = vec![head(status, now), broker(&status.broker)];
     lines.extend(counts("dropped", &status.broker.dropped));
     lines.extend(counts("refused", &status.broker.refused));
+    if status.loops_stopped > 0 {
+        let loops = format!("       loops stopped: {}", grouped(status.loops_stopped));
+        lines.push(vec![Span::new(Style::Warn, loops)]);
+    }
     if let Some(admin) = &status.admin {
         lines.push(vec![Span::plain(format!("admin  http://{admin}"))]);
     }
@@ -115,7 +119,7 @@ fn buffer(link: &LinkStatus) -> Vec<Span> {
     if let Some(oldest) = link.oldest_age_ms {
         line += &format!("  oldest {}", ms(oldest));
     }
-    if let Some(left) = link.time_left_ms {
+    if let Some(left) = link.time_left_ms.filter(|_| link.depth > 0) {
         line += &format!("  empty in {}", ms(left));
     }
     vec![Span::plain(line)]

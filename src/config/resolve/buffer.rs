@@ -100,8 +100,7 @@ impl Resolver<'_> {
         if sum > disk {
             let (sum, disk) = (ByteSize(sum), ByteSize(disk));
             let place = largest.max_size_place.as_ref().unwrap_or(&largest.place);
-            let wrong =
-                format!("the buffers may grow to {sum} together, and the disk of {} holds {disk}", data_dir.display());
+            let wrong = format!("the buffers may grow to {sum} together, and the disk of `data_dir` holds {disk}");
             let hint =
                 if largest.max_size_place.is_some() { "lower `max_size`" } else { "set `buffer: { max_size: .. }`" };
             self.mistakes.error(place, wrong, format!("{hint}; without the key it is {SIZE_DEFAULT} a link"));

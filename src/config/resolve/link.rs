@@ -27,6 +27,17 @@ pub(super) struct Draft<'n> {
     pub(super) has_source: bool,
     /// The patterns that routes from an MQTT link begin with.
     pub(super) patterns: Vec<Pattern>,
+    /// The queues or Kafka topics that routes begin with.
+    channels: Vec<Channel>,
+}
+
+#[derive(Debug)]
+struct Channel {
+    name: String,
+    /// Of the first address that names it.
+    place: Place,
+    /// Some route takes every message of it.
+    is_covered: bool,
 }
 
 /// The key that says what a link is.
@@ -50,8 +61,15 @@ impl Draft<'_> {
 
     /// Adds what a route begins with to what the source consumes. A filter that another one covers is left out:
     /// a broker may deliver a message once for each filter that matches.
-    pub(super) fn consume(&mut self, channel: Option<&str>, pattern: Option<&Pattern>) {
+    pub(super) fn consume(&mut self, channel: Option<&str>, pattern: Option<&Pattern>, place: &Place) {
         self.has_source = true;
+        if let Some(name) = channel {
+            let is_covered = pattern.is_none_or(|pattern| pattern.as_str() == "#");
+            match self.channels.iter_mut().find(|channel| channel.name == name) {
+                Some(channel) => channel.is_covered |= is_covered,
+                None => self.channels.push(Channel { name: name.to_owned(), place: place.clone(), is_covered }),
+            }
+        }
         if channel.is_none()
             && let Some(pattern) = pattern
             && !self.patterns.iter().any(|other| other.covers(pattern))
@@ -93,6 +111,16 @@ impl Resolver<'_> {
         }
         for link in links.iter().filter(|link| !link.has_sink && !link.has_source) {
             self.mistakes.warning(&link.place, format!("no route leads to or from `{}`", link.name), None);
+        }
+    }
+
+    /// A queue or Kafka topic is consumed as a whole: what no route takes of it is acknowledged all the same.
+    pub(super) fn check_channels(&mut self, links: &[Draft<'_>]) {
+        let channels = links.iter().flat_map(|link| link.channels.iter().map(move |channel| (link.name, channel)));
+        for (link, channel) in channels.filter(|(_, channel)| !channel.is_covered) {
+            let wrong = "what no pattern takes of this queue or topic is acknowledged there and gone";
+            let hint = format!("add a route `from: {link}/{}` for the rest, if there can be any", channel.name);
+            self.mistakes.warning(&channel.place, wrong, hint);
         }
     }
 
@@ -140,6 +168,7 @@ impl Resolver<'_> {
             has_sink: false,
             has_source: false,
             patterns: Vec::new(),
+            channels: Vec::new(),
         }
     }
 

@@ -21,20 +21,20 @@ const KAFKA_MESSAGE_MAX: ByteSize = ByteSize(1_000_000_000);
 const MESSAGE_DEFAULT: ByteSize = ByteSize(1 << 20);
 /// librdkafka properties that have a key of their own, or that the promise stands on.
 const KAFKA_LOCKED: [(&str, &str); 14] = [
-    ("bootstrap.servers", "`brokers`"),
-    ("metadata.broker.list", "`brokers`"),
-    ("acks", "`acks`"),
-    ("request.required.acks", "`acks`"),
-    ("group.id", "`group`"),
-    ("compression.type", "`compression`"),
-    ("compression.codec", "`compression`"),
-    ("message.max.bytes", "`max_message`"),
-    ("enable.idempotence", "`acks`"),
-    ("enable.auto.offset.store", "Tidegate, which stores an offset when its message is safe"),
-    ("enable.auto.commit", "Tidegate, which commits what it has stored"),
-    ("auto.commit.interval.ms", "Tidegate, which commits what it has stored"),
-    ("message.timeout.ms", "the buffer, which keeps a record for `max_age`"),
-    ("delivery.timeout.ms", "the buffer, which keeps a record for `max_age`"),
+    ("bootstrap.servers", "the key `brokers`"),
+    ("metadata.broker.list", "the key `brokers`"),
+    ("acks", "the key `acks`"),
+    ("request.required.acks", "the key `acks`"),
+    ("group.id", "the key `group`"),
+    ("compression.type", "the key `compression`"),
+    ("compression.codec", "the key `compression`"),
+    ("message.max.bytes", "the key `max_message`"),
+    ("enable.idempotence", "the key `acks`"),
+    ("enable.auto.offset.store", "Tidegate, which stores an offset when its message is safe,"),
+    ("enable.auto.commit", "Tidegate, which commits what it has stored,"),
+    ("auto.commit.interval.ms", "Tidegate, which commits what it has stored,"),
+    ("message.timeout.ms", "the buffer, which keeps a record for `max_age`,"),
+    ("delivery.timeout.ms", "the buffer, which keeps a record for `max_age`,"),
 ];
 
 impl Resolver<'_> {
@@ -151,8 +151,9 @@ impl Resolver<'_> {
             return None;
         };
         let items = self.items(&list);
-        let brokers: Option<Vec<String>> = items.into_iter().map(|item| self.kafka_broker(item)).collect();
-        let brokers = brokers?;
+        // All are looked at before the first that is wrong ends it.
+        let brokers: Vec<Option<String>> = items.into_iter().map(|item| self.kafka_broker(item)).collect();
+        let brokers = brokers.into_iter().collect::<Option<Vec<String>>>()?;
         if brokers.is_empty() {
             self.mistakes.error(list.place(), "`brokers` names no broker", None);
             return None;
@@ -184,7 +185,7 @@ impl Resolver<'_> {
         for entry in self.entries(item) {
             let key = entry.key.as_str();
             if let Some((_, owner)) = KAFKA_LOCKED.iter().find(|(locked, _)| *locked == key) {
-                let wrong = format!("`{key}` is not set here: it belongs to {owner}");
+                let wrong = format!("`{key}` is no option here: {owner} sets it");
                 self.mistakes.error(&entry.place, wrong, None);
                 continue;
             }
@@ -233,7 +234,8 @@ impl Resolver<'_> {
     }
 
     fn wrong_scheme(&mut self, text: &Text<'_>, scheme: &str, wanted: &str) {
-        self.mistakes.error(text.place(), format!("`{scheme}://` does not fit here: {wanted} does"), None);
+        let wrong = format!("`{scheme}://` does not fit here: {wanted} does");
+        self.wrong_part(text, 0..text.given.len(), wrong, None);
     }
 
     /// A certificate without its key, or the other way round.

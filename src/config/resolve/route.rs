@@ -113,7 +113,7 @@ impl Resolver<'_> {
         if let Endpoint::Link(link) = &endpoint
             && let Some(draft) = find(links, link.as_str())
         {
-            draft.consume(from.channel.as_deref(), from.pattern.as_ref());
+            draft.consume(from.channel.as_deref(), from.pattern.as_ref(), text.place());
         }
         Some(from)
     }

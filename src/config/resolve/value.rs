@@ -312,12 +312,13 @@ impl Resolver<'_> {
 
     /// A path to a file that has to be there.
     pub(super) fn readable(&mut self, item: Option<Item<'_>>) -> Option<PathBuf> {
-        let item = item?;
-        let path = self.path(Some(item.clone()))?;
+        let text = self.text(item)?;
+        let path = beside(text.place(), Path::new(&text.value));
         if !self.env.no_secrets
             && let Err(error) = (self.env.file)(&path)
         {
-            self.mistakes.error(item.place(), format!("{}: {error}", path.display()), None);
+            let wrong = format!("{}: {error}", path.display());
+            self.wrong_part(&text, 0..text.given.len(), wrong, None);
         }
         Some(path)
     }

@@ -172,9 +172,10 @@ pub(super) fn is_hopeless(code: RDKafkaErrorCode) -> bool {
 
 /// A client could not be made: a setting is wrong. Its value stays out of the words, since it may be a secret.
 pub(super) fn not_created(error: &KafkaError) -> LinkError {
-    LinkError::Misconfigured(match error {
-        KafkaError::ClientConfig(_, _, name, _) => format!("kafka option `{name}` is unknown or has a wrong value"),
-        other => other.to_string(),
+    LinkError::Misconfigured(if let KafkaError::ClientConfig(_, _, name, _) = error {
+        format!("kafka option `{name}` is unknown or has a wrong value")
+    } else {
+        error.to_string()
     })
 }
 

@@ -107,6 +107,7 @@ impl Sink for KafkaSink {
             site: Arc::clone(&self.identity.site),
             message_bytes_max: self.config.message_bytes_max,
             open: 0,
+            solo: None,
             alone_up_to: None,
             over: None,
         })
@@ -121,6 +122,8 @@ pub struct KafkaSinkConnection {
     message_bytes_max: u32,
     /// Records without a report.
     open: usize,
+    /// The record that was sent with none before it open, while none followed: its batch is its own.
+    solo: Option<Offset>,
     /// A batch with records up to here was refused: they are sent one at a time.
     alone_up_to: Option<Offset>,
     /// Why the producer is at its end.
@@ -176,6 +179,7 @@ impl SinkConnection for KafkaSinkConnection {
         );
         match produced {
             Ok(()) => {
+                self.solo = (self.open == 0).then_some(record.offset);
                 self.open += 1;
                 Ok(Sent::Queued)
             }
@@ -187,12 +191,19 @@ impl SinkConnection for KafkaSinkConnection {
     /// Reports stay in their queue until they are answered: a dropped `answer` loses nothing.
     async fn answer(&mut self) -> Result<Answer, LinkError> {
         loop {
-            if let Some(error) = &self.over {
-                return Err(error.clone());
-            }
             let report = self.shared.reports.lock().pop_front();
             if let Some(report) = report {
-                return self.answer_to(&report);
+                match self.answer_to(&report) {
+                    Ok(answer) => return Ok(answer),
+                    // The end is told when the reports that are here are: what is confirmed need not come again.
+                    Err(error) => {
+                        self.over.get_or_insert(error);
+                        continue;
+                    }
+                }
+            }
+            if let Some(error) = &self.over {
+                return Err(error.clone());
             }
             // A password or certificate that has become wrong: no silence, and no use in waiting.
             if let Some(error @ LinkError::Misconfigured(_)) = self.shared.watch.reason() {
@@ -228,12 +239,14 @@ impl KafkaSinkConnection {
         } else if code == RDKafkaErrorCode::MessageSizeTooLarge {
             Ok(Sent::Refused(format!("too large: the limit of this link is {} bytes", self.message_bytes_max)))
         } else {
-            Err(self.end(topic, code))
+            let error = self.end_by(topic, code);
+            self.over = Some(error.clone());
+            Err(error)
         }
     }
 
     fn answer_to(&mut self, report: &Report) -> Result<Answer, LinkError> {
-        let alone = self.open == 1;
+        let alone = self.solo == Some(report.offset);
         self.open = self.open.saturating_sub(1);
         let Some(code) = report.error else { return Ok(Answer::Confirmed(report.offset)) };
         let reason = format!("topic '{}': {code}", report.topic);
@@ -244,18 +257,16 @@ impl KafkaSinkConnection {
                 Ok(Answer::Retry(report.offset, reason))
             }
             Verdict::Later => Ok(Answer::Retry(report.offset, reason)),
-            Verdict::Link => Err(self.end(&report.topic, code)),
+            Verdict::Link => Err(self.end_by(&report.topic, code)),
         }
     }
 
-    fn end(&mut self, topic: &str, code: RDKafkaErrorCode) -> LinkError {
-        let fatal = self.producer.get().and_then(|producer| producer.client().fatal_error());
-        let error = match fatal {
+    /// Why the producer is at its end.
+    fn end_by(&self, topic: &str, code: RDKafkaErrorCode) -> LinkError {
+        match self.producer.get().and_then(|producer| producer.client().fatal_error()) {
             Some((code, words)) => LinkError::Transient(format!("{code}: {words}; a new producer is made")),
             None => client::topic_refused(topic, code),
-        };
-        self.over = Some(error.clone());
-        error
+        }
     }
 }
 

@@ -72,9 +72,10 @@ pub(super) fn vhost(config: &Config) -> String {
 
 /// The address, with our heartbeat, and with IPv6 hosts, which lapin's own parser takes for `localhost`.
 fn uri(config: &Config) -> Result<AMQPUri, LinkError> {
-    let bad = |reason: String| LinkError::Misconfigured(format!("the url cannot be read: {reason}"));
-    let mut uri: AMQPUri = config.url.parse().map_err(bad)?;
-    let url = url::Url::parse(&config.url).map_err(|error| bad(error.to_string()))?;
+    // No reason with it: lapin's own words may quote the URL, and with it the password.
+    let bad = || LinkError::Misconfigured("the url is none: amqp://USER:PASSWORD@HOST:PORT/VHOST is one".to_owned());
+    let mut uri: AMQPUri = config.url.parse().map_err(|_quotes_it| bad())?;
+    let url = url::Url::parse(&config.url).map_err(|_unreadable| bad())?;
     if let Some(url::Host::Ipv6(address)) = url.host() {
         uri.authority.host = address.to_string();
     }
@@ -94,23 +95,16 @@ async fn tls(ca: Option<&Path>) -> Result<OwnedTLSConfig, LinkError> {
 /// What an error of lapin means for the link. 403 (no permission, wrong password), 404 (no such exchange or queue) and 530
 /// (no such vhost) stay until somebody changes something; everything else may pass.
 pub(super) fn classify(error: &lapin::Error) -> LinkError {
-    match error.kind() {
-        ErrorKind::ProtocolError(remote) => {
-            let words = format!("{} {}", remote.get_id(), remote.get_message());
-            match remote.get_id() {
-                403 | 404 | 530 => LinkError::Misconfigured(words),
-                _ => LinkError::Transient(words),
-            }
-        }
-        ErrorKind::IOError(cause) => {
-            let words = cause.to_string();
-            if is_certificate_error(&words) { LinkError::Misconfigured(words) } else { LinkError::Transient(words) }
-        }
-        ErrorKind::AuthProviderError(_) | ErrorKind::InvalidProtocolVersion(_) => {
-            LinkError::Misconfigured(error.to_string())
-        }
-        _ => LinkError::Transient(error.to_string()),
+    if let ErrorKind::ProtocolError(remote) = error.kind() {
+        let words = format!("{} {}", remote.get_id(), remote.get_message());
+        return match remote.get_id() {
+            403 | 404 | 530 => LinkError::Misconfigured(words),
+            _ => LinkError::Transient(words),
+        };
     }
+    let words = if let ErrorKind::IOError(cause) = error.kind() { cause.to_string() } else { error.to_string() };
+    let hopeless = matches!(error.kind(), ErrorKind::AuthProviderError(_) | ErrorKind::InvalidProtocolVersion(_));
+    if hopeless || is_certificate_error(&words) { LinkError::Misconfigured(words) } else { LinkError::Transient(words) }
 }
 
 /// rustls says it in the text of an I/O error: a certificate does not get better by trying again.
@@ -212,9 +206,16 @@ mod tests {
     }
 
     #[test]
+    fn a_bad_url_is_never_quoted() {
+        for url in ["amqp:user:secret@host", "http://user:secret@host", "secret", "amqp://user:secret@host:port/"] {
+            let error = uri(&config(url)).unwrap_err().to_string();
+            assert!(!error.contains("secret") && error.contains("amqp://"), "{error}");
+        }
+    }
+
+    #[test]
     fn an_ipv6_host_is_kept_and_a_heartbeat_is_set() {
         let uri = uri(&config("amqp://u:p@[::1]:5673/v")).unwrap();
         assert_eq!((uri.authority.host.as_str(), uri.query.heartbeat), ("::1", Some(HEARTBEAT_S)));
-        assert!(matches!(super::uri(&config("http://x")), Err(LinkError::Misconfigured(_))));
     }
 }

@@ -90,9 +90,10 @@ impl Confirms {
         self.entries.push_back(Entry { published, state: State::Open(confirming) });
     }
 
-    /// The records without a verdict, oldest first.
+    /// The records that the broker has not answered, oldest first.
     pub(super) fn open(&self) -> impl Iterator<Item = &Published> {
-        self.entries.iter().map(|entry| &entry.published)
+        let open = |entry: &&Entry| matches!(entry.state, State::Open(_) | State::Seen(Outcome::Lost(_), _));
+        self.entries.iter().filter(open).map(|entry| &entry.published)
     }
 
     /// The verdict on the oldest, in the order of sending. Pending also when nothing is in flight.

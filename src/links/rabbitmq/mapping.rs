@@ -318,10 +318,12 @@ fn size(value: &AMQPValue) -> usize {
 
 /// The bytes of a string value, UTF-8 or not.
 fn raw(value: &AMQPValue) -> Option<Bytes> {
-    match value {
-        AMQPValue::LongString(text) => Some(Bytes::copy_from_slice(text.as_bytes())),
-        AMQPValue::ByteArray(bytes) => Some(Bytes::copy_from_slice(bytes.as_slice())),
-        _ => None,
+    if let AMQPValue::LongString(text) = value {
+        Some(Bytes::copy_from_slice(text.as_bytes()))
+    } else if let AMQPValue::ByteArray(bytes) = value {
+        Some(Bytes::copy_from_slice(bytes.as_slice()))
+    } else {
+        None
     }
 }
 

@@ -98,7 +98,7 @@ async fn prepare_exchange(channel: &Channel, config: &Config, exchange: &ShortSt
         LinkError::Transient(words) if config.declare.is_some() && error.is_amqp_error() => {
             LinkError::Misconfigured(format!("exchange '{}' cannot be declared: {words}", config.exchange))
         }
-        other => other,
+        other @ (LinkError::Misconfigured(_) | LinkError::Transient(_)) => other,
     })
 }
 
@@ -225,8 +225,17 @@ impl RabbitSinkConnection {
 /// `406 ... message size N is larger than ...`.
 fn is_named_in(published: &Published, error: &LinkError) -> bool {
     let (LinkError::Misconfigured(words) | LinkError::Transient(words)) = error;
-    (words.starts_with("403") && words.contains(&format!("access to topic '{}' in exchange", published.routing_key)))
-        || (words.starts_with("406") && words.contains(&format!("message size {} is larger", published.payload_bytes)))
+    if words.starts_with("406") {
+        return words.contains(&format!("message size {} is larger", published.payload_bytes));
+    }
+    let Some((_, topic)) = words.split_once("access to topic '").filter(|_| words.starts_with("403")) else {
+        return false;
+    };
+    match topic.split_once("' in exchange") {
+        Some((topic, _)) => topic == published.routing_key,
+        // AMQP's reply texts have at most 255 bytes: a long key is cut.
+        None => published.routing_key.starts_with(topic.trim_end_matches("...")),
+    }
 }
 
 fn outcome(confirmation: lapin::Result<Confirmation>) -> Outcome {
@@ -270,6 +279,7 @@ mod tests {
             ("403 ACCESS_REFUSED - access to exchange 'x' in vhost '/' refused for user 'u'", false),
             ("406 PRECONDITION_FAILED - message size 2000 is larger than configured max size 1000", true),
             ("406 PRECONDITION_FAILED - message size 3000 is larger than configured max size 1000", false),
+            ("403 ACCESS_REFUSED - access to topic 'a.", true),
             ("404 NOT_FOUND - no exchange 'x' in vhost '/'", false),
         ] {
             assert_eq!(is_named_in(&published, &LinkError::Transient(words.to_owned())), guilty, "{words}");

@@ -64,12 +64,14 @@ async fn consume(client: &Client, config: &Config, name: &str) -> Result<Queue, 
             "no queue '{name}' in vhost '{}': {words}; declare and bind it",
             client::vhost(config)
         )),
-        other => other,
+        other @ (LinkError::Misconfigured(_) | LinkError::Transient(_)) => other,
     };
     let channel = client.connection.create_channel().await.map_err(refused)?;
-    channel.basic_qos(config.prefetch, BasicQosOptions::default()).await.map_err(refused)?;
+    // 0 would mean no limit at all, and with it no limit to memory.
+    let prefetch = config.prefetch.max(1);
+    channel.basic_qos(prefetch, BasicQosOptions::default()).await.map_err(refused)?;
     let consumer = channel.basic_consume(queue, "".into(), BasicConsumeOptions::default(), FieldTable::default()).await;
-    let ack_every = u64::from(config.prefetch / 4).max(1);
+    let ack_every = u64::from(prefetch / 4).max(1);
     Ok(Queue { name: name.into(), consumer: consumer.map_err(refused)?, channel, settling: Settling::new(ack_every) })
 }
 
@@ -152,8 +154,8 @@ impl RabbitSourceConnection {
 
     fn acknowledge_due(&mut self) -> Result<(), LinkError> {
         let now = crate::clock::now();
-        let due = self.queues.iter_mut().filter(|queue| queue.settling.due().is_some_and(|due| due <= now));
-        due.map(Queue::acknowledge_settled).collect()
+        let mut due = self.queues.iter_mut().filter(|queue| queue.settling.due().is_some_and(|due| due <= now));
+        due.try_for_each(Queue::acknowledge_settled)
     }
 
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<Received<RabbitToken>>, LinkError>> {
@@ -166,7 +168,7 @@ impl RabbitSourceConnection {
                 match Pin::new(&mut queue.consumer).poll_next(cx) {
                     Poll::Pending => break,
                     Poll::Ready(Some(Ok(delivery))) => batch.extend(queue.received(index, delivery, self.escape)),
-                    // What came before the end is handed out: its acknowledgement fails, and it comes again.
+                    // What came before the end is given up with it: it could not be acknowledged, and comes again.
                     Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(client::classify(&error))),
                     Poll::Ready(None) => {
                         let reason = format!("the broker cancelled the consumer of queue '{}'", queue.name);

@@ -291,5 +291,4 @@ fn lapsed(flight: &Flight, now: WallMs) -> bool {
 }
 
 #[cfg(test)]
-#[path = "outbound_tests.rs"]
 mod tests;
