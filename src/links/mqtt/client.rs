@@ -131,8 +131,12 @@ pub(super) struct Live {
     pub(super) granted: Granted,
     pub(super) inbound: mpsc::Receiver<Inbound>,
     pub(super) wrote: Arc<Wrote>,
-    polling: JoinSet<LinkError>,
+    pub(super) polling: Polling,
 }
+
+/// The poll task. Dropping it ends the task, and with it the socket.
+#[derive(Debug)]
+pub(super) struct Polling(JoinSet<LinkError>);
 
 impl Settings {
     /// The client id is the configured one, or `SITE-LINK`; with `-out` and `-in` where both directions are used (R25).
@@ -167,8 +171,10 @@ impl Settings {
             }
         };
         match up.await {
-            Ok(granted) => Ok(Live { client, granted, inbound, wrote: Arc::clone(&self.wrote), polling }),
-            Err(_ended) => Err(self.at_remote(ended(&mut polling).await)),
+            Ok(granted) => {
+                Ok(Live { client, granted, inbound, wrote: Arc::clone(&self.wrote), polling: Polling(polling) })
+            }
+            Err(_ended) => Err(self.at_remote(Polling(polling).ended().await)),
         }
     }
 
@@ -201,24 +207,22 @@ impl Settings {
 }
 
 impl Live {
-    /// Waits for the end of the connection. Cancel safe.
-    pub(super) async fn ended(&mut self) -> LinkError {
-        ended(&mut self.polling).await
-    }
-
     /// DISCONNECT, and the end of the poll task.
     pub(super) async fn close(mut self) {
         if self.client.disconnect().await {
-            self.ended().await;
+            self.polling.ended().await;
         }
     }
 }
 
-async fn ended(polling: &mut JoinSet<LinkError>) -> LinkError {
-    match polling.join_next().await {
-        Some(Ok(error)) => error,
-        Some(Err(error)) => LinkError::Transient(format!("the client failed: {error}")),
-        None => LinkError::Transient("the connection is closed".to_owned()),
+impl Polling {
+    /// Waits for the end of the connection, and says why. Cancel safe.
+    pub(super) async fn ended(&mut self) -> LinkError {
+        match self.0.join_next().await {
+            Some(Ok(error)) => error,
+            Some(Err(error)) => LinkError::Transient(format!("the client failed: {error}")),
+            None => LinkError::Transient("the connection is closed".to_owned()),
+        }
     }
 }
 

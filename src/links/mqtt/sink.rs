@@ -100,7 +100,7 @@ impl SinkConnection for MqttSinkConnection {
                         return Ok(answer);
                     }
                 }
-                error = live.ended() => return Err(error),
+                error = live.polling.ended() => return Err(error),
                 () = wrote.moved() => return Ok(Answer::Alive),
             }
         }

@@ -30,6 +30,8 @@ pub struct MqttSourceConnection {
     acks: Acks,
     /// In order, not yet taken by the client.
     due: VecDeque<Ack>,
+    /// Why the connection ended, while what needs no acknowledgement is still handed on.
+    over: Option<LinkError>,
 }
 
 /// Identifies a received message of one connection.
@@ -53,7 +55,7 @@ impl Source for MqttSource {
         let client = live.client.clone();
         let answers = tokio::select! {
             biased;
-            error = live.ended() => return Err(error),
+            error = live.polling.ended() => return Err(error),
             answers = client.subscribe(&self.filters, qos) => answers.map_err(LinkError::Transient)?,
         };
         for (filter, answer) in self.filters.iter().zip(answers) {
@@ -69,7 +71,7 @@ impl Source for MqttSource {
                 }
             }
         }
-        Ok(MqttSourceConnection { live, acks: Acks::default(), due: VecDeque::new() })
+        Ok(MqttSourceConnection { live, acks: Acks::default(), due: VecDeque::new(), over: None })
     }
 }
 
@@ -78,11 +80,17 @@ impl SourceConnection for MqttSourceConnection {
 
     async fn receive(&mut self) -> Result<Vec<Received<MqttToken>>, LinkError> {
         loop {
-            self.flush()?;
-            let Live { inbound, .. } = &mut self.live;
-            let Some(first) = inbound.recv().await else { return Err(self.live.ended().await) };
+            if let Some(error) = self.over.take() {
+                return Err(error);
+            }
+            self.flush();
+            let Live { inbound, polling, .. } = &mut self.live;
+            let mut next = tokio::select! {
+                biased;
+                error = polling.ended() => return self.last(error),
+                Some(first) = inbound.recv() => Some(first),
+            };
             let mut batch = Vec::new();
-            let mut next = Some(first);
             while let Some(message) = next {
                 self.take(message, &mut batch)?;
                 next = if batch.len() < BATCH_MAX { self.live.inbound.try_recv().ok() } else { None };
@@ -95,21 +103,23 @@ impl SourceConnection for MqttSourceConnection {
 
     fn settled(&mut self, token: MqttToken) -> Result<(), LinkError> {
         self.acks.settled(&token, &mut self.due);
-        self.flush()
+        self.flush();
+        Ok(())
     }
 
     async fn upkeep(&mut self) -> Result<(), LinkError> {
         if self.due.is_empty() {
             // The runner does not receive meanwhile, so the end of the connection shows here.
-            return Err(self.live.ended().await);
+            return Err(self.live.polling.ended().await);
         }
         tokio::time::sleep(ACK_RETRY).await;
-        self.flush()
+        self.flush();
+        Ok(())
     }
 
     async fn close(mut self) {
         // What finds no room is sent again by the remote.
-        let _flushed = self.flush().is_ok();
+        self.flush();
         self.live.close().await;
     }
 }
@@ -142,20 +152,35 @@ impl MqttSourceConnection {
         Ok(())
     }
 
-    fn flush(&mut self) -> Result<(), LinkError> {
+    /// The connection is over. What the remote will send again is left to it, so that it does not come twice; what it will
+    /// not (QoS 0) is handed on.
+    fn last(&mut self, error: LinkError) -> Result<Vec<Received<MqttToken>>, LinkError> {
+        let mut batch = Vec::new();
+        while let Ok(message) = self.live.inbound.try_recv() {
+            if message.ack.is_none() {
+                self.take(message, &mut batch)?;
+            }
+        }
+        if batch.is_empty() {
+            return Err(error);
+        }
+        self.over = Some(error);
+        Ok(batch)
+    }
+
+    /// Hands acknowledgements to the client as far as it takes them. That the connection is over is told by `receive` and
+    /// `upkeep`, which know why.
+    fn flush(&mut self) {
         while let Some(ack) = self.due.pop_front() {
             match self.live.client.acknowledge(ack) {
                 Asked::Taken(None) => {}
                 Asked::Taken(Some(back)) => {
                     self.due.push_front(back);
-                    break;
+                    return;
                 }
-                Asked::QueueFull | Asked::Gone | Asked::Invalid(_) => {
-                    return Err(LinkError::Transient("the connection ended".to_owned()));
-                }
+                Asked::QueueFull | Asked::Gone | Asked::Invalid(_) => self.due.clear(),
             }
         }
-        Ok(())
     }
 }
 

@@ -233,10 +233,10 @@ fn explain(error: &ConnectionError) -> LinkError {
                 _ => LinkError::Transient(words),
             }
         }
+        error if tls::is_refusal(error) => LinkError::Misconfigured(error.to_string()),
         ConnectionError::Io(error) | ConnectionError::MqttState(StateError::Io(error)) => {
             LinkError::Transient(error.to_string())
         }
-        error if tls::is_refusal(error) => LinkError::Misconfigured(error.to_string()),
         error => LinkError::Transient(error.to_string()),
     }
 }
