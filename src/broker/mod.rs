@@ -1,5 +1,143 @@
-//! The built-in MQTT broker.
+//! The built-in MQTT broker: 3.1, 3.1.1 and 5.0 on TCP.
+//!
+//! ```text
+//! listener ── a task a connection ──┬─ hub.offer(what was read)  ── hub ── Local::deliver (here) ── other sessions' outboxes
+//!                                   └─ writes its session's outbox and the acknowledgements that are due
+//! ```
+//!
+//! - [`connection`]: one task a client: one read, many packets, one offer, one write. Acknowledgements are held in a FIFO
+//!   until their receipts settle; its length is the Receive Maximum, which is the back-pressure.
+//! - [`registry`]: which client id is which session; take-over, resumption, expiry, wills.
+//! - [`local`]: what the hub delivers here, to subscribers, kept sessions and the retained store.
+//! - [`store`]: all state by key, durable. [`session`]: the protocol's state, pure. [`topics`]: who subscribed to what.
+//!
+//! Invariants: no acknowledgement leaves before its receipt has settled; what a kept session is owed is in the store
+//! before it is sent and until it is acknowledged; a slow client costs no other client anything. It must not know links,
+//! routes or buffers: the hub stands between.
 
+mod client;
 mod config;
+mod connection;
+mod convert;
+pub mod index;
+mod listener;
+mod local;
+mod registry;
+mod session;
+mod store;
+#[cfg(test)]
+mod tests;
+mod topics;
 
 pub use config::{Config, Listener};
+pub use listener::{BindError, Bound};
+pub use store::StoreError;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use tokio_util::task::TaskTracker;
+
+use self::client::Client;
+use self::store::Store;
+use self::topics::Topics;
+use crate::clock::Clock;
+use crate::hub::{Hub, Mark, MarkSender};
+use crate::telemetry::board::BrokerBoard;
+
+/// The broker: its state, without its sockets. See the module.
+pub struct Broker {
+    /// For the tasks that it starts.
+    me: Weak<Self>,
+    config: Config,
+    hub: Arc<Hub>,
+    board: Arc<BrokerBoard>,
+    clock: Arc<dyn Clock>,
+    store: Store,
+    store_mark: Mark,
+    /// A mark that has failed: what a publisher gets while the store has no room.
+    overloaded: MarkSender,
+    clients: Mutex<HashMap<Arc<str>, Arc<Client>>>,
+    topics: Topics,
+    next_session: AtomicU64,
+    /// Wills and exchanges that outlive their connection.
+    tasks: TaskTracker,
+}
+
+/// What the broker holds at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Kept sessions without a connection.
+    pub sessions_offline: u64,
+    /// Messages owed to kept sessions.
+    pub owed: u64,
+    /// Retained messages.
+    pub retained: u64,
+}
+
+impl Broker {
+    /// Opens the store in `dir` and takes up the sessions in it. The gateway then attaches the broker to `hub`
+    /// ([`Hub::attach`]) and binds its listeners ([`Broker::bind`]).
+    ///
+    /// # Errors
+    /// [`StoreError`]: the folder cannot be used. Damage is no error: what does not read back is skipped and logged.
+    pub fn open(
+        config: Config,
+        dir: &Path,
+        hub: Arc<Hub>,
+        board: Arc<BrokerBoard>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Self>, StoreError> {
+        let (store, loaded) = Store::open(dir)?;
+        let overloaded = MarkSender::new(0);
+        overloaded.fail("the broker's store has too much to write");
+        let broker = Arc::new_cyclic(|me| Self {
+            me: Weak::clone(me),
+            config,
+            hub,
+            board,
+            clock,
+            store_mark: store.mark(),
+            store,
+            overloaded,
+            clients: Mutex::default(),
+            topics: Topics::default(),
+            next_session: AtomicU64::new(1),
+            tasks: TaskTracker::new(),
+        });
+        broker.restore(loaded);
+        Ok(broker)
+    }
+
+    /// What it holds.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        let clients: Vec<_> = self.clients.lock().values().cloned().collect();
+        let mut figures = Figures { retained: self.topics.retained_count() as u64, ..Figures::default() };
+        for client in clients {
+            let state = client.lock();
+            figures.owed += state.owed;
+            figures.sessions_offline += u64::from(state.terms.kept && state.online.is_none());
+        }
+        figures
+    }
+
+    /// Commits what is staged and closes the store. After [`Bound::serve`] has ended.
+    pub async fn close(self: &Arc<Self>) {
+        self.tasks.close();
+        let broker = Arc::clone(self);
+        if tokio::task::spawn_blocking(move || broker.store.close()).await.is_err() {
+            tracing::error!("the broker's store could not be closed in order");
+        }
+    }
+}
+
+impl fmt::Debug for Broker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Broker").field("listeners", &self.config.listeners).finish_non_exhaustive()
+    }
+}

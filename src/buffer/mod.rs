@@ -1,8 +1,67 @@
-//! CONTRACT (the buffer's builder replaces this file's bodies; the public names and meanings stay).
-//! Store-and-forward log of one link. Stores opaque bytes; does not know what a message is.
+//! Store-and-forward log of one link: what is owed to the remote, on disk, until the remote has confirmed it.
+//! Stores opaque bytes; does not know what a message, a route or a link is.
+//!
+//! # Constraints
+//! - Nothing is reported as durable before it is synced ([`SyncMode::Group`]); nothing is deleted before the cursor that
+//!   passed it is synced.
+//! - Memory does not grow with the backlog, and opening does not read it: only a segment without a footer, in practice
+//!   the last one, is scanned.
+//! - The segments are the only truth for data. There is no index or list of files beside them that could disagree; the
+//!   cursor is a lower bound and is clamped, never fatal.
+//! - Damage is counted, reported as an exact range and skipped. It never keeps a log from opening, never cuts what
+//!   follows it, and never makes the log fall back to memory.
+//! - Disk bytes stay within `max_size` (segments; `meta`, `cursors` and dead letters have their own small limits).
+//!
+//! # On disk
+//! ```text
+//! LOCK                    held while the log is open
+//! meta, cursors           two slots each (module `slots`): identity and reserved numbers; cursor and ledger (R7)
+//! <20-digit base>.seg     header (64 B), frames, and when it is complete a footer (module `format`)
+//! dead-letters/letters    what the remote refused (module `dead_letters`)
+//! ```
+//! A frame is one group commit or a part of it. Its checksums are seeded with the segment's salt, so that no payload can
+//! forge a frame; it says how far the log was durable when it was written, by which recovery tells damage from a torn
+//! tail. A number (offset) is given once: where a crash may have taken records that somebody has seen, the sequence goes
+//! on behind the numbers that had been reserved, and those between are in no sum. `accepted` follows from the sequence.
+//!
+//! # Writing
+//! [`Buffer::admit`] applies the limits, [`Buffer::append`] encodes into memory under a short lock, and one thread a log
+//! takes all that is staged: one write, one sync, then the mark moves and receipts settle. A lone record is committed at
+//! once; under load the batch grows while the disk is busy, so no timer is needed. After a failed write or sync the file
+//! is not used again: what is not durable is written once more, from memory, into a new segment. If that fails too the
+//! buffer has failed and refuses offers. A full disk is no failure: the file is cut to its last good length, the batch
+//! waits in memory, `when_full` decides about new offers, confirming and deleting go on.
+//!
+//! # Reading
+//! One [`Reader`], the link's sink. From the tail in memory, or from disk with read-ahead; on a thread that may block
+//! where there is a tokio runtime. It sees only what the mark has passed.
+//!
+//! # Deleting
+//! [`Buffer::settle`] moves the cursor over the contiguous settled part. It is saved when `window` confirmations are
+//! unsaved, synced each second while it changes, and synced before segments below it are deleted (R9).
+//!
+//! # Recovering
+//! See module `recovery`. A recovered file is closed with a footer and never appended to; the next record begins a new
+//! segment of a later epoch.
 
+mod batch;
+mod cursor;
+mod dead_letters;
+mod format;
+mod log;
 pub mod mark;
+mod reader;
+mod recovery;
+mod scan;
+mod segment;
+mod slots;
+mod state;
+mod storage;
+mod writer;
+
+pub use dead_letters::{DeadLetter, DeadLetters};
 pub use mark::{Mark, MarkSender, Progress, Rejected};
+pub use reader::Reader;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,6 +70,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Serialize;
 
+use self::state::{Shared, Verdict};
+use self::storage::Storage;
 use crate::clock::{Clock, WallMs};
 use crate::units::ByteSize;
 
@@ -199,7 +260,19 @@ pub struct Record {
 
 /// Room for one record, taken by [`Buffer::admit`] and used by [`Buffer::append`]; dropped, the room is given back.
 #[derive(Debug)]
-pub struct Permit {/* private */}
+#[must_use = "room that is not used is given back"]
+pub struct Permit {
+    shared: Option<Arc<Shared>>,
+    need: u64,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared.take() {
+            shared.give_back(self.need);
+        }
+    }
+}
 
 /// What admission answers.
 #[derive(Debug)]
@@ -211,9 +284,26 @@ pub enum Admission {
     DroppedNewest,
 }
 
-/// A link's log. Cheap to clone; all clones are one log.
+/// A link's log. Cheap to clone; all clones are one log. When the last clone goes without [`Buffer::close`], the writer
+/// thread finishes by itself.
 #[derive(Clone, Debug)]
-pub struct Buffer {/* private */}
+pub struct Buffer {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    storage: Arc<dyn Storage>,
+    dead_letters: DeadLetters,
+    id: String,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}
 
 impl Buffer {
     /// Opens or makes the log in `config.dir`, recovers it, starts its writer thread. `window` is how many
@@ -222,145 +312,114 @@ impl Buffer {
     /// # Errors
     /// [`OpenError`]; never because of damage.
     pub fn open(config: Config, window: usize, clock: Arc<dyn Clock>) -> Result<(Self, Recovery), OpenError> {
-        let _ = (config, window, clock);
-        unimplemented!()
+        Self::open_on(Arc::new(storage::Disk), &config, window, clock)
+    }
+
+    fn open_on(
+        storage: Arc<dyn Storage>,
+        config: &Config,
+        window: usize,
+        clock: Arc<dyn Clock>,
+    ) -> Result<(Self, Recovery), OpenError> {
+        let failed = |error| OpenError::Io { path: config.dir.clone(), error };
+        let (log, mut recovery) = recovery::open(Arc::clone(&storage), config, window, clock)?;
+        let (dead_letters, notes) = DeadLetters::open(Arc::clone(&storage), &config.dir).map_err(failed)?;
+        recovery.notes.extend(notes);
+        let shared = Arc::clone(&log.shared);
+        let id = log.id();
+        let name = config.dir.file_name().map_or_else(|| id.clone(), |name| name.to_string_lossy().into_owned());
+        writer::start(log, &name).map_err(failed)?;
+        Ok((Self { inner: Arc::new(Inner { shared, storage, dead_letters, id }) }, recovery))
     }
 
     /// Asks for room for `bytes` (R5: all targets are asked before any is appended to). With `when_full: block` this
-    /// waits; dropping the future gives up the place.
+    /// waits; dropping the future gives up the place. Whatever the policy, it also waits while the writer is behind.
     ///
     /// # Errors
     /// [`Refused`].
     pub async fn admit(&self, bytes: usize) -> Result<Admission, Refused> {
-        let _ = bytes;
-        unimplemented!()
+        let shared = &self.inner.shared;
+        let mut room = None;
+        loop {
+            match shared.judge(bytes) {
+                Verdict::Granted(need) => {
+                    return Ok(Admission::Granted(Permit { shared: Some(Arc::clone(shared)), need }));
+                }
+                Verdict::DroppedNewest => return Ok(Admission::DroppedNewest),
+                Verdict::Refused(refused) => return Err(refused),
+                Verdict::Wait => {}
+            }
+            // Subscribed before the state is looked at again, so that no wake-up is missed.
+            match &mut room {
+                None => room = Some(shared.room.subscribe()),
+                Some(room) => {
+                    if room.changed().await.is_err() {
+                        return Err(Refused::Closed);
+                    }
+                }
+            }
+        }
     }
 
     /// Stages one record, the parts one behind the other. Does no I/O and does not wait: the writer thread
-    /// writes and syncs; the record is durable when [`Buffer::mark`] passes the returned offset.
-    pub fn append(&self, permit: Permit, parts: &[&[u8]], expires: Option<WallMs>) -> Offset {
-        let _ = (permit, parts, expires);
-        unimplemented!()
+    /// writes and syncs; the record is durable when [`Buffer::mark`] passes the returned offset. `permit` must come
+    /// from this buffer, for at least as many bytes.
+    pub fn append(&self, mut permit: Permit, parts: &[&[u8]], expires: Option<WallMs>) -> Offset {
+        permit.shared = None;
+        self.inner.shared.append(permit.need, parts, expires)
     }
 
     /// How far the log is durable: everything below `Progress::done`.
     #[must_use]
     pub fn mark(&self) -> Mark {
-        unimplemented!()
+        self.inner.shared.mark.mark()
     }
 
     /// A reader that begins at the cursor. One at a time: the link's sink.
     #[must_use]
     pub fn reader(&self) -> Reader {
-        unimplemented!()
+        Reader::new(Arc::clone(&self.inner.shared), Arc::clone(&self.inner.storage))
     }
 
     /// Tells what became of a record, in any order; the cursor advances over the contiguous settled part, and
-    /// the ledger counts as it passes. Does no I/O: the writer thread saves the cursor by R9's bound.
+    /// the ledger counts as it passes. Does no I/O: the writer thread saves the cursor by R9's bound. After
+    /// [`Buffer::close`] it is not saved any more.
     pub fn settle(&self, offset: Offset, outcome: Outcome) {
-        let _ = (offset, outcome);
-        unimplemented!()
+        self.inner.shared.settle(offset, outcome);
     }
 
     /// The dead-letter log of this link.
     #[must_use]
     pub fn dead_letters(&self) -> &DeadLetters {
-        unimplemented!()
+        &self.inner.dead_letters
     }
 
     /// See [`Stats`].
     #[must_use]
     pub fn stats(&self) -> Stats {
-        unimplemented!()
+        self.inner.shared.stats()
     }
 
     /// 8 hex digits that name this log for ever: the first part of `tg-seq`.
     #[must_use]
     pub fn id(&self) -> &str {
-        unimplemented!()
+        &self.inner.id
     }
 
     /// Refuses new offers, writes and syncs what is staged, saves the cursor, ends the writer thread. Idempotent.
+    /// Readers end with [`Refused::Closed`].
     pub async fn close(&self) {
-        unimplemented!()
+        let mut ended = self.inner.shared.ended.subscribe();
+        self.inner.shared.close();
+        // The sender lives as long as this buffer, so waiting cannot fail.
+        let _ended = ended.wait_for(|ended| *ended).await;
     }
 }
 
-/// Reads records in order. It sees only what is durable.
-#[derive(Debug)]
-pub struct Reader {/* private */}
-
-impl Reader {
-    /// The next records, at least one: waits until there is one. At most `records_max` and about `bytes_max`
-    /// (one record may exceed it). Offsets rise; a gap is what was dropped or damaged, already counted.
-    /// Cancel safe.
-    ///
-    /// # Errors
-    /// [`Refused::Failed`] when the log cannot be read at all any more, [`Refused::Closed`] at the end.
-    pub async fn next(&mut self, records_max: usize, bytes_max: usize) -> Result<Vec<Record>, Refused> {
-        let _ = (records_max, bytes_max);
-        unimplemented!()
-    }
-
-    /// Goes back (or on) to `offset`; below the cursor it begins at the cursor.
-    pub fn seek(&mut self, offset: Offset) {
-        let _ = offset;
-        unimplemented!()
-    }
-
-    /// The offset of the first undelivered record: where a new connection begins.
-    #[must_use]
-    pub fn cursor(&self) -> Offset {
-        unimplemented!()
-    }
+/// A length as the file's positions count.
+const fn wide(n: usize) -> u64 {
+    n as u64
 }
 
-/// A record that the remote refused for good.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeadLetter {
-    /// Its offset in the link's log: the key, so that a crash does not double it (R15).
-    pub offset: Offset,
-    /// When it was refused.
-    pub time: WallMs,
-    /// In the remote's words.
-    pub reason: String,
-    /// How often it was tried.
-    pub attempts: u32,
-    /// The record's body.
-    pub body: Bytes,
-}
-
-/// The dead-letter log of one link, in its folder beneath the link's.
-#[derive(Debug)]
-pub struct DeadLetters {/* private */}
-
-impl DeadLetters {
-    /// Stores and syncs; returns when it is durable. A letter that is there already (same offset) is not stored twice.
-    ///
-    /// # Errors
-    /// [`Refused::Full`]: the link stops, state `dead_letters_full` (R15); [`Refused::Failed`].
-    pub async fn put(&self, letter: DeadLetter) -> Result<(), Refused> {
-        let _ = letter;
-        unimplemented!()
-    }
-
-    /// How many there are.
-    #[must_use]
-    pub fn len(&self) -> u64 {
-        unimplemented!()
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// All of them, oldest first (for tests and the operator's tools).
-    ///
-    /// # Errors
-    /// [`Refused::Failed`].
-    pub fn list(&self) -> Result<Vec<DeadLetter>, Refused> {
-        unimplemented!()
-    }
-}
+#[cfg(test)]
+mod tests;

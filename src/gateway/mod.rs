@@ -1,11 +1,31 @@
-//! The only part that knows all others: build, run, ordered shutdown. Filled in by the integrator.
+//! The only part that knows all others: builds them from a [`Config`], runs them, and ends them in order.
+//!
+//! Start: lock the data folder, open every link's buffer, open the broker's store, bind all listeners, finish QoS 2
+//! exchanges that a kill interrupted (R18), and only then take the first packet. Whatever cannot be had is reported before
+//! anything runs. End: DESIGN.md section 9, in [`run`].
+//!
+//! No other module names this one, `cli` excepted.
 
+mod build;
+mod run;
+mod status;
+
+pub use build::BuildError;
+pub use run::RunError;
+
+use std::fs::File;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::broker::{self, Broker};
+use crate::buffer::Buffer;
+use crate::clock::{Clock, WallMs};
+use crate::hub::Hub;
 use crate::links;
 use crate::router::Route;
+use crate::telemetry::board::{BrokerBoard, HalfBoard};
 
 /// Everything that `routes.yaml` says, resolved: values that cannot be wrong.
 #[derive(Clone, Debug)]
@@ -15,11 +35,71 @@ pub struct Config {
     /// `data_dir:`; default `./tidegate-data` beside the file.
     pub data_dir: PathBuf,
     /// `broker:` (R30: 127.0.0.1:1883, anonymous, without the section).
-    pub broker: crate::broker::Config,
+    pub broker: broker::Config,
     /// `links:`.
     pub links: Vec<links::Config>,
     /// `routes:`.
     pub routes: Vec<Route>,
     /// `admin: { bind: .. }`.
     pub admin: Option<SocketAddr>,
+}
+
+/// A built gateway: everything is open and bound, nothing is taken yet. [`Gateway::run`] runs it.
+pub struct Gateway {
+    shared: Arc<Shared>,
+    bound: broker::Bound,
+    admin: Option<tokio::net::TcpListener>,
+    /// R36: held as long as the gateway lives.
+    _lock: File,
+}
+
+/// What the status page and the running parts share.
+struct Shared {
+    site: Arc<str>,
+    data_dir: PathBuf,
+    clock: Arc<dyn Clock>,
+    started: WallMs,
+    hub: Arc<Hub>,
+    broker: Arc<Broker>,
+    broker_board: Arc<BrokerBoard>,
+    links: Vec<Link>,
+    orphans: Vec<Orphan>,
+    listeners: Vec<String>,
+    admin: Option<SocketAddr>,
+    ready: AtomicBool,
+    stopping: AtomicBool,
+}
+
+/// A link as it runs.
+struct Link {
+    config: links::Config,
+    buffer: Option<Buffer>,
+    sink: Option<Arc<HalfBoard>>,
+    source: Option<Arc<HalfBoard>>,
+}
+
+/// Data of a link that `routes.yaml` no longer has: kept, said at start, shown in `status` (R34).
+struct Orphan {
+    name: String,
+    buffer: Buffer,
+}
+
+impl Gateway {
+    /// The addresses that the broker listens on (port 0 in the file became a free one).
+    #[must_use]
+    pub fn listeners(&self) -> &[String] {
+        &self.shared.listeners
+    }
+}
+
+impl std::fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gateway").field("site", &self.shared.site).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
 }

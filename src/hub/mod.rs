@@ -1,19 +1,41 @@
-//! Where an accepted message is routed and offered to buffers. A value, not a task: `offer` runs in the publisher's
-//! own task.
+//! Where an accepted message is routed and offered to buffers. A value, not a task: [`Hub::offer`] runs in the
+//! publisher's own task, so that a full buffer whose policy is `block` pushes back on exactly that publisher.
 //!
-//! CONTRACT: filled in by the integrator; broker and links code against these names.
+//! One offer goes through these steps, in this order (R5, R18):
+//!
+//! 1. **Stamp**: id, event time, origin; the stamps of earlier gateways are taken over. What has passed this site
+//!    already is a loop and ends here, counted (R12).
+//! 2. **Plan** ([`plan`]): which local topics, which links; pure.
+//! 3. **Admit**: every target's buffer is asked for room before anything is done. A refused publication leaves no
+//!    trace anywhere.
+//! 4. **Deliver** locally: the broker's subscribers, its retained store, its kept sessions.
+//! 5. **Append** to the links' logs; for an inbound QoS 2 publish only after the broker's store has committed it.
+//! 6. The **receipt** settles when all of these are durable. Nobody is acknowledged before that.
+//!
+//! Invariants: the hub does no I/O, holds no lock across an `.await`, starts no task and knows no protocol.
 
+mod plan;
 mod receipt;
+#[cfg(test)]
+mod tests;
 
 pub use crate::buffer::{Mark, MarkSender, Rejected};
 pub use receipt::Receipt;
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
+use futures_util::FutureExt;
+use rustc_hash::FxHashMap;
 
-use crate::message::{Message, Properties, Qos};
-use crate::router::Endpoint;
+use self::plan::LinkTarget;
+use crate::buffer::{Admission, Buffer, Permit, Refused};
+use crate::clock::{Clock, WallMs};
+use crate::message::{Envelope, IdSource, Message, Origin, Properties, Qos, headers};
+use crate::router::{Endpoint, LinkId, Table};
 use crate::topic::TopicName;
 
 /// What a publisher brings, before the hub stamps it (id, event time, origin) into a [`Message`].
@@ -79,13 +101,13 @@ pub enum OfferError {
     #[error("link `{link}` refuses: its buffer is full")]
     Full {
         /// Which.
-        link: crate::router::LinkId,
+        link: LinkId,
     },
     /// A target's buffer failed: MQTT 5 reason 0x80 (or 0x83).
     #[error("link `{link}` refuses: {reason}")]
     Failed {
         /// Which.
-        link: crate::router::LinkId,
+        link: LinkId,
         /// Why.
         reason: Arc<str>,
     },
@@ -95,15 +117,259 @@ pub enum OfferError {
 }
 
 /// See the module.
-#[derive(Debug)]
-pub struct Hub {/* private */}
+pub struct Hub {
+    ids: IdSource,
+    clock: Arc<dyn Clock>,
+    table: ArcSwap<Table>,
+    buffers: FxHashMap<LinkId, Buffer>,
+    local: OnceLock<Arc<dyn Local>>,
+    stopping: AtomicBool,
+    loops_stopped: AtomicU64,
+}
+
+/// A publication that every target has room for.
+struct Admitted {
+    slot: usize,
+    message: Arc<Message>,
+    client_id: Option<Arc<str>>,
+    packet_id: Option<u16>,
+    local_topics: Vec<TopicName>,
+    appends: Vec<Append>,
+}
+
+/// One record to be appended.
+struct Append {
+    buffer: Buffer,
+    permit: Permit,
+    head: Bytes,
+    body: Bytes,
+    expires: Option<WallMs>,
+}
+
+type Answers = Vec<Option<Result<Receipt, OfferError>>>;
 
 impl Hub {
+    /// A hub for these routes and logs. `ids` are this run's message ids.
+    #[must_use]
+    pub fn new(ids: IdSource, table: Table, buffers: Vec<(LinkId, Buffer)>, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            ids,
+            clock,
+            table: ArcSwap::from_pointee(table),
+            buffers: buffers.into_iter().collect(),
+            local: OnceLock::new(),
+            stopping: AtomicBool::new(false),
+            loops_stopped: AtomicU64::new(0),
+        }
+    }
+
+    /// Makes the built-in broker an outlet. Once, before the first offer; a second call changes nothing.
+    pub fn attach(&self, local: Arc<dyn Local>) {
+        // A second broker would be a mistake of the wiring, and the first one goes on to be right.
+        drop(self.local.set(local));
+    }
+
+    /// Refuses every offer from now on (DESIGN.md section 9).
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    /// How many messages ended here because they had passed this site, or too many, already (R12).
+    #[must_use]
+    pub fn loops_stopped(&self) -> u64 {
+        self.loops_stopped.load(Ordering::Relaxed)
+    }
+
     /// Routes, admits, stamps, delivers locally and appends each publication of the batch, in order. Waits only for
-    /// `when_full: block` (and, for QoS 2, for the store: R18). One answer for each publication: a receipt that settles
-    /// when it is durable everywhere it must be, or why it was refused.
+    /// `when_full: block` (and, for QoS 2, for the broker's store: R18). One answer for each publication: a receipt that
+    /// settles when it is durable everywhere it must be, or why it was refused. Dropping the future gives up what was
+    /// not appended yet; its publisher has no receipt for it and must not be acknowledged.
     pub async fn offer(&self, source: &Source, batch: Vec<Publication>) -> Vec<Result<Receipt, OfferError>> {
-        let _ = (source, batch);
-        unimplemented!()
+        let mut answers: Answers = Vec::new();
+        answers.resize_with(batch.len(), || None);
+        let mut ready = Vec::with_capacity(batch.len());
+        for (slot, publication) in batch.into_iter().enumerate() {
+            let (client_id, packet_id) = (publication.client_id.clone(), publication.packet_id);
+            let message = self.stamp(publication);
+            if self.has_looped(&message) {
+                answer(&mut answers, slot, Ok(Receipt::default()));
+                continue;
+            }
+            let plan = plan::plan(&self.table.load(), source, &message);
+            match self.admit(&message, plan.links, &mut ready, &mut answers).await {
+                Ok(appends) => {
+                    let (message, local_topics) = (Arc::new(message), plan.local_topics);
+                    ready.push(Admitted { slot, message, client_id, packet_id, local_topics, appends });
+                }
+                Err(refused) => answer(&mut answers, slot, Err(refused)),
+            }
+        }
+        self.accept(&mut ready, &mut answers).await;
+        answers.into_iter().map(|answer| answer.unwrap_or(Err(OfferError::Stopping))).collect()
+    }
+
+    /// Offers once more, to the links alone, a QoS 2 message that the broker's store had committed when the gateway was
+    /// killed (R18). It keeps its id, so that a copy in a log is known as one.
+    ///
+    /// # Errors
+    /// As [`Hub::offer`].
+    pub async fn resume(&self, message: Message) -> Result<Receipt, OfferError> {
+        let source = Source { from: Endpoint::Broker, channel: None };
+        let plan = plan::plan(&self.table.load(), &source, &message);
+        let appends = self.admit(&message, plan.links, &mut Vec::new(), &mut Vec::new()).await?;
+        let mut receipt = Receipt::default();
+        append(appends, &mut receipt);
+        Ok(receipt)
+    }
+
+    fn stamp(&self, publication: Publication) -> Message {
+        let accepted = self.clock.wall();
+        let mut message = Message {
+            id: self.ids.next(),
+            topic: publication.topic,
+            payload: publication.payload,
+            qos: publication.qos,
+            retain: publication.retain,
+            time: publication.time_ms.map_or(accepted, WallMs),
+            expiry_s: publication.expiry_s,
+            accepted,
+            origin: Origin {
+                site: Arc::clone(self.ids.site()),
+                client_id: publication.client_id,
+                user: publication.user,
+                ..Origin::default()
+            },
+            properties: publication.properties,
+        };
+        headers::adopt(&mut message);
+        message
+    }
+
+    /// R12: what comes back to a site that it has passed goes no further, nor does what has passed too many.
+    fn has_looped(&self, message: &Message) -> bool {
+        let path = &message.origin.path;
+        let looped = path.len() >= headers::PATH_SITES_MAX || path.iter().any(|site| **site == **self.ids.site());
+        if looped {
+            let before = self.loops_stopped.fetch_add(1, Ordering::Relaxed);
+            // The first and then each time the count doubles: a loop is said, and does not flood the log.
+            if (before + 1).is_power_of_two() {
+                let count = before + 1;
+                tracing::warn!(topic = %message.topic, id = %message.id, path = ?path, count, "a message came back to a site that it had passed and was stopped (tg-path)");
+            }
+        }
+        looped
+    }
+
+    /// Asks every target for room. Where one has to be waited for, what was admitted before it is accepted first: a
+    /// blocked message holds back its successors, never its predecessors.
+    async fn admit(
+        &self,
+        message: &Message,
+        targets: Vec<LinkTarget>,
+        ready: &mut Vec<Admitted>,
+        answers: &mut Answers,
+    ) -> Result<Vec<Append>, OfferError> {
+        if self.stopping.load(Ordering::Acquire) {
+            return Err(OfferError::Stopping);
+        }
+        let mut appends = Vec::with_capacity(targets.len());
+        if targets.is_empty() {
+            return Ok(appends);
+        }
+        let body = message.encode();
+        let expires = message.expiry_s.map(|s| WallMs(message.accepted.0.saturating_add(u64::from(s) * 1_000)));
+        for target in targets {
+            // A route to a link without a log cannot be configured; were it, refusing keeps the promise.
+            let Some(buffer) = self.buffers.get(&target.link) else {
+                return Err(OfferError::Failed { link: target.link, reason: "the link has no buffer".into() });
+            };
+            let head = Envelope::encode_head(&target.destination, target.key.as_deref(), target.ordinal);
+            let bytes = head.len() + body.len();
+            let admission = match buffer.admit(bytes).now_or_never() {
+                Some(admission) => admission,
+                None => {
+                    self.accept(ready, answers).await;
+                    buffer.admit(bytes).await
+                }
+            };
+            match admission {
+                Ok(Admission::Granted(permit)) => {
+                    appends.push(Append { buffer: buffer.clone(), permit, head, body: body.clone(), expires });
+                }
+                Ok(Admission::DroppedNewest) => {}
+                Err(refused) => return Err(refusal(target.link, refused)),
+            }
+        }
+        Ok(appends)
+    }
+
+    /// Steps 4 to 6 for all that were admitted, in their order.
+    async fn accept(&self, ready: &mut Vec<Admitted>, answers: &mut Answers) {
+        let accepted = std::mem::take(ready);
+        let mut stored = self.deliver(&accepted).into_iter();
+        for Admitted { slot, packet_id, local_topics, appends, .. } in accepted {
+            let mut receipt = Receipt::default();
+            for (mark, position) in stored.by_ref().take(local_topics.len()).flatten() {
+                receipt.add(mark, position);
+            }
+            if packet_id.is_some()
+                && !appends.is_empty()
+                && let Err(Rejected(reason)) = receipt.settled().await
+            {
+                let link = LinkId::new("broker");
+                answer(answers, slot, Err(OfferError::Failed { link, reason }));
+                continue;
+            }
+            append(appends, &mut receipt);
+            answer(answers, slot, Ok(receipt));
+        }
+    }
+
+    /// One call to the broker for the whole batch; one answer for each local topic of each message, in order.
+    fn deliver(&self, accepted: &[Admitted]) -> Vec<Option<(Mark, u64)>> {
+        let deliveries = accepted.iter().flat_map(|one| {
+            one.local_topics.iter().enumerate().map(|(nth, topic)| {
+                // Only the first is the client's own publish; the others are what routes made of it.
+                let own = nth == 0;
+                LocalDelivery {
+                    topic: topic.clone(),
+                    message: Arc::clone(&one.message),
+                    client_id: one.client_id.clone().filter(|_| own),
+                    packet_id: one.packet_id.filter(|_| own),
+                }
+            })
+        });
+        let deliveries: Vec<_> = deliveries.collect();
+        match self.local.get() {
+            Some(local) if !deliveries.is_empty() => local.deliver(&deliveries),
+            _ => deliveries.iter().map(|_| None).collect(),
+        }
+    }
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub").field("site", self.ids.site()).field("links", &self.buffers.len()).finish_non_exhaustive()
+    }
+}
+
+fn append(appends: Vec<Append>, receipt: &mut Receipt) {
+    for Append { buffer, permit, head, body, expires } in appends {
+        let offset = buffer.append(permit, &[&head, &body], expires);
+        receipt.add(buffer.mark(), offset.0);
+    }
+}
+
+fn answer(answers: &mut Answers, slot: usize, what: Result<Receipt, OfferError>) {
+    if let Some(answer) = answers.get_mut(slot) {
+        *answer = Some(what);
+    }
+}
+
+fn refusal(link: LinkId, refused: Refused) -> OfferError {
+    match refused {
+        Refused::Full => OfferError::Full { link },
+        Refused::Failed(reason) => OfferError::Failed { link, reason },
+        Refused::Closed => OfferError::Stopping,
     }
 }

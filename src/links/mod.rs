@@ -1,4 +1,4 @@
-//! CONTRACT of a link kind. The runner (`runner`) owns everything that all kinds share: connecting with backoff, reading
+//! Links: the contract of a link kind, and the runner that drives every kind. The runner (`runner`) owns everything that all kinds share: connecting with backoff, reading
 //! the buffer, the window in flight, confirmations out of order, dead letters, stall detection, the status board. A kind only
 //! knows how to connect, send, and tell outcomes (sink), or how to receive and acknowledge (source).
 //! `links` never names `broker`.
@@ -12,9 +12,15 @@ use crate::hub::Publication;
 use crate::message::Envelope;
 use crate::router::LinkId;
 
+mod backoff;
 pub mod kafka;
 pub mod mqtt;
 pub mod rabbitmq;
+mod refusal;
+mod runner;
+mod window;
+
+pub use runner::{run_sink, run_source, window};
 
 /// A link as `routes.yaml` describes it.
 #[derive(Clone, Debug)]
@@ -44,6 +50,14 @@ pub enum Kind {
     Rabbitmq(rabbitmq::Config),
     /// A Kafka cluster.
     Kafka(kafka::Config),
+}
+
+impl Config {
+    /// Whether it is published to and consumed from: then two clients are two identities (R25).
+    #[must_use]
+    pub const fn uses_both_halves(&self) -> bool {
+        self.has_sink && !self.sources.is_empty()
+    }
 }
 
 impl Kind {
@@ -151,6 +165,12 @@ pub trait Sink: Send + 'static {
 
     /// How many records in flight at most unless configured.
     fn window(&self) -> usize;
+
+    /// How long nothing may come back before the connection is cut; it counts as stalled after `stall_after`. Longer for
+    /// a kind whose late requests could land out of order (R23: Kafka, ten times).
+    fn cut_after(&self, stall_after: Duration) -> Duration {
+        stall_after
+    }
 
     /// Connects and logs in, and checks what can be checked (exchange exists, topic exists). The runner puts a timeout around it.
     fn connect(&mut self) -> impl Future<Output = Result<Self::Connection, LinkError>> + Send;

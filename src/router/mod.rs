@@ -1,4 +1,30 @@
-//! CONTRACT (the router's builder replaces the bodies; the public names and meanings stay). PURE.
+//! Where messages go: the routes of `routes.yaml` as a table that is asked once for each message.
+//!
+//! # Parts
+//! - [`Pattern`] says which topics a route takes and what it captures of them; [`Template`] makes an address, or a
+//!   Kafka key, out of what was captured.
+//! - [`From`] and [`To`] are the two sides of a [`Route`], read from addresses such as `broker/factory/{line}/#` (R29).
+//! - [`Table`] indexes all routes, so that asking costs what matches and not what exists, and nothing is allocated for a
+//!   message that no route takes.
+//! - [`can_reach`](Template::can_reach) tells whether what one route writes is what another reads: the loop check of
+//!   `tidegate check`.
+//!
+//! # Invariants
+//! PURE: no task, file, socket, clock or random number. The router does not know what a link's kind is, what a message
+//! holds beyond its topic, or whether a link is online. The table answers for one arrival; that what a route writes to the
+//! broker is an arrival there again is the hub's business.
+
+mod address;
+mod pattern;
+mod syntax;
+mod table;
+mod template;
+
+pub use address::Form;
+pub use pattern::{Captures, Pattern};
+pub use syntax::{Problem, SyntaxError};
+pub use table::Table;
+pub use template::Template;
 
 use std::fmt;
 use std::sync::Arc;
@@ -42,6 +68,16 @@ pub enum Endpoint {
     Link(LinkId),
 }
 
+impl fmt::Display for Endpoint {
+    /// As an address begins: `broker` or the link's name.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Broker => f.write_str("broker"),
+            Self::Link(link) => link.fmt(f),
+        }
+    }
+}
+
 /// What is asked of the table: where a message came from.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival<'a> {
@@ -60,7 +96,8 @@ pub struct Decision {
     pub route: Arc<str>,
     /// Where to.
     pub target: Endpoint,
-    /// The filled-in template: an MQTT topic, routing key (with `/`), Kafka topic.
+    /// The filled-in template: an MQTT topic, routing key (with `/`), Kafka topic. Empty where everything that the
+    /// template uses was empty.
     pub destination: String,
     /// The filled-in `key`.
     pub key: Option<String>,
@@ -91,38 +128,10 @@ pub struct To {
 pub struct Route {
     /// Unique.
     pub name: Arc<str>,
-    /// At least one.
+    /// At least one. A message that several of them match takes the route once, with the captures of the first.
     pub from: Vec<From>,
     /// At least one.
     pub to: Vec<To>,
     /// Kafka key.
     pub key: Option<Template>,
-}
-
-/// A topic pattern with `+`, `#`, `{name}` and `{rest}` captures.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pattern {/* private: router's builder */}
-
-/// A `to` or `key` template with `{captures}`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Template {/* private: router's builder */}
-
-/// All routes, indexed.
-#[derive(Debug, Default)]
-pub struct Table {/* private: router's builder */}
-
-impl Table {
-    /// Indexes the routes.
-    #[must_use]
-    pub fn new(routes: Vec<Route>) -> Self {
-        let _ = routes;
-        unimplemented!()
-    }
-
-    /// What is to be done with a message that arrived thus, in the order of the routes and their targets.
-    #[must_use]
-    pub fn route(&self, arrival: Arrival<'_>) -> Vec<Decision> {
-        let _ = arrival;
-        unimplemented!()
-    }
 }

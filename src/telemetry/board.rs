@@ -223,6 +223,8 @@ pub struct Status {
     pub broker: BrokerStatus,
     /// Where the admin page is bound, if it is.
     pub admin: Option<String>,
+    /// Messages that came back to this site and went no further (R12).
+    pub loops_stopped: u64,
 }
 
 /// A place to count the broker's figures; shared.

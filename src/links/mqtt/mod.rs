@@ -1,3 +1,22 @@
-//! A remote MQTT broker.
+//! A remote MQTT broker, by the rumqttc crates (3.1.1 and 5), each behind a thin module with the same names.
+//!
+//! Two clients a link (R25): one publishes, one subscribes, so that acknowledgements never starve behind publishes. The
+//! crate's poll loop is a task of its own, owned by the connection and ended with it. At QoS 1 the crate holds nothing
+//! durable: the link's buffer is the only truth, so the publishing side starts clean each time; the subscribing side keeps
+//! its session at the remote, which sends again what was not acknowledged.
+//!
+//! What this module must not know: the built-in broker, the buffer's form, other kinds.
+
+mod client;
 mod config;
+mod sink;
+mod source;
+#[cfg(test)]
+pub(super) mod tests;
+mod tls;
+mod v4;
+mod v5;
+
 pub use config::{Config, Tls, Version};
+pub use sink::{MqttSink, MqttSinkConnection};
+pub use source::{MqttSource, MqttSourceConnection, MqttToken};

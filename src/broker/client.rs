@@ -1,0 +1,405 @@
+//! One session as the whole broker shares it: the pure state, the outbox of its connection, and what pages in what the
+//! store keeps for it. Short locks only; nothing here waits.
+//!
+//! A publisher's task pushes into [`State`] and wakes the session's own connection, which writes. Lock order: the
+//! store's staging lock, then one session's; never two sessions' locks at once.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::session::{Assigned, Entry, Inbound, Outbound, Transmit};
+use super::store::{Op, SessionId, SessionRow, SubscriptionRow, Unit};
+use crate::clock::WallMs;
+use crate::hub::Receipt;
+use crate::message::{Message, Qos};
+use crate::telemetry::board::BrokerBoard;
+use crate::topic::TopicName;
+use crate::wire::{AckKind, PacketId, PublishParts, ReasonCode, SubscriptionId, Version, encode_ack, encode_publish};
+
+/// Bytes that wait for a slow client's socket at most; beyond it QoS 0 is dropped and counted. A megabyte is a second of
+/// what a field bus gateway takes, and ten thousand such clients are still bounded by their number.
+const OUTBOX_BYTES_MAX: usize = 1 << 20;
+
+/// QoS 1 and 2 messages are encoded while the outbox is below this; the window bounds them besides.
+const OUTBOX_BYTES_FILL: usize = 256 << 10;
+
+/// Messages in memory that wait for the window: for a kept session the rest stays in the store, for a clean one it is
+/// dropped and counted. The numbers are Mosquitto's default (1,000), and a bound for large payloads.
+const QUEUE_MESSAGES_MAX: usize = 1_000;
+
+/// See [`QUEUE_MESSAGES_MAX`].
+const QUEUE_BYTES_MAX: usize = 4 << 20;
+
+/// Rows that are paged in at a time.
+pub(super) const PAGE_ROWS: usize = 128;
+
+/// A session.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) id: SessionId,
+    pub(super) name: Arc<str>,
+    state: Mutex<State>,
+    /// Something was pushed that the connection should look at.
+    pub(super) wake: Notify,
+}
+
+/// See [`Client`].
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) terms: Terms,
+    /// Whether the store has a row of it.
+    pub(super) stored: bool,
+    pub(super) online: Option<Online>,
+    pub(super) outbound: Outbound,
+    pub(super) inbound: Inbound,
+    /// Receipts of QoS 2 messages that a connection left open (R19).
+    pub(super) receipts: Vec<(u16, Receipt)>,
+    /// `Some`: the store holds rows that are not in memory.
+    pub(super) tail: Option<Tail>,
+    /// Rows that it is owed.
+    pub(super) owed: u64,
+    pub(super) subscriptions: HashMap<Arc<str>, SubscriptionRow>,
+    /// When the last connection ended.
+    pub(super) ended: Option<WallMs>,
+    /// When its will is to be published, unless it comes back.
+    pub(super) will_due: Option<WallMs>,
+}
+
+/// What CONNECT settled.
+#[derive(Clone, Debug)]
+pub(super) struct Terms {
+    pub(super) version: Version,
+    /// Outlives its connection.
+    pub(super) kept: bool,
+    /// Seconds; `u32::MAX`: never.
+    pub(super) expiry_s: u32,
+    pub(super) user: Option<Arc<str>>,
+    pub(super) will: Option<Arc<Message>>,
+    pub(super) will_delay_s: u32,
+}
+
+/// What a session has while it is connected.
+#[derive(Debug)]
+pub(super) struct Online {
+    pub(super) kick: Arc<Kick>,
+    /// Cancelled when the connection's task has stopped offering and has handed the session back.
+    pub(super) over: CancellationToken,
+    pub(super) packet_bytes_max: usize,
+    pub(super) outbox: BytesMut,
+}
+
+/// Ends a connection from outside.
+#[derive(Debug, Default)]
+pub(super) struct Kick {
+    reason: Mutex<Option<ReasonCode>>,
+    pub(super) token: CancellationToken,
+}
+
+impl Kick {
+    /// Asks the connection to end, for `reason`. The first reason counts.
+    pub(super) fn with(&self, reason: ReasonCode) {
+        self.reason.lock().get_or_insert(reason);
+        self.token.cancel();
+    }
+
+    /// Why.
+    pub(super) fn reason(&self) -> ReasonCode {
+        self.reason.lock().unwrap_or(ReasonCode::ServerShuttingDown)
+    }
+}
+
+/// Rows in the store that are not in memory.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tail {
+    /// Rows up to here are in memory, or done.
+    pub(super) after: u64,
+    /// The highest row that was left to the store.
+    pub(super) high: u64,
+}
+
+/// One message for one subscriber, before it has a row or an id.
+#[derive(Clone, Debug)]
+pub(super) struct Delivery {
+    pub(super) topic: TopicName,
+    pub(super) message: Arc<Message>,
+    pub(super) qos: Qos,
+    pub(super) retain: bool,
+    pub(super) ids: smallvec::SmallVec<[u32; 1]>,
+}
+
+/// What a push into the store is bounded by and counted in.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PushTerms<'a> {
+    /// Rows owed at most.
+    pub(super) limit: u64,
+    pub(super) now: WallMs,
+    pub(super) board: &'a BrokerBoard,
+}
+
+impl Delivery {
+    pub(super) fn entry(self, seq: Option<u64>, ready: Option<u64>) -> Entry {
+        let Self { topic, message, qos, retain, ids } = self;
+        Entry { topic, message, qos, retain, ids, seq, ready }
+    }
+}
+
+impl Client {
+    pub(super) fn new(id: SessionId, name: Arc<str>, terms: Terms, window: u16) -> Self {
+        let state = State {
+            terms,
+            stored: false,
+            online: None,
+            outbound: Outbound::new(usize::from(window)),
+            inbound: Inbound::default(),
+            receipts: Vec::new(),
+            tail: None,
+            owed: 0,
+            subscriptions: HashMap::new(),
+            ended: None,
+            will_due: None,
+        };
+        Self { id, name, state: Mutex::new(state), wake: Notify::new() }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+}
+
+impl State {
+    /// The session's row as it is now.
+    pub(super) fn row(&self, client: &Client) -> SessionRow {
+        let Terms { version, kept, expiry_s, user, will, will_delay_s } = self.terms.clone();
+        let version = match version {
+            Version::V31 => 3,
+            Version::V311 => 4,
+            Version::V5 => 5,
+        };
+        let (id, name) = (client.id, Arc::clone(&client.name));
+        SessionRow { id, client: name, version, kept, expiry_s, ended: self.ended, user, will, will_delay_s }
+    }
+
+    /// Whether its time is over at `now`.
+    pub(super) fn has_lapsed(&self, now: WallMs) -> bool {
+        let Some(ended) = self.ended.filter(|_| self.online.is_none()) else { return false };
+        !self.terms.kept
+            || (self.terms.expiry_s != u32::MAX && now.since(ended).as_secs() >= u64::from(self.terms.expiry_s))
+    }
+
+    /// A QoS 0 message: into the outbox, or dropped for the reason given.
+    pub(super) fn push_at_most_once(&mut self, delivery: &Delivery, now: WallMs) -> Result<(), &'static str> {
+        let version = self.terms.version;
+        // Offline: QoS 0 is not kept, and nobody expects it (MQTT 5.0 section 4.3.1).
+        let Some(online) = &mut self.online else { return Ok(()) };
+        if online.outbox.len() >= OUTBOX_BYTES_MAX {
+            return Err("slow_subscriber");
+        }
+        let Delivery { topic, message, retain, ids, .. } = delivery;
+        put_publish(
+            online,
+            version,
+            topic,
+            message,
+            ids,
+            now,
+            PublishHow { qos: Qos::AtMostOnce, retain: *retain, id: None, dup: false },
+        )
+    }
+
+    /// A QoS 1 or 2 message for a clean session: into the queue, or dropped for the reason given.
+    pub(super) fn push_unstored(&mut self, delivery: Delivery, ready: Option<u64>) -> Result<(), &'static str> {
+        if self.online.is_none() {
+            return Ok(());
+        }
+        if !self.has_queue_room() {
+            return Err("slow_subscriber");
+        }
+        self.outbound.push(delivery.entry(None, ready));
+        Ok(())
+    }
+
+    /// A QoS 1 or 2 message for a kept session: a row in the store, and in memory if it may leave soon. `body` are its
+    /// bytes, the same for all rows.
+    pub(super) fn push_stored(
+        &mut self,
+        id: SessionId,
+        delivery: Delivery,
+        body: bytes::Bytes,
+        unit: &mut Unit<'_>,
+        terms: PushTerms<'_>,
+    ) {
+        let PushTerms { limit, now, board } = terms;
+        self.make_room(id, unit, limit, board);
+        let seq = unit.next_seq();
+        let (topic, qos, retain, ids) =
+            (delivery.topic.as_str().into(), delivery.qos, delivery.retain, delivery.ids.to_vec());
+        let mut packet_id = None;
+        if self.online.is_some() && self.tail.is_none() && self.has_queue_room() {
+            let first = self.outbound.queued() == 0;
+            self.outbound.push(delivery.entry(Some(seq), Some(unit.position())));
+            if first {
+                match self.outbound.poll_assign(Some(unit.position()), now) {
+                    Some(Assigned::Id(id, _)) => packet_id = Some(id),
+                    Some(Assigned::Expired(_)) => return board.dropped("expired"),
+                    None => {}
+                }
+            }
+        } else if self.online.is_some() {
+            let tail = self.tail.get_or_insert(Tail { after: seq - 1, high: seq });
+            tail.high = seq;
+        }
+        self.owed += 1;
+        let owe = super::store::OweOp { seq, session: id, qos, retain, ids, packet_id, topic, body };
+        unit.push(Op::Owe(owe));
+    }
+
+    /// Drops the oldest that are not in flight. A limit that was lowered is reached over several messages.
+    fn make_room(&mut self, id: SessionId, unit: &mut Unit<'_>, limit: u64, board: &BrokerBoard) {
+        for _ in 0..16 {
+            if self.owed < limit.max(1) {
+                return;
+            }
+            // What is in memory is older than what is only in the store.
+            match self.outbound.pop_oldest() {
+                Some(entry) => entry.seq.into_iter().for_each(|seq| unit.push(Op::Settle(seq))),
+                None if self.online.is_some() && self.tail.is_none() => return,
+                None => unit.push(Op::DropOldest(id)),
+            }
+            self.owed -= 1;
+            board.dropped("session_full");
+        }
+    }
+
+    fn has_queue_room(&self) -> bool {
+        self.outbound.queued() < QUEUE_MESSAGES_MAX && self.outbound.queued_bytes() < QUEUE_BYTES_MAX
+    }
+
+    /// Whether the next page should be asked for: the queue is short, and the store has more.
+    pub(super) fn wants_page(&self) -> Option<Tail> {
+        self.tail.filter(|_| self.outbound.queued() < PAGE_ROWS / 2)
+    }
+
+    /// Gives packet ids and encodes what may leave. `unit` notes ids of rows: without it a kept session gets none.
+    /// Answers the rows that are given up and could not be noted in `unit`.
+    pub(super) fn pump(
+        &mut self,
+        mut unit: Option<&mut Unit<'_>>,
+        durable: u64,
+        now: WallMs,
+        board: &BrokerBoard,
+    ) -> Vec<u64> {
+        if self.online.is_none() {
+            return Vec::new();
+        }
+        while self.outbound.can_assign() && (unit.is_some() || !self.terms.kept) {
+            let position = unit.as_ref().map(|unit| unit.position());
+            match (self.outbound.poll_assign(position, now), &mut unit) {
+                (Some(Assigned::Id(id, Some(seq))), Some(unit)) => unit.push(Op::Assign(seq, id)),
+                (Some(Assigned::Expired(seq)), unit) => {
+                    board.dropped("expired");
+                    self.owed = self.owed.saturating_sub(u64::from(seq.is_some()));
+                    if let (Some(seq), Some(unit)) = (seq, unit) {
+                        unit.push(Op::Settle(seq));
+                    }
+                }
+                _ => {}
+            }
+        }
+        let given_up = self.send(durable, now, board);
+        self.owed = self.owed.saturating_sub(given_up.len() as u64);
+        match unit {
+            Some(unit) => {
+                given_up.into_iter().for_each(|seq| unit.push(Op::Settle(seq)));
+                Vec::new()
+            }
+            None => given_up,
+        }
+    }
+
+    /// Encodes what may leave into the outbox. Answers the rows that are given up.
+    fn send(&mut self, durable: u64, now: WallMs, board: &BrokerBoard) -> Vec<u64> {
+        let version = self.terms.version;
+        let mut given_up = Vec::new();
+        loop {
+            let Some(online) = self.online.as_mut().filter(|online| online.outbox.len() < OUTBOX_BYTES_FILL) else {
+                return given_up;
+            };
+            match self.outbound.poll_send(durable, now) {
+                None => return given_up,
+                Some(Transmit::Pubrel(id)) => put_ack(online, AckKind::Pubrel, id, ReasonCode::Success, version),
+                Some(Transmit::Expired(seq)) => {
+                    board.dropped("expired");
+                    given_up.extend(seq);
+                }
+                Some(Transmit::Publish { id, dup, entry }) => {
+                    let how = PublishHow { qos: entry.qos, retain: entry.retain, id: Some(id), dup };
+                    let put = put_publish(online, version, &entry.topic, &entry.message, &entry.ids, now, how);
+                    match put {
+                        Ok(()) => {
+                            board.sent.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                        }
+                        Err(reason) => {
+                            board.dropped(reason);
+                            given_up.extend(self.outbound.give_up(id).and_then(|entry| entry.seq));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The fixed part of a PUBLISH.
+struct PublishHow {
+    qos: Qos,
+    retain: bool,
+    id: Option<u16>,
+    dup: bool,
+}
+
+/// Appends a PUBLISH, unless it is larger than the client takes (MQTT-3.1.2-24).
+fn put_publish(
+    online: &mut Online,
+    version: Version,
+    topic: &TopicName,
+    message: &Message,
+    ids: &[u32],
+    now: WallMs,
+    how: PublishHow,
+) -> Result<(), &'static str> {
+    let ids: smallvec::SmallVec<[SubscriptionId; 1]> = ids.iter().filter_map(|id| SubscriptionId::new(*id)).collect();
+    let parts = PublishParts {
+        topic: topic.as_str(),
+        payload: &message.payload,
+        qos: how.qos,
+        dup: how.dup,
+        retain: how.retain,
+        id: how.id.and_then(PacketId::new),
+        expiry_s: message.expiry_left_s(now),
+        topic_alias: None,
+        subscription_ids: &ids,
+        properties: &message.properties,
+    };
+    let before = online.outbox.len();
+    if encode_publish(&parts, version, &mut online.outbox).is_err() {
+        online.outbox.truncate(before);
+        return Err("not_encodable");
+    }
+    if online.outbox.len() - before > online.packet_bytes_max {
+        online.outbox.truncate(before);
+        return Err("too_large");
+    }
+    Ok(())
+}
+
+/// Appends an acknowledgement.
+pub(super) fn put_ack(online: &mut Online, kind: AckKind, id: u16, code: ReasonCode, version: Version) {
+    if let Some(id) = PacketId::new(id) {
+        encode_ack(kind, id, code, version, &mut online.outbox);
+    }
+}

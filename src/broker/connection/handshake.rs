@@ -1,0 +1,257 @@
+//! From the first byte to CONNACK: what a client may ask for, and what it gets.
+
+use std::collections::{HashMap, VecDeque};
+use std::num::{NonZeroU16, NonZeroU32};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
+use super::publish::TOPIC_ALIASES;
+use super::{Connection, FAREWELL_DEADLINE, READ_BYTES_MIN};
+use crate::broker::client::Terms;
+use crate::broker::registry::{Attached, Claim};
+use crate::broker::session::Acks;
+use crate::broker::{Broker, Config, convert};
+use crate::wire::{Connack, ConnackProperties, Connect, Decoder, Packet, ReasonCode, Version, encode};
+
+/// Why a CONNECT is refused.
+struct Refusal {
+    version: Version,
+    code: ReasonCode,
+    text: String,
+}
+
+/// Reads the CONNECT, takes the session and sends CONNACK. `None`: it was refused, or the socket is gone.
+pub(super) async fn greet(
+    broker: &Arc<Broker>,
+    mut reader: OwnedReadHalf,
+    mut writer: OwnedWriteHalf,
+    anonymous: bool,
+) -> Option<Connection> {
+    let size_max = usize::try_from(broker.config.max_packet_size.0).unwrap_or(usize::MAX);
+    let (mut decoder, mut input) = (Decoder::server(size_max), BytesMut::new());
+    let first =
+        tokio::time::timeout(broker.config.connect_timeout, first_packet(&mut reader, &mut decoder, &mut input));
+    let Ok(first) = first.await else {
+        tracing::debug!("a client sent no CONNECT in time");
+        return None;
+    };
+    let accepted = match first? {
+        Ok(connect) => check(broker, &connect, anonymous).map(|()| connect),
+        Err(refusal) => Err(refusal),
+    };
+    let connect = match accepted {
+        Ok(connect) => connect,
+        Err(refusal) => {
+            refuse(broker, &mut writer, refusal).await;
+            return None;
+        }
+    };
+    open(broker, *connect, reader, writer, decoder, input).await
+}
+
+/// `None`: the socket is gone.
+async fn first_packet(
+    reader: &mut OwnedReadHalf,
+    decoder: &mut Decoder,
+    input: &mut BytesMut,
+) -> Option<Result<Box<Connect>, Refusal>> {
+    loop {
+        let version = decoder.version();
+        match decoder.decode(input) {
+            Ok(Some(Packet::Connect(connect))) => return Some(Ok(connect)),
+            Ok(Some(_)) => return None,
+            Ok(None) => {}
+            Err(error) => {
+                let version = decoder.version().or(version).unwrap_or(Version::V311);
+                return Some(Err(Refusal { version, code: error.code, text: error.to_string() }));
+            }
+        }
+        input.reserve(READ_BYTES_MIN);
+        match reader.read_buf(input).await {
+            Ok(0) | Err(_) => return None,
+            Ok(_) => {}
+        }
+    }
+}
+
+fn check(broker: &Broker, connect: &Connect, anonymous: bool) -> Result<(), Refusal> {
+    let version = connect.version;
+    let refuse = |code, text: &str| Err(Refusal { version, code, text: text.to_owned() });
+    if connect.properties.auth_method.is_some() {
+        return refuse(ReasonCode::BadAuthenticationMethod, "no authentication method is known here");
+    }
+    if !anonymous {
+        let code = if version.is_v5() { ReasonCode::BadUserNameOrPassword } else { ReasonCode::NotAuthorized };
+        return refuse(code, "this listener takes no anonymous clients");
+    }
+    let needs_id = match version {
+        Version::V31 => true,
+        Version::V311 => !connect.clean_start,
+        Version::V5 => false,
+    };
+    if connect.client_id.is_empty() && needs_id {
+        return refuse(ReasonCode::ClientIdentifierNotValid, "a session that is kept needs a client id");
+    }
+    if broker.store.has_failed() && !connect.clean_start {
+        return refuse(ReasonCode::ServerUnavailable, "the broker's store has failed: no session can be kept");
+    }
+    Ok(())
+}
+
+async fn refuse(broker: &Broker, writer: &mut OwnedWriteHalf, refusal: Refusal) {
+    let Refusal { version, code, text } = refusal;
+    tracing::info!(%code, text, "a client is refused");
+    broker.board.refused("connect");
+    // What MQTT 5 does not allow in a CONNACK is said by closing.
+    let code = if code.belongs_in(crate::wire::PacketKind::Connack) { code } else { ReasonCode::UnspecifiedError };
+    let properties = ConnackProperties { reason: Some(text.into()), ..ConnackProperties::default() };
+    let mut output = BytesMut::new();
+    let connack = Packet::Connack(Box::new(Connack { session_present: false, code, properties }));
+    if encode(&connack, version, &mut output).is_err() {
+        return;
+    }
+    let farewell = async {
+        writer.write_all(&output).await?;
+        writer.shutdown().await
+    };
+    if !matches!(tokio::time::timeout(FAREWELL_DEADLINE, farewell).await, Ok(Ok(()))) {
+        tracing::debug!("a refused client did not take its CONNACK");
+    }
+}
+
+/// What a session may keep at most, of `asked` seconds.
+pub(super) fn granted_expiry_s(config: &Config, asked: u32) -> u32 {
+    asked.min(u32::try_from(config.session_expiry_max.as_secs()).unwrap_or(u32::MAX))
+}
+
+async fn open(
+    broker: &Arc<Broker>,
+    connect: Connect,
+    reader: OwnedReadHalf,
+    writer: OwnedWriteHalf,
+    decoder: Decoder,
+    input: BytesMut,
+) -> Option<Connection> {
+    let (version, keep_alive_s, clean_start) = (connect.version, connect.keep_alive_s, connect.clean_start);
+    let asked_expiry_s = connect.properties.session_expiry_s.unwrap_or(0);
+    let assigned = connect.client_id.is_empty();
+    let claim = match claim_of(broker, connect) {
+        Ok(claim) => claim,
+        Err(refusal) => {
+            let mut writer = writer;
+            refuse(broker, &mut writer, refusal).await;
+            return None;
+        }
+    };
+    let (name, granted) = (Arc::clone(&claim.name), claim.terms.expiry_s);
+    tracing::debug!(client = %name, %version, clean_start, "a client connects");
+    let attached = broker.attach(claim).await;
+    let mut connection = Connection::new(broker, attached, reader, writer, decoder, input, version, keep_alive_s);
+    connection.session_expiry_s = granted;
+    if let Some(position) = connection.attached.position
+        && broker.store_mark.clone().passed(position).await.is_err()
+    {
+        connection
+            .finish(super::End::Told(ReasonCode::ServerUnavailable, "the broker's store has failed".into()))
+            .await;
+        return None;
+    }
+    let mut properties = connack_properties(&broker.config);
+    properties.assigned_client_id = assigned.then(|| (*name).into());
+    properties.session_expiry_s = (version.is_v5() && asked_expiry_s != granted).then_some(granted);
+    let session_present = connection.attached.resumed;
+    connection.put(&Packet::Connack(Box::new(Connack { session_present, code: ReasonCode::Success, properties })));
+    Some(connection)
+}
+
+fn connack_properties(config: &Config) -> ConnackProperties {
+    ConnackProperties {
+        receive_maximum: NonZeroU16::new(config.receive_maximum),
+        maximum_packet_size: u32::try_from(config.max_packet_size.0).ok().and_then(NonZeroU32::new),
+        topic_alias_maximum: Some(TOPIC_ALIASES),
+        shared_subscriptions: Some(false),
+        ..ConnackProperties::default()
+    }
+}
+
+fn claim_of(broker: &Broker, connect: Connect) -> Result<Claim, Refusal> {
+    let version = connect.version;
+    let name: Arc<str> = if connect.client_id.is_empty() {
+        format!("tg-{:016x}", rand::random::<u64>()).into()
+    } else {
+        (*connect.client_id).into()
+    };
+    let user: Option<Arc<str>> = connect.user.as_deref().map(Into::into);
+    let asked = match version {
+        Version::V5 => connect.properties.session_expiry_s.unwrap_or(0),
+        Version::V31 | Version::V311 if connect.clean_start => 0,
+        Version::V31 | Version::V311 => u32::MAX,
+    };
+    let expiry_s = granted_expiry_s(&broker.config, asked);
+    let will_delay_s = connect.will.as_ref().and_then(|will| will.properties.delay_s).unwrap_or(0);
+    let now = broker.clock.wall();
+    let will = connect.will.map(|will| convert::will_message(will, &name, user.as_ref(), now)).transpose();
+    let will = will.map_err(|error| Refusal {
+        version,
+        code: ReasonCode::TopicNameInvalid,
+        text: format!("the will's topic: {error}"),
+    })?;
+    let peer_window = connect.properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get);
+    let packet_bytes_max = connect.properties.maximum_packet_size.map_or(u32::MAX, NonZeroU32::get);
+    Ok(Claim {
+        name,
+        clean_start: connect.clean_start,
+        terms: Terms { version, kept: expiry_s > 0, expiry_s, user, will: will.map(Arc::new), will_delay_s },
+        window: usize::from(peer_window.min(broker.config.in_flight)),
+        packet_bytes_max: usize::try_from(packet_bytes_max).unwrap_or(usize::MAX),
+    })
+}
+
+impl Connection {
+    #[expect(clippy::too_many_arguments, reason = "the parts of a connection, joined here once")]
+    fn new(
+        broker: &Arc<Broker>,
+        attached: Attached,
+        reader: OwnedReadHalf,
+        writer: OwnedWriteHalf,
+        decoder: Decoder,
+        input: BytesMut,
+        version: Version,
+        keep_alive_s: u16,
+    ) -> Self {
+        // One and a half times what the client said (MQTT-3.1.2-22).
+        let keep_alive = (keep_alive_s > 0).then(|| Duration::from_millis(u64::from(keep_alive_s) * 1_500));
+        let user = attached.client.lock().terms.user.clone();
+        Self {
+            broker: Arc::clone(broker),
+            attached,
+            user,
+            version,
+            reader,
+            writer,
+            decoder,
+            input,
+            read_bytes: READ_BYTES_MIN,
+            output: BytesMut::new(),
+            publishes: Acks::default(),
+            others: Acks::default(),
+            pending: VecDeque::new(),
+            pending_bytes: 0,
+            offer: None,
+            aliases: HashMap::new(),
+            last_topic: None,
+            retained: VecDeque::new(),
+            page: None,
+            mark: broker.store.mark(),
+            keep_alive,
+            last_seen: broker.clock.now(),
+            tick: Box::pin(tokio::time::sleep(keep_alive.unwrap_or_default())),
+            session_expiry_s: 0,
+            is_reading: true,
+        }
+    }
+}

@@ -1,0 +1,458 @@
+//! One client's connection: a task that waits for one event, applies it, and then does all that has become possible.
+//!
+//! [`Connection::advance`] takes packets from what was read, starts an offer, releases acknowledgements, pumps the
+//! session and moves the outbox to the socket: one read, many packets, one offer, one write. Nothing in it waits.
+//!
+//! **Back-pressure.** It stops reading while as many acknowledgements are held as the Receive Maximum allows, or while
+//! what waits to be offered is too much: a link that blocks stops exactly this publisher, by TCP (R6). Then the keep-alive
+//! does not run.
+
+mod acks;
+mod handshake;
+mod publish;
+mod subscribe;
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use self::acks::{Reply, Wait};
+use self::publish::{Job, Offer, Offered};
+use super::Broker;
+use super::client::Tail;
+use super::registry::{Attached, Ending};
+use super::session::Acks;
+use super::store::{Op, Page};
+use crate::hub::Mark;
+use crate::topic::TopicName;
+use crate::wire::{
+    Decoder, Disconnect, DisconnectProperties, Packet, PacketId, ReasonCode, ReasonProperties, SubscribeOptions,
+    Version, encode,
+};
+
+/// What is read at a time from a client that fills it; others get [`READ_BYTES_MIN`].
+const READ_BYTES_MAX: usize = 64 << 10;
+
+/// A first read: a factory's machine sends some hundred bytes.
+const READ_BYTES_MIN: usize = 2 << 10;
+
+/// What is moved from the session's outbox to the socket at a time.
+const WRITE_BYTES: usize = 256 << 10;
+
+/// Publications that wait to be offered, in number and bytes: a round's batch, and what `block` holds at QoS 0.
+const PENDING_MAX: usize = 2_048;
+
+/// See [`PENDING_MAX`].
+const PENDING_BYTES_MAX: usize = 1 << 20;
+
+/// Replies other than to a PUBLISH that may be held.
+const OTHERS_MAX: usize = 1_024;
+
+/// At the end: how long what was received may take to be acknowledged (DESIGN.md section 9).
+const RECEIPTS_DEADLINE: Duration = Duration::from_secs(5);
+
+/// At the end: how long a client may take to receive its last bytes.
+const FAREWELL_DEADLINE: Duration = Duration::from_secs(1);
+
+/// What can wake a connection.
+enum Event {
+    Readable(io::Result<()>),
+    Writable(io::Result<()>),
+    Offered(Offered),
+    /// An acknowledgement is due, or the store moved, or somebody pushed.
+    Look,
+    Page(Option<Page>),
+    Kicked,
+    Tick,
+}
+
+/// Why a connection ends.
+#[derive(Debug)]
+enum End {
+    /// The client said so; with its will if it asked for that.
+    Disconnect { with_will: bool },
+    /// The socket is gone.
+    Closed,
+    /// We end it, and say why where the version has words for it.
+    Told(ReasonCode, String),
+    /// Take-over or the gateway's own end.
+    Kicked,
+}
+
+type Outcome = Result<(), End>;
+
+/// See the module.
+struct Connection {
+    broker: Arc<Broker>,
+    attached: Attached,
+    version: Version,
+    reader: OwnedReadHalf,
+    writer: OwnedWriteHalf,
+    decoder: Decoder,
+    input: BytesMut,
+    read_bytes: usize,
+    output: BytesMut,
+    /// PUBACK and PUBREC, in order of receipt.
+    publishes: Acks<Reply, Wait>,
+    /// All other replies that wait for the store.
+    others: Acks<Reply, Wait>,
+    pending: VecDeque<Job>,
+    pending_bytes: usize,
+    offer: Option<Offer>,
+    aliases: HashMap<u16, TopicName>,
+    last_topic: Option<TopicName>,
+    /// Topics whose retained message this client is to get, with how it subscribed.
+    retained: VecDeque<(TopicName, SubscribeOptions, Option<u32>)>,
+    page: Option<(Tail, oneshot::Receiver<Page>)>,
+    mark: Mark,
+    keep_alive: Option<Duration>,
+    last_seen: Instant,
+    tick: Pin<Box<tokio::time::Sleep>>,
+    session_expiry_s: u32,
+    user: Option<Arc<str>>,
+    is_reading: bool,
+}
+
+/// Serves a client from its first byte to its last. `stop` asks it to end in order.
+pub(super) async fn serve(broker: Arc<Broker>, stream: TcpStream, anonymous: bool, stop: CancellationToken) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "TCP_NODELAY cannot be set");
+    }
+    let (reader, writer) = stream.into_split();
+    let greeted = tokio::select! {
+        greeted = handshake::greet(&broker, reader, writer, anonymous) => greeted,
+        () = stop.cancelled() => return,
+    };
+    let Some(mut connection) = greeted else { return };
+    let end = tokio::select! {
+        end = connection.run() => end,
+        () = stop.cancelled() => End::Kicked,
+    };
+    let end = if stop.is_cancelled() { connection.wind_up().await } else { end };
+    connection.finish(end).await;
+}
+
+/// However it ends, a panic included, the session is handed back: else its client id could never connect again.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.broker.detach(&self.attached, Ending::Abnormal);
+    }
+}
+
+impl Connection {
+    async fn run(&mut self) -> End {
+        loop {
+            if let Err(end) = self.advance() {
+                return end;
+            }
+            let event = self.next_event().await;
+            if let Err(end) = self.apply(event) {
+                return end;
+            }
+        }
+    }
+
+    /// Does all that is possible now.
+    fn advance(&mut self) -> Outcome {
+        loop {
+            self.take_packets()?;
+            self.start_offer();
+            self.release_acks()?;
+            self.feed_retained();
+            self.ask_page();
+            self.pump();
+            if !self.write_now()? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits for the next event. Cancel safe: nothing is taken before it is returned.
+    async fn next_event(&mut self) -> Event {
+        let may_read = self.may_read();
+        let waits_for_store = self.waits_for_store();
+        let Self { reader, writer, output, offer, publishes, page, mark, tick, attached, keep_alive, .. } = self;
+        let waits_for_receipt = publishes.head_mut().is_some_and(|wait| matches!(wait, Wait::Receipt(_)));
+        tokio::select! {
+            biased;
+            () = attached.kick.token.cancelled() => Event::Kicked,
+            offered = async { match offer { Some(offer) => offer.done().await, None => std::future::pending().await } },
+                if offer.is_some() => Event::Offered(offered),
+            () = settled(publishes), if waits_for_receipt => Event::Look,
+            ready = writer.writable(), if !output.is_empty() => Event::Writable(ready),
+            ready = reader.readable(), if may_read => Event::Readable(ready),
+            rows = async { match page { Some((_, rows)) => rows.await.ok(), None => std::future::pending().await } },
+                if page.is_some() => Event::Page(rows),
+            _alive = mark.changed(), if waits_for_store => Event::Look,
+            () = attached.client.wake.notified() => Event::Look,
+            () = tick.as_mut(), if keep_alive.is_some() => Event::Tick,
+        }
+    }
+
+    fn apply(&mut self, event: Event) -> Outcome {
+        match event {
+            Event::Look => Ok(()),
+            Event::Kicked => Err(End::Kicked),
+            Event::Readable(ready) => ready.map_err(|_gone| End::Closed).and_then(|()| self.read_now()),
+            Event::Writable(ready) => ready.map_err(|_gone| End::Closed),
+            Event::Offered(offered) => {
+                self.take_offered(offered);
+                Ok(())
+            }
+            Event::Page(rows) => {
+                if let (Some((asked, _)), Some(rows)) = (self.page.take(), rows) {
+                    self.broker.take_page(&self.attached.client, asked, rows);
+                }
+                Ok(())
+            }
+            Event::Tick => self.check_keep_alive(),
+        }
+    }
+
+    /// Whether there is room for what more would bring.
+    fn may_read(&self) -> bool {
+        self.is_reading
+            && self.publishes.len() < usize::from(self.broker.config.receive_maximum)
+            && self.pending.len() < PENDING_MAX
+            && self.pending_bytes < PENDING_BYTES_MAX
+            && self.others.len() < OTHERS_MAX
+            && self.output.len() < WRITE_BYTES * 4
+    }
+
+    fn read_now(&mut self) -> Outcome {
+        self.input.reserve(self.read_bytes);
+        match self.reader.try_read_buf(&mut self.input) {
+            Ok(0) => Err(End::Closed),
+            Ok(bytes) => {
+                let fills = bytes >= self.read_bytes;
+                self.read_bytes = if fills { (self.read_bytes * 2).min(READ_BYTES_MAX) } else { self.read_bytes };
+                self.last_seen = self.broker.clock.now();
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(_gone) => Err(End::Closed),
+        }
+    }
+
+    fn take_packets(&mut self) -> Outcome {
+        while self.may_read() && !self.input.is_empty() {
+            match self.decoder.decode(&mut self.input) {
+                Ok(Some(packet)) => self.handle(packet)?,
+                Ok(None) => break,
+                Err(error) => return Err(End::Told(error.code, error.to_string())),
+            }
+        }
+        if self.input.is_empty() {
+            // An idle connection holds no read buffer.
+            self.input = BytesMut::new();
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, packet: Packet) -> Outcome {
+        match packet {
+            Packet::Publish(publish) => self.handle_publish(publish),
+            Packet::Puback(ack) => self.handle_puback(&ack),
+            Packet::Pubrec(ack) => self.handle_pubrec(&ack),
+            Packet::Pubrel(ack) => self.handle_pubrel(&ack),
+            Packet::Pubcomp(ack) => self.handle_pubcomp(&ack),
+            Packet::Subscribe(subscribe) => self.handle_subscribe(&subscribe),
+            Packet::Unsubscribe(unsubscribe) => self.handle_unsubscribe(&unsubscribe),
+            Packet::Pingreq => {
+                self.put(&Packet::Pingresp);
+                Ok(())
+            }
+            Packet::Disconnect(disconnect) => Err(self.handle_disconnect(&disconnect)),
+            Packet::Auth(_) => {
+                Err(End::Told(ReasonCode::ProtocolError, "AUTH without an authentication method".into()))
+            }
+            Packet::Connect(_) | Packet::Connack(_) | Packet::Suback(_) | Packet::Unsuback(_) | Packet::Pingresp => {
+                Err(End::Told(ReasonCode::ProtocolError, "a packet that does not belong here".into()))
+            }
+        }
+    }
+
+    fn handle_disconnect(&mut self, disconnect: &Disconnect) -> End {
+        if let Some(expiry_s) = disconnect.properties.session_expiry_s {
+            if self.session_expiry_s == 0 && expiry_s != 0 {
+                return End::Told(ReasonCode::ProtocolError, "a session that ends with its connection stays so".into());
+            }
+            let granted = handshake::granted_expiry_s(&self.broker.config, expiry_s);
+            let mut state = self.attached.client.lock();
+            state.terms.expiry_s = granted;
+            state.terms.kept = granted > 0;
+        }
+        End::Disconnect { with_will: disconnect.code == ReasonCode::DisconnectWithWill }
+    }
+
+    fn check_keep_alive(&mut self) -> Outcome {
+        let Some(limit) = self.keep_alive else { return Ok(()) };
+        let now = self.broker.clock.now();
+        if !self.may_read() {
+            // R6: who is not read cannot show that it lives.
+            self.last_seen = now;
+        }
+        let silent = now.saturating_duration_since(self.last_seen);
+        if silent >= limit {
+            return Err(End::Told(ReasonCode::KeepAliveTimeout, format!("silent for {} s", silent.as_secs())));
+        }
+        self.tick.as_mut().reset(tokio::time::Instant::now() + (limit - silent));
+        Ok(())
+    }
+
+    fn put(&mut self, packet: &Packet) {
+        if let Err(error) = encode(packet, self.version, &mut self.output) {
+            tracing::error!(%error, packet = %packet.kind(), "a packet of our own cannot be encoded");
+        }
+    }
+
+    fn waits_for_store(&self) -> bool {
+        !self.others.is_empty() || self.attached.client.lock().outbound.waits_for_store(self.broker.store.durable())
+    }
+
+    fn ask_page(&mut self) {
+        if self.page.is_none() {
+            self.page = self.broker.ask_page(&self.attached.client);
+        }
+    }
+
+    fn pump(&mut self) {
+        let (broker, client) = (&self.broker, &self.attached.client);
+        let (durable, now) = (broker.store.durable(), broker.clock.wall());
+        let mut state = client.lock();
+        if state.terms.kept && state.outbound.can_assign() {
+            drop(state);
+            broker.store.stage(|unit| client.lock().pump(Some(unit), durable, now, &broker.board));
+            return;
+        }
+        let given_up = state.pump(None, durable, now, &broker.board);
+        drop(state);
+        if !given_up.is_empty() {
+            broker.store.stage(|unit| given_up.into_iter().for_each(|seq| unit.push(Op::Settle(seq))));
+        }
+    }
+
+    /// Writes what is there. `true`: all is written, and there may be more to do.
+    fn write_now(&mut self) -> Result<bool, End> {
+        if self.output.len() < WRITE_BYTES {
+            let mut state = self.attached.client.lock();
+            if let Some(online) = &mut state.online
+                && !online.outbox.is_empty()
+            {
+                if self.output.is_empty() {
+                    std::mem::swap(&mut self.output, &mut online.outbox);
+                } else {
+                    self.output.extend_from_slice(&online.outbox);
+                    online.outbox.clear();
+                }
+            }
+        }
+        if self.output.is_empty() {
+            return Ok(false);
+        }
+        match self.writer.try_write(&self.output) {
+            Ok(0) => Err(End::Closed),
+            Ok(bytes) if bytes == self.output.len() => {
+                self.output.clear();
+                if self.output.capacity() > READ_BYTES_MAX {
+                    self.output = BytesMut::new();
+                }
+                Ok(true)
+            }
+            Ok(bytes) => {
+                self.output.advance(bytes);
+                Ok(false)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(_gone) => Err(End::Closed),
+        }
+    }
+
+    /// The gateway is ending: nothing more is read; what was read gets its acknowledgements, under a deadline.
+    async fn wind_up(&mut self) -> End {
+        self.is_reading = false;
+        let deadline = tokio::time::sleep(RECEIPTS_DEADLINE);
+        tokio::pin!(deadline);
+        loop {
+            if let Err(end) = self.advance() {
+                return end;
+            }
+            if self.pending.is_empty() && self.offer.is_none() && self.publishes.is_empty() && self.others.is_empty() {
+                return End::Told(ReasonCode::ServerShuttingDown, "the gateway is stopping".into());
+            }
+            let event = tokio::select! {
+                event = self.next_event() => event,
+                () = &mut deadline => {
+                    return End::Told(ReasonCode::ServerShuttingDown, "the gateway is stopping".into());
+                }
+            };
+            if let Err(end) = self.apply(event) {
+                return end;
+            }
+        }
+    }
+
+    /// Hands the session back, then says why to the client.
+    async fn finish(mut self, end: End) {
+        if !matches!(end, End::Kicked) {
+            self.finish_offers().await;
+        }
+        self.hand_receipts_over();
+        let ending = match end {
+            End::Disconnect { with_will: false } => Ending::Orderly,
+            End::Disconnect { with_will: true } | End::Closed | End::Told(..) | End::Kicked => Ending::Abnormal,
+        };
+        let ended_by_us = match end {
+            End::Kicked => Some((self.attached.kick.reason(), String::new())),
+            End::Told(code, text) => {
+                tracing::debug!(client = %self.attached.client.name, %code, text, "a client's connection is ended");
+                Some((code, text))
+            }
+            End::Disconnect { .. } | End::Closed => None,
+        };
+        self.broker.detach(&self.attached, ending);
+        let Some((code, text)) = ended_by_us else { return };
+        if self.version.is_v5() {
+            let reason = Some(text.into_boxed_str()).filter(|text| !text.is_empty());
+            let properties = DisconnectProperties { reason, ..DisconnectProperties::default() };
+            self.put(&Packet::Disconnect(Disconnect { code, properties }));
+        }
+        let farewell = async {
+            self.writer.write_all(&self.output).await?;
+            self.writer.shutdown().await
+        };
+        if !matches!(tokio::time::timeout(FAREWELL_DEADLINE, farewell).await, Ok(Ok(()))) {
+            tracing::debug!("a client did not take its last bytes");
+        }
+    }
+}
+
+/// Waits for the first acknowledgement's receipt, and notes what became of it.
+async fn settled(publishes: &mut Acks<Reply, Wait>) {
+    if let Some(wait) = publishes.head_mut()
+        && let Wait::Receipt(receipt) = wait
+    {
+        // A log that is gone decides nothing any more; only waiting for it says so.
+        *wait = match receipt.settled().await {
+            Ok(()) => Wait::Durable,
+            Err(_rejected) => Wait::Refused,
+        };
+    }
+}
+
+fn packet_id(id: u16) -> Option<PacketId> {
+    PacketId::new(id)
+}
+
+fn no_properties() -> ReasonProperties {
+    ReasonProperties::default()
+}

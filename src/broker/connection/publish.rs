@@ -1,0 +1,223 @@
+//! What clients publish: from packets to offers, and from the hub's answers to acknowledgements.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::acks::{Reply, Wait};
+use super::{Connection, End, Outcome};
+use crate::broker::convert;
+use crate::broker::session::Arrived;
+use crate::hub::{OfferError, Publication, Receipt};
+use crate::message::{Message, Qos};
+use crate::topic::TopicName;
+use crate::wire::{Publish, ReasonCode};
+
+/// Topic aliases that a client may set: enough for what one machine publishes.
+pub(super) const TOPIC_ALIASES: u16 = 16;
+
+/// Something to be offered, in order.
+#[derive(Debug)]
+pub(super) enum Job {
+    Publish(Box<Publication>, Slot),
+    /// A QoS 2 exchange whose local half is done (R18).
+    Resume(Arc<Message>, Slot),
+}
+
+/// Whose answer it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Slot {
+    /// QoS 0: nobody's.
+    Nobody,
+    /// QoS 1: the acknowledgement of this number.
+    Puback(u64),
+    /// QoS 2: the same, and the packet id.
+    Pubrec(u64, u16),
+}
+
+type Answers = Vec<Result<Receipt, OfferError>>;
+
+/// An offer under way.
+pub(super) struct Offer {
+    slots: Vec<Slot>,
+    answers: Pin<Box<dyn Future<Output = Answers> + Send>>,
+}
+
+/// An offer that is done.
+pub(super) struct Offered {
+    slots: Vec<Slot>,
+    answers: Answers,
+}
+
+impl Offer {
+    /// Waits for the hub. Cancel safe.
+    pub(super) async fn done(&mut self) -> Offered {
+        let answers = self.answers.as_mut().await;
+        Offered { slots: std::mem::take(&mut self.slots), answers }
+    }
+}
+
+impl Connection {
+    pub(super) fn handle_publish(&mut self, publish: Publish) -> Outcome {
+        let topic = self.topic_of(&publish)?;
+        let id = publish.id.map_or(0, |id| id.get());
+        let slot = match publish.qos {
+            Qos::AtMostOnce => Slot::Nobody,
+            Qos::AtLeastOnce => Slot::Puback(self.publishes.push(Reply::Puback(id), Wait::Offer)),
+            Qos::ExactlyOnce => {
+                let arrived = self.attached.client.lock().inbound.handle_publish(id);
+                match arrived {
+                    Arrived::New => Slot::Pubrec(self.publishes.push(Reply::Pubrec(id), Wait::Offer), id),
+                    Arrived::Finished => {
+                        self.publishes.push(Reply::Pubrec(id), Wait::Code(ReasonCode::Success));
+                        return Ok(());
+                    }
+                    Arrived::UnderWay => return Ok(()),
+                    Arrived::Interrupted(message) => {
+                        self.resume(id, message);
+                        return Ok(());
+                    }
+                }
+            }
+        };
+        let packet_id = matches!(slot, Slot::Pubrec(..)).then_some(id);
+        let (client, user) = (&self.attached.client.name, self.user.as_ref());
+        let publication = convert::publication(publish, topic, client, user, packet_id);
+        self.pending_bytes += publication.payload.len() + 64;
+        self.pending.push_back(Job::Publish(Box::new(publication), slot));
+        Ok(())
+    }
+
+    /// An exchange that an earlier connection left open: its receipt, if there is one, or once more to the links.
+    fn resume(&mut self, id: u16, message: Arc<Message>) {
+        let mut state = self.attached.client.lock();
+        let left = state.receipts.iter().position(|(other, _)| *other == id).map(|at| state.receipts.swap_remove(at));
+        drop(state);
+        match left {
+            Some((_, receipt)) => drop(self.publishes.push(Reply::Pubrec(id), Wait::Receipt(receipt))),
+            None => {
+                let number = self.publishes.push(Reply::Pubrec(id), Wait::Offer);
+                self.pending.push_back(Job::Resume(message, Slot::Pubrec(number, id)));
+            }
+        }
+    }
+
+    /// The topic, by name or by alias (MQTT 5.0 section 3.3.2.3.4).
+    fn topic_of(&mut self, publish: &Publish) -> Result<TopicName, End> {
+        let alias = publish.properties.topic_alias.map(|alias| alias.get());
+        if alias.is_some_and(|alias| alias > TOPIC_ALIASES) {
+            return Err(End::Told(ReasonCode::TopicAliasInvalid, format!("aliases go up to {TOPIC_ALIASES}")));
+        }
+        if publish.topic.is_empty() {
+            let known = alias.and_then(|alias| self.aliases.get(&alias)).cloned();
+            return known.ok_or_else(|| End::Told(ReasonCode::ProtocolError, "an alias that was not set".into()));
+        }
+        let topic = match &self.last_topic {
+            Some(last) if last.as_str().as_bytes() == publish.topic.as_bytes() => last.clone(),
+            _ => TopicName::new(publish.topic.as_str())
+                .map_err(|error| End::Told(ReasonCode::TopicNameInvalid, error.to_string()))?,
+        };
+        self.last_topic = Some(topic.clone());
+        if let Some(alias) = alias {
+            self.aliases.insert(alias, topic.clone());
+        }
+        Ok(topic)
+    }
+
+    /// Offers what waits, if no offer is under way: all publishes up to the next that is none, as one batch.
+    pub(super) fn start_offer(&mut self) {
+        if self.offer.is_some() || self.pending.is_empty() {
+            return;
+        }
+        let hub = Arc::clone(&self.broker.hub);
+        if let Some(Job::Resume(..)) = self.pending.front() {
+            let Some(Job::Resume(message, slot)) = self.pending.pop_front() else { return };
+            let answers = Box::pin(async move { vec![hub.resume((*message).clone()).await] });
+            self.offer = Some(Offer { slots: vec![slot], answers });
+            return;
+        }
+        let (mut batch, mut slots) = (Vec::new(), Vec::new());
+        while let Some(Job::Publish(..)) = self.pending.front() {
+            let Some(Job::Publish(publication, slot)) = self.pending.pop_front() else { break };
+            batch.push(*publication);
+            slots.push(slot);
+        }
+        self.pending_bytes = 0;
+        let answers = Box::pin(async move { hub.offer(&convert::source(), batch).await });
+        self.offer = Some(Offer { slots, answers });
+    }
+
+    pub(super) fn take_offered(&mut self, offered: Offered) {
+        self.offer = None;
+        for (slot, answer) in offered.slots.into_iter().zip(offered.answers) {
+            match answer {
+                Ok(receipt) => self.accepted(slot, receipt),
+                Err(error) => self.refused(slot, &error),
+            }
+        }
+    }
+
+    fn accepted(&mut self, slot: Slot, receipt: Receipt) {
+        self.broker.board.received.fetch_add(1, Ordering::Relaxed);
+        if let Slot::Puback(number) | Slot::Pubrec(number, _) = slot {
+            self.publishes.set(number, Wait::Receipt(receipt));
+        }
+    }
+
+    /// R5: MQTT 5 is told, MQTT 3.x is closed without an acknowledgement.
+    fn refused(&mut self, slot: Slot, error: &OfferError) {
+        let (reason, code) = match error {
+            OfferError::Full { .. } => ("full", ReasonCode::QuotaExceeded),
+            OfferError::Failed { .. } => ("failed", ReasonCode::ImplementationSpecificError),
+            OfferError::Stopping => ("stopping", ReasonCode::ServerShuttingDown),
+        };
+        self.broker.board.refused(reason);
+        let tells = self.version.is_v5() && *error != OfferError::Stopping;
+        let wait = if tells { Wait::Code(code) } else { Wait::Close };
+        match slot {
+            Slot::Nobody => {}
+            Slot::Puback(number) => self.publishes.set(number, wait),
+            Slot::Pubrec(number, id) => {
+                // Nothing of it was delivered as a rule: then the id is free, and what comes again is new.
+                if self.attached.client.lock().inbound.delivered(id).is_none() {
+                    self.end_inbound(id);
+                }
+                self.publishes.set(number, wait);
+            }
+        }
+    }
+
+    /// The socket is gone: what was read from it is still offered. A take-over or the gateway's end cuts it short.
+    pub(super) async fn finish_offers(&mut self) {
+        let kick = Arc::clone(&self.attached.kick);
+        loop {
+            self.start_offer();
+            let Some(offer) = &mut self.offer else { return };
+            let offered = tokio::select! {
+                offered = offer.done() => offered,
+                () = kick.token.cancelled() => return,
+            };
+            self.take_offered(offered);
+        }
+    }
+
+    /// R19: receipts of QoS 2 exchanges pass to the session, for the connection that repeats them.
+    pub(super) fn hand_receipts_over(&mut self) {
+        let offered = self.offer.take().into_iter().flat_map(|offer| offer.slots);
+        let waiting = self.pending.drain(..).map(|job| match job {
+            Job::Publish(_, slot) | Job::Resume(_, slot) => slot,
+        });
+        // Publishers repeat what is above QoS 0.
+        for _ in offered.chain(waiting).filter(|slot| matches!(slot, Slot::Nobody)) {
+            self.broker.board.dropped("connection_ended");
+        }
+        let mut state = self.attached.client.lock();
+        for (reply, wait) in self.publishes.drain() {
+            if let (Reply::Pubrec(id), Wait::Receipt(receipt)) = (reply, wait) {
+                state.receipts.retain(|(other, _)| *other != id);
+                state.receipts.push((id, receipt));
+            }
+        }
+    }
+}

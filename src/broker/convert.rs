@@ -1,0 +1,80 @@
+//! PUBLISH and will to what the hub takes.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::clock::WallMs;
+use crate::hub::{Publication, Source};
+use crate::message::{Message, MessageId, Origin};
+use crate::router::Endpoint;
+use crate::topic::{TopicError, TopicName};
+use crate::wire::{Publish, Will};
+
+/// Where clients' messages come from.
+pub(super) fn source() -> Source {
+    Source { from: Endpoint::Broker, channel: None }
+}
+
+/// Below this a payload is copied: it would keep a whole read in memory, and copying it costs less than the allocation.
+const SMALL: usize = 4 << 10;
+
+/// A client's PUBLISH. The payload is copied out of a read that is much larger than itself, so that a small message that is
+/// kept long does not keep the read.
+pub(super) fn publication(
+    publish: Publish,
+    topic: TopicName,
+    client: &Arc<str>,
+    user: Option<&Arc<str>>,
+    packet_id: Option<u16>,
+) -> Publication {
+    Publication {
+        topic,
+        payload: if publish.payload.len() < SMALL { Bytes::copy_from_slice(&publish.payload) } else { publish.payload },
+        qos: publish.qos,
+        retain: publish.retain,
+        expiry_s: publish.properties.expiry_s,
+        time_ms: None,
+        properties: publish.properties.application,
+        client_id: Some(Arc::clone(client)),
+        user: user.cloned(),
+        packet_id,
+    }
+}
+
+/// A will as it is kept: a message without an id of its own, which it gets when it is published.
+pub(super) fn will_message(
+    will: Will,
+    client: &Arc<str>,
+    user: Option<&Arc<str>>,
+    now: WallMs,
+) -> Result<Message, TopicError> {
+    Ok(Message {
+        id: MessageId { site: "will".into(), run: 0, counter: 0 },
+        topic: TopicName::new(will.topic.as_str())?,
+        payload: will.payload,
+        qos: will.qos,
+        retain: will.retain,
+        time: now,
+        expiry_s: will.properties.expiry_s,
+        accepted: now,
+        origin: Origin { client_id: Some(Arc::clone(client)), user: user.cloned(), ..Origin::default() },
+        properties: will.properties.application,
+    })
+}
+
+/// The publication of a will: its event time and its expiry count from now.
+pub(super) fn will_publication(will: &Message) -> Publication {
+    Publication {
+        topic: will.topic.clone(),
+        payload: will.payload.clone(),
+        qos: will.qos,
+        retain: will.retain,
+        expiry_s: will.expiry_s,
+        time_ms: None,
+        properties: will.properties.clone(),
+        client_id: will.origin.client_id.clone(),
+        user: will.origin.user.clone(),
+        packet_id: None,
+    }
+}

@@ -1,0 +1,14 @@
+//! Who wants a topic, and which retained messages a filter asks for: [`Subscriptions`] and [`Retained`].
+//!
+//! Both are trees of topic levels. Invariants: what they find is what [`crate::topic::matches`] finds one by one; no
+//! step, and not the drop either, recurses with the depth of a topic; branches that hold nothing are gone.
+//!
+//! PURE: this module knows no packet, session or store, takes no lock and reads no clock. Keys and values are its
+//! user's, and so are merging overlapping subscriptions and everything about shared ones (the user strips `$share`).
+
+mod retained;
+mod subscriptions;
+mod tree;
+
+pub use retained::{Retained, RetainedMatches};
+pub use subscriptions::{SubscriptionMatches, Subscriptions};

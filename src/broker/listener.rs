@@ -1,0 +1,169 @@
+//! Sockets that accept, and the order in which serving ends.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{Broker, connection};
+
+/// How often wills and expiries are looked at: both are given in seconds.
+const HOUSEKEEPING: Duration = Duration::from_millis(500);
+
+/// What follows a failed `accept` (no file descriptors left): trying at once would only burn the processor.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A listener that cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error("the broker cannot listen on {address}: {source}{}", hint(.source))]
+pub struct BindError {
+    /// Where.
+    pub address: SocketAddr,
+    /// Why.
+    pub source: io::Error,
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    let kind = error.kind();
+    if kind == io::ErrorKind::AddrInUse {
+        "; another program uses this port: stop it, or choose another `bind:`"
+    } else if kind == io::ErrorKind::PermissionDenied {
+        "; ports below 1024 need a permission: choose a higher one"
+    } else if kind == io::ErrorKind::AddrNotAvailable {
+        "; this machine has no such address"
+    } else {
+        ""
+    }
+}
+
+/// Listeners that are bound and do not accept yet.
+#[derive(Debug)]
+pub struct Bound {
+    broker: Arc<Broker>,
+    listeners: Vec<(TcpListener, SocketAddr, bool)>,
+}
+
+impl Broker {
+    /// Binds all listeners, or none.
+    ///
+    /// # Errors
+    /// [`BindError`]: which address, and why.
+    pub async fn bind(self: &Arc<Self>) -> Result<Bound, BindError> {
+        let mut listeners = Vec::new();
+        for listener in &self.config.listeners {
+            let fail = |source| BindError { address: listener.bind, source };
+            let socket = TcpListener::bind(listener.bind).await.map_err(fail)?;
+            let address = socket.local_addr().map_err(fail)?;
+            listeners.push((socket, address, listener.anonymous));
+        }
+        Ok(Bound { broker: Arc::clone(self), listeners })
+    }
+}
+
+impl Bound {
+    /// Where it listens: real ports.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().map(|(_, address, _)| *address).collect()
+    }
+
+    /// Accepts and serves clients until `stop`, then ends them in order: nothing more is read, what was received gets its
+    /// acknowledgements under a deadline, MQTT 5 clients are told, and wills that are under way are published.
+    pub async fn serve(self, stop: CancellationToken) {
+        let Self { broker, listeners } = self;
+        let connections = TaskTracker::new();
+        let permits = Arc::new(Semaphore::new(broker.config.connections_max.min(Semaphore::MAX_PERMITS)));
+        let mut tasks = JoinSet::new();
+        for (listener, address, anonymous) in listeners {
+            tracing::info!(%address, "the broker listens");
+            let acceptor = Acceptor {
+                broker: Arc::clone(&broker),
+                listener,
+                anonymous,
+                permits: Arc::clone(&permits),
+                connections: connections.clone(),
+                stop: stop.clone(),
+            };
+            tasks.spawn(acceptor.run());
+        }
+        tasks.spawn(keep_house(Arc::clone(&broker), stop.clone()));
+        tasks.spawn(finish_exchanges(Arc::clone(&broker), stop.clone()));
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a task of the broker panicked");
+            }
+        }
+        connections.close();
+        connections.wait().await;
+        broker.tasks.close();
+        // A will whose link blocks must not hold up the end; it is published after the next start.
+        if tokio::time::timeout(Duration::from_secs(1), broker.tasks.wait()).await.is_err() {
+            tracing::warn!("wills are still under way at the broker's end");
+        }
+    }
+}
+
+struct Acceptor {
+    broker: Arc<Broker>,
+    listener: TcpListener,
+    anonymous: bool,
+    permits: Arc<Semaphore>,
+    connections: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Acceptor {
+    async fn run(self) {
+        loop {
+            // A permit before accepting: beyond the limit clients wait in the system's queue.
+            let (permit, stream) = tokio::select! {
+                () = self.stop.cancelled() => return,
+                next = self.next() => next,
+            };
+            let (broker, stop, anonymous) = (Arc::clone(&self.broker), self.stop.clone(), self.anonymous);
+            self.connections.spawn(async move {
+                connection::serve(broker, stream, anonymous, stop).await;
+                drop(permit);
+            });
+        }
+    }
+
+    async fn next(&self) -> (Option<OwnedSemaphorePermit>, TcpStream) {
+        // The semaphore is never closed.
+        let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _peer)) => return (permit, stream),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection cannot be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+/// R20, and session expiry.
+async fn keep_house(broker: Arc<Broker>, stop: CancellationToken) {
+    loop {
+        broker.keep_house(broker.clock.wall());
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(HOUSEKEEPING) => {}
+        }
+    }
+}
+
+/// R18. In a task of its own, since a link that blocks must not keep clients out.
+async fn finish_exchanges(broker: Arc<Broker>, stop: CancellationToken) {
+    tokio::select! {
+        () = broker.finish_exchanges() => {}
+        () = stop.cancelled() => {}
+    }
+}

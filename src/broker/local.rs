@@ -1,0 +1,160 @@
+//! The broker as the hub's outlet: subscribers, kept sessions and the retained store (R1, R17, R18).
+//!
+//! A delivery that has to be stored for anyone (a kept session, the retained store, the inbound id of a kept publisher)
+//! is staged as one unit, so that it is stored wholly or not at all. All others touch no lock but the receivers'.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+
+use super::Broker;
+use super::client::{Client, Delivery, PushTerms};
+use super::store::{Op, Unit, encode_body};
+use super::topics::Match;
+use crate::clock::WallMs;
+use crate::hub::{Local, LocalDelivery, Mark};
+use crate::message::Qos;
+
+impl Local for Broker {
+    fn deliver(&self, batch: &[LocalDelivery]) -> Vec<Option<(Mark, u64)>> {
+        batch.iter().map(|delivery| self.deliver_one(delivery)).collect()
+    }
+}
+
+/// A delivery under way.
+struct Job<'a> {
+    delivery: &'a LocalDelivery,
+    /// The publisher, for its inbound QoS 2 exchange.
+    publisher: Option<(Arc<Client>, u16)>,
+    /// The publisher's exchange is stored.
+    publisher_kept: bool,
+    matches: Vec<Match>,
+    body: Option<Bytes>,
+    now: WallMs,
+}
+
+impl Broker {
+    fn deliver_one(&self, delivery: &LocalDelivery) -> Option<(Mark, u64)> {
+        let publisher = self.publisher(delivery);
+        let mut publisher_kept = false;
+        if let Some((client, id)) = &publisher {
+            let state = client.lock();
+            if let Some(done) = state.inbound.delivered(*id) {
+                return done.map(|position| (self.store_mark.clone(), position));
+            }
+            publisher_kept = state.terms.kept;
+        }
+        let matches = self.topics.matches(&delivery.topic, delivery.client_id.as_deref());
+        let is_stored = publisher_kept
+            || delivery.message.retain
+            || (delivery.message.qos != Qos::AtMostOnce
+                && matches.iter().any(|one| one.qos != Qos::AtMostOnce && one.client.lock().terms.kept));
+        let mut job = Job { delivery, publisher, publisher_kept, matches, body: None, now: self.clock.wall() };
+        if !is_stored {
+            self.hand_out(&mut job, None);
+            return None;
+        }
+        let (has_room, position) = self.store.stage(|unit| {
+            let has_room = unit.has_room();
+            if has_room {
+                self.hand_out(&mut job, Some(unit));
+            }
+            has_room
+        });
+        if !has_room {
+            self.board.refused("store_overloaded");
+            return Some((self.overloaded.mark(), 0));
+        }
+        position.map(|position| (self.store_mark.clone(), position))
+    }
+
+    /// The client whose inbound exchange this delivery is.
+    fn publisher(&self, delivery: &LocalDelivery) -> Option<(Arc<Client>, u16)> {
+        let (name, id) = (delivery.client_id.as_ref()?, delivery.packet_id?);
+        self.clients.lock().get(name).map(|client| (Arc::clone(client), id))
+    }
+
+    fn hand_out(&self, job: &mut Job<'_>, mut unit: Option<&mut Unit<'_>>) {
+        if job.delivery.message.retain {
+            self.keep_retained(job, unit.as_deref_mut());
+        }
+        let inbound = unit.as_ref().filter(|_| job.publisher_kept).map(|unit| unit.position());
+        for one in std::mem::take(&mut job.matches) {
+            self.hand_to(job, one, unit.as_deref_mut(), inbound);
+        }
+        let Some((client, id)) = job.publisher.take() else { return };
+        if let Some(unit) = unit.filter(|_| job.publisher_kept) {
+            unit.push(Op::Inbound(client.id, id, body_of(job)));
+        }
+        client.lock().inbound.handle_delivered(id, Arc::clone(&job.delivery.message), inbound);
+    }
+
+    fn hand_to(&self, job: &mut Job<'_>, one: Match, unit: Option<&mut Unit<'_>>, inbound: Option<u64>) {
+        let message = &job.delivery.message;
+        let delivery = Delivery {
+            topic: job.delivery.topic.clone(),
+            message: Arc::clone(message),
+            qos: one.qos.min(message.qos),
+            retain: message.retain && one.retain_as_published,
+            ids: one.ids,
+        };
+        self.push(&one.client, delivery, unit, inbound, job.now, || body_of(job));
+    }
+
+    /// Pushes one message to one client. `inbound`: the position that a QoS 2 delivery to a clean session waits for.
+    pub(super) fn push(
+        &self,
+        client: &Client,
+        delivery: Delivery,
+        unit: Option<&mut Unit<'_>>,
+        inbound: Option<u64>,
+        now: WallMs,
+        body: impl FnOnce() -> Bytes,
+    ) {
+        let mut state = client.lock();
+        let pushed = match (delivery.qos, unit) {
+            (Qos::AtMostOnce, _) => state.push_at_most_once(&delivery, now).inspect(|()| {
+                self.board.sent.fetch_add(u64::from(state.online.is_some()), Ordering::Relaxed);
+            }),
+            (_, Some(unit)) if state.terms.kept => {
+                let limit = self.config.session_messages_max;
+                state.push_stored(client.id, delivery, body(), unit, PushTerms { limit, now, board: &self.board });
+                Ok(())
+            }
+            // A session that became kept since the matches were made: it has not asked for this before.
+            (qos, _) => state.push_unstored(delivery, inbound.filter(|_| qos == Qos::ExactlyOnce)),
+        };
+        if let Err(reason) = pushed {
+            self.board.dropped(reason);
+        }
+        if !state.terms.kept {
+            state.pump(None, self.store.durable(), now, &self.board);
+        }
+        let is_online = state.online.is_some();
+        drop(state);
+        if is_online {
+            client.wake.notify_one();
+        }
+    }
+
+    /// An empty payload clears (MQTT-3.3.1-6).
+    fn keep_retained(&self, job: &mut Job<'_>, unit: Option<&mut Unit<'_>>) {
+        let (topic, message) = (&job.delivery.topic, &job.delivery.message);
+        let kept = Some(Arc::clone(message)).filter(|message| !message.payload.is_empty());
+        let op = match kept {
+            Some(_) => Op::Retain(topic.as_str().into(), body_of(job)),
+            None => Op::Unretain(topic.as_str().into()),
+        };
+        if self.topics.retain(topic, kept)
+            && let Some(unit) = unit
+        {
+            unit.push(op);
+        }
+    }
+}
+
+/// The message's bytes for the store: made once, shared by all rows.
+fn body_of(job: &mut Job<'_>) -> Bytes {
+    job.body.get_or_insert_with(|| encode_body(&job.delivery.message)).clone()
+}

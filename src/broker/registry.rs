@@ -1,0 +1,468 @@
+//! Which client id is which session: resumption, take-over, expiry, and wills.
+//!
+//! A session has at most one connection. Whoever connects under a client id that is in use kicks the other, and waits
+//! until that one's task has stopped offering and has handed the session back (R19).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::BytesMut;
+use tokio_util::sync::CancellationToken;
+
+use super::Broker;
+use super::client::{Client, Kick, Online, PAGE_ROWS, Tail, Terms};
+use super::convert;
+use super::session::Entry;
+use super::store::{Loaded, Op, OwedRow, Page, SessionId, SessionRow};
+use super::topics::Subscriber;
+use crate::clock::WallMs;
+use crate::hub::OfferError;
+use crate::message::Message;
+use crate::topic::{TopicFilter, TopicName};
+use crate::wire::{ReasonCode, RetainHandling, SubscribeOptions, Version};
+
+/// A connection's hold on its session.
+#[derive(Debug)]
+pub(super) struct Attached {
+    pub(super) client: Arc<Client>,
+    pub(super) kick: Arc<Kick>,
+    /// Session Present.
+    pub(super) resumed: bool,
+    /// The store position that must be durable before CONNACK.
+    pub(super) position: Option<u64>,
+}
+
+/// What a CONNECT asks for.
+#[derive(Debug)]
+pub(super) struct Claim {
+    pub(super) name: Arc<str>,
+    pub(super) clean_start: bool,
+    pub(super) terms: Terms,
+    pub(super) window: usize,
+    pub(super) packet_bytes_max: usize,
+}
+
+/// What the store forgets when a will is safe.
+#[derive(Debug)]
+enum After {
+    Nothing,
+    /// The will in the session's row.
+    Row(Arc<Client>),
+    /// The session.
+    Gone(SessionId),
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// By a DISCONNECT: no will.
+    Orderly,
+    /// In any other way.
+    Abnormal,
+}
+
+impl Broker {
+    /// Takes the session of `claim` over, or begins one. Waits for a connection that holds it to let go.
+    pub(super) async fn attach(&self, claim: Claim) -> Attached {
+        let kick = Arc::new(Kick::default());
+        let (client, resumed) = loop {
+            let held_by = match self.try_attach(&claim, &kick) {
+                Ok(attached) => break attached,
+                Err(over) => over,
+            };
+            held_by.cancelled().await;
+        };
+        let position = self.note_connected(&client);
+        if resumed {
+            self.load_in_flight(&client).await;
+        }
+        self.board.clients.fetch_add(1, Ordering::Relaxed);
+        Attached { client, kick, resumed, position }
+    }
+
+    /// `Err`: somebody holds it; the token says when no longer.
+    fn try_attach(&self, claim: &Claim, kick: &Arc<Kick>) -> Result<(Arc<Client>, bool), CancellationToken> {
+        let mut clients = self.clients.lock();
+        let mut resumed = None;
+        if let Some(client) = clients.get(&claim.name).cloned() {
+            let mut state = client.lock();
+            if let Some(online) = &state.online {
+                online.kick.with(ReasonCode::SessionTakenOver);
+                return Err(online.over.clone());
+            }
+            let lapsed = state.has_lapsed(self.clock.wall());
+            if claim.clean_start || lapsed || !state.terms.kept {
+                let will = state.will_due.take().and_then(|_| state.terms.will.clone());
+                drop(state);
+                let after = self.forget(&client);
+                match will {
+                    Some(will) => self.publish_will(will, after),
+                    None => self.settle(&after),
+                }
+            } else {
+                state.will_due = None;
+                drop(state);
+                resumed = Some(client);
+            }
+        }
+        let client = resumed.clone().unwrap_or_else(|| {
+            let id = SessionId(self.next_session.fetch_add(1, Ordering::Relaxed));
+            let client = Client::new(id, Arc::clone(&claim.name), claim.terms.clone(), self.config.in_flight);
+            Arc::new(client)
+        });
+        clients.insert(Arc::clone(&claim.name), Arc::clone(&client));
+        let mut state = client.lock();
+        state.terms = claim.terms.clone();
+        state.ended = None;
+        state.outbound.handle_connect(claim.window);
+        // Until the store has been looked at, new messages are left to it, behind what is there.
+        state.tail = resumed.as_ref().map(|_| Tail::default());
+        state.online = Some(Online {
+            kick: Arc::clone(kick),
+            over: CancellationToken::new(),
+            packet_bytes_max: claim.packet_bytes_max,
+            outbox: BytesMut::new(),
+        });
+        drop(state);
+        Ok((client, resumed.is_some()))
+    }
+
+    /// A kept session, or one with a will, has a row from CONNECT on. A resumed one that is no longer kept keeps its row
+    /// until it ends.
+    fn note_connected(&self, client: &Client) -> Option<u64> {
+        self.store
+            .stage(|unit| {
+                let mut state = client.lock();
+                if state.terms.kept || state.terms.will.is_some() || state.stored {
+                    state.stored = true;
+                    unit.push(Op::Session(Box::new(state.row(client))));
+                }
+            })
+            .1
+    }
+
+    /// What was sent and not acknowledged is in memory again before anything is sent.
+    async fn load_in_flight(&self, client: &Client) {
+        let Ok(page) = self.store.in_flight(client.id).await else { return };
+        let mut state = client.lock();
+        for row in page.rows {
+            if let Some((id, received, entry)) = entry_in_flight(row) {
+                state.outbound.restore(id, entry, received);
+            }
+        }
+    }
+
+    /// Asks for the next rows that are left to the store.
+    pub(super) fn ask_page(&self, client: &Client) -> Option<(Tail, tokio::sync::oneshot::Receiver<Page>)> {
+        let tail = client.lock().wants_page()?;
+        Some((tail, self.store.waiting(client.id, tail.after, PAGE_ROWS)))
+    }
+
+    /// Takes rows in. `asked` is what was known when they were asked for.
+    pub(super) fn take_page(&self, client: &Client, asked: Tail, page: Page) {
+        let mut state = client.lock();
+        let Some(tail) = &mut state.tail else { return };
+        tail.after = page.last.unwrap_or(tail.after).max(tail.after);
+        // All that was staged by then has been read; the tail ends if nothing came since.
+        if !page.more && tail.high <= asked.high.max(tail.after) {
+            state.tail = None;
+        }
+        for row in page.rows {
+            if let Some(entry) = entry_of(row) {
+                state.outbound.push(entry);
+            }
+        }
+    }
+
+    /// Hands the session back. `ending` decides over the will.
+    pub(super) fn detach(&self, attached: &Attached, ending: Ending) {
+        let client = &attached.client;
+        let mut state = client.lock();
+        // Whoever took over is not to be touched.
+        let Some(online) = state.online.take_if(|online| Arc::ptr_eq(&online.kick, &attached.kick)) else { return };
+        let now = self.clock.wall();
+        state.inbound.handle_disconnect();
+        state.ended = Some(now);
+        if ending == Ending::Orderly {
+            state.terms.will = None;
+        }
+        let (kept, stored) = (state.terms.kept, state.stored);
+        if kept {
+            // The store has it all.
+            state.outbound.clear();
+            state.tail = None;
+        }
+        let delay_s = state.terms.will_delay_s.min(state.terms.expiry_s);
+        let is_delayed = kept && delay_s > 0;
+        let mut will = state.terms.will.clone();
+        if is_delayed && will.take().is_some() {
+            state.will_due = Some(later(now, delay_s));
+        }
+        drop(state);
+        if kept && stored {
+            self.note_row(client);
+        }
+        if !kept {
+            let mut clients = self.clients.lock();
+            if clients.get(&client.name).is_some_and(|other| other.id == client.id) {
+                clients.remove(&client.name);
+            }
+        }
+        self.board.clients.fetch_sub(1, Ordering::Relaxed);
+        let after = if kept { After::Row(Arc::clone(client)) } else { self.forget(client) };
+        match will {
+            Some(will) => self.publish_will(will, after),
+            None => self.settle(&after),
+        }
+        online.over.cancel();
+    }
+
+    /// Writes the session's row as it is, unless it is connected again or gone.
+    fn note_row(&self, client: &Client) {
+        self.store.stage(|unit| {
+            let state = client.lock();
+            if state.online.is_none() && state.stored {
+                unit.push(Op::Session(Box::new(state.row(client))));
+            }
+        });
+    }
+
+    /// Forgets a session in memory. What the store has of it goes with the answer.
+    fn forget(&self, client: &Client) -> After {
+        let mut state = client.lock();
+        state.outbound.clear();
+        state.owed = 0;
+        state.subscriptions.clear();
+        let stored = std::mem::take(&mut state.stored);
+        drop(state);
+        self.topics.forget(client.id);
+        if stored { After::Gone(client.id) } else { After::Nothing }
+    }
+
+    fn settle(&self, after: &After) {
+        match after {
+            After::Nothing => {}
+            After::Row(client) => self.note_row(client),
+            After::Gone(id) => drop(self.store.stage_one(Op::SessionGone(*id))),
+        }
+    }
+
+    /// Publishes a will through the hub, in a task of its own: it outlives its connection. Only when it is safe does the
+    /// store forget it (R20): a crash before that publishes it at the next start, at worst a second time.
+    fn publish_will(&self, will: Arc<Message>, after: After) {
+        if let After::Row(client) = &after {
+            let mut state = client.lock();
+            if state.online.is_none() {
+                state.terms.will = None;
+                state.will_due = None;
+            }
+        }
+        let Some(broker) = self.me.upgrade() else { return };
+        self.tasks.spawn(async move {
+            for answer in broker.hub.offer(&convert::source(), vec![convert::will_publication(&will)]).await {
+                let settled = match answer {
+                    Ok(mut receipt) => receipt.settled().await.map_err(|error| error.to_string()),
+                    // The store still has it: it is published after the next start.
+                    Err(OfferError::Stopping) => return,
+                    Err(error) => Err(error.to_string()),
+                };
+                if let Err(error) = settled {
+                    tracing::warn!(topic = %will.topic, %error, "a will could not be stored everywhere");
+                }
+            }
+            broker.settle(&after);
+        });
+    }
+
+    /// What is due at `now`: wills whose delay has passed, sessions whose time is over.
+    pub(super) fn keep_house(&self, now: WallMs) {
+        let clients: Vec<_> = self.clients.lock().values().cloned().collect();
+        for client in clients {
+            self.settle_receipts(&client);
+            let state = client.lock();
+            let lapsed = state.has_lapsed(now);
+            let due = state.online.is_none() && state.will_due.is_some_and(|due| due <= now || lapsed);
+            drop(state);
+            if lapsed {
+                self.expire(&client);
+            } else if due {
+                let will = client.lock().terms.will.clone();
+                if let Some(will) = will {
+                    self.publish_will(will, After::Row(client));
+                }
+            }
+        }
+    }
+
+    /// QoS 2 messages that have become durable since their connection went are noted, so that a restart need not offer
+    /// them again.
+    fn settle_receipts(&self, client: &Client) {
+        let mut durable = Vec::new();
+        client.lock().receipts.retain(|(id, receipt)| match receipt.decided() {
+            Some(Ok(())) => {
+                durable.push(*id);
+                false
+            }
+            Some(Err(_rejected)) => false,
+            None => true,
+        });
+        for id in durable {
+            self.note_durable(client, id);
+        }
+    }
+
+    fn expire(&self, client: &Arc<Client>) {
+        let mut clients = self.clients.lock();
+        let state = client.lock();
+        let is_current = clients.get(&client.name).is_some_and(|other| other.id == client.id);
+        if !is_current || state.online.is_some() {
+            return;
+        }
+        let will = state.terms.will.clone().filter(|_| state.will_due.is_some());
+        drop(state);
+        clients.remove(&client.name);
+        drop(clients);
+        let after = self.forget(client);
+        match will {
+            Some(will) => self.publish_will(will, after),
+            None => self.settle(&after),
+        }
+    }
+
+    /// Takes up what the store held. A session that was connected when the gateway ended counts as disconnected now; so its
+    /// will is due after its delay (R20).
+    pub(super) fn restore(&self, loaded: Loaded) {
+        let now = self.clock.wall();
+        let mut by_id = std::collections::HashMap::new();
+        let mut highest = 0;
+        for row in loaded.sessions {
+            highest = highest.max(row.id.0);
+            let client = Arc::new(self.restored(row, now));
+            by_id.insert(client.id, Arc::clone(&client));
+            self.clients.lock().insert(Arc::clone(&client.name), client);
+        }
+        for (id, row) in loaded.subscriptions {
+            highest = highest.max(id.0);
+            let (Some(client), Ok(filter)) = (by_id.get(&id), TopicFilter::new(&row.filter)) else { continue };
+            let subscriber = Subscriber {
+                client: Arc::clone(client),
+                options: options_from(row.options),
+                subscription_id: row.subscription_id,
+            };
+            self.topics.subscribe(&filter, subscriber);
+            client.lock().subscriptions.insert(Arc::clone(&row.filter), row);
+        }
+        for (topic, message) in loaded.retained {
+            if let Ok(topic) = TopicName::new(&topic) {
+                self.topics.retain(&topic, Some(message));
+            }
+        }
+        for row in loaded.inbound {
+            highest = highest.max(row.session.0);
+            if let Some(client) = by_id.get(&row.session) {
+                client.lock().inbound.restore(row.packet_id, row.unfinished);
+            }
+        }
+        for (id, count) in loaded.owed {
+            highest = highest.max(id.0);
+            if let Some(client) = by_id.get(&id) {
+                client.lock().owed = count;
+            }
+        }
+        self.next_session.store(highest + 1, Ordering::Relaxed);
+    }
+
+    fn restored(&self, row: SessionRow, now: WallMs) -> Client {
+        let version = match row.version {
+            3 => Version::V31,
+            4 => Version::V311,
+            _ => Version::V5,
+        };
+        let terms = Terms {
+            version,
+            kept: row.kept,
+            expiry_s: row.expiry_s,
+            user: row.user,
+            will: row.will,
+            will_delay_s: row.will_delay_s,
+        };
+        let delay_s = if terms.kept { terms.will_delay_s.min(terms.expiry_s) } else { 0 };
+        let client = Client::new(row.id, row.client, terms, self.config.in_flight);
+        let mut state = client.lock();
+        state.stored = true;
+        state.ended = Some(row.ended.unwrap_or(now));
+        state.will_due = state.terms.will.as_ref().map(|_| later(row.ended.unwrap_or(now), delay_s));
+        drop(state);
+        client
+    }
+
+    /// R18: exchanges that were delivered here, and that links may lack, are offered to the links once more.
+    pub(super) async fn finish_exchanges(&self) {
+        let clients: Vec<_> = self.clients.lock().values().cloned().collect();
+        for client in clients {
+            let unfinished = client.lock().inbound.unfinished();
+            for (id, message) in unfinished {
+                let settled = match self.hub.resume((*message).clone()).await {
+                    Ok(mut receipt) => receipt.settled().await.map_err(|error| error.to_string()),
+                    Err(error) => Err(error.to_string()),
+                };
+                match settled {
+                    Ok(()) => self.note_durable(&client, id),
+                    Err(error) => tracing::warn!(client = %client.name, id, %error, "a QoS 2 exchange stays open"),
+                }
+            }
+        }
+    }
+
+    /// An inbound exchange is durable everywhere.
+    pub(super) fn note_durable(&self, client: &Client, id: u16) {
+        let mut state = client.lock();
+        state.inbound.handle_durable(id);
+        let kept = state.terms.kept;
+        drop(state);
+        if kept {
+            self.store.stage_one(Op::InboundFinished(client.id, id));
+        }
+    }
+}
+
+fn later(now: WallMs, seconds: u32) -> WallMs {
+    WallMs(now.0.saturating_add(u64::from(seconds) * 1_000))
+}
+
+fn entry_of(row: OwedRow) -> Option<Entry> {
+    Some(Entry {
+        topic: TopicName::new(&row.topic).ok()?,
+        message: row.message,
+        qos: row.qos,
+        retain: row.retain,
+        ids: row.ids.into(),
+        seq: Some(row.seq),
+        ready: None,
+    })
+}
+
+fn entry_in_flight(row: OwedRow) -> Option<(u16, bool, Entry)> {
+    Some((row.packet_id?, row.received, entry_of(row)?))
+}
+
+/// The options byte of MQTT 5.0 section 3.8.3.1.
+pub(super) fn options_byte(options: SubscribeOptions) -> u8 {
+    options.qos.bits()
+        | u8::from(options.no_local) << 2
+        | u8::from(options.retain_as_published) << 3
+        | (options.retain_handling as u8) << 4
+}
+
+fn options_from(byte: u8) -> SubscribeOptions {
+    SubscribeOptions {
+        qos: crate::message::Qos::from_bits(byte & 3).unwrap_or_default(),
+        no_local: byte & 4 != 0,
+        retain_as_published: byte & 8 != 0,
+        retain_handling: match byte >> 4 & 3 {
+            1 => RetainHandling::SendIfNew,
+            2 => RetainHandling::DoNotSend,
+            _ => RetainHandling::Send,
+        },
+    }
+}

@@ -1,0 +1,111 @@
+//! Operations to SQL, all that is staged in one transaction.
+
+use rusqlite::{Connection, Transaction, params};
+
+use super::load::{SessionRow, SubscriptionRow};
+use super::{Op, OweOp, SessionId};
+
+/// Applies all of `ops` or nothing.
+pub(super) fn commit(connection: &mut Connection, ops: &[Op]) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    for op in ops {
+        apply(&transaction, op)?;
+    }
+    transaction.commit()
+}
+
+fn apply(transaction: &Transaction<'_>, op: &Op) -> rusqlite::Result<()> {
+    let run = |sql: &str, params: &[&dyn rusqlite::ToSql]| -> rusqlite::Result<()> {
+        transaction.prepare_cached(sql)?.execute(params).map(drop)
+    };
+    match op {
+        Op::Session(row) => session(transaction, row),
+        Op::SessionGone(id) => session_gone(transaction, *id),
+        Op::Subscribe(id, row) => subscribe(transaction, *id, row),
+        Op::Unsubscribe(id, filter) => {
+            run("DELETE FROM subscription WHERE session = ?1 AND filter = ?2", &[&number(id.0), filter])
+        }
+        Op::Retain(topic, body) => {
+            run("INSERT OR REPLACE INTO retained (topic, body) VALUES (?1, ?2)", &[topic, &&**body])
+        }
+        Op::Unretain(topic) => run("DELETE FROM retained WHERE topic = ?1", &[topic]),
+        Op::Owe(row) => owe(transaction, row),
+        Op::Assign(seq, packet_id) => run("UPDATE owed SET packet_id = ?2 WHERE seq = ?1", &[&number(*seq), packet_id]),
+        Op::Received(seq) => run("UPDATE owed SET received = 1 WHERE seq = ?1", &[&number(*seq)]),
+        Op::Settle(seq) => run("DELETE FROM owed WHERE seq = ?1", &[&number(*seq)]),
+        Op::DropOldest(id) => run(
+            "DELETE FROM owed WHERE seq = (SELECT seq FROM owed WHERE session = ?1 AND packet_id IS NULL ORDER BY seq LIMIT 1)",
+            &[&number(id.0)],
+        ),
+        Op::Inbound(id, packet_id, body) => run(
+            "INSERT OR REPLACE INTO inbound (session, packet_id, finished, body) VALUES (?1, ?2, 0, ?3)",
+            &[&number(id.0), packet_id, &&**body],
+        ),
+        // The message is only needed while links may lack it.
+        Op::InboundFinished(id, packet_id) => run(
+            "UPDATE inbound SET finished = 1, body = x'' WHERE session = ?1 AND packet_id = ?2",
+            &[&number(id.0), packet_id],
+        ),
+        Op::InboundGone(id, packet_id) => {
+            run("DELETE FROM inbound WHERE session = ?1 AND packet_id = ?2", &[&number(id.0), packet_id])
+        }
+    }
+}
+
+fn session(transaction: &Transaction<'_>, row: &SessionRow) -> rusqlite::Result<()> {
+    let sql = "INSERT OR REPLACE INTO session (id, client, version, kept, expiry_s, ended_ms, user, will, will_delay_s)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+    let will = row.will.as_ref().map(|will| super::encode_body(will));
+    transaction.prepare_cached(sql)?.execute(params![
+        number(row.id.0),
+        row.client,
+        row.version,
+        row.kept,
+        row.expiry_s,
+        row.ended.map(|at| number(at.0)),
+        row.user,
+        will.as_deref(),
+        row.will_delay_s,
+    ])?;
+    Ok(())
+}
+
+fn session_gone(transaction: &Transaction<'_>, id: SessionId) -> rusqlite::Result<()> {
+    for sql in [
+        "DELETE FROM session WHERE id = ?1",
+        "DELETE FROM subscription WHERE session = ?1",
+        "DELETE FROM owed WHERE session = ?1",
+        "DELETE FROM inbound WHERE session = ?1",
+    ] {
+        transaction.prepare_cached(sql)?.execute([number(id.0)])?;
+    }
+    Ok(())
+}
+
+fn subscribe(transaction: &Transaction<'_>, id: SessionId, row: &SubscriptionRow) -> rusqlite::Result<()> {
+    let sql = "INSERT OR REPLACE INTO subscription (session, filter, options, subscription_id) VALUES (?1, ?2, ?3, ?4)";
+    transaction.prepare_cached(sql)?.execute(params![number(id.0), row.filter, row.options, row.subscription_id])?;
+    Ok(())
+}
+
+fn owe(transaction: &Transaction<'_>, row: &OweOp) -> rusqlite::Result<()> {
+    let ids: Vec<u8> = row.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+    let sql = "INSERT OR REPLACE INTO owed (seq, session, qos, retain, ids, packet_id, topic, body)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+    transaction.prepare_cached(sql)?.execute(params![
+        number(row.seq),
+        number(row.session.0),
+        row.qos.bits(),
+        row.retain,
+        ids,
+        row.packet_id,
+        row.topic,
+        &*row.body,
+    ])?;
+    Ok(())
+}
+
+/// SQLite's integers are signed; none of our numbers comes near the limit.
+pub(super) fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,257 @@
+//! SQL to rows. What does not read back is skipped and counted, never fatal.
+
+use std::sync::Arc;
+
+use rusqlite::{Connection, Row};
+
+use super::apply::number;
+use super::{Page, SessionId, codec};
+use crate::clock::WallMs;
+use crate::message::{Message, Qos};
+
+/// A session's own row.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct SessionRow {
+    /// Its number.
+    pub(crate) id: SessionId,
+    /// The client id.
+    pub(crate) client: Arc<str>,
+    /// Protocol level: 3, 4 or 5.
+    pub(crate) version: u8,
+    /// Whether anything but the will outlives the connection.
+    pub(crate) kept: bool,
+    /// Seconds; `u32::MAX`: never.
+    pub(crate) expiry_s: u32,
+    /// When its connection ended; `None`: it is connected (or was at a SIGKILL).
+    pub(crate) ended: Option<WallMs>,
+    /// User name.
+    pub(crate) user: Option<Arc<str>>,
+    /// What to publish when the client is lost.
+    pub(crate) will: Option<Arc<Message>>,
+    /// How long after.
+    pub(crate) will_delay_s: u32,
+}
+
+/// A subscription.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SubscriptionRow {
+    /// As the client wrote it, `$share/..` included.
+    pub(crate) filter: Arc<str>,
+    /// The options byte of MQTT 5.0 section 3.8.3.1.
+    pub(crate) options: u8,
+    /// Subscription Identifier.
+    pub(crate) subscription_id: Option<u32>,
+}
+
+/// A message owed to a session.
+#[derive(Clone, Debug)]
+pub(crate) struct OwedRow {
+    /// The row's number.
+    pub(crate) seq: u64,
+    /// To deliver with.
+    pub(crate) qos: Qos,
+    /// To deliver with.
+    pub(crate) retain: bool,
+    /// Subscription identifiers.
+    pub(crate) ids: Vec<u32>,
+    /// If it was sent or is about to be.
+    pub(crate) packet_id: Option<u16>,
+    /// Whether its PUBREC has come.
+    pub(crate) received: bool,
+    /// To deliver on.
+    pub(crate) topic: Arc<str>,
+    /// The message.
+    pub(crate) message: Arc<Message>,
+}
+
+/// An inbound QoS 2 exchange.
+#[derive(Clone, Debug)]
+pub(crate) struct InboundRow {
+    /// Whose.
+    pub(crate) session: SessionId,
+    /// Which.
+    pub(crate) packet_id: u16,
+    /// The message, while links may lack it; `None` when finished.
+    pub(crate) unfinished: Option<Arc<Message>>,
+}
+
+/// What the broker reads at start.
+#[derive(Debug, Default)]
+pub(crate) struct Loaded {
+    /// All sessions.
+    pub(crate) sessions: Vec<SessionRow>,
+    /// Their subscriptions.
+    pub(crate) subscriptions: Vec<(SessionId, SubscriptionRow)>,
+    /// All retained messages.
+    pub(crate) retained: Vec<(Arc<str>, Arc<Message>)>,
+    /// All open inbound exchanges.
+    pub(crate) inbound: Vec<InboundRow>,
+    /// How many messages each session is owed.
+    pub(crate) owed: Vec<(SessionId, u64)>,
+    /// The highest row number in use.
+    pub(crate) last_seq: u64,
+    /// Rows that did not read back.
+    pub(crate) damaged: u64,
+}
+
+/// Reads everything but what sessions are owed.
+pub(super) fn all(connection: &Connection) -> Loaded {
+    let mut damaged = 0;
+    let mut loaded = Loaded {
+        sessions: rows(
+            connection,
+            "SELECT id, client, version, kept, expiry_s, ended_ms, user, will, will_delay_s FROM session ORDER BY id",
+            &mut damaged,
+            session,
+        ),
+        subscriptions: rows(
+            connection,
+            "SELECT session, filter, options, subscription_id FROM subscription",
+            &mut damaged,
+            subscription,
+        ),
+        retained: rows(connection, "SELECT topic, body FROM retained", &mut damaged, |row| {
+            Ok((text(row, 0)?, body(row, 1)?))
+        }),
+        inbound: rows(
+            connection,
+            "SELECT session, packet_id, finished, body FROM inbound ORDER BY session, packet_id",
+            &mut damaged,
+            inbound,
+        ),
+        owed: rows(connection, "SELECT session, count(*) FROM owed GROUP BY session", &mut damaged, |row| {
+            Ok((SessionId(unsigned(row, 0)?), unsigned(row, 1)?))
+        }),
+        last_seq: 0,
+        damaged: 0,
+    };
+    let last = rows(connection, "SELECT max(seq) FROM owed", &mut 0, |row| unsigned(row, 0));
+    loaded.last_seq = last.first().copied().unwrap_or(0);
+    loaded.damaged = damaged;
+    if damaged > 0 {
+        tracing::error!(rows = damaged, "rows of the broker's store are damaged and were skipped");
+    }
+    loaded
+}
+
+/// What a session has in flight, oldest first.
+pub(super) fn in_flight(connection: &Connection, id: SessionId) -> rusqlite::Result<Page> {
+    let sql = "SELECT seq, qos, retain, ids, packet_id, received, topic, body FROM owed
+               WHERE session = ?1 AND packet_id IS NOT NULL ORDER BY seq LIMIT ?2";
+    page(connection, sql, &[&number(id.0), &i64::from(u16::MAX)], usize::MAX)
+}
+
+/// What waits for a packet id, oldest first.
+pub(super) fn waiting(connection: &Connection, id: SessionId, after: u64, count: usize) -> rusqlite::Result<Page> {
+    let sql = "SELECT seq, qos, retain, ids, packet_id, received, topic, body FROM owed
+               WHERE session = ?1 AND seq > ?2 AND packet_id IS NULL ORDER BY seq LIMIT ?3";
+    let limit = i64::try_from(count).unwrap_or(i64::MAX);
+    page(connection, sql, &[&number(id.0), &number(after), &limit], count)
+}
+
+fn page(connection: &Connection, sql: &str, params: &[&dyn rusqlite::ToSql], count: usize) -> rusqlite::Result<Page> {
+    let mut page = Page::default();
+    let (mut seen, mut damaged) = (0, 0_u64);
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query(params)?;
+    while let Some(row) = rows.next()? {
+        seen += 1;
+        page.last = Some(unsigned(row, 0)?);
+        match owed(row) {
+            Ok(row) => page.rows.push(row),
+            Err(_damaged) => damaged += 1,
+        }
+    }
+    page.more = seen >= count;
+    if damaged > 0 {
+        tracing::error!(rows = damaged, "messages owed to a session are damaged and were skipped");
+    }
+    Ok(page)
+}
+
+/// All rows that read back. A statement that fails altogether counts as one damaged row.
+fn rows<T>(
+    connection: &Connection,
+    sql: &str,
+    damaged: &mut u64,
+    read: impl Fn(&Row<'_>) -> rusqlite::Result<T>,
+) -> Vec<T> {
+    let mut good = Vec::new();
+    let mut walk = || -> rusqlite::Result<()> {
+        let mut statement = connection.prepare(sql)?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            match read(row) {
+                Ok(value) => good.push(value),
+                Err(_skipped) => *damaged += 1,
+            }
+        }
+        Ok(())
+    };
+    if let Err(error) = walk() {
+        tracing::error!(%error, "a table of the broker's store cannot be read to its end");
+        *damaged += 1;
+    }
+    good
+}
+
+fn session(row: &Row<'_>) -> rusqlite::Result<SessionRow> {
+    let will = match row.get_ref(7)?.as_blob_or_null().map_err(bad)? {
+        Some(bytes) => Some(Arc::new(codec::open(bytes).ok_or(rusqlite::Error::InvalidQuery)?)),
+        None => None,
+    };
+    Ok(SessionRow {
+        id: SessionId(unsigned(row, 0)?),
+        client: text(row, 1)?,
+        version: row.get(2)?,
+        kept: row.get(3)?,
+        expiry_s: row.get(4)?,
+        ended: row.get::<_, Option<i64>>(5)?.map(|at| WallMs(at.unsigned_abs())),
+        user: row.get::<_, Option<String>>(6)?.map(Into::into),
+        will,
+        will_delay_s: row.get(8)?,
+    })
+}
+
+fn subscription(row: &Row<'_>) -> rusqlite::Result<(SessionId, SubscriptionRow)> {
+    let id = SessionId(unsigned(row, 0)?);
+    Ok((id, SubscriptionRow { filter: text(row, 1)?, options: row.get(2)?, subscription_id: row.get(3)? }))
+}
+
+fn inbound(row: &Row<'_>) -> rusqlite::Result<InboundRow> {
+    let unfinished = if row.get::<_, bool>(2)? { None } else { Some(body(row, 3)?) };
+    Ok(InboundRow { session: SessionId(unsigned(row, 0)?), packet_id: row.get(1)?, unfinished })
+}
+
+fn owed(row: &Row<'_>) -> rusqlite::Result<OwedRow> {
+    let ids = row.get_ref(3)?.as_blob().map_err(bad)?;
+    Ok(OwedRow {
+        seq: unsigned(row, 0)?,
+        qos: Qos::from_bits(row.get(1)?).ok_or(rusqlite::Error::InvalidQuery)?,
+        retain: row.get(2)?,
+        ids: ids.as_chunks().0.iter().map(|id| u32::from_le_bytes(*id)).collect(),
+        packet_id: row.get(4)?,
+        received: row.get(5)?,
+        topic: text(row, 6)?,
+        message: body(row, 7)?,
+    })
+}
+
+fn body(row: &Row<'_>, at: usize) -> rusqlite::Result<Arc<Message>> {
+    let bytes = row.get_ref(at)?.as_blob().map_err(bad)?;
+    codec::open(bytes).map(Arc::new).ok_or(rusqlite::Error::InvalidQuery)
+}
+
+fn text(row: &Row<'_>, at: usize) -> rusqlite::Result<Arc<str>> {
+    Ok(row.get_ref(at)?.as_str().map_err(bad)?.into())
+}
+
+fn unsigned(row: &Row<'_>, at: usize) -> rusqlite::Result<u64> {
+    let value: i64 = row.get(at)?;
+    u64::try_from(value).map_err(|_negative| rusqlite::Error::InvalidQuery)
+}
+
+/// Which damage it is does not matter to those who skip it.
+fn bad(_kind: rusqlite::types::FromSqlError) -> rusqlite::Error {
+    rusqlite::Error::InvalidQuery
+}

@@ -1,0 +1,119 @@
+//! The file: its tables, its settings, and what happens when it is none.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, ErrorCode};
+
+use super::StoreError;
+
+/// The format, in SQLite's `user_version`.
+const FORMAT: i64 = 1;
+
+const TABLES: &str = "
+CREATE TABLE session (
+    id INTEGER PRIMARY KEY,
+    client TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    kept INTEGER NOT NULL,
+    expiry_s INTEGER NOT NULL,
+    ended_ms INTEGER,
+    user TEXT,
+    will BLOB,
+    will_delay_s INTEGER NOT NULL
+);
+CREATE TABLE subscription (
+    session INTEGER NOT NULL,
+    filter TEXT NOT NULL,
+    options INTEGER NOT NULL,
+    subscription_id INTEGER,
+    PRIMARY KEY (session, filter)
+) WITHOUT ROWID;
+CREATE TABLE retained (topic TEXT PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE owed (
+    seq INTEGER PRIMARY KEY,
+    session INTEGER NOT NULL,
+    qos INTEGER NOT NULL,
+    retain INTEGER NOT NULL,
+    ids BLOB NOT NULL,
+    packet_id INTEGER,
+    received INTEGER NOT NULL DEFAULT 0,
+    topic TEXT NOT NULL,
+    body BLOB NOT NULL
+);
+CREATE INDEX owed_by_session ON owed (session, seq);
+CREATE TABLE inbound (
+    session INTEGER NOT NULL,
+    packet_id INTEGER NOT NULL,
+    finished INTEGER NOT NULL,
+    body BLOB NOT NULL,
+    PRIMARY KEY (session, packet_id)
+) WITHOUT ROWID;
+";
+
+/// Opens or makes the store in `dir`.
+pub(super) fn open(dir: &Path) -> Result<Connection, StoreError> {
+    let path = dir.join("broker.db");
+    match prepare(&path) {
+        Err(StoreError::Open { source, .. }) if is_damage(&source) => {
+            move_aside(&path, &source);
+            prepare(&path)
+        }
+        other => other,
+    }
+}
+
+/// Leaves one file behind rather than a file and its log. What fails here is made good at the next start.
+pub(super) fn finish(connection: &Connection) {
+    if let Err(error) = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_row| Ok(())) {
+        tracing::warn!(%error, "the broker's store could not be checkpointed at its end");
+    }
+}
+
+fn prepare(path: &Path) -> Result<Connection, StoreError> {
+    let fail = |source| StoreError::Open { path: path.to_owned(), source };
+    let connection = Connection::open(path).map_err(fail)?;
+    connection
+        .execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -4096; PRAGMA temp_store = MEMORY;",
+        )
+        .map_err(fail)?;
+    connection.set_prepared_statement_cache_capacity(32);
+    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(fail)?;
+    match found {
+        0 => {
+            let make = format!("BEGIN; {TABLES} PRAGMA user_version = {FORMAT}; COMMIT;");
+            connection.execute_batch(&make).map_err(fail)?;
+        }
+        FORMAT => {}
+        found => return Err(StoreError::Newer { path: path.to_owned(), found, known: FORMAT }),
+    }
+    Ok(connection)
+}
+
+fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt))
+}
+
+/// A damaged file is kept for a person to look at, and a new one is begun: the gateway must run.
+fn move_aside(path: &Path, why: &rusqlite::Error) {
+    let aside = (0..).map(|n| path.with_extension(format!("db.damaged-{n}"))).find(|aside| !aside.exists());
+    let Some(aside) = aside else { return };
+    tracing::error!(
+        error = %why, from = %path.display(), to = %aside.display(),
+        "the broker's store is damaged: it is moved aside and an empty one begun; sessions, retained messages and what was owed to sessions are lost"
+    );
+    for suffix in ["", "-wal", "-shm"] {
+        let (from, to) = (with_suffix(path, suffix), with_suffix(&aside, suffix));
+        if from.exists()
+            && let Err(error) = std::fs::rename(&from, &to)
+        {
+            tracing::error!(%error, from = %from.display(), "the damaged store could not be moved aside");
+        }
+    }
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}

@@ -1,0 +1,191 @@
+//! The store across crashes: it is reopened while the first one was never closed, or over damage.
+
+use std::time::Duration;
+
+use super::*;
+use crate::message::tests_support::message;
+
+const SESSION: SessionId = SessionId(7);
+
+fn row(id: SessionId) -> SessionRow {
+    SessionRow {
+        id,
+        client: "press-1".into(),
+        version: 5,
+        kept: true,
+        expiry_s: 60,
+        ended: None,
+        user: Some("anna".into()),
+        will: Some(Arc::new(message("will/topic", b"gone"))),
+        will_delay_s: 3,
+    }
+}
+
+fn owe(store: &Store, packet_id: Option<u16>) -> u64 {
+    store
+        .stage(|unit| {
+            let seq = unit.next_seq();
+            unit.push(Op::Owe(OweOp {
+                seq,
+                session: SESSION,
+                qos: Qos::ExactlyOnce,
+                retain: true,
+                ids: vec![3, 70_000],
+                packet_id,
+                topic: "a/b".into(),
+                body: encode_body(&message("a/b", b"x")),
+            }));
+            seq
+        })
+        .0
+}
+
+async fn commit(store: &Store) {
+    let position = store.stage_one(Op::Settle(u64::MAX));
+    tokio::time::timeout(Duration::from_secs(10), store.mark().passed(position)).await.unwrap().unwrap();
+}
+
+/// A crash: the file as it is now, without the order of a close. Copied, so that the first store's end changes nothing.
+fn crash(from: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+    }
+    copy
+}
+
+#[tokio::test]
+async fn r1_what_was_committed_is_there_after_a_crash() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, loaded) = Store::open(dir.path()).unwrap();
+    assert!(loaded.sessions.is_empty());
+    let subscription = SubscriptionRow { filter: "a/#".into(), options: 0x0E, subscription_id: Some(9) };
+    store.stage(|unit| {
+        unit.push(Op::Session(Box::new(row(SESSION))));
+        unit.push(Op::Subscribe(SESSION, subscription.clone()));
+        unit.push(Op::Retain("r/t".into(), encode_body(&message("r/t", b"kept"))));
+        unit.push(Op::Inbound(SESSION, 1, encode_body(&message("in", b"1"))));
+        unit.push(Op::Inbound(SESSION, 2, encode_body(&message("in", b"2"))));
+        unit.push(Op::InboundFinished(SESSION, 1));
+    });
+    let (first, second) = (owe(&store, Some(5)), owe(&store, None));
+    store.stage_one(Op::Received(first));
+    commit(&store).await;
+
+    let copy = crash(dir.path());
+    let (store, loaded) = Store::open(copy.path()).unwrap();
+    assert_eq!(loaded.sessions, [row(SESSION)]);
+    assert_eq!(loaded.subscriptions, [(SESSION, subscription)]);
+    assert_eq!(loaded.retained.len(), 1);
+    assert_eq!(loaded.owed, [(SESSION, 2)]);
+    assert_eq!((loaded.last_seq, loaded.damaged), (second, 0));
+    let finished = loaded.inbound.iter().map(|row| (row.packet_id, row.unfinished.is_none())).collect::<Vec<_>>();
+    assert_eq!(finished, [(1, true), (2, false)]);
+    let page = store.in_flight(SESSION).await.unwrap();
+    assert_eq!(page.rows.len(), 1);
+    assert_eq!((page.rows[0].seq, page.rows[0].packet_id, page.rows[0].received), (first, Some(5), true));
+    assert_eq!((page.rows[0].retain, page.rows[0].ids.clone()), (true, vec![3, 70_000]));
+    let page = store.waiting(SESSION, 0, 10).await.unwrap();
+    assert_eq!((page.rows[0].seq, page.last, page.more), (second, Some(second), false));
+    assert_eq!(page.rows[0].message.payload, &b"x"[..]);
+}
+
+#[tokio::test]
+async fn a_read_sees_everything_that_was_staged_before_it_and_pages_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path()).unwrap();
+    let seqs = (0..25).map(|_| owe(&store, None)).collect::<Vec<_>>();
+    let mut read = Vec::new();
+    let mut after = 0;
+    loop {
+        let page = store.waiting(SESSION, after, 10).await.unwrap();
+        after = page.last.unwrap_or(after);
+        read.extend(page.rows.iter().map(|row| row.seq));
+        if !page.more {
+            break;
+        }
+    }
+    assert_eq!(read, seqs);
+    store.stage_one(Op::DropOldest(SESSION));
+    let page = store.waiting(SESSION, 0, 100).await.unwrap();
+    assert_eq!(page.rows[0].seq, seqs[1]);
+}
+
+#[tokio::test]
+async fn a_session_that_is_gone_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path()).unwrap();
+    store.stage_one(Op::Session(Box::new(row(SESSION))));
+    store.stage_one(Op::Inbound(SESSION, 2, encode_body(&message("in", b"2"))));
+    owe(&store, None);
+    store.stage_one(Op::SessionGone(SESSION));
+    store.close();
+    let (_store, loaded) = Store::open(dir.path()).unwrap();
+    assert!(loaded.sessions.is_empty() && loaded.inbound.is_empty() && loaded.owed.is_empty());
+}
+
+#[tokio::test]
+async fn one_corrupt_row_does_not_stop_the_start_and_is_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path()).unwrap();
+    store.stage_one(Op::Session(Box::new(row(SESSION))));
+    for topic in ["r/1", "r/2", "r/3"] {
+        store.stage_one(Op::Retain(topic.into(), encode_body(&message(topic, b"kept"))));
+    }
+    let (bad, good) = (owe(&store, None), owe(&store, None));
+    store.close();
+    let connection = Connection::open(dir.path().join("broker.db")).unwrap();
+    connection.execute("UPDATE retained SET body = x'0102030405' WHERE topic = 'r/2'", []).unwrap();
+    connection.execute("UPDATE owed SET body = substr(body, 1, 20) WHERE seq = ?1", [apply::number(bad)]).unwrap();
+    drop(connection);
+
+    let (store, loaded) = Store::open(dir.path()).unwrap();
+    assert_eq!((loaded.sessions.len(), loaded.retained.len(), loaded.damaged), (1, 2, 1));
+    let page = store.waiting(SESSION, 0, 10).await.unwrap();
+    assert_eq!(page.rows.iter().map(|row| row.seq).collect::<Vec<_>>(), [good]);
+    assert_eq!(page.last, Some(good));
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_database_is_moved_aside_and_the_broker_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("broker.db"), vec![0; 8_192]).unwrap();
+    std::fs::write(dir.path().join("broker.db"), b"\xFF".repeat(8_192)).unwrap();
+    let (store, loaded) = Store::open(dir.path()).unwrap();
+    assert!(loaded.sessions.is_empty());
+    assert!(dir.path().join("broker.db.damaged-0").exists());
+    commit(&store).await;
+}
+
+#[tokio::test]
+async fn r36_a_newer_format_is_refused_with_a_clear_word() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path()).unwrap();
+    store.close();
+    let connection = Connection::open(dir.path().join("broker.db")).unwrap();
+    connection.execute_batch("PRAGMA user_version = 9").unwrap();
+    drop(connection);
+    let error = Store::open(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("format 9") && error.contains("newer program"), "{error}");
+}
+
+#[test]
+fn a_folder_that_does_not_exist_is_an_error_that_names_it() {
+    let error = Store::open(Path::new("/nonexistent/tidegate")).unwrap_err().to_string();
+    assert!(error.contains("/nonexistent/tidegate"), "{error}");
+}
+
+#[tokio::test]
+async fn a_commit_that_fails_twice_fails_the_mark_and_whoever_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path()).unwrap();
+    commit(&store).await;
+    let other = Connection::open(dir.path().join("broker.db")).unwrap();
+    other.execute_batch("DROP TABLE retained").unwrap();
+    let position = store.stage_one(Op::Retain("a".into(), encode_body(&message("a", b"x"))));
+    assert!(store.mark().passed(position).await.is_err());
+    assert!(store.has_failed());
+    let later = store.stage_one(Op::Settle(1));
+    assert!(store.mark().passed(later).await.is_err());
+}

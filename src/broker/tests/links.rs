@@ -1,0 +1,141 @@
+//! What a client sees of the links' buffers: acknowledgements, refusals, back-pressure.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::support::*;
+use crate::broker::Config;
+use crate::buffer::{Buffer, Config as BufferConfig, SyncMode, WhenFull};
+use crate::clock;
+use crate::message::Qos;
+use crate::router::{Form, From, LinkId, Route, Table, To};
+use crate::units::ByteSize;
+use crate::wire::{Packet, ReasonCode, Version};
+
+fn buffer(dir: &Path, when_full: WhenFull, size: u64) -> Buffer {
+    let config = BufferConfig {
+        dir: dir.join("cloud"),
+        max_size: ByteSize(size),
+        max_age: None,
+        when_full,
+        sync: SyncMode::Group,
+        min_free: Some(ByteSize(0)),
+    };
+    Buffer::open(config, 16, clock::system()).unwrap().0
+}
+
+fn to_cloud() -> Table {
+    let from = vec![From::parse("broker/cloud/#", Form::Topic).unwrap()];
+    Table::new(vec![Route { name: "all".into(), from, to: vec![To::parse("cloud/x").unwrap()], key: None }])
+}
+
+async fn rig(dir: &Path, buffer: &Buffer) -> Rig {
+    Rig::with(dir, Config::default(), to_cloud(), vec![(LinkId::new("cloud"), buffer.clone())]).await
+}
+
+/// Fills it until it refuses or blocks.
+fn large() -> String {
+    "x".repeat(100_000)
+}
+
+#[tokio::test]
+async fn r5_a_full_buffer_that_rejects_is_told_to_mqtt_5_and_closes_mqtt_3() {
+    let (dir, logs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let buffer = buffer(logs.path(), WhenFull::Reject, 300_000);
+    let rig = rig(dir.path(), &buffer).await;
+    let mut watcher = rig.peer("watcher").await;
+    let mut one = rig.peer("one").await;
+    let mut accepted = 0;
+    loop {
+        one.send(Packet::Publish(publish("cloud/a", &large(), Qos::AtLeastOnce, 7))).await;
+        let Packet::Puback(ack) = one.receive().await else { panic!("no PUBACK") };
+        if ack.code == ReasonCode::QuotaExceeded {
+            break;
+        }
+        assert_eq!(ack.code, ReasonCode::Success);
+        accepted += 1;
+    }
+    assert!(accepted >= 1);
+    watcher.subscribe("#", Qos::AtLeastOnce).await;
+    one.send(Packet::Publish(publish("cloud/a", &large(), Qos::ExactlyOnce, 8))).await;
+    let Packet::Pubrec(ack) = one.receive().await else { panic!("no PUBREC") };
+    assert_eq!(ack.code, ReasonCode::QuotaExceeded);
+    let mut old = connect("old");
+    old.version = Version::V311;
+    let mut old = Peer::open(rig.address, old).await.0;
+    old.send(Packet::Publish(publish("cloud/a", &large(), Qos::AtLeastOnce, 9))).await;
+    assert_eq!(old.next().await, None);
+    watcher.expect_silence().await;
+    assert_eq!(rig.board.snapshot().refused["full"], 3);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn r6_a_blocked_link_holds_its_publisher_alone_without_a_keep_alive_kick_and_ends_at_take_over() {
+    let (dir, logs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let buffer = buffer(logs.path(), WhenFull::Block, 300_000);
+    let config = Config { receive_maximum: 8, ..Config::default() };
+    let links = vec![(LinkId::new("cloud"), buffer.clone())];
+    let rig = Rig::with(dir.path(), config, to_cloud(), links).await;
+    let mut held = kept("held");
+    held.keep_alive_s = 1;
+    let mut old = Peer::open(rig.address, held.clone()).await.0;
+    let mut sent = 0;
+    // Until as many are unacknowledged as it takes: then it is blocked and not read.
+    while rig.board.snapshot().received as usize + 8 > sent && sent < 40 {
+        sent += 1;
+        old.send(Packet::Publish(publish("cloud/a", &large(), Qos::AtLeastOnce, sent as u16))).await;
+        if sent % 8 == 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    let mut free = rig.peer("free").await;
+    free.deliver("local/a", "x", Qos::AtLeastOnce, 1).await;
+    // Two keep-alive periods and a half: the time itself is what is tested.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    assert_eq!(rig.board.snapshot().clients, 2, "kicked while it was not read");
+    let (mut new, connack) = Peer::open(rig.address, held).await;
+    assert!(connack.session_present);
+    new.deliver("local/a", "x", Qos::AtLeastOnce, 1).await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn r18_an_exchange_that_a_sigkill_left_unfinished_goes_to_the_links_and_not_to_subscribers_again() {
+    let (dir, logs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let blocked = buffer(logs.path(), WhenFull::Block, 1_000_000);
+    let first = rig(dir.path(), &blocked).await;
+    let mut two = Peer::open(first.address, kept("two")).await.0;
+    two.subscribe("#", Qos::ExactlyOnce).await;
+    let mut one = Peer::open(first.address, kept("one")).await.0;
+    one.send(Packet::Publish(publish("cloud/a", "x", Qos::ExactlyOnce, 4))).await;
+    assert_eq!(one.receive().await, Packet::Pubrec(ack(4)));
+    let id = two.publication().await.id.unwrap().get();
+    two.send(Packet::Pubrec(ack(id))).await;
+    assert_eq!(two.receive().await, Packet::Pubrel(ack(id)));
+    two.send(Packet::Pubcomp(ack(id))).await;
+    two.expect_silence().await;
+    let position = first.broker.store.stage_one(crate::broker::store::Op::Settle(u64::MAX));
+    soon(first.broker.store.mark().passed(position)).await.unwrap();
+    let copy = first.crash(dir.path());
+    // The kill came before the log had it and before that was noted.
+    let message = crate::message::tests_support::message("cloud/a", b"x");
+    let (connection, body) = (copy.path().join("broker.db"), crate::broker::store::encode_body(&message));
+    let connection = rusqlite::Connection::open(connection).unwrap();
+    connection.execute("UPDATE inbound SET finished = 0, body = ?1", [&*body]).unwrap();
+    drop(connection);
+
+    let logs = tempfile::tempdir().unwrap();
+    let empty = buffer(logs.path(), WhenFull::Block, 1_000_000);
+    let second = rig(copy.path(), &empty).await;
+    let mut one = Peer::open(second.address, kept("one")).await.0;
+    let mut again = publish("cloud/a", "x", Qos::ExactlyOnce, 4);
+    again.dup = true;
+    one.send(Packet::Publish(again)).await;
+    assert_eq!(one.receive().await, Packet::Pubrec(ack(4)));
+    assert!(soon(empty.reader().next(1, 1 << 20)).await.is_ok());
+    let mut two = Peer::open(second.address, kept("two")).await.0;
+    two.expect_silence().await;
+    second.stop().await;
+    first.stop().await;
+}

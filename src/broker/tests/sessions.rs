@@ -1,0 +1,270 @@
+//! Sessions over reconnects and over crashes.
+
+use super::support::*;
+use crate::broker::{Config, Listener};
+use crate::message::Qos;
+use crate::router::Table;
+use crate::wire::{Disconnect, DisconnectProperties, Packet, ReasonCode, Version, Will, WillProperties};
+
+fn will(topic: &str, delay_s: u32) -> Will {
+    let properties = WillProperties { delay_s: Some(delay_s), ..WillProperties::default() };
+    Will { topic: topic.into(), payload: "gone".into(), qos: Qos::AtLeastOnce, retain: false, properties }
+}
+
+fn disconnect(code: ReasonCode) -> Packet {
+    Packet::Disconnect(Disconnect { code, properties: DisconnectProperties::default() })
+}
+
+#[tokio::test]
+async fn r1_subscriptions_retained_messages_and_what_is_owed_survive_a_sigkill() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let (mut two, connack) = Peer::open(rig.address, kept("two")).await;
+    assert!(!connack.session_present);
+    two.subscribe("a/#", Qos::ExactlyOnce).await;
+    drop(two);
+    let mut one = rig.peer("one").await;
+    for id in 1..=300 {
+        let qos = if id % 2 == 0 { Qos::AtLeastOnce } else { Qos::ExactlyOnce };
+        one.deliver("a/b", &id.to_string(), qos, id).await;
+    }
+    let mut retained = publish("r", "kept", Qos::AtLeastOnce, 1);
+    retained.retain = true;
+    one.send(Packet::Publish(retained)).await;
+    assert_eq!(one.receive().await, Packet::Puback(ack(1)));
+    let copy = rig.crash(dir.path());
+
+    let rig = Rig::start(copy.path()).await;
+    assert_eq!((rig.broker.figures().owed, rig.broker.figures().retained), (300, 1));
+    let (mut two, connack) = Peer::open(rig.address, kept("two")).await;
+    assert!(connack.session_present);
+    for number in 1..=300 {
+        let got = two.publication().await;
+        assert_eq!(got.payload, number.to_string().as_bytes());
+        let id = got.id.unwrap().get();
+        match got.qos {
+            Qos::ExactlyOnce => {
+                two.send(Packet::Pubrec(ack(id))).await;
+                // Others may come between.
+                two.finish(id).await;
+            }
+            _ => two.send(Packet::Puback(ack(id))).await,
+        }
+    }
+    two.expect_silence().await;
+    two.subscribe("r", Qos::AtLeastOnce).await;
+    assert_eq!(two.publication().await.payload, &b"kept"[..]);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn redelivery_after_a_resume_has_dup_and_the_same_id_and_an_owed_pubrel_is_sent_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let mut two = Peer::open(rig.address, kept("two")).await.0;
+    two.subscribe("a", Qos::ExactlyOnce).await;
+    let mut one = rig.peer("one").await;
+    one.deliver("a", "first", Qos::ExactlyOnce, 1).await;
+    one.deliver("a", "second", Qos::AtLeastOnce, 2).await;
+    one.deliver("a", "third", Qos::ExactlyOnce, 3).await;
+    let first = two.publication().await.id.unwrap().get();
+    let second = two.publication().await.id.unwrap().get();
+    let third = two.publication().await.id.unwrap().get();
+    two.send(Packet::Pubrec(ack(first))).await;
+    assert_eq!(two.receive().await, Packet::Pubrel(ack(first)));
+    let copy = rig.crash(dir.path());
+    drop(two);
+    for rig in [rig, Rig::start(copy.path()).await] {
+        let mut two = Peer::open(rig.address, kept("two")).await.0;
+        assert_eq!(two.receive().await, Packet::Pubrel(ack(first)));
+        for (id, payload) in [(second, "second"), (third, "third")] {
+            let again = two.publication().await;
+            assert_eq!((again.dup, again.id.unwrap().get()), (true, id));
+            assert_eq!(again.payload, payload.as_bytes());
+        }
+        two.send(Packet::Pubcomp(ack(first))).await;
+        two.expect_silence().await;
+        rig.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn r18_a_replayed_qos_2_publish_is_not_delivered_twice_even_across_a_sigkill() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let mut two = Peer::open(rig.address, kept("two")).await.0;
+    two.subscribe("a", Qos::ExactlyOnce).await;
+    let mut one = Peer::open(rig.address, kept("one")).await.0;
+    one.send(Packet::Publish(publish("a", "x", Qos::ExactlyOnce, 4))).await;
+    assert_eq!(one.receive().await, Packet::Pubrec(ack(4)));
+    two.publication().await;
+    let copy = rig.crash(dir.path());
+
+    let rig = Rig::start(copy.path()).await;
+    let (mut one, connack) = Peer::open(rig.address, kept("one")).await;
+    assert!(connack.session_present);
+    let mut again = publish("a", "x", Qos::ExactlyOnce, 4);
+    again.dup = true;
+    one.send(Packet::Publish(again)).await;
+    assert_eq!(one.receive().await, Packet::Pubrec(ack(4)));
+    for _ in 0..2 {
+        one.send(Packet::Pubrel(ack(4))).await;
+        assert_eq!(one.receive().await, Packet::Pubcomp(ack(4)), "a resent PUBREL gets PUBCOMP 0x00");
+    }
+    let mut two = Peer::open(rig.address, kept("two")).await.0;
+    assert!(two.publication().await.dup);
+    two.expect_silence().await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn r19_a_take_over_tells_the_old_connection_and_resumes_the_session() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let mut old = Peer::open(rig.address, kept("one")).await.0;
+    old.subscribe("a", Qos::AtLeastOnce).await;
+    let (mut new, connack) = Peer::open(rig.address, kept("one")).await;
+    assert!(connack.session_present);
+    let Some(Packet::Disconnect(told)) = old.next().await else { panic!("not told") };
+    assert_eq!(told.code, ReasonCode::SessionTakenOver);
+    assert_eq!(old.next().await, None);
+    new.deliver("a", "x", Qos::AtLeastOnce, 1).await;
+    assert_eq!(new.publication().await.payload, &b"x"[..]);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_clean_start_forgets_the_session_durably() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    Peer::open(rig.address, kept("one")).await.0.subscribe("a", Qos::AtLeastOnce).await;
+    let mut clean = kept("one");
+    clean.clean_start = true;
+    let (_one, connack) = Peer::open(rig.address, clean).await;
+    assert!(!connack.session_present);
+    let copy = rig.crash(dir.path());
+    let rig = Rig::start(copy.path()).await;
+    let (_one, connack) = Peer::open(rig.address, kept("one")).await;
+    assert!(connack.session_present, "the new session is kept");
+    rig.peer("two").await.deliver("a", "x", Qos::AtLeastOnce, 1).await;
+    assert_eq!(rig.broker.figures().owed, 0, "the old subscription is not");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn r20_a_will_is_published_on_abnormal_close_and_on_disconnect_0x04_and_not_on_an_orderly_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let mut watcher = rig.peer("watcher").await;
+    watcher.subscribe("will/#", Qos::AtLeastOnce).await;
+    for (client, code) in [("a", None), ("b", Some(ReasonCode::Success)), ("c", Some(ReasonCode::DisconnectWithWill))] {
+        let mut connect = connect(client);
+        connect.will = Some(will(&format!("will/{client}"), 0));
+        let mut peer = Peer::open(rig.address, connect).await.0;
+        if let Some(code) = code {
+            peer.send(disconnect(code)).await;
+            assert_eq!(peer.next().await, None);
+        }
+        drop(peer);
+        if code != Some(ReasonCode::Success) {
+            assert_eq!(watcher.publication().await.topic.as_str(), format!("will/{client}"));
+        }
+    }
+    watcher.expect_silence().await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn r20_wills_of_clients_connected_at_a_sigkill_are_published_after_the_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let mut watcher = Peer::open(rig.address, kept("watcher")).await.0;
+    watcher.subscribe("will/#", Qos::AtLeastOnce).await;
+    let (mut clean, mut resumed, mut lost) = (connect("clean"), kept("resumed"), kept("lost"));
+    clean.will = Some(will("will/clean", 0));
+    resumed.will = Some(will("will/resumed", 3_600));
+    lost.will = Some(will("will/lost", 0));
+    let mut _open = Vec::new();
+    for connect in [clean, resumed.clone(), lost] {
+        _open.push(Peer::open(rig.address, connect).await);
+    }
+    let copy = rig.crash(dir.path());
+    let rig = Rig::start(copy.path()).await;
+    let (_resumed, connack) = Peer::open(rig.address, resumed).await;
+    assert!(connack.session_present);
+    let mut watcher = Peer::open(rig.address, kept("watcher")).await.0;
+    let mut topics = Vec::new();
+    for _ in 0..2 {
+        let got = watcher.publication().await;
+        watcher.send(Packet::Puback(ack(got.id.unwrap().get()))).await;
+        topics.push(got.topic.as_str().to_owned());
+    }
+    topics.sort();
+    assert_eq!(topics, ["will/clean", "will/lost"]);
+    watcher.expect_silence().await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_stop_tells_mqtt_5_clients_and_leaves_sessions_in_the_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let mut one = Peer::open(rig.address, kept("one")).await.0;
+    one.subscribe("a", Qos::AtLeastOnce).await;
+    rig.stop().await;
+    let Some(Packet::Disconnect(told)) = one.next().await else { panic!("not told") };
+    assert_eq!(told.code, ReasonCode::ServerShuttingDown);
+    let rig = Rig::start(dir.path()).await;
+    assert_eq!(rig.broker.figures().sessions_offline, 1);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_listener_that_is_not_anonymous_refuses_with_the_versions_own_code() {
+    let dir = tempfile::tempdir().unwrap();
+    let listeners = vec![Listener { bind: ([127, 0, 0, 1], 0).into(), anonymous: false }];
+    let config = Config { listeners, ..Config::default() };
+    let rig = Rig::with(dir.path(), config, Table::default(), Vec::new()).await;
+    assert_eq!(Peer::open(rig.address, connect("a")).await.1.code, ReasonCode::BadUserNameOrPassword);
+    let mut old = connect("a");
+    old.version = Version::V311;
+    assert_eq!(Peer::open(rig.address, old).await.1.code, ReasonCode::NotAuthorized);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_an_error_that_names_the_address() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let config = Config { listeners: vec![Listener { bind: address, anonymous: true }], ..Config::default() };
+    let other = tempfile::tempdir().unwrap();
+    let hub = std::sync::Arc::clone(&rig.hub);
+    let board = std::sync::Arc::clone(&rig.board);
+    let broker = crate::broker::Broker::open(config, other.path(), hub, board, crate::clock::system()).unwrap();
+    let error = broker.bind().await.unwrap_err().to_string();
+    assert!(error.contains(&address.to_string()) && error.contains("another program"), "{error}");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_owed_to_an_offline_session_beyond_its_limit_is_dropped_oldest_first_and_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { session_messages_max: 3, ..Config::default() };
+    let rig = Rig::with(dir.path(), config, Table::default(), Vec::new()).await;
+    let mut two = Peer::open(rig.address, kept("two")).await.0;
+    two.subscribe("a", Qos::AtLeastOnce).await;
+    two.send(disconnect(ReasonCode::Success)).await;
+    assert_eq!(two.next().await, None);
+    let mut one = rig.peer("one").await;
+    for id in 1..=5 {
+        one.deliver("a", &id.to_string(), Qos::AtLeastOnce, id).await;
+    }
+    assert_eq!(rig.board.snapshot().dropped["session_full"], 2);
+    let mut two = Peer::open(rig.address, kept("two")).await.0;
+    for number in 3..=5 {
+        assert_eq!(two.publication().await.payload, number.to_string().as_bytes());
+    }
+    rig.stop().await;
+}

@@ -1,0 +1,238 @@
+//! A broker on a free loopback port with a real hub, and a client that speaks raw packets.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::{Broker, Config, Listener};
+use crate::buffer::Buffer;
+use crate::clock;
+use crate::hub::Hub;
+use crate::message::{IdSource, Properties, Qos};
+use crate::router::{LinkId, Table};
+use crate::telemetry::board::BrokerBoard;
+use crate::wire::{
+    Ack, Connack, Connect, ConnectProperties, Decoder, Packet, PacketId, Publish, PublishProperties, Subscribe,
+    SubscribeOptions, Subscription, Version, encode,
+};
+
+/// Longer than anything takes, short enough to end a test that hangs.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What is awaited never hangs a test.
+pub(super) async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, what).await.expect("it did not happen in time")
+}
+
+/// A running broker.
+pub(super) struct Rig {
+    pub(super) broker: Arc<Broker>,
+    pub(super) hub: Arc<Hub>,
+    pub(super) board: Arc<BrokerBoard>,
+    pub(super) address: SocketAddr,
+    stop: CancellationToken,
+    serving: JoinHandle<()>,
+}
+
+impl Rig {
+    pub(super) async fn start(dir: &Path) -> Self {
+        Self::with(dir, Config::default(), Table::default(), Vec::new()).await
+    }
+
+    pub(super) async fn with(dir: &Path, mut config: Config, table: Table, buffers: Vec<(LinkId, Buffer)>) -> Self {
+        for listener in &mut config.listeners {
+            *listener = Listener { bind: SocketAddr::from(([127, 0, 0, 1], 0)), anonymous: listener.anonymous };
+        }
+        let ids = IdSource::new("test".into(), rand::random());
+        let hub = Arc::new(Hub::new(ids, table, buffers, clock::system()));
+        let board = Arc::new(BrokerBoard::default());
+        let broker = Broker::open(config, dir, Arc::clone(&hub), Arc::clone(&board), clock::system()).unwrap();
+        hub.attach(Arc::clone(&broker) as _);
+        let bound = broker.bind().await.unwrap();
+        let address = bound.addresses()[0];
+        let stop = CancellationToken::new();
+        #[expect(clippy::disallowed_methods, reason = "a test holds the handle")]
+        let serving = tokio::spawn(bound.serve(stop.clone()));
+        Self { broker, hub, board, address, stop, serving }
+    }
+
+    /// A SIGKILL, as the disk sees it: the folder as it is at this moment, which a next broker opens.
+    pub(super) fn crash(&self, from: &Path) -> tempfile::TempDir {
+        let copy = tempfile::tempdir().unwrap();
+        // Held, so that the copy is of one moment; a real kill leaves a moment too.
+        let _still = self.broker.clients.lock();
+        for name in ["broker.db", "broker.db-wal"] {
+            if from.join(name).exists() {
+                std::fs::copy(from.join(name), copy.path().join(name)).unwrap();
+            }
+        }
+        copy
+    }
+
+    /// An orderly end.
+    pub(super) async fn stop(self) {
+        self.stop.cancel();
+        soon(self.serving).await.unwrap();
+        soon(self.broker.close()).await;
+    }
+
+    pub(super) async fn peer(&self, client_id: &str) -> Peer {
+        Peer::open(self.address, connect(client_id)).await.0
+    }
+}
+
+/// A CONNECT of MQTT 5 with a clean start and no session.
+pub(super) fn connect(client_id: &str) -> Connect {
+    Connect {
+        version: Version::V5,
+        clean_start: true,
+        keep_alive_s: 60,
+        client_id: client_id.into(),
+        will: None,
+        user: None,
+        password: None,
+        properties: ConnectProperties::default(),
+    }
+}
+
+/// The same for a session that is kept and resumed.
+pub(super) fn kept(client_id: &str) -> Connect {
+    let properties = ConnectProperties { session_expiry_s: Some(3_600), ..ConnectProperties::default() };
+    Connect { clean_start: false, properties, ..connect(client_id) }
+}
+
+/// A PUBLISH.
+pub(super) fn publish(topic: &str, payload: &str, qos: Qos, id: u16) -> Publish {
+    Publish {
+        topic: topic.into(),
+        payload: Bytes::copy_from_slice(payload.as_bytes()),
+        qos,
+        dup: false,
+        retain: false,
+        id: PacketId::new(id),
+        properties: PublishProperties { application: Properties::default(), ..PublishProperties::default() },
+    }
+}
+
+pub(super) fn ack(id: u16) -> Ack {
+    Ack::success(PacketId::new(id).unwrap())
+}
+
+/// A client that does nothing by itself.
+pub(super) struct Peer {
+    stream: TcpStream,
+    decoder: Decoder,
+    input: BytesMut,
+    version: Version,
+}
+
+impl Peer {
+    pub(super) async fn open(address: SocketAddr, connect: Connect) -> (Self, Connack) {
+        let version = connect.version;
+        let stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let mut peer = Self { stream, decoder: Decoder::client(version, 1 << 24), input: BytesMut::new(), version };
+        peer.send(Packet::Connect(Box::new(connect))).await;
+        let Packet::Connack(connack) = peer.receive().await else { panic!("no CONNACK") };
+        (peer, *connack)
+    }
+
+    pub(super) async fn send(&mut self, packet: Packet) {
+        self.send_all([packet]).await;
+    }
+
+    /// In one write.
+    pub(super) async fn send_all(&mut self, packets: impl IntoIterator<Item = Packet>) {
+        let mut output = BytesMut::new();
+        for packet in packets {
+            encode(&packet, self.version, &mut output).unwrap();
+        }
+        self.stream.write_all(&output).await.unwrap();
+    }
+
+    /// The next packet; the connection must not end.
+    pub(super) async fn receive(&mut self) -> Packet {
+        self.next().await.expect("the broker closed the connection")
+    }
+
+    /// The next packet, or `None` at the end of the connection.
+    pub(super) async fn next(&mut self) -> Option<Packet> {
+        loop {
+            if let Some(packet) = self.decoder.decode(&mut self.input).unwrap() {
+                return Some(packet);
+            }
+            match soon(self.stream.read_buf(&mut self.input)).await {
+                Ok(0) | Err(_) => return None,
+                Ok(_) => {}
+            }
+        }
+    }
+
+    pub(super) async fn publication(&mut self) -> Publish {
+        match self.receive().await {
+            Packet::Publish(publish) => publish,
+            other => panic!("expected a PUBLISH, got {other:?}"),
+        }
+    }
+
+    /// Shows that nothing was on its way before this.
+    pub(super) async fn expect_silence(&mut self) {
+        self.send(Packet::Pingreq).await;
+        assert_eq!(self.receive().await, Packet::Pingresp);
+    }
+
+    pub(super) async fn subscribe(&mut self, filter: &str, qos: Qos) {
+        self.subscribe_with(filter, SubscribeOptions { qos, ..SubscribeOptions::default() }, None).await;
+    }
+
+    pub(super) async fn subscribe_with(&mut self, filter: &str, options: SubscribeOptions, id: Option<u32>) {
+        let subscriptions = vec![Subscription { filter: filter.into(), options }];
+        let id = id.and_then(crate::wire::SubscriptionId::new);
+        let packet_id = PacketId::new(1).unwrap();
+        self.send(Packet::Subscribe(Subscribe { id: packet_id, subscription_id: id, user: Vec::new(), subscriptions }))
+            .await;
+        let Packet::Suback(suback) = self.receive().await else { panic!("no SUBACK") };
+        assert!(suback.codes.iter().all(|code| !code.is_error()), "{suback:?}");
+    }
+
+    /// Publishes with QoS 1 or 2 and awaits the end of the exchange.
+    pub(super) async fn deliver(&mut self, topic: &str, payload: &str, qos: Qos, id: u16) {
+        self.send(Packet::Publish(publish(topic, payload, qos, id))).await;
+        match qos {
+            Qos::AtMostOnce => {}
+            Qos::AtLeastOnce => assert_eq!(self.receive().await, Packet::Puback(ack(id))),
+            Qos::ExactlyOnce => {
+                assert_eq!(self.receive().await, Packet::Pubrec(ack(id)));
+                self.send(Packet::Pubrel(ack(id))).await;
+                assert_eq!(self.receive().await, Packet::Pubcomp(ack(id)));
+            }
+        }
+    }
+}
+
+impl Peer {
+    /// Awaits the PUBREL of `id` and completes; a PUBLISH that comes before is kept for later.
+    pub(super) async fn finish(&mut self, id: u16) {
+        let mut held = Vec::new();
+        loop {
+            match self.receive().await {
+                Packet::Pubrel(released) if released.id.get() == id => break,
+                other => held.push(other),
+            }
+        }
+        let mut before = BytesMut::new();
+        for packet in held {
+            encode(&packet, self.version, &mut before).unwrap();
+        }
+        before.extend_from_slice(&self.input);
+        self.input = before;
+        self.send(Packet::Pubcomp(ack(id))).await;
+    }
+}

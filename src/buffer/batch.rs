@@ -1,0 +1,154 @@
+//! What publishers have staged: encoded records, cut into frames as they come, in memory until they are written.
+
+use std::time::Instant;
+
+use bytes::{BufMut, Bytes};
+
+use super::format::{FRAME_BYTES_MAX, FRAME_HEADER, FrameHeader, aligned, encode_record, record_len};
+use super::wide;
+use crate::clock::WallMs;
+
+/// Records that become one write. All frames of a batch carry the time of its first record; each record its own delta.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    bytes: Vec<u8>,
+    cuts: Vec<Cut>,
+    base: u64,
+    next: u64,
+    time: Option<(WallMs, Instant)>,
+}
+
+/// One frame to be.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    base: u64,
+    count: u32,
+    from: usize,
+    to: usize,
+    payload: u64,
+    expiry_max_s: u32,
+}
+
+/// A batch that the writer has taken: it does not grow any more, and its bytes can be shared.
+#[derive(Clone, Debug)]
+pub(super) struct Taken {
+    pub(super) base: u64,
+    pub(super) next: u64,
+    pub(super) wall: WallMs,
+    pub(super) at: Instant,
+    bytes: Bytes,
+    cuts: Vec<Cut>,
+}
+
+/// Records in memory or read back: the body of one frame.
+#[derive(Clone, Debug)]
+pub(super) struct Frame {
+    pub(super) base: u64,
+    pub(super) count: u64,
+    pub(super) wall: WallMs,
+    pub(super) payload: u64,
+    pub(super) body: Bytes,
+}
+
+impl Frame {
+    pub(super) const fn next(&self) -> u64 {
+        self.base + self.count
+    }
+}
+
+impl Batch {
+    pub(super) const fn is_empty(&self) -> bool {
+        self.cuts.is_empty()
+    }
+
+    /// Bytes that writing it takes.
+    pub(super) fn bytes(&self) -> u64 {
+        disk_bytes(&self.cuts)
+    }
+
+    /// Payload bytes in it.
+    pub(super) fn payload(&self) -> u64 {
+        self.cuts.iter().map(|cut| cut.payload).sum()
+    }
+
+    /// When its first record came.
+    pub(super) fn wall(&self) -> Option<WallMs> {
+        self.time.map(|(wall, _)| wall)
+    }
+
+    /// Adds the record `offset`.
+    pub(super) fn push(&mut self, offset: u64, parts: &[&[u8]], expires: Option<WallMs>, now: (WallMs, Instant)) {
+        if self.cuts.is_empty() {
+            self.base = offset;
+        }
+        let (wall, _) = *self.time.get_or_insert(now);
+        let delta = i128::from(now.0.0) - i128::from(wall.0);
+        let delta = i32::try_from(delta).unwrap_or(if delta > 0 { i32::MAX } else { i32::MIN });
+        let payload: usize = parts.iter().map(|part| part.len()).sum();
+        let len = record_len(payload, expires.is_some());
+        let from = self.bytes.len();
+        let fits = self.cuts.last().is_some_and(|cut| cut.to - cut.from + len <= FRAME_BYTES_MAX);
+        if !fits {
+            self.cuts.push(Cut { base: offset, count: 0, from, to: from, payload: 0, expiry_max_s: 0 });
+        }
+        encode_record(&mut self.bytes, parts, delta, expires);
+        self.next = offset + 1;
+        let to = self.bytes.len();
+        if let Some(cut) = self.cuts.last_mut() {
+            cut.to = to;
+            cut.count += 1;
+            cut.payload += wide(payload);
+            let seconds = expires.map_or(u32::MAX, |at| u32::try_from(at.0.div_ceil(1000)).unwrap_or(u32::MAX));
+            cut.expiry_max_s = cut.expiry_max_s.max(seconds);
+        }
+    }
+
+    /// Hands it to the writer.
+    pub(super) fn take(&mut self) -> Option<Taken> {
+        let (wall, at) = self.time?;
+        let Self { bytes, cuts, base, next, .. } = std::mem::take(self);
+        Some(Taken { base, next, wall, at, bytes: Bytes::from(bytes), cuts })
+    }
+}
+
+fn disk_bytes(cuts: &[Cut]) -> u64 {
+    cuts.iter().map(|cut| wide(FRAME_HEADER + aligned(cut.to - cut.from))).sum()
+}
+
+impl Taken {
+    /// Bytes that writing it takes.
+    pub(super) fn bytes(&self) -> u64 {
+        disk_bytes(&self.cuts)
+    }
+
+    /// As it goes to the file.
+    pub(super) fn encode(&self, salt: u32, durable: u64) -> Vec<u8> {
+        let mut out = Vec::with_capacity(usize::try_from(self.bytes()).unwrap_or(0));
+        for cut in &self.cuts {
+            let body = self.bytes.get(cut.from..cut.to).unwrap_or_default();
+            let header = FrameHeader {
+                durable,
+                wall: self.wall,
+                expiry_max_s: cut.expiry_max_s,
+                ..FrameHeader::of(body, salt, cut.base, cut.count)
+            };
+            header.encode(salt, &mut out);
+            out.put_slice(body);
+        }
+        out
+    }
+
+    /// Its frames, and how long each is in the file.
+    pub(super) fn frames(&self) -> impl Iterator<Item = (Frame, u64)> + '_ {
+        self.cuts.iter().map(|cut| {
+            let frame = Frame {
+                base: cut.base,
+                count: u64::from(cut.count),
+                wall: self.wall,
+                payload: cut.payload,
+                body: self.bytes.slice(cut.from..cut.to),
+            };
+            (frame, wide(FRAME_HEADER + aligned(cut.to - cut.from)))
+        })
+    }
+}

@@ -1,0 +1,590 @@
+//! The log's core: writes what is staged, syncs it, moves the mark, saves the cursor, deletes what is settled. One owner
+//! (the writer thread, or a test that drives it by hand); synchronous over [`Storage`]; starts nothing and waits for
+//! nothing.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::batch::Taken;
+use super::cursor::Drop;
+use super::format::{Footer, SEGMENT_HEADER, SegmentHeader};
+use super::segment::{FrameMeta, Segment, Stamp};
+use super::slots::Slots;
+use super::state::{Pressure, Shared};
+use super::storage::{Handle, Storage, is_no_space};
+use super::{SyncMode, WhenFull, wide};
+use crate::clock::WallMs;
+
+/// A changed cursor is synced at the latest after this (R9).
+const CURSOR_SYNC: Duration = Duration::from_secs(1);
+/// How often a full disk is tried again, and `min_free` and `max_age` are looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// Numbers that are reserved ahead, so that none is given twice where a crash took records that somebody has seen.
+pub(super) const RESERVE: u64 = 1 << 16;
+/// Written bytes that are not synced yet and stay in memory for a second attempt (`sync: <interval>`).
+const UNSYNCED_BYTES_MAX: u64 = 8 << 20;
+/// Default of `min_free`: this part of the disk, and at least that much (R3).
+const MIN_FREE_PART: u64 = 20;
+const MIN_FREE_BYTES: u64 = 256 << 20;
+
+/// Why a write did not succeed.
+#[derive(Debug)]
+enum Trouble {
+    /// The disk is full: nothing is broken, it can be tried again.
+    NoSpace,
+    /// This file is not to be trusted any more.
+    Broken(String),
+}
+
+impl Trouble {
+    fn of(what: &str, error: &io::Error) -> Self {
+        if is_no_space(error) { Self::NoSpace } else { Self::Broken(format!("{what}: {error}")) }
+    }
+}
+
+/// What the log is, beside its records; saved in `meta`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub(super) uuid: [u8; 16],
+    /// What the segments' salts are made from, so that a damaged segment header costs nothing.
+    pub(super) secret: u32,
+    pub(super) epoch: u32,
+    /// Numbers below may have been given.
+    pub(super) reserved: u64,
+    /// Closed in good order.
+    pub(super) clean: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Log {
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) dir: PathBuf,
+    pub(super) identity: Identity,
+    pub(super) meta: Slots,
+    pub(super) cursors: Slots,
+    pub(super) _lock: Box<dyn Any + Send + Sync>,
+    pub(super) upkeep: Upkeep,
+    pub(super) active: Option<Active>,
+    /// Everything below is synced.
+    pub(super) synced: u64,
+    /// Written and not synced.
+    pub(super) unsynced: Vec<Taken>,
+    /// Taken, and not written because the disk was full; in order.
+    pub(super) held: VecDeque<Taken>,
+}
+
+/// When what was last done.
+#[derive(Debug)]
+pub(super) struct Upkeep {
+    cursor_synced: Instant,
+    cursor_unsynced: bool,
+    data_synced: Instant,
+    looked: Option<Instant>,
+    /// By the wall clock and the monotonic one, when the log was opened.
+    opened: (WallMs, Instant),
+}
+
+impl Upkeep {
+    pub(super) const fn new(wall: WallMs, now: Instant) -> Self {
+        Self { cursor_synced: now, cursor_unsynced: false, data_synced: now, looked: None, opened: (wall, now) }
+    }
+}
+
+/// The file that is being written.
+#[derive(Debug)]
+pub(super) struct Active {
+    file: Box<dyn Handle>,
+    len: u64,
+    base: u64,
+    salt: u32,
+}
+
+impl Identity {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = self.uuid.to_vec();
+        out.extend(self.secret.to_le_bytes());
+        out.extend(self.epoch.to_le_bytes());
+        out.extend(self.reserved.to_le_bytes());
+        out.push(u8::from(self.clean));
+        out
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (uuid, rest) = bytes.split_first_chunk::<16>()?;
+        let (secret, rest) = rest.split_first_chunk::<4>()?;
+        let (epoch, rest) = rest.split_first_chunk::<4>()?;
+        let (reserved, rest) = rest.split_first_chunk::<8>()?;
+        Some(Self {
+            uuid: *uuid,
+            secret: u32::from_le_bytes(*secret),
+            epoch: u32::from_le_bytes(*epoch),
+            reserved: u64::from_le_bytes(*reserved),
+            clean: *rest.first()? != 0,
+        })
+    }
+
+    /// The salt of a segment.
+    pub(super) fn salt(&self, base: u64, epoch: u32) -> u32 {
+        crc32c::crc32c_append(crc32c::crc32c_append(self.secret, &base.to_le_bytes()), &epoch.to_le_bytes())
+    }
+}
+
+impl Log {
+    /// 8 hex digits of its name.
+    pub(super) fn id(&self) -> String {
+        self.identity.uuid.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Writes and syncs everything that is staged.
+    pub(super) fn commit(&mut self) {
+        while !self.has_failed() {
+            let Some(batch) = self.held.pop_front().or_else(|| self.take_staged()) else { return };
+            let stuck = !self.store(batch);
+            self.shared.state.lock().in_write = self.held.iter().map(Taken::bytes).sum();
+            self.shared.make_room();
+            if stuck {
+                return;
+            }
+        }
+    }
+
+    fn take_staged(&self) -> Option<Taken> {
+        let mut state = self.shared.state.lock();
+        let taken = state.staged.take();
+        state.in_write = taken.as_ref().map_or(0, Taken::bytes);
+        taken
+    }
+
+    fn has_failed(&self) -> bool {
+        self.shared.state.lock().failed.is_some()
+    }
+
+    /// `false`: it has to wait for space.
+    fn store(&mut self, batch: Taken) -> bool {
+        match self.write_and_sync(&batch) {
+            Ok(()) => true,
+            Err(Trouble::NoSpace) => {
+                self.hold(vec![batch]);
+                false
+            }
+            Err(Trouble::Broken(reason)) => {
+                tracing::error!(reason, "a segment failed; what is not durable is written once more into a new one");
+                let mut again = std::mem::take(&mut self.unsynced);
+                if again.last().is_none_or(|last| last.next <= batch.base) {
+                    again.push(batch);
+                }
+                self.write_again(again)
+            }
+        }
+    }
+
+    /// The disk is full: the batches stay in memory, and what `when_full` allows makes room.
+    fn hold(&mut self, batches: Vec<Taken>) {
+        for batch in batches.into_iter().rev() {
+            self.held.push_front(batch);
+        }
+        let mut state = self.shared.state.lock();
+        if state.pressure == Pressure::None {
+            tracing::error!("the disk is full: new records wait in memory until there is room");
+        }
+        state.pressure = Pressure::Short;
+        if self.shared.limits.when_full == WhenFull::DropOldest && state.deletable() == 0 {
+            let _had_something = state.drop_oldest(Drop::MinFree);
+        }
+    }
+
+    fn write_and_sync(&mut self, batch: &Taken) -> Result<(), Trouble> {
+        self.reserve(batch.next)?;
+        let full = self.active.as_ref().is_some_and(|active| {
+            active.len > wide(SEGMENT_HEADER) && active.len + batch.bytes() > self.shared.limits.segment_bytes
+        });
+        if full {
+            self.seal()?;
+        }
+        self.write(batch)?;
+        match self.shared.limits.sync {
+            SyncMode::Group => self.sync_active().map_err(|error| poisoned(&error))?,
+            SyncMode::Never => {}
+            SyncMode::Interval(_) => {
+                self.unsynced.push(batch.clone());
+                if self.unsynced.iter().map(Taken::bytes).sum::<u64>() > UNSYNCED_BYTES_MAX {
+                    self.sync_active().map_err(|error| poisoned(&error))?;
+                }
+            }
+        }
+        if self.shared.limits.sync == SyncMode::Group {
+            self.synced = batch.next;
+        }
+        self.publish(std::slice::from_ref(batch));
+        Ok(())
+    }
+
+    /// Sees to it that `meta` says that numbers below `next` may have been given.
+    fn reserve(&mut self, next: u64) -> Result<(), Trouble> {
+        if next <= self.identity.reserved {
+            return Ok(());
+        }
+        let identity = Identity { reserved: next + RESERVE, clean: false, ..self.identity };
+        let saved = self.meta.save(&identity.encode()).and_then(|()| self.meta.sync());
+        saved.map_err(|error| Trouble::of("meta", &error))?;
+        self.identity = identity;
+        Ok(())
+    }
+
+    /// Appends to the active file, which is made where there is none. Leaves it as it was where the disk is full.
+    fn write(&mut self, batch: &Taken) -> Result<(), Trouble> {
+        if self.active.is_none() {
+            self.make_segment(batch.base)?;
+        }
+        let Some(active) = &mut self.active else { return Err(Trouble::Broken("no segment".to_owned())) };
+        let bytes = batch.encode(active.salt, self.synced);
+        if let Err(error) = active.file.write_at(&bytes, active.len) {
+            let cut = active.file.set_len(active.len);
+            let trouble = Trouble::of("write", &error);
+            return Err(match cut {
+                Ok(()) => trouble,
+                Err(error) => Trouble::Broken(format!("write, and then cutting the file: {error}")),
+            });
+        }
+        active.len += wide(bytes.len());
+        Ok(())
+    }
+
+    fn make_segment(&mut self, base: u64) -> Result<(), Trouble> {
+        let path = self.dir.join(segment_name(base));
+        let epoch = self.identity.epoch;
+        let salt = self.identity.salt(base, epoch);
+        let header = SegmentHeader { uuid: self.identity.uuid, base, epoch, salt, created: self.shared.clock.wall() };
+        let made = self.storage.create(&path).and_then(|file| {
+            file.write_at(&header.encode(), 0)?;
+            self.storage.sync_dir(&self.dir)?;
+            Ok(file)
+        });
+        let file = match made {
+            Ok(file) => file,
+            Err(error) => {
+                // What may have been made holds nothing; it would only stand in the way of the next attempt.
+                if error.kind() != io::ErrorKind::AlreadyExists {
+                    let _gone = self.storage.remove(&path);
+                }
+                return Err(Trouble::of(&path.display().to_string(), &error));
+            }
+        };
+        let mut segment = Segment::new(path, base, salt);
+        segment.made = Some(self.shared.now());
+        let mut state = self.shared.state.lock();
+        state.segments.push_back(segment);
+        state.active = true;
+        drop(state);
+        self.active = Some(Active { file, len: wide(SEGMENT_HEADER), base, salt });
+        Ok(())
+    }
+
+    fn sync_active(&mut self) -> io::Result<()> {
+        if let Some(active) = &self.active {
+            active.file.sync()?;
+        }
+        if let Some(last) = self.unsynced.last() {
+            self.synced = self.synced.max(last.next);
+        }
+        self.unsynced.clear();
+        self.upkeep.data_synced = self.shared.now();
+        Ok(())
+    }
+
+    /// Tells the world of batches that are as safe as the mode promises.
+    fn publish(&mut self, batches: &[Taken]) {
+        let Some(last) = batches.last() else { return };
+        let mut state = self.shared.state.lock();
+        let state = &mut *state;
+        if let Some(segment) = state.segments.back_mut() {
+            for batch in batches {
+                for (frame, len) in batch.frames() {
+                    segment.push(&FrameMeta::of(&frame, segment.data_end, len, Some(batch.at)));
+                    state.tail.push(frame);
+                }
+            }
+        }
+        state.in_write = 0;
+        // Under the lock, so that whoever sees the mark also finds the records.
+        self.shared.mark.advance(last.next);
+    }
+
+    /// Closes the active segment with its footer. A footer that cannot be written is made up for at the next start.
+    fn seal(&mut self) -> Result<(), Trouble> {
+        if self.shared.limits.sync != SyncMode::Never {
+            self.sync_active().map_err(|error| poisoned(&error))?;
+        }
+        let Some(active) = self.active.take() else { return Ok(()) };
+        let mut state = self.shared.state.lock();
+        state.active = false;
+        state.roll = false;
+        let Some(segment) = state.segments.back_mut() else { return Ok(()) };
+        let (next, footer) = (segment.next, footer_of(segment));
+        drop(state);
+        let frame = footer.encode(active.salt, next);
+        let written = active.file.write_at(&frame, active.len).and_then(|()| match self.shared.limits.sync {
+            SyncMode::Never => Ok(()),
+            SyncMode::Group | SyncMode::Interval(_) => active.file.sync(),
+        });
+        if let Err(error) = written {
+            tracing::warn!(%error, base = active.base, "a segment's footer was not written");
+            return Ok(());
+        }
+        if let Some(segment) = self.shared.state.lock().segments.back_mut() {
+            segment.bytes = active.len + wide(frame.len());
+        }
+        Ok(())
+    }
+
+    /// The one attempt after a failed write or sync: everything that is not synced goes into a new segment. `false`: it
+    /// has to wait for space.
+    fn write_again(&mut self, again: Vec<Taken>) -> bool {
+        let Some(from) = again.first().map(|first| first.base) else { return true };
+        let trouble = match self.write_to_new_segment(&again, from) {
+            Ok(()) => return true,
+            Err(trouble) => trouble,
+        };
+        // What was begun is no part of the log.
+        self.active = None;
+        self.unsynced.clear();
+        if let Err(error) = self.cut_catalogue(from) {
+            self.shared.fail(&format!("the failed segment cannot be put aside: {error}"));
+            return false;
+        }
+        match trouble {
+            Trouble::NoSpace => self.hold(again),
+            Trouble::Broken(reason) => self.shared.fail(&reason),
+        }
+        false
+    }
+
+    fn write_to_new_segment(&mut self, again: &[Taken], from: u64) -> Result<(), Trouble> {
+        self.active = None;
+        self.cut_catalogue(from).map_err(|error| Trouble::of("putting the failed segment aside", &error))?;
+        for batch in again {
+            self.write(batch)?;
+        }
+        if self.shared.limits.sync != SyncMode::Never {
+            self.sync_active().map_err(|error| Trouble::of("sync", &error))?;
+            self.synced = again.last().map_or(self.synced, |last| last.next.max(self.synced));
+        }
+        self.publish(again);
+        Ok(())
+    }
+
+    /// Forgets, of the newest segment, what is at or above `from`: its file is not trusted with it.
+    fn cut_catalogue(&mut self, from: u64) -> io::Result<()> {
+        let mut state = self.shared.state.lock();
+        state.active = false;
+        let Some(last) = state.segments.back_mut() else { return Ok(()) };
+        if last.base < from {
+            last.next = last.next.min(from);
+            last.points.retain(|point| point.offset < from);
+            return Ok(());
+        }
+        // It holds nothing else, and the new segment gets its name.
+        let path = last.path.clone();
+        state.segments.pop_back();
+        drop(state);
+        self.storage.remove(&path)
+    }
+
+    /// Everything that time or settling makes due: ages, the cursor, deletions, `min_free`.
+    pub(super) fn tend(&mut self) {
+        let now = self.shared.now();
+        if let SyncMode::Interval(interval) = self.shared.limits.sync
+            && !self.unsynced.is_empty()
+            && now.duration_since(self.upkeep.data_synced) >= interval
+        {
+            self.sync_in_time();
+        }
+        let (roll, deletable, unsaved, changed) = {
+            let mut state = self.shared.state.lock();
+            if let Some(max_age) = self.shared.limits.max_age {
+                let opened = self.upkeep.opened;
+                state.drop_aged(max_age, |stamp| age(stamp, opened, now));
+            }
+            if state.pressure != Pressure::None {
+                let _asked_for = state.reclaimable();
+            }
+            (state.roll, state.deletable() > 0, state.tracker.unsaved(), state.tracker.is_changed())
+        };
+        if (roll || self.is_stale(now))
+            && let Err(Trouble::Broken(reason)) = self.seal()
+        {
+            tracing::error!(reason, "a segment could not be closed");
+        }
+        let deletable = deletable || self.shared.state.lock().deletable() > 0;
+        let sync = deletable
+            || ((changed || self.upkeep.cursor_unsynced)
+                && now.saturating_duration_since(self.upkeep.cursor_synced) >= CURSOR_SYNC);
+        if sync || unsaved >= self.shared.limits.window {
+            let saved = self.save_cursor(sync);
+            if let Err(error) = &saved {
+                tracing::error!(%error, "the cursor was not saved; records may be sent again after a crash");
+            }
+            if saved.is_ok() && deletable {
+                self.delete_settled();
+            }
+        }
+        self.look_at_the_disk(now);
+    }
+
+    fn sync_in_time(&mut self) {
+        if let Err(error) = self.sync_active() {
+            tracing::error!(%error, "a sync failed; what is not durable is written once more into a new segment");
+            let again = std::mem::take(&mut self.unsynced);
+            let _done = self.write_again(again);
+        }
+    }
+
+    /// With `max_age`, a segment is closed after a part of it, so that a slow link's records go about in time.
+    fn is_stale(&self, now: Instant) -> bool {
+        let Some(max_age) = self.shared.limits.max_age else { return false };
+        let state = self.shared.state.lock();
+        let made = state.segments.back().filter(|last| state.active && last.next > last.base).and_then(|s| s.made);
+        made.is_some_and(|made| now.saturating_duration_since(made) > max_age / 8)
+    }
+
+    /// Saves cursor and ledger, in one write.
+    pub(super) fn save_cursor(&mut self, sync: bool) -> io::Result<()> {
+        let payload = {
+            let mut state = self.shared.state.lock();
+            state.tracker.saved();
+            state.tracker.encode(self.synced)
+        };
+        // What fails now is due again with the next look.
+        self.upkeep.cursor_unsynced = true;
+        self.cursors.save(&payload)?;
+        if sync {
+            self.cursors.sync()?;
+            self.upkeep.cursor_unsynced = false;
+            self.upkeep.cursor_synced = self.shared.now();
+        }
+        Ok(())
+    }
+
+    /// Deletes the segments below the cursor, which has been synced.
+    fn delete_settled(&mut self) {
+        loop {
+            let path = {
+                let mut state = self.shared.state.lock();
+                if state.deletable() == 0 {
+                    break;
+                }
+                state.segments.pop_front().map(|segment| segment.path)
+            };
+            let Some(path) = path else { break };
+            if let Err(error) = self.storage.remove(&path)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::error!(%error, path = %path.display(), "a delivered segment cannot be deleted");
+            }
+        }
+        if let Err(error) = self.storage.sync_dir(&self.dir) {
+            tracing::warn!(%error, "the buffer's folder was not synced");
+        }
+        if !self.held.is_empty() {
+            self.shared.poke_locked(&mut self.shared.state.lock());
+        }
+    }
+
+    fn look_at_the_disk(&mut self, now: Instant) {
+        let was = self.shared.state.lock().pressure;
+        let recent = self.upkeep.looked.is_some_and(|looked| now.saturating_duration_since(looked) < LOOK_AGAIN);
+        if recent && self.held.is_empty() && was == Pressure::None {
+            return;
+        }
+        self.upkeep.looked = Some(now);
+        let Ok(space) = self.storage.space(&self.dir) else { return };
+        let min_free = self.shared.limits.min_free;
+        let min_free = min_free.unwrap_or_else(|| (space.total / MIN_FREE_PART).max(MIN_FREE_BYTES));
+        let short = space.free < min_free || !self.held.is_empty();
+        self.shared.state.lock().pressure = if short { Pressure::Short } else { Pressure::None };
+        if short && was == Pressure::None {
+            tracing::error!(free = space.free, min_free, "the disk is short: `min_free` is reached");
+        }
+    }
+
+    /// When to look again although nobody pokes.
+    pub(super) fn next_look(&self) -> Option<Duration> {
+        let state = self.shared.state.lock();
+        let short = state.pressure != Pressure::None;
+        let dirty = state.tracker.is_changed() || self.upkeep.cursor_unsynced;
+        let aging = state.tracker.owed(state.next) > 0;
+        drop(state);
+        let mut look = None;
+        let mut at_most = |wish: Duration| look = Some(look.map_or(wish, |look: Duration| look.min(wish)));
+        if !self.held.is_empty() || short {
+            at_most(LOOK_AGAIN);
+        }
+        if dirty {
+            let since = self.shared.now().saturating_duration_since(self.upkeep.cursor_synced);
+            at_most(CURSOR_SYNC.saturating_sub(since).max(Duration::from_millis(1)));
+        }
+        if let Some(max_age) = self.shared.limits.max_age.filter(|_| aging) {
+            at_most((max_age / 8).clamp(Duration::from_millis(10), CURSOR_SYNC));
+        }
+        if let SyncMode::Interval(interval) = self.shared.limits.sync
+            && !self.unsynced.is_empty()
+        {
+            at_most(interval.max(Duration::from_millis(1)));
+        }
+        look
+    }
+
+    /// The last words: everything is written, synced and saved.
+    pub(super) fn finish(mut self) {
+        self.commit();
+        self.tend();
+        if let Err(trouble) = self.seal() {
+            tracing::error!(?trouble, "the last segment was not closed in good order");
+        }
+        let whole = self.held.is_empty() && !self.has_failed();
+        let next = self.shared.state.lock().next;
+        let identity = Identity { clean: whole, reserved: self.identity.reserved.max(next), ..self.identity };
+        let saved = self.save_cursor(true).and_then(|()| {
+            if whole { self.meta.save(&identity.encode()).and_then(|()| self.meta.sync()) } else { Ok(()) }
+        });
+        if let Err(error) = saved {
+            tracing::error!(%error, "the cursor was not saved at the end; records may be sent again");
+        }
+    }
+}
+
+/// A sync that failed, for whatever reason: what the file holds is not known any more.
+fn poisoned(error: &io::Error) -> Trouble {
+    Trouble::Broken(format!("sync: {error}"))
+}
+
+/// How long ago something was appended. Across boots by the wall clock as it was at the start, so that a later step
+/// of the clock changes no age (R8).
+fn age(stamp: Stamp, opened: (WallMs, Instant), now: Instant) -> Duration {
+    match stamp.at {
+        Some(at) => now.saturating_duration_since(at),
+        None => opened.0.since(stamp.wall) + now.saturating_duration_since(opened.1),
+    }
+}
+
+/// The footer of a segment as it is.
+pub(super) fn footer_of(segment: &Segment) -> Footer {
+    Footer {
+        next: segment.next,
+        payload: segment.payload,
+        last_wall: segment.last.map_or(WallMs(0), |last| last.wall),
+        points: segment.mileage(),
+        pos: segment.data_end,
+    }
+}
+
+/// `<20-digit base>.seg`.
+pub(super) fn segment_name(base: u64) -> String {
+    format!("{base:020}.seg")
+}

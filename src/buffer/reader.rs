@@ -1,0 +1,304 @@
+//! Reads records in order: from the tail in memory where the reader is near the end, from the segments with read-ahead
+//! where it is not. It sees only what is durable.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+
+use super::batch::Frame;
+use super::format::decode_record;
+use super::scan::FrameScan;
+use super::state::Shared;
+use super::storage::Storage;
+use super::{Mark, Offset, Record, Refused};
+use crate::clock::WallMs;
+
+/// Reads records in order. It sees only what is durable.
+#[derive(Debug)]
+pub struct Reader {
+    shared: Arc<Shared>,
+    storage: Arc<dyn Storage>,
+    mark: Mark,
+    closed: tokio::sync::watch::Receiver<bool>,
+    /// The next record to hand out.
+    pos: u64,
+    current: Option<Current>,
+    disk: Option<SegmentScan>,
+    /// A read under way on a thread that may block. Kept here, so that `next` can be dropped at any time.
+    reading: Option<JoinHandle<(SegmentScan, io::Result<Option<Frame>>)>>,
+}
+
+/// The frame that is being handed out.
+#[derive(Debug)]
+struct Current {
+    frame: Frame,
+    /// The next record in it, and where it begins.
+    offset: u64,
+    at: usize,
+}
+
+/// A segment that is being read from disk.
+#[derive(Debug)]
+struct SegmentScan {
+    base: u64,
+    /// Behind the last record that the scan may find.
+    next: u64,
+    scan: FrameScan,
+}
+
+impl SegmentScan {
+    /// The next frame that reaches beyond `pos`.
+    fn frame_beyond(&mut self, pos: u64) -> io::Result<Option<Frame>> {
+        while let Some(found) = self.scan.next()? {
+            if found.header.next() > pos {
+                return Ok(Some(found.frame()));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Where the next record comes from.
+enum Place {
+    Memory(Frame),
+    Disk,
+    /// Nothing is left of what was asked for; look again from here.
+    Beyond(u64),
+}
+
+impl Reader {
+    pub(super) fn new(shared: Arc<Shared>, storage: Arc<dyn Storage>) -> Self {
+        let (mark, closed) = (shared.mark.mark(), shared.closed.subscribe());
+        let pos = shared.state.lock().tracker.floor();
+        Self { shared, storage, mark, closed, pos, current: None, disk: None, reading: None }
+    }
+
+    /// The next records, at least one: waits until there is one. At most `records_max` and about `bytes_max`
+    /// (one record may exceed it). Offsets rise; a gap is what was dropped or damaged, already counted.
+    /// Cancel safe.
+    ///
+    /// # Errors
+    /// [`Refused::Failed`] when the log cannot be read at all any more, [`Refused::Closed`] at the end.
+    pub async fn next(&mut self, records_max: usize, bytes_max: usize) -> Result<Vec<Record>, Refused> {
+        loop {
+            self.wait_for_records().await?;
+            if self.current.is_none() {
+                match self.place() {
+                    Place::Memory(frame) => self.begin(frame),
+                    Place::Beyond(pos) => {
+                        self.pos = pos;
+                        continue;
+                    }
+                    Place::Disk => match self.read_frame().await? {
+                        Some(frame) => self.begin(frame),
+                        None => continue,
+                    },
+                }
+            }
+            let records = self.hand_out(records_max.max(1), bytes_max);
+            if !records.is_empty() {
+                return Ok(records);
+            }
+        }
+    }
+
+    /// Goes back (or on) to `offset`; below the cursor it begins at the cursor.
+    pub fn seek(&mut self, offset: Offset) {
+        self.pos = offset.0.max(self.cursor().0);
+        self.current = None;
+        self.disk = None;
+        self.reading = None;
+    }
+
+    /// The offset of the first undelivered record: where a new connection begins.
+    #[must_use]
+    pub fn cursor(&self) -> Offset {
+        Offset(self.shared.state.lock().tracker.floor())
+    }
+
+    /// Until something durable lies at or beyond `pos`. Looks at the state again after each wake-up.
+    async fn wait_for_records(&mut self) -> Result<(), Refused> {
+        loop {
+            if *self.closed.borrow() {
+                return Err(Refused::Closed);
+            }
+            let progress = self.mark.progress();
+            if progress.done > self.pos {
+                return Ok(());
+            }
+            if let Some(reason) = progress.failed {
+                return Err(Refused::Failed(reason));
+            }
+            tokio::select! {
+                biased;
+                changed = self.closed.changed() => if changed.is_err() { return Err(Refused::Closed) },
+                alive = self.mark.changed() => if !alive { return Err(Refused::Closed) },
+            }
+        }
+    }
+
+    fn begin(&mut self, frame: Frame) {
+        if frame.base > self.pos {
+            self.report_gap(frame.base);
+        }
+        self.current = Some(Current { offset: frame.base, at: 0, frame });
+    }
+
+    /// Records from `pos` to `to` are not where they should be.
+    fn report_gap(&mut self, to: u64) {
+        if to <= self.pos {
+            return;
+        }
+        if self.shared.state.lock().tracker.unknown_in(self.pos, to) {
+            self.shared.damaged(self.pos, to);
+        }
+        self.pos = self.pos.max(to);
+    }
+
+    fn place(&mut self) -> Place {
+        let state = self.shared.state.lock();
+        let pos = self.pos.max(state.tracker.floor());
+        if pos > self.pos {
+            return Place::Beyond(pos);
+        }
+        if self.reading.is_some() {
+            return Place::Disk;
+        }
+        if let Some(frame) = state.tail.frame_with(pos) {
+            let frame = frame.clone();
+            drop(state);
+            self.disk = None;
+            return Place::Memory(frame);
+        }
+        Place::Disk
+    }
+
+    /// The next frame from the segment that `pos` lies in; `None`: look again.
+    async fn read_frame(&mut self) -> Result<Option<Frame>, Refused> {
+        if self.reading.is_none() {
+            let Some(mut scan) = self.segment_scan()? else { return Ok(None) };
+            let pos = self.pos;
+            match tokio::runtime::Handle::try_current() {
+                // What lies in memory already needs no other thread.
+                Ok(runtime) if !scan.scan.has_more_in_memory() => {
+                    self.reading = Some(runtime.spawn_blocking(move || {
+                        let frame = scan.frame_beyond(pos);
+                        (scan, frame)
+                    }));
+                }
+                _ => {
+                    let frame = scan.frame_beyond(pos);
+                    return self.finish_read(scan, frame);
+                }
+            }
+        }
+        let Some(reading) = &mut self.reading else { return Ok(None) };
+        let done = reading.await;
+        self.reading = None;
+        match done {
+            Ok((scan, frame)) => self.finish_read(scan, frame),
+            Err(error) => Err(Refused::Failed(error.to_string().into())),
+        }
+    }
+
+    fn finish_read(&mut self, scan: SegmentScan, frame: io::Result<Option<Frame>>) -> Result<Option<Frame>, Refused> {
+        let frame = frame.map_err(|error| Refused::Failed(format!("read: {error}").into()))?;
+        match frame {
+            Some(frame) => {
+                self.disk = Some(scan);
+                Ok(Some(frame))
+            }
+            None => {
+                // The segment has no more: what it should have held beyond here is gone.
+                self.disk = None;
+                self.report_gap(scan.next);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Goes on in the segment that is open, or opens the one that `pos` lies in.
+    fn segment_scan(&mut self) -> Result<Option<SegmentScan>, Refused> {
+        let state = self.shared.state.lock();
+        let segment = state.segments.iter().find(|segment| segment.next > self.pos).cloned();
+        drop(state);
+        let Some(segment) = segment else {
+            // Nothing durable is left of it: numbers that were skipped, or damage that was found at the start.
+            let done = self.mark.progress().done;
+            self.report_gap(done);
+            return Ok(None);
+        };
+        if segment.base > self.pos {
+            self.report_gap(segment.base);
+        }
+        if let Some(mut open) = self.disk.take().filter(|open| open.base == segment.base) {
+            open.scan.extend(segment.data_end);
+            open.next = segment.next;
+            return Ok(Some(open));
+        }
+        let file = match self.storage.open_to_read(&segment.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // Deleted since (the cursor has passed it), or taken away by somebody.
+                self.report_gap(segment.next);
+                return Ok(None);
+            }
+            Err(error) => return Err(Refused::Failed(format!("{}: {error}", segment.path.display()).into())),
+        };
+        let (_, pos) = segment.start_for(self.pos);
+        Ok(Some(SegmentScan {
+            base: segment.base,
+            next: segment.next,
+            scan: FrameScan::new(file, segment.salt, pos, segment.data_end),
+        }))
+    }
+
+    fn hand_out(&mut self, records_max: usize, bytes_max: usize) -> Vec<Record> {
+        let mut records = Vec::new();
+        let mut bytes = 0;
+        let mut state = self.shared.state.lock();
+        self.pos = self.pos.max(state.tracker.floor());
+        while let Some(current) = &mut self.current {
+            while current.offset < current.frame.next() {
+                if records.len() >= records_max || (bytes >= bytes_max && !records.is_empty()) {
+                    return records;
+                }
+                let Some(decoded) = decode_record(&current.frame.body, current.at) else {
+                    // The checksum held and the records do not: our own mistake, and still no reason to stop.
+                    let lost = state.tracker.damage(current.offset.max(self.pos), current.frame.next());
+                    tracing::error!(?lost, "a frame that checks holds fewer records than it says");
+                    self.pos = self.pos.max(current.frame.next());
+                    break;
+                };
+                let offset = current.offset;
+                current.offset += 1;
+                current.at = decoded.end;
+                if offset < self.pos {
+                    continue;
+                }
+                self.pos = offset + 1;
+                if !state.tracker.is_owed(offset) {
+                    continue;
+                }
+                bytes += decoded.body.len();
+                let appended = current.frame.wall.0.saturating_add_signed(i64::from(decoded.delta_ms));
+                records.push(Record {
+                    offset: Offset(offset),
+                    appended: WallMs(appended),
+                    expires: decoded.expires,
+                    body: decoded.body,
+                });
+            }
+            self.current = state.tail.frame_with(self.pos).map(|frame| Current {
+                offset: frame.base,
+                at: 0,
+                frame: frame.clone(),
+            });
+            if self.current.is_some() {
+                self.disk = None;
+            }
+        }
+        records
+    }
+}

@@ -1,0 +1,447 @@
+//! Opening a log: what is there, what is missing, and what that means for the ledger. Damage never keeps a log from
+//! opening; it is counted, reported and skipped.
+//!
+//! Segments with a footer are taken at its word (a reader meets damage inside them later, and reports it then). A
+//! segment without one, in practice the last, is scanned. `D` is how far the log was durable, by the newest sound
+//! frame or the cursor file: a hole that begins below `D` was acknowledged and is damage; one that begins at `D` or
+//! above is a torn tail, which nobody was promised, and is cut.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::cursor::Tracker;
+use super::format::{FRAME_HEADER, FrameHeader, HeaderRead, SEGMENT_HEADER, SegmentHeader};
+use super::log::{Identity, Log, RESERVE, Upkeep, footer_of};
+use super::scan::FrameScan;
+use super::segment::{FrameMeta, Point, Segment, Stamp};
+use super::slots::{Held, Slots};
+use super::state::{Limits, Pressure, Shared, State, Tail, TurnedAway};
+use super::storage::{Handle, Storage, read_up_to};
+use super::{Config, Offset, OpenError, Recovery, SyncMode, wide};
+use crate::buffer::batch::Batch;
+use crate::buffer::format::FORMAT;
+use crate::clock::Clock;
+
+/// Footers larger than this are not believed in.
+const FOOTER_MAX: u64 = 64 << 10;
+
+/// Opens or makes the log.
+pub(super) fn open(
+    storage: Arc<dyn Storage>,
+    config: &Config,
+    window: usize,
+    clock: Arc<dyn Clock>,
+) -> Result<(Log, Recovery), OpenError> {
+    let dir = config.dir.clone();
+    storage.create_dir(&dir).map_err(at(&dir))?;
+    let lock_path = dir.join("LOCK");
+    let lock = storage.lock(&lock_path).map_err(|error| {
+        let taken = "this buffer is open already: another gateway uses the same data folder";
+        let busy = error.kind() == io::ErrorKind::WouldBlock;
+        at(&lock_path)(if busy { io::Error::new(io::ErrorKind::WouldBlock, taken) } else { error })
+    })?;
+    let mut found = Finding { storage: &*storage, recovery: Recovery::default(), durable: 0 };
+    let (meta, stored) = found.slots(&dir.join("meta"))?;
+    let stored = stored.as_deref().and_then(Identity::decode);
+    let (cursors, saved) = found.slots(&dir.join("cursors"))?;
+    let saved = saved.as_deref().and_then(Tracker::decode);
+    storage.sync_dir(&dir).map_err(at(&dir))?;
+
+    let files = found.segment_files(&dir)?;
+    let fresh = stored.is_none() && saved.is_none() && files.is_empty();
+    let mut identity = stored.unwrap_or_else(fresh_identity);
+    found.durable = saved.as_ref().map_or(0, |(_, durable)| *durable);
+    let headers = found.headers(&files, stored.is_none(), &mut identity)?;
+    let mut segments = found.segments(headers, &identity)?;
+    let first = segments.front().map_or(0, |segment| segment.base);
+    let mut tracker = match saved {
+        Some((tracker, _)) => tracker,
+        None => {
+            if !fresh {
+                found.note("the cursor file is lost or damaged: all records that are left are sent again".to_owned());
+            }
+            Tracker::starting_at(first)
+        }
+    };
+    found.settle_holes(&mut segments, &mut tracker)?;
+    found.seal_scanned(&mut segments)?;
+
+    let end = segments.back().map_or(0, |segment| segment.segment.next).max(tracker.floor()).max(found.durable);
+    let next = found.next_number(end, &identity, fresh || identity.clean, config.sync, &mut tracker);
+    identity.epoch += 1;
+    identity.clean = false;
+    identity.reserved = identity.reserved.max(next + RESERVE);
+    let recovery = Recovery { buffered: tracker.owed(next), ..found.recovery };
+    let mut log =
+        assemble(Parts { storage, config, window, clock, lock, meta, cursors, identity }, segments, tracker, next);
+    log.save_opening().map_err(at(&dir))?;
+    Ok((log, recovery))
+}
+
+/// What [`assemble`] needs beside the findings.
+struct Parts<'a> {
+    storage: Arc<dyn Storage>,
+    config: &'a Config,
+    window: usize,
+    clock: Arc<dyn Clock>,
+    lock: Box<dyn std::any::Any + Send + Sync>,
+    meta: Slots,
+    cursors: Slots,
+    identity: Identity,
+}
+
+fn assemble(parts: Parts<'_>, segments: VecDeque<Known>, tracker: Tracker, next: u64) -> Log {
+    let state = State {
+        next,
+        staged: Batch::default(),
+        in_write: 0,
+        granted: 0,
+        tracker,
+        segments: segments.into_iter().map(|known| known.segment).collect(),
+        active: false,
+        roll: false,
+        tail: Tail::of(parts.config.sync),
+        pressure: Pressure::None,
+        failed: None,
+        closing: false,
+        turned_away: TurnedAway::default(),
+        poked: true,
+    };
+    let limits = Limits::of(parts.config, parts.window);
+    let upkeep = Upkeep::new(parts.clock.wall(), parts.clock.now());
+    Log {
+        storage: parts.storage,
+        shared: Arc::new(Shared::new(state, next, limits, parts.clock)),
+        dir: parts.config.dir.clone(),
+        identity: parts.identity,
+        meta: parts.meta,
+        cursors: parts.cursors,
+        _lock: parts.lock,
+        upkeep,
+        active: None,
+        synced: next,
+        unsynced: Vec::new(),
+        held: VecDeque::new(),
+    }
+}
+
+fn at(path: &Path) -> impl Fn(io::Error) -> OpenError + '_ {
+    move |error| OpenError::Io { path: path.to_owned(), error }
+}
+
+fn fresh_identity() -> Identity {
+    Identity { uuid: rand::random(), secret: rand::random(), epoch: 0, reserved: 0, clean: false }
+}
+
+/// A segment file whose name is ours.
+#[derive(Debug)]
+struct Listed {
+    path: PathBuf,
+    base: u64,
+    salt: Option<u32>,
+}
+
+/// A segment, and what scanning it found.
+#[derive(Debug)]
+pub(super) struct Known {
+    segment: Segment,
+    scanned: bool,
+    /// Its header or, failing that, `meta` said how to check its frames.
+    readable: bool,
+    holes: Vec<Hole>,
+    /// Length of the file as it was found.
+    len: u64,
+}
+
+impl std::ops::Deref for Known {
+    type Target = Segment;
+
+    fn deref(&self) -> &Segment {
+        &self.segment
+    }
+}
+
+/// Records that are missing between two sound frames.
+#[derive(Clone, Copy, Debug)]
+struct Hole {
+    from: u64,
+    to: u64,
+    /// Where sound data ends before it.
+    pos: u64,
+}
+
+struct Finding<'a> {
+    storage: &'a dyn Storage,
+    recovery: Recovery,
+    /// Everything below was durable.
+    durable: u64,
+}
+
+impl Finding<'_> {
+    fn note(&mut self, text: String) {
+        self.recovery.notes.push(text);
+    }
+
+    fn slots(&mut self, path: &Path) -> Result<(Slots, Option<Vec<u8>>), OpenError> {
+        let (slots, held) = Slots::open(self.storage, path).map_err(at(path))?;
+        match held {
+            Held::Payload(payload) => Ok((slots, Some(payload))),
+            Held::Nothing => Ok((slots, None)),
+            Held::Damaged => {
+                self.note(format!("{}: damaged; it is written anew", path.display()));
+                Ok((slots, None))
+            }
+            Held::Later(found) => Err(OpenError::Version { path: path.to_owned(), found, known: FORMAT }),
+        }
+    }
+
+    fn segment_files(&mut self, dir: &Path) -> Result<Vec<Listed>, OpenError> {
+        let mut files = Vec::new();
+        for name in self.storage.list(dir).map_err(at(dir))? {
+            let digits = name.strip_suffix(".seg").filter(|digits| digits.len() == 20);
+            let base = digits.and_then(|digits| digits.parse().ok());
+            match base {
+                Some(base) => files.push(Listed { path: dir.join(&name), base, salt: None }),
+                None if ["LOCK", "meta", "cursors", "dead-letters"].contains(&name.as_str()) => {}
+                None => {
+                    self.note(format!("{}: not a file of this buffer; it is left alone", dir.join(&name).display()));
+                }
+            }
+        }
+        files.sort_by_key(|file| file.base);
+        Ok(files)
+    }
+
+    /// Reads the segments' headers. Without a `meta` the log's identity is taken from them.
+    fn headers(
+        &mut self,
+        files: &[Listed],
+        adopt: bool,
+        identity: &mut Identity,
+    ) -> Result<Vec<(Listed, Option<SegmentHeader>)>, OpenError> {
+        let mut read = Vec::new();
+        for file in files {
+            let opened = self.storage.open_to_read(&file.path).map_err(at(&file.path))?;
+            let bytes = read_up_to(&*opened, 0, SEGMENT_HEADER).map_err(at(&file.path))?;
+            let header = match SegmentHeader::decode(&bytes) {
+                HeaderRead::Ours(header) => Some(header),
+                HeaderRead::Later(found) => {
+                    return Err(OpenError::Version { path: file.path.clone(), found, known: FORMAT });
+                }
+                HeaderRead::Unreadable => None,
+            };
+            if let Some(header) = header.filter(|_| adopt) {
+                identity.uuid = header.uuid;
+                identity.epoch = identity.epoch.max(header.epoch);
+            }
+            let salt = header.map(|header| header.salt);
+            read.push((Listed { path: file.path.clone(), base: file.base, salt }, header));
+        }
+        if adopt && !files.is_empty() {
+            self.note("the file `meta` is lost or damaged: the log's name is taken from its segments".to_owned());
+        }
+        Ok(read)
+    }
+
+    /// Footers where there are any; scans the others.
+    fn segments(
+        &mut self,
+        files: Vec<(Listed, Option<SegmentHeader>)>,
+        identity: &Identity,
+    ) -> Result<VecDeque<Known>, OpenError> {
+        let ends: Vec<u64> = files.iter().skip(1).map(|(file, _)| file.base).chain(std::iter::once(u64::MAX)).collect();
+        let mut segments = VecDeque::new();
+        for ((file, _), end) in files.into_iter().zip(ends) {
+            let handle = self.storage.open_to_read(&file.path).map_err(at(&file.path))?;
+            let len = handle.len().map_err(at(&file.path))?;
+            let Some(salt) = file.salt.or_else(|| guess_salt(&*handle, file.base, identity)) else {
+                segments.push_back(Self::unreadable(file, len));
+                continue;
+            };
+            let known = match read_footer(&*handle, &file, salt, len).filter(|footed| footed.next <= end) {
+                Some(segment) => {
+                    self.durable = self.durable.max(segment.next);
+                    Known { segment, scanned: false, readable: true, holes: Vec::new(), len }
+                }
+                None => self.scan(handle, &file, salt, len, end).map_err(at(&file.path))?,
+            };
+            segments.push_back(known);
+        }
+        Ok(segments)
+    }
+
+    fn unreadable(file: Listed, len: u64) -> Known {
+        let mut segment = Segment::new(file.path, file.base, 0);
+        segment.bytes = len;
+        Known { segment, scanned: true, readable: false, holes: Vec::new(), len }
+    }
+
+    fn scan(&mut self, handle: Box<dyn Handle>, file: &Listed, salt: u32, len: u64, end: u64) -> io::Result<Known> {
+        let mut segment = Segment::new(file.path.clone(), file.base, salt);
+        let mut holes = Vec::new();
+        let mut frames = FrameScan::new(handle, salt, wide(SEGMENT_HEADER), len);
+        while let Some(found) = frames.next()? {
+            self.durable = self.durable.max(found.header.durable.min(found.header.base));
+            if found.header.base >= end || found.header.base < segment.next {
+                continue;
+            }
+            if found.header.base > segment.next {
+                holes.push(Hole { from: segment.next, to: found.header.base, pos: segment.data_end });
+            }
+            segment.push(&FrameMeta::of(&found.frame(), found.pos, found.header.frame_len(), None));
+        }
+        segment.bytes = segment.data_end;
+        Ok(Known { segment, scanned: true, readable: true, holes, len })
+    }
+
+    /// Cuts the torn tail, counts damage, and clamps what disagrees.
+    fn settle_holes(&mut self, segments: &mut VecDeque<Known>, tracker: &mut Tracker) -> Result<(), OpenError> {
+        let durable = self.durable;
+        for known in segments.iter_mut() {
+            let torn = known.holes.iter().position(|hole| hole.from >= durable);
+            if let Some(hole) = torn.and_then(|at| known.holes.get(at).copied()) {
+                let (path, salt) = (known.path.clone(), known.salt);
+                let handle = self.storage.open_to_read(&path).map_err(at(&path))?;
+                let listed = Listed { path: path.clone(), base: known.base, salt: Some(salt) };
+                let len = known.len;
+                *known = self.scan(handle, &listed, salt, hole.pos, u64::MAX).map_err(at(&path))?;
+                known.len = len;
+            }
+        }
+        let mut expected = tracker.floor();
+        for known in segments.iter() {
+            self.lost(tracker, expected, known.base);
+            for hole in &known.holes {
+                self.lost(tracker, hole.from, hole.to);
+            }
+            expected = expected.max(known.next);
+        }
+        self.lost(tracker, expected, durable);
+        Ok(())
+    }
+
+    fn lost(&mut self, tracker: &mut Tracker, from: u64, to: u64) {
+        for (from, to) in tracker.damage(from, to) {
+            self.recovery.damaged.push((Offset(from), Offset(to - 1)));
+        }
+    }
+
+    /// Closes what was scanned, so that the next start need not scan it again. Data is never appended to it.
+    fn seal_scanned(&mut self, segments: &mut VecDeque<Known>) -> Result<(), OpenError> {
+        let last = segments.back().map(|last| last.base);
+        for known in segments.iter_mut().filter(|known| known.scanned) {
+            let data_end = if known.readable { known.data_end } else { wide(SEGMENT_HEADER) };
+            // Behind an earlier one's data lies only what was written again into its successor.
+            if last == Some(known.base) {
+                self.recovery.torn_bytes += known.len.saturating_sub(data_end);
+            }
+            if !known.readable || (known.next == known.base && known.base >= self.durable) {
+                continue;
+            }
+            let footer = footer_of(known).encode(known.salt, known.next);
+            let file = self.storage.open(&known.path).map_err(at(&known.path))?;
+            let sealed = file.set_len(known.data_end).and_then(|()| file.write_at(&footer, known.data_end));
+            match sealed {
+                Ok(()) => known.segment.bytes = known.data_end + wide(footer.len()),
+                Err(error) => {
+                    let path = known.path.display();
+                    self.recovery
+                        .notes
+                        .push(format!("{path}: cannot be closed ({error}); it is scanned again next time"));
+                }
+            }
+            // After a kill its records may be only in memory; from now on they count as durable.
+            file.sync().map_err(at(&known.path))?;
+        }
+        segments.retain(|known| {
+            let holds_nothing = known.scanned && known.next == known.base && known.base >= self.durable;
+            !(holds_nothing && self.put_away(known))
+        });
+        Ok(())
+    }
+
+    /// Moves a file that holds no record out of the way of a new segment with its name.
+    fn put_away(&mut self, known: &Known) -> bool {
+        if known.readable || known.len <= wide(SEGMENT_HEADER) {
+            return self.storage.remove(&known.path).is_ok();
+        }
+        let aside = known.path.with_extension("seg.damaged");
+        self.recovery.notes.push(format!(
+            "{}: cannot be read; it is kept as {}",
+            known.path.display(),
+            aside.display()
+        ));
+        self.storage.rename(&known.path, &aside).is_ok()
+    }
+
+    /// The number of the next record. Where records may have been lost that somebody has seen (a torn tail that was
+    /// acknowledged damage, or a mode without syncs), numbers that may have been given are left out.
+    fn next_number(
+        &mut self,
+        end: u64,
+        identity: &Identity,
+        clean: bool,
+        sync: SyncMode,
+        tracker: &mut Tracker,
+    ) -> u64 {
+        let safe = clean || (sync == SyncMode::Group && self.recovery.torn_bytes == 0);
+        if safe || identity.reserved <= end {
+            return end;
+        }
+        tracker.skip(end, identity.reserved);
+        identity.reserved
+    }
+}
+
+/// The salt of a segment whose header is damaged, from `meta`: the one that its first sound frame agrees with.
+fn guess_salt(handle: &dyn Handle, base: u64, identity: &Identity) -> Option<u32> {
+    let first = read_up_to(handle, wide(SEGMENT_HEADER), 64 << 10).ok()?;
+    (0..=identity.epoch).rev().take(1_000).map(|epoch| identity.salt(base, epoch)).find(|salt| {
+        (0..first.len())
+            .step_by(8)
+            .any(|at| first.get(at..at + FRAME_HEADER).is_some_and(|bytes| FrameHeader::decode(bytes, *salt).is_some()))
+    })
+}
+
+fn read_footer(handle: &dyn Handle, file: &Listed, salt: u32, len: u64) -> Option<Segment> {
+    let own = read_up_to(handle, len.checked_sub(8)?, 8).ok()?;
+    let pos = u64::from_le_bytes(own.first_chunk::<8>().copied()?);
+    let size = len.checked_sub(pos).filter(|size| *size <= FOOTER_MAX)?;
+    let bytes = read_up_to(handle, pos, usize::try_from(size).ok()?).ok()?;
+    let header = FrameHeader::decode(&bytes, salt).filter(|header| header.footer)?;
+    let body = bytes.get(FRAME_HEADER..)?;
+    let footer = header.checks(body, salt).then(|| super::format::Footer::decode(body)).flatten()?;
+    if footer.next < file.base || footer.pos != pos {
+        return None;
+    }
+    let mut segment = Segment::new(file.path.clone(), file.base, salt);
+    let stamp = |wall| Stamp { wall, at: None };
+    segment.next = footer.next;
+    segment.payload = footer.payload;
+    segment.data_end = pos;
+    segment.bytes = len;
+    segment.last = Some(stamp(footer.last_wall));
+    // The last frame before a point is at most as young as the point.
+    let lasts = footer.points.iter().skip(1).map(|point| point.wall).chain(std::iter::once(footer.last_wall));
+    let points = footer.points.iter().zip(lasts);
+    segment.points = points
+        .map(|(point, last)| Point {
+            offset: point.offset,
+            pos: point.pos,
+            stamp: stamp(point.wall),
+            last: stamp(last),
+        })
+        .collect();
+    Some(segment)
+}
+
+impl Log {
+    /// Says in the files that the log is open.
+    fn save_opening(&mut self) -> io::Result<()> {
+        self.meta.save(&self.identity.encode())?;
+        self.meta.sync()?;
+        self.save_cursor(true)
+    }
+}

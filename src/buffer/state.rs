@@ -1,0 +1,472 @@
+//! What publishers, the reader and the writer share: one short lock, never held over I/O or an `.await`.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::watch;
+
+use super::batch::{Batch, Frame};
+use super::cursor::{Drop, Tracker};
+use super::format::{FRAME_HEADER, record_len};
+use super::segment::{Segment, Stamp};
+use super::{Config, MarkSender, Outcome, Refused, Stats, SyncMode, WhenFull, wide};
+use crate::buffer::Offset;
+use crate::clock::{Clock, WallMs};
+
+/// Staged bytes that the writer has not written yet, at most: more makes offers wait, whatever the policy. Some tens
+/// of milliseconds of a fast disk.
+const STAGED_BYTES_MAX: u64 = 8 << 20;
+/// Bytes of the log's tail that stay in memory, so that an online link does not read the disk.
+const TAIL_BYTES_MAX: u64 = 4 << 20;
+/// What closing a segment and beginning another may take on disk.
+const CLOSING_BYTES: u64 = 2 << 10;
+/// How often the same trouble is logged.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+/// Largest segment.
+const SEGMENT_BYTES_MAX: u64 = 64 << 20;
+/// Smallest segment, where the quota allows it.
+const SEGMENT_BYTES_MIN: u64 = 1 << 20;
+
+/// What the configuration comes to.
+#[derive(Clone, Debug)]
+pub(super) struct Limits {
+    pub(super) max_size: u64,
+    pub(super) max_age: Option<Duration>,
+    pub(super) when_full: WhenFull,
+    pub(super) min_free: Option<u64>,
+    pub(super) sync: SyncMode,
+    pub(super) segment_bytes: u64,
+    pub(super) staged_bytes: u64,
+    /// Confirmations that may be unsaved (R9).
+    pub(super) window: u64,
+}
+
+impl Limits {
+    pub(super) fn of(config: &Config, window: usize) -> Self {
+        let max_size = config.max_size.0;
+        let least = SEGMENT_BYTES_MIN.min(max_size / 8).max(4096);
+        let segment_bytes = (max_size / 32).clamp(least, SEGMENT_BYTES_MAX.max(least));
+        Self {
+            max_size,
+            max_age: config.max_age,
+            when_full: config.when_full,
+            min_free: config.min_free.map(|size| size.0),
+            sync: config.sync,
+            segment_bytes,
+            // A batch must not be larger than what a segment of a small log can be.
+            staged_bytes: STAGED_BYTES_MAX.min((max_size / 8).max(4096)),
+            window: wide(window.max(1)),
+        }
+    }
+}
+
+/// Why the disk is short, apart from `max_size`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Pressure {
+    #[default]
+    None,
+    /// Less than `min_free` is left, or the disk said that it is full.
+    Short,
+    /// Short, and something was given up; the writer will see whether that is enough.
+    Freeing,
+}
+
+/// What admission answers.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Granted(u64),
+    Wait,
+    DroppedNewest,
+    Refused(Refused),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) next: u64,
+    pub(super) staged: Batch,
+    /// Bytes that the writer has in hand.
+    pub(super) in_write: u64,
+    /// Bytes of permits that are out.
+    pub(super) granted: u64,
+    pub(super) tracker: Tracker,
+    /// In order; the last one is being written while `active`.
+    pub(super) segments: VecDeque<Segment>,
+    pub(super) active: bool,
+    /// The active segment is to be closed although it is not full, so that it can go.
+    pub(super) roll: bool,
+    pub(super) tail: Tail,
+    pub(super) pressure: Pressure,
+    pub(super) failed: Option<Arc<str>>,
+    pub(super) closing: bool,
+    pub(super) turned_away: TurnedAway,
+    /// Something for the writer to look at.
+    pub(super) poked: bool,
+}
+
+/// Offers that were refused or dropped since this was last logged.
+#[derive(Debug, Default)]
+pub(super) struct TurnedAway {
+    count: u64,
+    logged: Option<Instant>,
+}
+
+impl TurnedAway {
+    fn note(&mut self, now: Instant, policy: WhenFull, why: Drop) {
+        self.count += 1;
+        if self.logged.is_none_or(|logged| now.saturating_duration_since(logged) >= LOG_EVERY) {
+            tracing::warn!(count = self.count, ?policy, ?why, "the buffer is full: offers are refused or dropped");
+            *self = Self { count: 0, logged: Some(now) };
+        }
+    }
+}
+
+/// The newest durable frames.
+#[derive(Debug, Default)]
+pub(super) struct Tail {
+    frames: VecDeque<Frame>,
+    bytes: u64,
+    bytes_max: u64,
+}
+
+impl Tail {
+    /// A tail for a log of this mode. What is not synced must stay, as its file may turn out to have failed.
+    pub(super) fn of(sync: SyncMode) -> Self {
+        let unsynced = match sync {
+            SyncMode::Interval(_) => 2 * STAGED_BYTES_MAX,
+            SyncMode::Group | SyncMode::Never => 0,
+        };
+        Self { bytes_max: TAIL_BYTES_MAX + unsynced, ..Self::default() }
+    }
+
+    pub(super) fn push(&mut self, frame: Frame) {
+        if self.frames.back().is_some_and(|last| frame.base < last.next()) {
+            // Written a second time: it is here already.
+            return;
+        }
+        self.bytes += wide(frame.body.len());
+        self.frames.push_back(frame);
+        while self.bytes > self.bytes_max && self.frames.len() > 1 {
+            self.pop();
+        }
+    }
+
+    fn pop(&mut self) {
+        if let Some(frame) = self.frames.pop_front() {
+            self.bytes -= wide(frame.body.len());
+        }
+    }
+
+    /// What is settled need not stay.
+    fn forget_below(&mut self, floor: u64) {
+        while self.frames.front().is_some_and(|frame| frame.next() <= floor) {
+            self.pop();
+        }
+    }
+
+    /// The frame with `offset`.
+    pub(super) fn frame_with(&self, offset: u64) -> Option<&Frame> {
+        let at = self.frames.partition_point(|frame| frame.next() <= offset);
+        self.frames.get(at).filter(|frame| frame.base <= offset)
+    }
+}
+
+impl State {
+    pub(super) fn disk_bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.bytes).sum()
+    }
+
+    /// Segments from the front of which everything is settled and that are not being written.
+    pub(super) fn deletable(&self) -> usize {
+        let closed = self.segments.len() - usize::from(self.active && !self.segments.is_empty());
+        let floor = self.tracker.floor();
+        self.segments.iter().take(closed).take_while(|segment| segment.next <= floor).count()
+    }
+
+    /// Whether space will come back by itself: the writer has only to be asked.
+    pub(super) fn reclaimable(&mut self) -> bool {
+        if self.deletable() > 0 {
+            return true;
+        }
+        let floor = self.tracker.floor();
+        let settled = self.segments.len() == 1
+            && self.active
+            && self.segments.front().is_some_and(|only| only.next > only.base && only.next <= floor);
+        self.roll |= settled;
+        settled
+    }
+
+    /// Gives up the oldest segment. `false`: there is nothing to give up.
+    pub(super) fn drop_oldest(&mut self, why: Drop) -> bool {
+        let only = self.segments.len() == 1 && self.active;
+        match self.segments.front().map(|oldest| (oldest.base, oldest.next)) {
+            Some((base, next)) if only => {
+                self.roll |= next > base;
+                next > base
+            }
+            Some((_, next)) => {
+                if self.pressure == Pressure::Short {
+                    self.pressure = Pressure::Freeing;
+                }
+                let dropped = self.tracker.drop_to(next, why);
+                tracing::warn!(dropped, below = next, ?why, "the oldest buffered records are dropped");
+                self.tail.forget_below(self.tracker.floor());
+                true
+            }
+            None => false,
+        }
+    }
+
+    pub(super) fn drop_aged(&mut self, max_age: Duration, age: impl Fn(Stamp) -> Duration) {
+        let mut below = 0;
+        for segment in &self.segments {
+            below = below.max(segment.aged_below(max_age, &age));
+            if below < segment.next {
+                break;
+            }
+        }
+        if below > self.tracker.floor() {
+            let dropped = self.tracker.drop_to(below, Drop::Age);
+            self.tail.forget_below(self.tracker.floor());
+            if dropped > 0 {
+                tracing::warn!(dropped, below, "records older than max_age are dropped");
+            }
+        }
+    }
+
+    fn oldest(&self) -> Option<WallMs> {
+        let floor = self.tracker.floor();
+        if self.tracker.owed(self.next) == 0 {
+            return None;
+        }
+        if let Some(frame) = self.tail.frame_with(floor) {
+            return Some(frame.wall);
+        }
+        let segment = self.segments.iter().find(|segment| segment.next > floor);
+        segment.map_or_else(
+            || self.staged.wall(),
+            |segment| {
+                let at = segment.points.partition_point(|point| point.offset <= floor);
+                let point = segment.points.get(at.saturating_sub(1));
+                point.map(|point| point.stamp.wall).or_else(|| segment.last.map(|last| last.wall))
+            },
+        )
+    }
+
+    fn depth_bytes(&self) -> u64 {
+        let floor = self.tracker.floor();
+        let stored: u64 = self.segments.iter().map(|segment| segment.payload_from(floor)).sum();
+        stored + self.staged.payload()
+    }
+}
+
+/// The state, and those who wait for it.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) state: Mutex<State>,
+    poke: Condvar,
+    pub(super) mark: MarkSender,
+    /// Moves when space may have come back.
+    pub(super) room: watch::Sender<u64>,
+    /// Closed to offers and readers.
+    pub(super) closed: watch::Sender<bool>,
+    /// The writer has ended.
+    pub(super) ended: watch::Sender<bool>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) limits: Limits,
+}
+
+impl Shared {
+    pub(super) fn new(state: State, durable: u64, limits: Limits, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            state: Mutex::new(state),
+            poke: Condvar::new(),
+            mark: MarkSender::new(durable),
+            room: watch::Sender::new(0),
+            closed: watch::Sender::new(false),
+            ended: watch::Sender::new(false),
+            clock,
+            limits,
+        }
+    }
+
+    /// Bytes that a record of `bytes` takes at most.
+    pub(super) const fn need(bytes: usize) -> u64 {
+        (record_len(bytes, true) + FRAME_HEADER) as u64
+    }
+
+    /// Decides one offer, by the rules that stand beside [`Refused`], [`WhenFull`] and R4.
+    pub(super) fn judge(&self, bytes: usize) -> Verdict {
+        let need = Self::need(bytes);
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        if let Some(reason) = &state.failed {
+            return Verdict::Refused(Refused::Failed(Arc::clone(reason)));
+        }
+        if state.closing {
+            return Verdict::Refused(Refused::Closed);
+        }
+        let policy = self.limits.when_full;
+        // It would not fit if everything else went.
+        if need.saturating_mul(2) > self.limits.max_size || bytes >= super::format::FRAME_BODY_MAX - 64 {
+            return self.turn_away(state, Drop::WhenFull);
+        }
+        let staged = state.staged.bytes() + state.in_write;
+        // Room that is granted counts little here: its holder may be waiting for another link.
+        let behind = staged > 0 && staged + need > self.limits.staged_bytes;
+        if behind || state.granted > self.limits.staged_bytes.saturating_mul(8) {
+            return Verdict::Wait;
+        }
+        let unwritten = staged + state.granted;
+        let why = match state.pressure {
+            Pressure::Short => Drop::MinFree,
+            Pressure::Freeing => return Verdict::Wait,
+            Pressure::None if state.disk_bytes() + unwritten + need + CLOSING_BYTES > self.limits.max_size => {
+                Drop::WhenFull
+            }
+            Pressure::None => {
+                state.granted += need;
+                return Verdict::Granted(need);
+            }
+        };
+        if state.reclaimable() {
+            self.poke_locked(state);
+            return Verdict::Wait;
+        }
+        match policy {
+            WhenFull::DropOldest if state.drop_oldest(why) || unwritten > 0 => {
+                self.poke_locked(state);
+                Verdict::Wait
+            }
+            WhenFull::Block => Verdict::Wait,
+            WhenFull::DropNewest | WhenFull::Reject | WhenFull::DropOldest => self.turn_away(state, why),
+        }
+    }
+
+    fn turn_away(&self, state: &mut State, why: Drop) -> Verdict {
+        let policy = self.limits.when_full;
+        state.turned_away.note(self.clock.now(), policy, why);
+        if policy == WhenFull::DropNewest {
+            state.tracker.drop_unnumbered(why);
+            return Verdict::DroppedNewest;
+        }
+        Verdict::Refused(Refused::Full)
+    }
+
+    /// Gives a permit's room back.
+    pub(super) fn give_back(&self, need: u64) {
+        self.state.lock().granted -= need;
+        self.make_room();
+    }
+
+    /// Stages one record with a permit of `need`.
+    pub(super) fn append(&self, need: u64, parts: &[&[u8]], expires: Option<WallMs>) -> Offset {
+        let now = (self.clock.wall(), self.clock.now());
+        let mut state = self.state.lock();
+        let offset = state.next;
+        state.next += 1;
+        state.granted -= need;
+        let first = state.staged.is_empty();
+        state.staged.push(offset, parts, expires, now);
+        if first {
+            self.poke_locked(&mut state);
+        }
+        Offset(offset)
+    }
+
+    pub(super) fn settle(&self, offset: Offset, outcome: Outcome) {
+        let mut state = self.state.lock();
+        let was_changed = state.tracker.is_changed();
+        let floor = state.tracker.floor();
+        if offset.0 >= state.next {
+            return;
+        }
+        state.tracker.settle(offset.0, outcome);
+        let new_floor = state.tracker.floor();
+        if new_floor > floor {
+            state.tail.forget_below(new_floor);
+        }
+        let due = state.tracker.unsaved() >= self.limits.window;
+        let first = !was_changed && state.tracker.is_changed();
+        let closed_segment = state.segments.front().is_some_and(|front| front.next <= new_floor && front.next > floor);
+        if due || first || closed_segment {
+            self.poke_locked(&mut state);
+        }
+    }
+
+    /// Takes note of damage that the reader met in `[from, to)`.
+    pub(super) fn damaged(&self, from: u64, to: u64) {
+        let mut state = self.state.lock();
+        for (from, to) in state.tracker.damage(from, to) {
+            tracing::error!(first = from, last = to - 1, "buffered records are damaged and lost");
+        }
+        self.poke_locked(&mut state);
+    }
+
+    pub(super) fn poke_locked(&self, state: &mut State) {
+        if !state.poked {
+            state.poked = true;
+            self.poke.notify_one();
+        }
+    }
+
+    /// Sleeps until somebody pokes or the time is up. Answers whether the log is closing.
+    pub(super) fn wait_for_work(&self, at_most: Option<Duration>) -> bool {
+        let mut state = self.state.lock();
+        while !state.poked && !state.closing {
+            match at_most {
+                None => self.poke.wait(&mut state),
+                Some(at_most) => {
+                    let _timed_out = self.poke.wait_for(&mut state, at_most);
+                    break;
+                }
+            }
+        }
+        state.poked = false;
+        state.closing
+    }
+
+    /// Wakes the offers that wait.
+    pub(super) fn make_room(&self) {
+        self.room.send_modify(|generation| *generation = generation.wrapping_add(1));
+    }
+
+    /// No more offers, no more reading; the writer finishes.
+    pub(super) fn close(&self) {
+        let mut state = self.state.lock();
+        state.closing = true;
+        self.poke_locked(&mut state);
+        drop(state);
+        self.closed.send_replace(true);
+        self.make_room();
+    }
+
+    /// Nothing more will be durable here.
+    pub(super) fn fail(&self, reason: &str) {
+        tracing::error!(reason, "the buffer failed: its offers are refused from now on");
+        self.state.lock().failed.get_or_insert_with(|| reason.into());
+        self.mark.fail(reason);
+        self.make_room();
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        let state = self.state.lock();
+        Stats {
+            ledger: state.tracker.ledger(state.next),
+            depth_bytes: state.depth_bytes(),
+            disk_bytes: state.disk_bytes(),
+            oldest: state.oldest(),
+            cursor: Offset(state.tracker.floor()),
+            durable: Offset(self.mark.progress().done),
+            next: Offset(state.next),
+            failed: state.failed.clone(),
+        }
+    }
+
+    /// Time by the monotonic clock.
+    pub(super) fn now(&self) -> Instant {
+        self.clock.now()
+    }
+}

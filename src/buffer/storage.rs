@@ -1,0 +1,157 @@
+//! The file system as the log sees it: a trait, so that the tests can put a disk behind it that tears writes, loses
+//! what was not synced, fails, fills up and flips bits. Knows no format.
+
+use std::any::Any;
+use std::fmt::Debug;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// Room on the file system, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Space {
+    /// What an unprivileged process can still use.
+    pub(super) free: u64,
+    /// The whole.
+    pub(super) total: u64,
+}
+
+/// Files and folders.
+pub(super) trait Storage: Send + Sync + Debug {
+    /// Makes the folder and its parents.
+    fn create_dir(&self, path: &Path) -> io::Result<()>;
+    /// Names of what is in the folder.
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+    /// Makes a file that is not there yet.
+    fn create(&self, path: &Path) -> io::Result<Box<dyn Handle>>;
+    /// Opens a file that is there, to read and write.
+    fn open(&self, path: &Path) -> io::Result<Box<dyn Handle>>;
+    /// Opens a file that is there, to read.
+    fn open_to_read(&self, path: &Path) -> io::Result<Box<dyn Handle>>;
+    /// Deletes a file.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Gives a file another name.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Makes the entries of a folder durable.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Room on the file system that the folder is on.
+    fn space(&self, dir: &Path) -> io::Result<Space>;
+    /// Takes the lock file for as long as the answer lives; `WouldBlock` when somebody else has it.
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Any + Send + Sync>>;
+}
+
+/// An open file. Positions are explicit, so that a reader and the writer never share one.
+pub(super) trait Handle: Send + Sync + Debug {
+    /// Reads up to a buffer's worth; 0 at the end.
+    fn read_at(&self, buf: &mut [u8], pos: u64) -> io::Result<usize>;
+    /// Writes all.
+    fn write_at(&self, bytes: &[u8], pos: u64) -> io::Result<()>;
+    /// Cuts (or extends).
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Makes the contents durable (fdatasync).
+    fn sync(&self) -> io::Result<()>;
+    /// Its length.
+    fn len(&self) -> io::Result<u64>;
+}
+
+/// Reads `len` bytes at `pos`, fewer only where the file ends.
+pub(super) fn read_up_to(file: &dyn Handle, pos: u64, len: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; len];
+    let mut got = 0;
+    while let Some(rest) = bytes.get_mut(got..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, pos + super::wide(got)) {
+            Ok(0) => break,
+            Ok(n) => got += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    bytes.truncate(got);
+    Ok(bytes)
+}
+
+/// Whether an error says that the disk (or the quota on it) is full.
+pub(super) fn is_no_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// The machine's file system.
+#[derive(Debug)]
+pub(super) struct Disk;
+
+impl Storage for Disk {
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        if path.is_dir() {
+            return Ok(());
+        }
+        std::fs::create_dir_all(path)?;
+        path.parent().map_or(Ok(()), |parent| self.sync_dir(parent))
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        std::fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Box<dyn Handle>> {
+        Ok(Box::new(OpenOptions::new().read(true).write(true).create_new(true).open(path)?))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Box<dyn Handle>> {
+        Ok(Box::new(OpenOptions::new().read(true).write(true).open(path)?))
+    }
+
+    fn open_to_read(&self, path: &Path) -> io::Result<Box<dyn Handle>> {
+        Ok(Box::new(File::open(path)?))
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_file(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::rename(from, to)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+        File::open(dir)?.sync_all()
+    }
+
+    fn space(&self, dir: &Path) -> io::Result<Space> {
+        let stat = nix::sys::statvfs::statvfs(dir).map_err(io::Error::from)?;
+        let unit: u64 = stat.fragment_size();
+        Ok(Space { free: stat.blocks_available() * unit, total: stat.blocks() * unit })
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Any + Send + Sync>> {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Box::new(file)),
+            Err(std::fs::TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(std::fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
+
+impl Handle for File {
+    fn read_at(&self, buf: &mut [u8], pos: u64) -> io::Result<usize> {
+        FileExt::read_at(self, buf, pos)
+    }
+
+    fn write_at(&self, bytes: &[u8], pos: u64) -> io::Result<()> {
+        self.write_all_at(bytes, pos)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        Self::set_len(self, len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+}

@@ -1,0 +1,15 @@
+//! The buffer's tests: its public face on a real folder (`face`), and its core over a disk that fails in every way that
+//! we know of (`disk` is that disk; `bench` drives the core by hand, without the writer thread).
+
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::wildcard_enum_match_arm,
+    reason = "small numbers, and matches that panic on anything else"
+)]
+
+mod bench;
+mod disk;
+mod face;
+mod faults;
+mod limits;
+mod model;

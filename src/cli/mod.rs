@@ -1,0 +1,166 @@
+//! What the operator types. Commands only parse, call, and print: what they do is in the modules that they call.
+//! Errors here are for people: one line on standard error, and an exit code for scripts ([`Exit`]).
+
+pub mod check;
+mod client;
+mod demo;
+mod exit;
+mod out;
+mod run;
+mod signals;
+mod status;
+mod text;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{self, Env};
+use crate::gateway;
+pub use exit::Exit;
+use exit::{Failure, Outcome};
+
+/// Where the configuration is looked for without `-c`, in this order.
+const DEFAULT_FILES: [&str; 2] = ["./routes.yaml", "/etc/tidegate/routes.yaml"];
+
+/// An edge message gateway: a built-in MQTT broker, declarative routes, and a store-and-forward buffer on disk for every link.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate", version, arg_required_else_help = true, max_term_width = 100)]
+struct Cli {
+    /// The configuration [default: ./routes.yaml, then /etc/tidegate/routes.yaml]
+    #[arg(short, long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway
+    Run(run::Args),
+    /// Report every mistake in a configuration: exit code 0 or 65
+    Check {
+        /// The file to check; default: as for `-c`
+        file: Option<PathBuf>,
+        /// Do not look up `${env:..}` and `${file:..}`: for machines that do not have them
+        #[arg(long)]
+        no_secrets: bool,
+    },
+    /// Show what the running gateway is doing: exit code 1 if it is not ready or a ledger does not balance
+    Status(status::Args),
+    /// Show the promise live: two sites, a line that fails, a gateway that is killed, and no message lost
+    Demo(demo::Args),
+}
+
+/// The whole program behind `main`.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are answers, the rest is wrong usage.
+            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Done };
+            let _heard: std::io::Result<()> = error.print();
+            return exit.into();
+        }
+    };
+    match dispatch(&cli) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            out::complain(&failure.to_string());
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn dispatch(cli: &Cli) -> Outcome {
+    match &cli.command {
+        Command::Run(args) => run::run(args, &config_file(cli.config.as_deref())?),
+        Command::Check { file, no_secrets } => {
+            check(&config_file(file.as_deref().or(cli.config.as_deref()))?, *no_secrets)
+        }
+        Command::Status(args) => status::status(args, &load(&config_file(cli.config.as_deref())?)?.0.data_dir),
+        Command::Demo(args) => demo::demo(args),
+    }
+}
+
+/// The configuration's file: the one that was named, or the first default that exists.
+fn config_file(named: Option<&Path>) -> Result<PathBuf, Failure> {
+    if let Some(named) = named {
+        return Ok(named.to_owned());
+    }
+    let found = DEFAULT_FILES.iter().map(Path::new).find(|path| path.exists());
+    found.map(Path::to_owned).ok_or_else(|| {
+        let [first, second] = DEFAULT_FILES;
+        let hint =
+            anyhow::anyhow!("there is no configuration: neither {first} nor {second} exists; name one with -c FILE");
+        Failure::new(Exit::Config, hint)
+    })
+}
+
+/// The configuration, and what its check warns of as text; every mistake if it cannot be used.
+fn load(file: &Path) -> Result<(gateway::Config, String), Failure> {
+    match config::load(file, &Env::real()) {
+        Ok((config, warnings)) => Ok((config, config::render(&warnings))),
+        Err(mistakes) => {
+            let text = format!("{}{}", config::render(&mistakes), config::summary(&mistakes));
+            Err(Failure::new(Exit::Config, anyhow::anyhow!("{} cannot be used\n{text}", file.display())))
+        }
+    }
+}
+
+fn check(file: &Path, no_secrets: bool) -> Outcome {
+    let env = Env { no_secrets, ..Env::real() };
+    match check::check(file, &env, &mut std::io::stdout().lock()) {
+        Ok(0) => Ok(Exit::Done),
+        Ok(_) => Ok(Exit::Config),
+        Err(error) => Err(Failure::new(Exit::Io, error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_configuration_may_be_named_before_or_behind_the_command() {
+        for line in [["tidegate", "-c", "x.yaml", "run"], ["tidegate", "run", "--config", "x.yaml"]] {
+            let cli = Cli::try_parse_from(line).unwrap();
+            assert_eq!(cli.config.as_deref(), Some(Path::new("x.yaml")));
+        }
+    }
+
+    #[test]
+    fn the_documented_exit_codes_are_these() {
+        let codes = [
+            Exit::Done,
+            Exit::No,
+            Exit::Usage,
+            Exit::Config,
+            Exit::Unavailable,
+            Exit::Bug,
+            Exit::Io,
+            Exit::NotPermitted,
+        ];
+        assert_eq!(codes.map(Exit::code), [0, 1, 64, 65, 69, 70, 74, 77]);
+    }
+
+    #[test]
+    fn a_configuration_that_cannot_be_used_is_65_with_every_mistake() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("routes.yaml");
+        std::fs::write(&file, "site: x\nlinkz: {}\nroutez: []\n").unwrap();
+        let failure = load(&file).unwrap_err();
+        assert_eq!(failure.code, 65);
+        let text = failure.to_string();
+        assert!(text.contains(":2:1: error: ") && text.contains(":3:1: error: "), "{text}");
+    }
+}

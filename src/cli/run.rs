@@ -1,0 +1,87 @@
+//! `tidegate run`: the gateway, from its configuration to its ordered end.
+
+use std::io::Read as _;
+use std::path::Path;
+
+use anyhow::Context as _;
+use tokio_util::sync::CancellationToken;
+
+use super::exit::{Exit, Failure, Outcome};
+use super::out;
+use super::signals::Signals;
+use crate::clock;
+use crate::gateway::{Config, Gateway};
+use crate::telemetry::logging;
+
+/// `tidegate run`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// How log lines look on standard error: `text` or `json` (default: TIDEGATE_LOG_FORMAT, then text);
+    /// what is logged is a filter in TIDEGATE_LOG, such as `info` or `tidegate::links=debug,warn`
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<logging::Format>,
+    /// Stop when standard input closes: for a parent process that must not leave a gateway behind
+    #[arg(long, hide = true)]
+    until_stdin_closes: bool,
+}
+
+/// Runs the gateway until a signal ends it: the first in order, a second at once.
+pub(crate) fn run(args: &Args, file: &Path) -> Outcome {
+    logging::init(args.log_format).map_err(|error| Failure::new(Exit::Usage, error))?;
+    let (config, warnings) = super::load(file)?;
+    if !warnings.is_empty() {
+        out::complain(warnings.trim_end());
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("tidegate")
+        .build()
+        .map_err(|error| Failure::new(Exit::Io, anyhow::Error::new(error).context("cannot start threads")))?;
+    let outcome = runtime.block_on(Box::pin(gateway(config, args.until_stdin_closes)));
+    // What still runs now was told to stop and did not, or the operator will not wait: everything acknowledged is on disk.
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn gateway(config: Config, until_stdin_closes: bool) -> Outcome {
+    let mut signals = Signals::new().map_err(|error| Failure::new(Exit::Io, error))?;
+    let gateway = Gateway::build(config, clock::system()).await.map_err(|error| Failure {
+        code: error.exit_code(),
+        error: anyhow::Error::new(error).context("cannot start"),
+    })?;
+    let stop = CancellationToken::new();
+    if until_stdin_closes {
+        stop_with_stdin(stop.clone()).map_err(|error| Failure::new(Exit::Io, error))?;
+    }
+    let running = gateway.run(stop.clone());
+    tokio::pin!(running);
+    // Counted apart from `stop`, which a closed standard input cancels too: only a second *signal* means "at once".
+    let mut signalled = false;
+    loop {
+        tokio::select! {
+            ended = &mut running => {
+                return ended.map(|()| Exit::Done).map_err(|error| Failure::new(Exit::Io, error));
+            }
+            name = signals.next() => {
+                if signalled {
+                    tracing::warn!(signal = name, "stopping at once");
+                    return Ok(Exit::No);
+                }
+                tracing::info!(signal = name, "stopping in order; a second signal stops at once");
+                signalled = true;
+                stop.cancel();
+            }
+        }
+    }
+}
+
+/// A thread of its own: reading standard input cannot be cancelled, and a runtime would wait for it at its end.
+fn stop_with_stdin(stop: CancellationToken) -> anyhow::Result<()> {
+    let wait = move || {
+        let mut bytes = [0; 64];
+        while std::io::stdin().read(&mut bytes).is_ok_and(|read| read > 0) {}
+        stop.cancel();
+    };
+    std::thread::Builder::new().name("stdin".to_owned()).spawn(wait).context("cannot watch standard input")?;
+    Ok(())
+}

@@ -1,0 +1,33 @@
+//! SIGINT and SIGTERM.
+
+use anyhow::Context as _;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Both signals that ask a process to end.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// From now on the two no longer end the process by themselves.
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        let watch = |kind| signal(kind).context("cannot watch for signals");
+        Ok(Self { interrupt: watch(SignalKind::interrupt())?, terminate: watch(SignalKind::terminate())? })
+    }
+
+    /// The next one's name. Cancel safe.
+    pub(crate) async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            Some(()) = self.interrupt.recv() => "SIGINT",
+            Some(()) = self.terminate.recv() => "SIGTERM",
+            else => std::future::pending().await,
+        }
+    }
+}
+
+/// The first signal of a command that needs only one.
+pub(crate) async fn next() -> anyhow::Result<&'static str> {
+    Ok(Signals::new()?.next().await)
+}

@@ -1,0 +1,237 @@
+//! The status board as text for people. Pure.
+
+use crate::cli::text::{self, Span, Style, grouped, ms, since, until};
+use crate::clock::WallMs;
+use crate::telemetry::board::{BrokerStatus, HalfStatus, LinkStatus, Status};
+use crate::units::ByteSize;
+
+/// The ledger's accounts in the order of the equation; others follow by name.
+const ACCOUNTS: [&str; 3] = ["accepted", "delivered", "buffered"];
+
+/// The whole gateway.
+pub(super) fn lines(status: &Status, now: WallMs) -> Vec<Vec<Span>> {
+    let mut lines = vec![head(status, now), broker(&status.broker)];
+    lines.extend(counts("dropped", &status.broker.dropped));
+    lines.extend(counts("refused", &status.broker.refused));
+    if status.loops_stopped > 0 {
+        let loops = format!("       loops stopped: {}", grouped(status.loops_stopped));
+        lines.push(vec![Span::new(Style::Warn, loops)]);
+    }
+    if let Some(admin) = &status.admin {
+        lines.push(vec![Span::plain(format!("admin  http://{admin}"))]);
+    }
+    for link in &status.links {
+        lines.push(Vec::new());
+        lines.extend(self::link(link, now));
+    }
+    lines
+}
+
+fn head(status: &Status, now: WallMs) -> Vec<Span> {
+    let ready = if status.ready { Span::new(Style::Good, "ready") } else { Span::new(Style::Bad, "not ready") };
+    let up = since(status.started_ms, now);
+    vec![
+        Span::new(Style::Strong, format!("site {}", status.site)),
+        Span::plain(format!("  {} for {up}, ", status.phase)),
+        ready,
+        Span::new(Style::Faint, format!("  tidegate {}, pid {}", status.version, status.pid)),
+    ]
+}
+
+fn broker(broker: &BrokerStatus) -> Vec<Span> {
+    vec![Span::plain(format!(
+        "broker {}  clients {}  received {}  sent {}  offline sessions {} (owed {})  retained {}",
+        broker.listeners.join(" "),
+        grouped(broker.clients),
+        grouped(broker.received),
+        grouped(broker.sent),
+        grouped(broker.sessions_offline),
+        grouped(broker.owed),
+        grouped(broker.retained),
+    ))]
+}
+
+fn counts(what: &str, counts: &std::collections::BTreeMap<String, u64>) -> Option<Vec<Span>> {
+    if counts.is_empty() {
+        return None;
+    }
+    let counts: Vec<String> = counts.iter().map(|(reason, count)| format!("{reason} {}", grouped(*count))).collect();
+    Some(vec![Span::new(Style::Warn, format!("       {what}: {}", counts.join(", ")))])
+}
+
+fn link(link: &LinkStatus, now: WallMs) -> Vec<Vec<Span>> {
+    let mut lines = vec![vec![
+        Span::new(Style::Strong, format!("link {}", link.name)),
+        Span::plain(format!(" ({})  ", link.kind)),
+        Span::new(text::style(link.state), text::state(link.state)),
+    ]];
+    if let Some(sink) = &link.sink {
+        lines.extend(half("out", sink, now));
+    }
+    if let Some(source) = &link.source {
+        lines.extend(half("in", source, now));
+    }
+    // A link that only receives has no buffer of its own.
+    if link.sink.is_some() || link.depth > 0 || !link.ledger.is_empty() {
+        lines.push(buffer(link));
+        lines.push(ledger(link));
+    }
+    if link.dead_letters > 0 {
+        lines.push(vec![Span::new(Style::Warn, format!("  dead letters {}", grouped(link.dead_letters)))]);
+    }
+    if let Some(note) = &link.note {
+        lines.push(vec![Span::new(Style::Warn, format!("  note: {note}"))]);
+    }
+    lines
+}
+
+fn half(direction: &str, half: &HalfStatus, now: WallMs) -> Vec<Vec<Span>> {
+    let done = if direction == "out" { "confirmed" } else { "accepted" };
+    let mut lines = vec![vec![
+        Span::plain(format!("  {direction:<4} ")),
+        Span::new(text::style(half.state), text::state(half.state)),
+        Span::plain(format!(
+            " for {}  {done} {}  {:.1}/s  in flight {}  again {}  connects {}",
+            since(half.since_ms, now),
+            grouped(half.messages),
+            half.rate,
+            grouped(half.in_flight),
+            grouped(half.resent),
+            grouped(half.connects),
+        )),
+    ]];
+    if let Some(next) = half.next_try_ms {
+        lines.push(vec![Span::plain(format!("       next try in {}", until(next, now)))]);
+    }
+    if let Some(error) = &half.last_error {
+        lines.push(vec![Span::plain(format!("       last error: {error}"))]);
+    }
+    lines
+}
+
+fn buffer(link: &LinkStatus) -> Vec<Span> {
+    let mut line = format!(
+        "  kept {}  {}  on disk {}",
+        grouped(link.depth),
+        ByteSize(link.depth_bytes),
+        ByteSize(link.disk_bytes)
+    );
+    if let Some(oldest) = link.oldest_age_ms {
+        line += &format!("  oldest {}", ms(oldest));
+    }
+    if let Some(left) = link.time_left_ms.filter(|_| link.depth > 0) {
+        line += &format!("  empty in {}", ms(left));
+    }
+    vec![Span::plain(line)]
+}
+
+fn ledger(link: &LinkStatus) -> Vec<Span> {
+    let known = ACCOUNTS.iter().filter_map(|name| Some((*name, *link.ledger.get(*name)?)));
+    // Accounts at zero say nothing to a person; `--json` has them all.
+    let others = link.ledger.iter().filter(|(name, value)| !ACCOUNTS.contains(&name.as_str()) && **value > 0);
+    let all = known.chain(others.map(|(name, value)| (name.as_str(), *value)));
+    let accounts: Vec<String> = all.map(|(name, value)| format!("{name} {}", grouped(value))).collect();
+    let verdict =
+        if link.balanced { Span::new(Style::Good, "balanced") } else { Span::new(Style::Bad, "DOES NOT BALANCE") };
+    vec![Span::plain(format!("  ledger {}  ", accounts.join("  "))), verdict]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::telemetry::board::LinkState;
+
+    fn ledger(pairs: &[(&str, u64)]) -> BTreeMap<String, u64> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect()
+    }
+
+    fn status() -> Status {
+        let sink = HalfStatus {
+            state: LinkState::BackingOff,
+            since_ms: 97_000,
+            last_error: Some("connection refused".to_owned()),
+            next_try_ms: Some(100_400),
+            messages: 4_000,
+            resent: 12,
+            connects: 2,
+            ..HalfStatus::default()
+        };
+        let cloud = LinkStatus {
+            name: "cloud".to_owned(),
+            kind: "mqtt".to_owned(),
+            state: LinkState::BackingOff,
+            sink: Some(sink),
+            depth: 2_900,
+            depth_bytes: 300 << 10,
+            disk_bytes: 1 << 20,
+            oldest_age_ms: Some(6_100),
+            time_left_ms: Some(2_000),
+            ledger: ledger(&[("accepted", 6_900), ("delivered", 4_000), ("buffered", 2_900), ("dropped_age", 0)]),
+            balanced: true,
+            ..LinkStatus::default()
+        };
+        let source = HalfStatus { state: LinkState::Online, since_ms: 40_000, rate: 12.34, ..HalfStatus::default() };
+        let hq = LinkStatus {
+            name: "hq".to_owned(),
+            kind: "rabbitmq".to_owned(),
+            state: LinkState::Online,
+            source: Some(source),
+            balanced: true,
+            ..LinkStatus::default()
+        };
+        Status {
+            site: "plant-7".to_owned(),
+            version: "0.1.0".to_owned(),
+            pid: 42,
+            started_ms: 40_000,
+            ready: true,
+            phase: "running".to_owned(),
+            links: vec![cloud, hq],
+            broker: BrokerStatus {
+                listeners: vec!["127.0.0.1:1883".to_owned()],
+                clients: 4,
+                received: 6_900,
+                dropped: BTreeMap::from([("session_full".to_owned(), 3)]),
+                ..BrokerStatus::default()
+            },
+            ..Status::default()
+        }
+    }
+
+    fn shown(status: &Status) -> String {
+        let lines = lines(status, WallMs(100_000));
+        lines.iter().map(|line| text::render(line, usize::MAX, false)).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn everything_that_promise_6_names_is_on_the_page() {
+        let expected = "\
+site plant-7  running for 1m, ready  tidegate 0.1.0, pid 42
+broker 127.0.0.1:1883  clients 4  received 6,900  sent 0  offline sessions 0 (owed 0)  retained 0
+       dropped: session_full 3
+
+link cloud (mqtt)  backing_off
+  out  backing_off for 3s  confirmed 4,000  0.0/s  in flight 0  again 12  connects 2
+       next try in 400ms
+       last error: connection refused
+  kept 2,900  300KiB  on disk 1MiB  oldest 6.1s  empty in 2s
+  ledger accepted 6,900  delivered 4,000  buffered 2,900  balanced
+
+link hq (rabbitmq)  online
+  in   online for 1m  accepted 0  12.3/s  in flight 0  again 0  connects 0";
+        assert_eq!(shown(&status()), expected);
+    }
+
+    #[test]
+    fn an_unbalanced_ledger_cannot_be_overlooked() {
+        let mut status = status();
+        status.links[0].balanced = false;
+        status.links[0].note = Some("sync: never: acknowledged before it is safe".to_owned());
+        status.links[0].dead_letters = 2;
+        let text = shown(&status);
+        assert!(text.contains("buffered 2,900  DOES NOT BALANCE"), "{text}");
+        assert!(text.contains("  note: sync: never") && text.contains("  dead letters 2"), "{text}");
+    }
+}

@@ -1,0 +1,254 @@
+//! Mistakes in a file of routes, and how they are shown (R32).
+
+use std::fmt::Write;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::source::{Place, Source};
+
+/// Of a drawn line; more wraps on any terminal.
+const LINE_CHARS_MAX: usize = 200;
+
+/// Whether a file can be used in spite of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// It cannot.
+    Error,
+    /// It can; the operator should know.
+    Warning,
+}
+
+/// One mistake.
+#[derive(Clone, Debug)]
+pub struct Diagnostic {
+    /// See [`Severity`].
+    pub severity: Severity,
+    /// As it was named to [`load`](super::load), or below the folder that was.
+    pub file: PathBuf,
+    /// Counts from 1.
+    pub line: usize,
+    /// In characters, counts from 1.
+    pub col: usize,
+    /// Bytes of the file that are to blame.
+    pub span: Range<usize>,
+    /// One line: what is wrong. Never holds a substituted secret.
+    pub text: String,
+    /// What would be right.
+    pub hint: Option<String>,
+    /// For drawing.
+    source: Arc<Source>,
+}
+
+impl Severity {
+    /// `error`, `warning`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+        }
+    }
+}
+
+/// All mistakes found so far.
+#[derive(Debug, Default)]
+pub(super) struct Mistakes {
+    found: Vec<Diagnostic>,
+}
+
+impl Mistakes {
+    pub(super) fn error(&mut self, place: &Place, text: impl Into<String>, hint: impl Into<Option<String>>) {
+        self.push(Severity::Error, place, text.into(), hint.into());
+    }
+
+    pub(super) fn warning(&mut self, place: &Place, text: impl Into<String>, hint: impl Into<Option<String>>) {
+        self.push(Severity::Warning, place, text.into(), hint.into());
+    }
+
+    pub(super) fn has_errors(&self) -> bool {
+        self.found.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+    }
+
+    /// In the order of the files.
+    pub(super) fn sorted(mut self) -> Vec<Diagnostic> {
+        self.found.sort_by(|a, b| (&a.file, a.span.start, a.severity).cmp(&(&b.file, b.span.start, b.severity)));
+        self.found
+    }
+
+    fn push(&mut self, severity: Severity, place: &Place, text: String, hint: Option<String>) {
+        let (line, bounds) = place.source.line_of(place.span.start);
+        let before = place.source.text.get(bounds.start..place.span.start).unwrap_or_default();
+        self.found.push(Diagnostic {
+            severity,
+            file: place.source.path.clone(),
+            line,
+            col: before.chars().count() + 1,
+            span: place.span.clone(),
+            text,
+            hint,
+            source: Arc::clone(&place.source),
+        });
+    }
+}
+
+/// Each diagnostic as `FILE:LINE:COL: error: text`, the drawn span below it, and its hint. Passwords that stand in the
+/// file itself are not shown.
+#[must_use]
+pub fn render(diagnostics: &[Diagnostic]) -> String {
+    let mut out = String::new();
+    for diagnostic in diagnostics {
+        // Writing to a string cannot fail.
+        let _infallible = draw(diagnostic, &mut out);
+    }
+    out
+}
+
+/// `3 errors, 1 warning`.
+#[must_use]
+pub fn summary(diagnostics: &[Diagnostic]) -> String {
+    let count = |severity: Severity| {
+        let count = diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count();
+        format!("{count} {}{}", severity.name(), if count == 1 { "" } else { "s" })
+    };
+    format!("{}, {}", count(Severity::Error), count(Severity::Warning))
+}
+
+fn draw(diagnostic: &Diagnostic, out: &mut String) -> std::fmt::Result {
+    let Diagnostic { severity, file, line, col, span, text, hint, source } = diagnostic;
+    writeln!(out, "{}:{line}:{col}: {}: {text}", file.display(), severity.name())?;
+    let (_, bounds) = source.line_of(span.start);
+    let shown = source.text.get(bounds.clone()).unwrap_or_default();
+    let number = line.to_string();
+    let margin = " ".repeat(number.len());
+    if !shown.trim().is_empty() {
+        let within = span.start - bounds.start..span.end.clamp(span.start, bounds.end) - bounds.start;
+        let (shown, carets) = masked(shown, &within);
+        let (shown, carets) = windowed(&shown, &carets);
+        writeln!(out, " {margin} |\n {number} | {shown}\n {margin} | {carets}")?;
+    }
+    if let Some(hint) = hint {
+        writeln!(out, " {margin} = hint: {hint}")?;
+    }
+    out.push('\n');
+    Ok(())
+}
+
+/// The line with its secrets replaced, and a line of carets below `span`.
+fn masked(line: &str, span: &Range<usize>) -> (String, String) {
+    let secrets = secrets_in(line);
+    let (mut shown, mut carets) = (String::new(), String::new());
+    for (at, c) in line.char_indices() {
+        let marked = span.contains(&at);
+        match secrets.iter().find(|secret| secret.contains(&at)) {
+            // Always three, so that not even the length shows.
+            Some(secret) if secret.start == at => {
+                let marked = marked || (span.start < secret.end && secret.start < span.end);
+                shown.push_str("***");
+                carets.push_str(if marked { "^^^" } else { "   " });
+            }
+            Some(_) => {}
+            None => {
+                shown.push(if c == '\t' { ' ' } else { c });
+                carets.push(if marked { '^' } else { ' ' });
+            }
+        }
+    }
+    if !carets.contains('^') {
+        carets = format!("{}^", " ".repeat(line.get(..span.start).unwrap_or_default().chars().count()));
+    }
+    (shown.trim_end().to_owned(), carets.trim_end().to_owned())
+}
+
+/// The part of a very long line that the carets are about.
+fn windowed(shown: &str, carets: &str) -> (String, String) {
+    let first = carets.chars().take_while(|c| *c == ' ').count();
+    if shown.chars().count() <= LINE_CHARS_MAX {
+        return (shown.to_owned(), carets.to_owned());
+    }
+    let from = first.saturating_sub(LINE_CHARS_MAX / 2);
+    let part = |text: &str| text.chars().skip(from).take(LINE_CHARS_MAX).collect::<String>();
+    (part(shown), part(carets))
+}
+
+/// Where a line of a file spells out a password: in a URL, or behind a key that is named like one. By the text
+/// alone, since the line may belong to a file that is no YAML.
+fn secrets_in(line: &str) -> Vec<Range<usize>> {
+    let mut secrets = Vec::new();
+    if let Some(password) = password_in_url(line) {
+        secrets.push(password);
+    }
+    let lower = line.to_ascii_lowercase();
+    for word in ["password", "passphrase", "secret", "token", "jaas.config"] {
+        let Some(at) = lower.find(word) else { continue };
+        let Some(colon) = line.get(at..).and_then(|text| text.find(": ")).map(|colon| at + colon + 2) else { continue };
+        let value = line.get(colon..).unwrap_or_default();
+        let start = colon + value.len() - value.trim_start().len();
+        let end = colon + value.find([',', '}']).filter(|_| line.contains('{')).unwrap_or(value.len());
+        if start < end && !value.contains("${") {
+            secrets.push(start..end);
+        }
+    }
+    secrets
+}
+
+/// The place of the password that a URL in `text` spells out; none if it is a reference such as `${env:X}`.
+pub(super) fn password_in_url(text: &str) -> Option<Range<usize>> {
+    let user = text.find("://")? + 3;
+    let authority = text.get(user..)?;
+    let authority = authority.get(..authority.find([' ', '"', '\'', '\t']).unwrap_or(authority.len()))?;
+    let at = authority.rfind('@')?;
+    // The colon of `${env:USER}` is not the one before the password.
+    let mut depth = 0_usize;
+    let mut colon = None;
+    for (here, c) in authority.get(..at)?.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth = depth.saturating_sub(1),
+            ':' if depth == 0 => {
+                colon = Some(here);
+                break;
+            }
+            _ => {}
+        }
+    }
+    let password = colon? + 1..at;
+    let spelled = authority.get(password.clone())?;
+    let reference = spelled.starts_with("${") && spelled.ends_with('}') && spelled.matches("${").count() == 1;
+    (!spelled.is_empty() && !reference).then(|| user + password.start..user + password.end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_very_long_line_is_shown_around_what_is_wrong() {
+        let line = format!("{}wrong{}", "a".repeat(1_000), "b".repeat(1_000));
+        let (shown, carets) = masked(&line, &(1_000..1_005));
+        let (shown, carets) = windowed(&shown, &carets);
+        assert_eq!(shown.chars().count(), LINE_CHARS_MAX);
+        assert_eq!(shown.get(carets.find('^').unwrap()..carets.len()), Some("wrong"));
+    }
+
+    #[test]
+    fn passwords_in_the_file_are_not_shown() {
+        for (line, span, shown, carets) in [
+            ("url: amqp://u:secret@h/x", 5..24, "url: amqp://u:***@h/x", "     ^^^^^^^^^^^^^^^^"),
+            ("url: amqp://u:s@h", 14..15, "url: amqp://u:***@h", "              ^^^"),
+            ("url: amqp://${env:U}:s@h", 0..3, "url: amqp://${env:U}:***@h", "^^^"),
+            ("url: amqp://u:${env:P}@h", 0..3, "url: amqp://u:${env:P}@h", "^^^"),
+            ("url: amqp://u:a/b@c@h", 0..3, "url: amqp://u:***@h", "^^^"),
+            ("sasl.password: hunter2", 0..3, "sasl.password: ***", "^^^"),
+            (
+                "o: { sasl.password: hunter2, x: 1 }",
+                29..30,
+                "o: { sasl.password: ***, x: 1 }",
+                "                         ^",
+            ),
+            ("url: mqtt://h:1883", 5..18, "url: mqtt://h:1883", "     ^^^^^^^^^^^^^"),
+        ] {
+            assert_eq!(masked(line, &span), (shown.to_owned(), carets.to_owned()), "{line}");
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Every key of `routes.yaml`, section by section: what is accepted, and what later versions bring. `docs/routes.md` has to
+//! name the former; the latter are reported as not built yet, never silently ignored.
+
+/// The keys of one section.
+#[derive(Debug)]
+pub(super) struct Keys {
+    /// As in `docs/routes.md`: `links.NAME.buffer`; empty for the top level.
+    pub(super) section: &'static str,
+    pub(super) accepted: &'static [&'static str],
+    pub(super) planned: &'static [&'static str],
+}
+
+pub(super) const TOP: Keys = Keys {
+    section: "",
+    accepted: &["site", "data_dir", "broker", "admin", "links", "routes"],
+    planned: &["max_memory", "telemetry"],
+};
+
+pub(super) const BROKER: Keys = Keys {
+    section: "broker",
+    accepted: &[
+        "listeners",
+        "max_packet_size",
+        "receive_maximum",
+        "in_flight",
+        "session_expiry_max",
+        "session_messages_max",
+        "connect_timeout",
+        "connections_max",
+    ],
+    planned: &["auth", "acl", "users"],
+};
+
+pub(super) const LISTENER: Keys = Keys {
+    section: "broker.listeners",
+    accepted: &["bind", "anonymous"],
+    planned: &["tls", "websocket", "proxy_protocol"],
+};
+
+pub(super) const ADMIN: Keys =
+    Keys { section: "admin", accepted: &["bind"], planned: &["tls", "auth", "token", "users"] };
+
+pub(super) const LINK: Keys = Keys {
+    section: "links.NAME",
+    accepted: &["mqtt", "rabbitmq", "kafka", "buffer", "in_flight", "retry", "stall_after", "connect_timeout"],
+    planned: &["drain", "rate", "priority", "dead_letters", "renamed_from", "amqp10", "nats"],
+};
+
+pub(super) const MQTT: Keys = Keys {
+    section: "links.NAME.mqtt",
+    accepted: &["url", "version", "qos", "client_id", "keep_alive", "ca", "cert", "key", "max_packet_size"],
+    planned: &["websocket", "server_name"],
+};
+
+pub(super) const RABBITMQ: Keys = Keys {
+    section: "links.NAME.rabbitmq",
+    accepted: &["url", "exchange", "declare", "mandatory", "unroutable", "prefetch", "topic_escape", "ca"],
+    planned: &["cert", "key", "server_name"],
+};
+
+pub(super) const DECLARE: Keys =
+    Keys { section: "links.NAME.rabbitmq.declare", accepted: &["type", "durable"], planned: &["arguments"] };
+
+pub(super) const KAFKA: Keys = Keys {
+    section: "links.NAME.kafka",
+    accepted: &["brokers", "acks", "compression", "group", "options", "max_message"],
+    planned: &["exactly_once", "transactional_id", "schema_registry"],
+};
+
+pub(super) const BUFFER: Keys = Keys {
+    section: "links.NAME.buffer",
+    accepted: &["max_size", "max_age", "when_full", "sync", "min_free"],
+    planned: &["keep_delivered", "compression", "encryption"],
+};
+
+pub(super) const RETRY: Keys = Keys { section: "links.NAME.retry", accepted: &["min", "max"], planned: &[] };
+
+pub(super) const ROUTE: Keys = Keys {
+    section: "routes",
+    accepted: &["name", "from", "to", "key"],
+    planned: &[
+        "where",
+        "priority",
+        "transform",
+        "throttle",
+        "sample",
+        "dedup",
+        "batch",
+        "retained",
+        "retain",
+        "qos",
+        "expiry",
+    ],
+};
+
+pub(super) const ALL: [&Keys; 12] =
+    [&TOP, &BROKER, &LISTENER, &ADMIN, &LINK, &MQTT, &RABBITMQ, &DECLARE, &KAFKA, &BUFFER, &RETRY, &ROUTE];
+
+/// The name among `known` that was most likely meant by `given`.
+pub(super) fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let given = given.to_ascii_lowercase();
+    let limit = (given.chars().count() / 3).max(1);
+    let scored = known.into_iter().map(|name| (distance(&given, &name.to_ascii_lowercase()), name));
+    // As many changes as there are characters make any name of any other.
+    let limit = limit.min(given.chars().count().saturating_sub(1));
+    scored.filter(|(distance, _)| *distance <= limit).min_by_key(|(distance, _)| *distance).map(|(_, name)| name)
+}
+
+/// How many characters must be put in, left out, changed, or swapped with their neighbour.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut before_last: Vec<usize> = Vec::new();
+    let mut last: Vec<usize> = (0..=b.len()).collect();
+    let mut previous = None;
+    for (row, ca) in a.chars().enumerate() {
+        let mut current = vec![row + 1];
+        for (col, cb) in b.iter().enumerate() {
+            let at = |row: &[usize], col: usize| row.get(col).copied().unwrap_or(usize::MAX - 1);
+            let changed = at(&last, col) + usize::from(ca != *cb);
+            let mut best = changed.min(at(&last, col + 1) + 1).min(at(&current, col) + 1);
+            let swapped = col > 0 && previous == Some(*cb) && b.get(col - 1) == Some(&ca);
+            if swapped && !before_last.is_empty() {
+                best = best.min(at(&before_last, col - 1) + 1);
+            }
+            current.push(best);
+        }
+        before_last = std::mem::replace(&mut last, current);
+        previous = Some(ca);
+    }
+    last.last().copied().unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_names_every_key_in_its_section() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/routes.md");
+        let reference = std::fs::read_to_string(file).unwrap();
+        for keys in ALL {
+            let heading =
+                if keys.section.is_empty() { "## Top level".to_owned() } else { format!("# `{}`", keys.section) };
+            let section = reference.split_once(&format!("{heading}\n"));
+            let section = section.unwrap_or_else(|| panic!("docs/routes.md has no section {heading}")).1;
+            let section = section.split("\n#").next().unwrap();
+            let mut named: Vec<_> =
+                section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+            let mut accepted = keys.accepted.to_vec();
+            named.sort_unstable();
+            accepted.sort_unstable();
+            assert_eq!(named, accepted, "{heading}");
+        }
+    }
+
+    #[test]
+    fn no_key_is_both_accepted_and_planned() {
+        for keys in ALL {
+            assert!(keys.planned.iter().all(|key| !keys.accepted.contains(key)), "{}", keys.section);
+        }
+    }
+
+    #[test]
+    fn the_nearest_name_is_the_one_that_was_meant() {
+        let known = ["cloud", "hq", "lake", "max_size", "max_age"];
+        for (given, meant) in [
+            ("clod", Some("cloud")),
+            ("cluod", Some("cloud")),
+            ("Cloud", Some("cloud")),
+            ("max_sise", Some("max_size")),
+            ("maxsize", Some("max_size")),
+            ("qh", Some("hq")),
+            ("warehouse", None),
+            ("x", None),
+        ] {
+            assert_eq!(nearest(given, known), meant, "{given}");
+        }
+    }
+}

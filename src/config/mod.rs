@@ -1,0 +1,150 @@
+//! `routes.yaml`: what the operator wrote, checked as a whole, and turned into the `Config` structs of all parts.
+//!
+//! # Parts
+//! - `raw`: the YAML as a tree in which every key and value knows its place.
+//! - `resolve`: walks that tree once and reports every mistake of it, each with its place and a hint (R32).
+//! - `keys`: all keys, as data: accepted ones, and those that later versions bring.
+//! - [`render`]: how mistakes are shown.
+//!
+//! # Invariants
+//! One run reports all mistakes. Nothing is ignored: an unknown key is an error. Behind this module nobody sees a string
+//! that could still be wrong. Secrets get into the `Config` structs and nowhere else; diagnostics show values as the
+//! file has them, and passwords that stand in the file are blotted out. Only [`load`] and [`Env::real`] touch the world.
+//! No part but `cli` and `gateway` knows this module.
+
+mod diagnostic;
+mod env;
+mod keys;
+mod raw;
+mod resolve;
+mod source;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use diagnostic::{Diagnostic, Severity, render, summary};
+pub use env::{Env, Lookup};
+
+use crate::gateway::Config;
+use diagnostic::Mistakes;
+use raw::{Node, Value};
+use source::{Place, Source};
+
+/// What a check found.
+#[derive(Debug)]
+pub struct Report {
+    /// In the order of the files; errors and warnings.
+    pub diagnostics: Vec<Diagnostic>,
+    /// There if nothing is an error and secrets were looked up.
+    pub config: Option<Config>,
+    /// How many links the file names.
+    pub links: usize,
+    /// How many routes the file names.
+    pub routes: usize,
+}
+
+impl Report {
+    /// Whether the file cannot be used.
+    #[must_use]
+    pub fn has_errors(&self) -> bool {
+        self.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+    }
+}
+
+/// Reads a file, or a folder of `*.yaml` files that are merged, and answers the configuration with its warnings.
+///
+/// # Errors
+/// Every mistake of the file, warnings included.
+pub fn load(path: &Path, env: &Env) -> Result<(Config, Vec<Diagnostic>), Vec<Diagnostic>> {
+    let report = check(path, env);
+    match report.config {
+        Some(config) => Ok((config, report.diagnostics)),
+        None => Err(report.diagnostics),
+    }
+}
+
+/// Reads a file, or a folder, and reports what is wrong with it.
+#[must_use]
+pub fn check(path: &Path, env: &Env) -> Report {
+    let mut mistakes = Mistakes::default();
+    let sources = sources(path, &mut mistakes);
+    let mut trees = Vec::new();
+    for source in &sources {
+        match raw::parse(source) {
+            Ok(tree) => trees.push(tree),
+            Err(error) => mistakes.error(&error.place, error.text, error.hint),
+        }
+    }
+    // What stands in a file that cannot be read is not known: the others' references to it would look wrong.
+    if sources.is_empty() || trees.len() < sources.len() {
+        return Report { diagnostics: mistakes.sorted(), config: None, links: 0, routes: 0 };
+    }
+    let first = sources.first().map_or_else(|| Arc::new(Source::named(path)), Arc::clone);
+    let whole = Place { source: first, span: 0..0 };
+    let root = raw::merged(trees, whole);
+    let (links, routes) = (count(&root, "links"), count(&root, "routes"));
+    let (config, mistakes) = resolve::resolve(&root, env, mistakes);
+    let mut report = Report { diagnostics: mistakes.sorted(), config, links, routes };
+    if report.has_errors() || env.no_secrets {
+        report.config = None;
+    }
+    report
+}
+
+/// The files to read, in the order of their names.
+fn sources(path: &Path, mistakes: &mut Mistakes) -> Vec<Arc<Source>> {
+    let mut unreadable = |path: &Path, error: &io::Error| {
+        let place = Place { source: Arc::new(Source::named(path)), span: 0..0 };
+        mistakes.error(&place, format!("cannot be read: {error}"), None);
+    };
+    let files = if path.is_dir() {
+        match files_in(path) {
+            Ok(files) if files.is_empty() => {
+                unreadable(path, &io::Error::other("the folder holds no *.yaml file"));
+                return Vec::new();
+            }
+            Ok(files) => files,
+            Err(error) => {
+                unreadable(path, &error);
+                return Vec::new();
+            }
+        }
+    } else {
+        vec![path.to_owned()]
+    };
+    let mut sources = Vec::new();
+    for file in files {
+        match std::fs::read_to_string(&file) {
+            Ok(text) => sources.push(Arc::new(Source { path: file, text })),
+            Err(error) => {
+                unreadable(&file, &error);
+                return Vec::new();
+            }
+        }
+    }
+    sources
+}
+
+fn files_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        if !hidden && path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn count(root: &Node, key: &str) -> usize {
+    let Value::Map(entries) = &root.value else { return 0 };
+    let section = entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value.value);
+    match section {
+        Some(Value::Map(entries)) => entries.len(),
+        Some(Value::List(items)) => items.len(),
+        Some(Value::Null | Value::Scalar(_)) | None => 0,
+    }
+}

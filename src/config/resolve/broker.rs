@@ -1,0 +1,90 @@
+//! The section `broker`.
+
+use std::time::Duration;
+
+use super::Resolver;
+use super::value::{Item, Section};
+use crate::broker::{Config, Listener};
+use crate::config::keys;
+use crate::units::ByteSize;
+
+/// MQTT's own limit: a Remaining Length of 268,435,455 and the fixed header (MQTT 5.0 section 2.1.4).
+pub(super) const PACKET_BYTES_MAX: ByteSize = ByteSize(268_435_460);
+/// Below this not even a topic and its properties fit.
+pub(super) const PACKET_BYTES_MIN: ByteSize = ByteSize(1 << 10);
+pub(super) const YEAR: Duration = Duration::from_secs(365 * 86_400);
+
+impl Resolver<'_> {
+    pub(super) fn broker(&mut self, item: Option<Item<'_>>) -> Config {
+        let mut config = Config::default();
+        let Some(item) = item else { return config };
+        let section = self.section(&item, &keys::BROKER);
+        if let Some(listeners) = section.get("listeners") {
+            config.listeners = self.listeners(&listeners);
+        }
+        if let Some(size) = self.size(section.get("max_packet_size"), PACKET_BYTES_MIN..=PACKET_BYTES_MAX) {
+            config.max_packet_size = size;
+        }
+        if let Some(maximum) = self.count(&section, "receive_maximum") {
+            config.receive_maximum = maximum;
+        }
+        if let Some(window) = self.count(&section, "in_flight") {
+            config.in_flight = window;
+        }
+        if let Some(expiry) = self.duration(section.get("session_expiry_max"), Duration::ZERO..=100 * YEAR) {
+            config.session_expiry_max = expiry;
+        }
+        if let Some(messages) = self.number(section.get("session_messages_max"), 1..=1_000_000_000) {
+            config.session_messages_max = messages;
+        }
+        let second = Duration::from_secs(1);
+        if let Some(timeout) = self.duration(section.get("connect_timeout"), second..=600 * second) {
+            config.connect_timeout = timeout;
+        }
+        let connections = self.number(section.get("connections_max"), 1..=10_000_000);
+        if let Some(connections) = connections.and_then(|connections| usize::try_from(connections).ok()) {
+            config.connections_max = connections;
+        }
+        config
+    }
+
+    /// What packet ids can number: 1 to 65,535.
+    fn count(&mut self, section: &Section<'_>, key: &'static str) -> Option<u16> {
+        let number = self.number(section.get(key), 1..=u64::from(u16::MAX))?;
+        u16::try_from(number).ok()
+    }
+
+    fn listeners(&mut self, list: &Item<'_>) -> Vec<Listener> {
+        let mut listeners: Vec<Listener> = Vec::new();
+        for item in self.items(list) {
+            let section = self.section(&item, &keys::LISTENER);
+            if section.is_wrong {
+                continue;
+            }
+            let Some(bind) = section.get("bind") else {
+                let hint = "such as `{ bind: \"127.0.0.1:1883\", anonymous: true }`";
+                self.mistakes.error(&section.place, "a listener needs `bind`", hint.to_owned());
+                continue;
+            };
+            let anonymous = self.boolean(section.get("anonymous")).unwrap_or(false);
+            let Some(addr) = self.socket_addr(Some(bind.clone())) else { continue };
+            if addr.port() != 0 && listeners.iter().any(|listener| listener.bind == addr) {
+                self.mistakes.error(bind.place(), format!("{addr} is bound twice"), None);
+            }
+            if !anonymous {
+                let wrong = format!("{addr} asks clients for a login, and logins are not built yet in this version");
+                let hint = "add `anonymous: true`, and bind it to 127.0.0.1 or a network that you trust";
+                self.mistakes.error(bind.place(), wrong, hint.to_owned());
+            } else if !addr.ip().is_loopback() {
+                let wrong = format!("whoever reaches {addr} can publish and subscribe: the listener is anonymous");
+                self.mistakes.warning(bind.place(), wrong, "bind it to 127.0.0.1, or guard the network".to_owned());
+            }
+            listeners.push(Listener { bind: addr, anonymous });
+        }
+        if self.items(list).is_empty() {
+            let hint = "leave the key out for 127.0.0.1:1883, anonymous";
+            self.mistakes.error(list.place(), "`listeners` names no listener", hint.to_owned());
+        }
+        listeners
+    }
+}

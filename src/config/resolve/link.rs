@@ -1,0 +1,218 @@
+//! The section `links`: names, and what all kinds share.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::Resolver;
+use super::value::{Item, Section};
+use crate::config::keys;
+use crate::config::raw::Entry;
+use crate::config::source::Place;
+use crate::links::{Config, Kind, Timing, rabbitmq};
+use crate::router::{LinkId, Pattern};
+
+/// A link as far as it is known: routes are checked against it even where its own section has mistakes.
+#[derive(Debug)]
+pub(super) struct Draft<'n> {
+    pub(super) name: &'n str,
+    /// Of the name.
+    pub(super) place: Place,
+    pub(super) kind: Option<KindName>,
+    /// `None`: it has mistakes, or a secret that was not looked up.
+    pub(super) config: Option<Config>,
+    pub(super) max_size_place: Option<Place>,
+    /// A route leads to it.
+    pub(super) has_sink: bool,
+    /// A route begins there.
+    pub(super) has_source: bool,
+    /// The patterns that routes from an MQTT link begin with.
+    pub(super) patterns: Vec<Pattern>,
+    /// The queues or Kafka topics that routes begin with.
+    channels: Vec<Channel>,
+}
+
+#[derive(Debug)]
+struct Channel {
+    name: String,
+    /// Of the first address that names it.
+    place: Place,
+    /// Some route takes every message of it.
+    is_covered: bool,
+}
+
+/// The key that says what a link is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum KindName {
+    Mqtt,
+    Rabbitmq,
+    Kafka,
+}
+
+const KINDS: [(&str, KindName); 3] =
+    [("mqtt", KindName::Mqtt), ("rabbitmq", KindName::Rabbitmq), ("kafka", KindName::Kafka)];
+
+impl Draft<'_> {
+    pub(super) fn rabbitmq(&self) -> Option<&rabbitmq::Config> {
+        match &self.config.as_ref()?.kind {
+            Kind::Rabbitmq(config) => Some(config),
+            Kind::Mqtt(_) | Kind::Kafka(_) => None,
+        }
+    }
+
+    /// Adds what a route begins with to what the source consumes. A filter that another one covers is left out:
+    /// a broker may deliver a message once for each filter that matches.
+    pub(super) fn consume(&mut self, channel: Option<&str>, pattern: Option<&Pattern>, place: &Place) {
+        self.has_source = true;
+        if let Some(name) = channel {
+            let is_covered = pattern.is_none_or(|pattern| pattern.as_str() == "#");
+            match self.channels.iter_mut().find(|channel| channel.name == name) {
+                Some(channel) => channel.is_covered |= is_covered,
+                None => self.channels.push(Channel { name: name.to_owned(), place: place.clone(), is_covered }),
+            }
+        }
+        if channel.is_none()
+            && let Some(pattern) = pattern
+            && !self.patterns.iter().any(|other| other.covers(pattern))
+        {
+            self.patterns.retain(|other| !pattern.covers(other));
+            self.patterns.push(pattern.clone());
+        }
+        let Some(config) = &mut self.config else { return };
+        match channel {
+            Some(channel) if !config.sources.iter().any(|source| source == channel) => {
+                config.sources.push(channel.to_owned());
+            }
+            Some(_) => {}
+            None => config.sources = self.patterns.iter().map(Pattern::filter).collect(),
+        }
+    }
+}
+
+impl Resolver<'_> {
+    pub(super) fn links<'n>(&mut self, item: Option<Item<'n>>, data_dir: &Path) -> Vec<Draft<'n>> {
+        let Some(item) = item else { return Vec::new() };
+        let entries = self.entries(&item);
+        let mut drafts: Vec<Draft<'n>> = Vec::new();
+        for (at, entry) in entries.iter().enumerate() {
+            if let Some(first) = entries.iter().take(at).find(|earlier| earlier.key == entry.key) {
+                self.repeated(entry, first, "link");
+            } else {
+                self.check_link_name(entry);
+                drafts.push(self.link(entry, data_dir));
+            }
+        }
+        drafts
+    }
+
+    /// A link that no route names does nothing. Not said where something is wrong: it may be the name in a route.
+    pub(super) fn check_unused(&mut self, links: &[Draft<'_>]) {
+        if self.mistakes.has_errors() {
+            return;
+        }
+        for link in links.iter().filter(|link| !link.has_sink && !link.has_source) {
+            self.mistakes.warning(&link.place, format!("no route leads to or from `{}`", link.name), None);
+        }
+    }
+
+    /// A queue or Kafka topic is consumed as a whole: what no route takes of it is acknowledged all the same.
+    pub(super) fn check_channels(&mut self, links: &[Draft<'_>]) {
+        let channels = links.iter().flat_map(|link| link.channels.iter().map(move |channel| (link.name, channel)));
+        for (link, channel) in channels.filter(|(_, channel)| !channel.is_covered) {
+            let wrong = "what no pattern takes of this queue or topic is acknowledged there and gone";
+            let hint = format!("add a route `from: {link}/{}` for the rest, if there can be any", channel.name);
+            self.mistakes.warning(&channel.place, wrong, hint);
+        }
+    }
+
+    fn check_link_name(&mut self, entry: &Entry) {
+        let name = entry.key.as_str();
+        if name == "broker" {
+            let hint = "`broker` in addresses is the built-in broker; its settings stand at the top level";
+            self.mistakes.error(&entry.place, "a link cannot be called `broker`", hint.to_owned());
+        } else if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_')) {
+            let wrong = format!("`{name}` cannot name a link: letters, digits, `-` and `_` can");
+            self.mistakes.error(&entry.place, wrong, "its buffer's folder has the same name".to_owned());
+        }
+    }
+
+    fn link<'n>(&mut self, entry: &'n Entry, data_dir: &Path) -> Draft<'n> {
+        let section = self.section(&entry.item(), &keys::LINK);
+        let kind = self.kind_name(entry, &section);
+        let remote = match kind.clone() {
+            Some((KindName::Mqtt, item)) => self.mqtt(&item).map(Kind::Mqtt),
+            Some((KindName::Rabbitmq, item)) => self.rabbitmq(&item).map(Kind::Rabbitmq),
+            Some((KindName::Kafka, item)) => self.kafka(&item).map(Kind::Kafka),
+            None => None,
+        };
+        let kind = kind.map(|(kind, _)| kind);
+        let buffer = self.buffer(section.get("buffer"), data_dir.join("links").join(&entry.key));
+        let timing = self.timing(&section);
+        // lapin slows down above (measured); MQTT and our Kafka window count with 16 bits.
+        let window_max = if kind == Some(KindName::Rabbitmq) { 4_096 } else { 65_535 };
+        let in_flight = self.number(section.get("in_flight"), 1..=window_max);
+        let config = remote.map(|kind| Config {
+            id: LinkId::new(&entry.key),
+            kind,
+            buffer,
+            has_sink: false,
+            sources: Vec::new(),
+            timing,
+            in_flight: in_flight.and_then(|window| usize::try_from(window).ok()),
+        });
+        Draft {
+            name: &entry.key,
+            place: entry.place.clone(),
+            kind,
+            config,
+            max_size_place: max_size_place(&section),
+            has_sink: false,
+            has_source: false,
+            patterns: Vec::new(),
+            channels: Vec::new(),
+        }
+    }
+
+    fn kind_name<'n>(&mut self, entry: &Entry, section: &Section<'n>) -> Option<(KindName, Item<'n>)> {
+        let mut kinds = KINDS.iter().filter_map(|(key, kind)| section.get(key).map(|item| (*kind, item)));
+        let Some(first) = kinds.next() else {
+            if section.is_wrong {
+                return None;
+            }
+            let wrong = format!("link `{}` does not say what it is", entry.key);
+            let hint = "it needs one of `mqtt`, `rabbitmq`, `kafka`";
+            self.mistakes.error(&entry.place, wrong, hint.to_owned());
+            return None;
+        };
+        for (_, item) in kinds {
+            let wrong = format!("link `{}` is already `{}`", entry.key, first.1.name);
+            self.mistakes.error(item.place(), wrong, "a link is one remote: make two".to_owned());
+        }
+        Some(first)
+    }
+
+    fn timing(&mut self, section: &Section<'_>) -> Timing {
+        let mut timing = Timing::default();
+        let (short, long) = (Duration::from_millis(10), Duration::from_secs(86_400));
+        if let Some(timeout) = self.duration(section.get("connect_timeout"), short..=long) {
+            timing.connect_timeout = timeout;
+        }
+        if let Some(stall) = self.duration(section.get("stall_after"), short..=long) {
+            timing.stall_after = stall;
+        }
+        let Some(item) = section.get("retry") else { return timing };
+        let retry = self.section(&item, &keys::RETRY);
+        let (min, max) = (self.duration(retry.get("min"), short..=long), self.duration(retry.get("max"), short..=long));
+        // One that is left out gives way to the one that is there.
+        timing.retry_delay_min = min.unwrap_or_else(|| timing.retry_delay_min.min(max.unwrap_or(long)));
+        timing.retry_delay_max = max.unwrap_or_else(|| timing.retry_delay_max.max(timing.retry_delay_min));
+        if timing.retry_delay_min > timing.retry_delay_max {
+            self.mistakes.error(&retry.place, "`retry`: `min` is longer than `max`", None);
+        }
+        timing
+    }
+}
+
+fn max_size_place(link: &Section<'_>) -> Option<Place> {
+    let crate::config::raw::Value::Map(entries) = &link.get("buffer")?.node.value else { return None };
+    entries.iter().find(|entry| entry.key == "max_size").map(|entry| entry.value.place.clone())
+}

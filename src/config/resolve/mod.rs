@@ -1,0 +1,107 @@
+//! From what is written to what is meant: walks the raw tree once, reports every mistake, and fills the plain `Config`
+//! structs of all parts with values that cannot be wrong.
+//!
+//! PURE but for what the caller passes in as [`Env`]: variables, files and the size of the disk.
+
+mod broker;
+mod buffer;
+mod link;
+mod loops;
+mod remote;
+mod route;
+mod secrets;
+mod value;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use value::{Item, Section, beside};
+
+use super::diagnostic::Mistakes;
+use super::keys;
+use super::raw::{Entry, Node};
+use super::source::Place;
+use crate::config::Env;
+use crate::gateway::Config;
+
+/// Long enough for any host name's first label; short enough to stand in each message.
+const SITE_BYTES_MAX: usize = 64;
+
+/// The walk's state: what it may ask, and what it has found.
+#[derive(Debug)]
+struct Resolver<'e> {
+    env: &'e Env,
+    mistakes: Mistakes,
+}
+
+/// What one file, or folder of files, says. The configuration may be used only if no mistake is an error, and never if
+/// secrets were not looked up.
+pub(super) fn resolve(root: &Node, env: &Env, mistakes: Mistakes) -> (Option<Config>, Mistakes) {
+    let mut resolver = Resolver { env, mistakes };
+    let config = resolver.gateway(root);
+    (config, resolver.mistakes)
+}
+
+impl Resolver<'_> {
+    fn gateway(&mut self, root: &Node) -> Option<Config> {
+        // The root has no key; what is missing in it is shown at its beginning.
+        let entry = Entry { key: "the file".to_owned(), place: root.place.clone(), value: root.clone() };
+        let top = self.section(&entry.item(), &keys::TOP);
+        if top.is_wrong {
+            return None;
+        }
+        let site = self.site(&top);
+        let data_dir = self.data_dir(&top, &root.place);
+        let broker = self.broker(top.get("broker"));
+        let admin = self.admin(top.get("admin"), &broker.listeners);
+        let mut links = self.links(top.get("links"), &data_dir);
+        let routes = self.routes(top.get("routes"), &mut links);
+        self.check_loops(&routes, &links);
+        self.check_room(&links, broker.max_packet_size);
+        self.check_disk(&links, &data_dir);
+        self.check_channels(&links);
+        self.check_unused(&links);
+        let routes = routes.into_iter().map(|route| route.route).collect();
+        let links: Option<Vec<_>> = links.into_iter().map(|link| link.config).collect();
+        Some(Config { site, data_dir, broker, links: links?, routes, admin })
+    }
+
+    fn site(&mut self, top: &Section<'_>) -> Arc<str> {
+        let Some(text) = self.text(top.get("site")) else {
+            return self.env.host_name.as_str().into();
+        };
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if text.value.len() > SITE_BYTES_MAX || !text.value.chars().all(plain) {
+            let wrong =
+                format!("`{}` cannot name a site: up to {SITE_BYTES_MAX} letters, digits, `-`, `_`, `.`", text.given);
+            let hint = "it stands in the id of each message and in default client ids";
+            self.mistakes.error(text.place(), wrong, hint.to_owned());
+        }
+        text.value.as_str().into()
+    }
+
+    fn data_dir(&mut self, top: &Section<'_>, root: &Place) -> PathBuf {
+        self.path(top.get("data_dir")).unwrap_or_else(|| beside(root, Path::new("tidegate-data")))
+    }
+
+    fn admin(&mut self, item: Option<Item<'_>>, listeners: &[crate::broker::Listener]) -> Option<SocketAddr> {
+        let section = self.section(&item?, &keys::ADMIN);
+        let Some(bind) = section.get("bind") else {
+            if section.is_wrong {
+                return None;
+            }
+            self.mistakes.error(&section.place, "`admin` needs `bind`", "such as `bind: 127.0.0.1:9090`".to_owned());
+            return None;
+        };
+        let addr = self.socket_addr(Some(bind.clone()))?;
+        if addr.port() != 0 && listeners.iter().any(|listener| listener.bind == addr) {
+            self.mistakes.error(bind.place(), format!("{addr} is already a listener of the broker"), None);
+        }
+        if !addr.ip().is_loopback() {
+            let wrong = format!("whoever reaches {addr} can read the state and the metrics: there is no login");
+            self.mistakes.warning(bind.place(), wrong, "bind it to 127.0.0.1".to_owned());
+        }
+        Some(addr)
+    }
+}

@@ -1,0 +1,270 @@
+//! The sections `mqtt`, `rabbitmq` and `kafka` of a link.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use percent_encoding::percent_decode_str;
+use url::Url;
+
+use super::Resolver;
+use super::broker::{PACKET_BYTES_MAX, PACKET_BYTES_MIN};
+use super::value::{Item, Section, Text};
+use crate::config::diagnostic::password_in_url;
+use crate::config::keys;
+use crate::links::{kafka, mqtt, rabbitmq};
+use crate::message::Qos;
+use crate::units::ByteSize;
+
+/// librdkafka's limit of `message.max.bytes`.
+const KAFKA_MESSAGE_MAX: ByteSize = ByteSize(1_000_000_000);
+/// R3.
+const MESSAGE_DEFAULT: ByteSize = ByteSize(1 << 20);
+/// librdkafka properties that have a key of their own, or that the promise stands on.
+const KAFKA_LOCKED: [(&str, &str); 14] = [
+    ("bootstrap.servers", "the key `brokers`"),
+    ("metadata.broker.list", "the key `brokers`"),
+    ("acks", "the key `acks`"),
+    ("request.required.acks", "the key `acks`"),
+    ("group.id", "the key `group`"),
+    ("compression.type", "the key `compression`"),
+    ("compression.codec", "the key `compression`"),
+    ("message.max.bytes", "the key `max_message`"),
+    ("enable.idempotence", "the key `acks`"),
+    ("enable.auto.offset.store", "Tidegate, which stores an offset when its message is safe,"),
+    ("enable.auto.commit", "Tidegate, which commits what it has stored,"),
+    ("auto.commit.interval.ms", "Tidegate, which commits what it has stored,"),
+    ("message.timeout.ms", "the buffer, which keeps a record for `max_age`,"),
+    ("delivery.timeout.ms", "the buffer, which keeps a record for `max_age`,"),
+];
+
+impl Resolver<'_> {
+    pub(super) fn mqtt(&mut self, item: &Item<'_>) -> Option<mqtt::Config> {
+        let section = self.section(item, &keys::MQTT);
+        let versions = [("5", mqtt::Version::V5), ("5.0", mqtt::Version::V5), ("3.1.1", mqtt::Version::V4)];
+        let version = self.choice(section.get("version"), &versions).unwrap_or_default();
+        let qos = self.choice(section.get("qos"), &[("1", Qos::AtLeastOnce), ("2", Qos::ExactlyOnce)]);
+        let client_id = self.text(section.get("client_id")).map(|text| text.value);
+        let keep_alive = self.duration(section.get("keep_alive"), Duration::from_secs(1)..=Duration::from_secs(65_535));
+        let packet = self.size(section.get("max_packet_size"), PACKET_BYTES_MIN..=PACKET_BYTES_MAX);
+        let ca = self.readable(section.get("ca"));
+        let cert = self.readable(section.get("cert"));
+        let key = self.readable(section.get("key"));
+        self.check_pair(&section);
+        let (text, url) = self.url(&section, "such as `mqtt://hq.example:1883`")?;
+        let tls = match url.scheme() {
+            "mqtt" => None,
+            "mqtts" => Some(mqtt::Tls { ca, identity: cert.zip(key) }),
+            "ws" | "wss" => {
+                self.not_built(text.place(), "MQTT over WebSocket");
+                return None;
+            }
+            scheme => {
+                self.wrong_scheme(&text, scheme, "`mqtt://` or `mqtts://`");
+                return None;
+            }
+        };
+        if tls.is_none() {
+            self.check_no_tls_keys(&section, &["ca", "cert", "key"], "mqtts://");
+        }
+        if !matches!(url.path(), "" | "/") || url.query().is_some() {
+            let wrong = "an MQTT URL ends with the port: topics stand in the routes";
+            self.mistakes.error(text.place(), wrong, None);
+        }
+        let port_default = if tls.is_some() { 8883 } else { 1883 };
+        let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
+        Some(mqtt::Config {
+            host,
+            port: url.port().unwrap_or(port_default),
+            tls,
+            version,
+            qos: qos.unwrap_or(Qos::AtLeastOnce),
+            client_id,
+            login: login(&url),
+            keep_alive_s: keep_alive.and_then(|pause| u16::try_from(pause.as_secs()).ok()).unwrap_or(30),
+            max_packet_size: packet.unwrap_or(MESSAGE_DEFAULT),
+        })
+    }
+
+    pub(super) fn rabbitmq(&mut self, item: &Item<'_>) -> Option<rabbitmq::Config> {
+        let section = self.section(item, &keys::RABBITMQ);
+        let exchange = self.text(section.get("exchange").filter(|item| !is_empty_text(item))).map(|text| text.value);
+        let exchange = exchange.unwrap_or_default();
+        let declare = section.get("declare").and_then(|item| self.declare(&item, &exchange));
+        let mandatory = self.boolean(section.get("mandatory")).unwrap_or(true);
+        let unroutables = [("dead_letter", rabbitmq::Unroutable::DeadLetter), ("retry", rabbitmq::Unroutable::Retry)];
+        let unroutable = self.choice(section.get("unroutable"), &unroutables).unwrap_or_default();
+        let prefetch = self.number(section.get("prefetch"), 1..=65_535).and_then(|count| u16::try_from(count).ok());
+        let topic_escape = self.choice(section.get("topic_escape"), &[("reversible", true), ("none", false)]);
+        let ca = self.readable(section.get("ca"));
+        let (text, url) = self.url(&section, "such as `amqp://rmq.example:5672/%2f`")?;
+        match url.scheme() {
+            "amqps" => {}
+            "amqp" => self.check_no_tls_keys(&section, &["ca"], "amqps://"),
+            scheme => {
+                self.wrong_scheme(&text, scheme, "`amqp://` or `amqps://`");
+                return None;
+            }
+        }
+        if url.path() == "/" {
+            let wrong = "this URL asks for a vhost without a name";
+            self.mistakes.warning(text.place(), wrong, "the default vhost is `/%2f`".to_owned());
+        }
+        Some(rabbitmq::Config {
+            url: text.value,
+            exchange,
+            declare,
+            mandatory,
+            unroutable,
+            prefetch: prefetch.unwrap_or(512),
+            topic_escape: topic_escape.unwrap_or(false),
+            ca,
+        })
+    }
+
+    fn declare(&mut self, item: &Item<'_>, exchange: &str) -> Option<rabbitmq::Declare> {
+        let section = self.section(item, &keys::DECLARE);
+        let kinds = ["topic", "direct", "fanout", "headers"].map(|kind| (kind, kind.to_owned()));
+        let kind = self.choice(section.get("type"), &kinds);
+        let durable = self.boolean(section.get("durable")).unwrap_or(true);
+        if exchange.is_empty() {
+            let wrong = "`declare` needs the name of an exchange: the default exchange is always there";
+            self.mistakes.error(&section.place, wrong, "add `exchange: NAME`".to_owned());
+            return None;
+        }
+        Some(rabbitmq::Declare { kind: kind.unwrap_or_else(|| "topic".to_owned()), durable })
+    }
+
+    pub(super) fn kafka(&mut self, item: &Item<'_>) -> Option<kafka::Config> {
+        let section = self.section(item, &keys::KAFKA);
+        let acks = self.choice(section.get("acks"), &[("all", "all"), ("-1", "all"), ("1", "1"), ("0", "0")]);
+        if let (Some("0" | "1"), Some(item)) = (acks, section.get("acks")) {
+            let wrong = "a confirmation then does not mean that the message is safe in the cluster";
+            self.mistakes.warning(item.place(), wrong, "`all`, the default, does".to_owned());
+        }
+        let codecs = ["none", "gzip", "snappy", "lz4", "zstd"].map(|codec| (codec, codec.to_owned()));
+        let compression = self.choice(section.get("compression"), &codecs);
+        let group = self.text(section.get("group")).map(|text| text.value);
+        let largest = self.size(section.get("max_message"), PACKET_BYTES_MIN..=KAFKA_MESSAGE_MAX);
+        let options = section.get("options").map(|item| self.kafka_options(&item)).unwrap_or_default();
+        let Some(list) = section.get("brokers") else {
+            self.missing(&section, "brokers", "such as `brokers: [\"127.0.0.1:9092\"]`");
+            return None;
+        };
+        let items = self.items(&list);
+        // All are looked at before the first that is wrong ends it.
+        let brokers: Vec<Option<String>> = items.into_iter().map(|item| self.kafka_broker(item)).collect();
+        let brokers = brokers.into_iter().collect::<Option<Vec<String>>>()?;
+        if brokers.is_empty() {
+            self.mistakes.error(list.place(), "`brokers` names no broker", None);
+            return None;
+        }
+        Some(kafka::Config {
+            brokers,
+            acks: acks.unwrap_or("all").to_owned(),
+            compression,
+            group,
+            options,
+            message_bytes_max: u32::try_from(largest.unwrap_or(MESSAGE_DEFAULT).0).unwrap_or(u32::MAX),
+        })
+    }
+
+    fn kafka_broker(&mut self, item: Item<'_>) -> Option<String> {
+        let text = self.text(Some(item))?;
+        let right = text.value.rsplit_once(':').is_some_and(|(host, port)| {
+            !host.is_empty() && !host.contains(['/', ',', ' ']) && port.parse::<u16>().is_ok_and(|port| port > 0)
+        });
+        if !right {
+            let wrong = format!("`{}` is no broker's address", text.given);
+            self.mistakes.error(text.place(), wrong, "write `HOST:PORT`, such as `127.0.0.1:9092`".to_owned());
+        }
+        right.then_some(text.value)
+    }
+
+    fn kafka_options(&mut self, item: &Item<'_>) -> BTreeMap<String, String> {
+        let mut options = BTreeMap::new();
+        for entry in self.entries(item) {
+            let key = entry.key.as_str();
+            if let Some((_, owner)) = KAFKA_LOCKED.iter().find(|(locked, _)| *locked == key) {
+                let wrong = format!("`{key}` is no option here: {owner} sets it");
+                self.mistakes.error(&entry.place, wrong, None);
+                continue;
+            }
+            let Some(text) = self.text(Some(entry.item())) else { continue };
+            if (key.ends_with("password") || key.contains("secret")) && !text.is_substituted() {
+                self.plain_password(text.place());
+            }
+            options.insert(key.to_owned(), text.value);
+        }
+        options
+    }
+
+    /// The key `url`, parsed.
+    fn url<'n>(&mut self, section: &Section<'n>, example: &str) -> Option<(Text<'n>, Url)> {
+        let Some(item) = section.get("url") else {
+            self.missing(section, "url", example);
+            return None;
+        };
+        let text = self.url_text(Some(item))?;
+        if let Some(password) = password_in_url(text.given) {
+            let place = text.item.node.part(password);
+            self.plain_password(&place);
+        }
+        match Url::parse(&text.value) {
+            Ok(url) if url.host_str().is_some_and(|host| !host.is_empty()) => Some((text, url)),
+            Ok(_) => {
+                self.mistakes.error(text.place(), "the URL names no host", example.to_owned());
+                None
+            }
+            Err(error) => {
+                self.mistakes.error(text.place(), format!("this is no URL: {error}"), example.to_owned());
+                None
+            }
+        }
+    }
+
+    fn missing(&mut self, section: &Section<'_>, key: &str, example: &str) {
+        if !section.is_wrong {
+            self.mistakes.error(&section.place, format!("`{key}` is missing"), example.to_owned());
+        }
+    }
+
+    fn plain_password(&mut self, place: &crate::config::source::Place) {
+        let hint = "write `${env:NAME}` or `${file:PATH}` in its place";
+        self.mistakes.warning(place, "a password stands in the file for everyone to read", hint.to_owned());
+    }
+
+    fn wrong_scheme(&mut self, text: &Text<'_>, scheme: &str, wanted: &str) {
+        let wrong = format!("`{scheme}://` does not fit here: {wanted} does");
+        self.wrong_part(text, 0..text.given.len(), wrong, None);
+    }
+
+    /// A certificate without its key, or the other way round.
+    fn check_pair(&mut self, section: &Section<'_>) {
+        let alone = match (section.get("cert"), section.get("key")) {
+            (Some(cert), None) => Some((cert, "key")),
+            (None, Some(key)) => Some((key, "cert")),
+            (Some(_), Some(_)) | (None, None) => None,
+        };
+        if let Some((item, other)) = alone {
+            self.mistakes.error(item.place(), format!("`{}` needs `{other}` beside it", item.name), None);
+        }
+    }
+
+    fn check_no_tls_keys(&mut self, section: &Section<'_>, names: &[&'static str], scheme: &str) {
+        for item in names.iter().filter_map(|name| section.get(name)) {
+            let wrong = format!("`{}` has no meaning without TLS", item.name);
+            self.mistakes.error(item.place(), wrong, format!("begin the URL with `{scheme}`"));
+        }
+    }
+}
+
+/// `exchange: ""` is RabbitMQ's name for the default exchange.
+fn is_empty_text(item: &Item<'_>) -> bool {
+    matches!(&item.node.value, crate::config::raw::Value::Scalar(scalar) if scalar.text.is_empty())
+}
+
+fn login(url: &Url) -> Option<(String, String)> {
+    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let (user, password) = (url.username(), url.password().unwrap_or_default());
+    (!user.is_empty() || !password.is_empty()).then(|| (decoded(user), decoded(password)))
+}

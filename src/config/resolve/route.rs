@@ -1,0 +1,312 @@
+//! The section `routes`: addresses, captures, and what each kind of remote allows as a name.
+
+use std::collections::HashSet;
+
+use super::Resolver;
+use super::link::{Draft, KindName};
+use super::value::{Item, Text, listed};
+use crate::config::keys;
+use crate::config::raw::Value;
+use crate::config::source::Place;
+use crate::router::{Endpoint, Form, From, Route, SyntaxError, Template, To};
+
+/// `org.apache.kafka.common.internals.Topic`.
+const KAFKA_TOPIC_BYTES_MAX: usize = 249;
+/// AMQP 0-9-1's short string.
+const QUEUE_BYTES_MAX: usize = 255;
+
+/// A route with the places of its addresses.
+#[derive(Debug)]
+pub(super) struct Draught {
+    pub(super) route: Route,
+    /// One for each of `route.to`.
+    pub(super) to: Vec<Place>,
+}
+
+impl Resolver<'_> {
+    pub(super) fn routes(&mut self, item: Option<Item<'_>>, links: &mut [Draft<'_>]) -> Vec<Draught> {
+        let Some(item) = item else { return Vec::new() };
+        if matches!(item.node.value, Value::Scalar(_) | Value::Map(_)) {
+            self.wrong_type(&item, "a list of routes", Some("begin each with `- `".to_owned()));
+            return Vec::new();
+        }
+        let mut routes: Vec<Draught> = Vec::new();
+        let mut names = HashSet::new();
+        for (at, item) in self.items(&item).into_iter().enumerate() {
+            let section = self.section(&item, &keys::ROUTE);
+            if section.is_wrong {
+                continue;
+            }
+            let name = self.route_name(section.get("name"), at, &mut names);
+            let from = self.addresses(&item, section.get("from"), "from", "from: broker/factory/#");
+            let from: Vec<_> = from.iter().filter_map(|text| Some((self.from(text, links)?, text))).collect();
+            let to = self.addresses(&item, section.get("to"), "to", "to: LINK/{topic}");
+            let sources: Vec<&From> = from.iter().map(|(from, _)| from).collect();
+            let to: Vec<_> = to.iter().filter_map(|text| Some((self.to(text, &sources, links)?, text))).collect();
+            let key = self.key(section.get("key"), &sources);
+            if let (Some(_), Some(item)) = (&key, section.get("key"))
+                && !to.is_empty()
+                && !to.iter().any(|(to, _)| is_kafka(links, &to.endpoint))
+            {
+                self.mistakes.warning(item.place(), "`key` is for Kafka, and this route leads to none", None);
+            }
+            routes.push(Draught {
+                to: to.iter().map(|(_, text)| text.place().clone()).collect(),
+                route: Route {
+                    name: name.into(),
+                    from: from.into_iter().map(|(from, _)| from).collect(),
+                    to: to.into_iter().map(|(to, _)| to).collect(),
+                    key,
+                },
+            });
+        }
+        routes
+    }
+
+    fn route_name(&mut self, item: Option<Item<'_>>, at: usize, names: &mut HashSet<String>) -> String {
+        let text = self.text(item);
+        let name = text.as_ref().map_or_else(|| format!("route-{}", at + 1), |text| text.value.clone());
+        if !names.insert(name.clone())
+            && let Some(text) = text
+        {
+            let wrong = format!("two routes are called `{}`", text.given);
+            self.mistakes.error(text.place(), wrong, "names stand in metrics and logs".to_owned());
+        }
+        name
+    }
+
+    fn addresses<'n>(&mut self, route: &Item<'n>, item: Option<Item<'n>>, key: &str, example: &str) -> Vec<Text<'n>> {
+        let Some(item) = item else {
+            self.mistakes.error(
+                &route.node.place,
+                format!("this route has no `{key}`"),
+                format!("such as `{example}`"),
+            );
+            return Vec::new();
+        };
+        let items = self.items(&item);
+        if items.is_empty() {
+            self.mistakes.error(item.place(), format!("`{key}` names no address"), format!("such as `{example}`"));
+        }
+        items.into_iter().filter_map(|item| self.text(Some(item))).collect()
+    }
+
+    fn from(&mut self, text: &Text<'_>, links: &mut [Draft<'_>]) -> Option<From> {
+        let endpoint = self.endpoint(text, links)?;
+        let kind = match &endpoint {
+            Endpoint::Broker => None,
+            // A link of unknown kind has its own error; what its addresses mean is not known.
+            Endpoint::Link(link) => Some(find(links, link.as_str())?.kind?),
+        };
+        self.check_shared(text, kind, endpoint.address_bytes())?;
+        let form = match kind {
+            None | Some(KindName::Mqtt) => Form::Topic,
+            Some(KindName::Rabbitmq | KindName::Kafka) => Form::Channel,
+        };
+        let from = match From::parse(&text.value, form) {
+            Ok(from) => from,
+            Err(error) => return self.bad_address(text, &error),
+        };
+        if let (Some(kind), Some(channel)) = (kind, &from.channel) {
+            self.check_channel(kind, channel, text)?;
+        }
+        if let Endpoint::Link(link) = &endpoint
+            && let Some(draft) = find(links, link.as_str())
+        {
+            draft.consume(from.channel.as_deref(), from.pattern.as_ref(), text.place());
+        }
+        Some(from)
+    }
+
+    /// MQTT's shared subscriptions.
+    fn check_shared(&mut self, text: &Text<'_>, kind: Option<KindName>, offset: usize) -> Option<()> {
+        if !text.value.get(offset..)?.starts_with("$share/") {
+            return Some(());
+        }
+        match kind {
+            Some(KindName::Rabbitmq | KindName::Kafka) => return Some(()),
+            Some(KindName::Mqtt) => self.not_built(&text.part(offset..text.value.len()), "$share"),
+            None => {
+                let wrong = "`$share` is for clients: a route gets each message once anyway";
+                self.mistakes.error(&text.part(offset..offset + 6), wrong, None);
+            }
+        }
+        None
+    }
+
+    fn check_channel(&mut self, kind: KindName, channel: &str, text: &Text<'_>) -> Option<()> {
+        let offset = text.value.find('/')? + 1;
+        let part = offset..offset + channel.len();
+        match kind {
+            KindName::Kafka if channel.starts_with('^') => {
+                self.not_built(&text.part(part), "a pattern on Kafka topics");
+                None
+            }
+            KindName::Kafka => self.check_kafka_topic(channel, &text.part(part)),
+            KindName::Rabbitmq if channel.len() > QUEUE_BYTES_MAX => {
+                let wrong = format!("the name of a queue has at most {QUEUE_BYTES_MAX} bytes");
+                self.mistakes.error(&text.part(part), wrong, None);
+                None
+            }
+            KindName::Rabbitmq if channel.contains(['{', '}', '#', '+']) => {
+                let wrong = format!("`{channel}` stands where the name of a queue is expected");
+                let hint = "write `LINK/QUEUE/PATTERN`: the pattern on the message's topic follows the queue";
+                self.wrong_part(text, part, wrong, Some(hint.to_owned()));
+                None
+            }
+            KindName::Rabbitmq | KindName::Mqtt => Some(()),
+        }
+    }
+
+    fn to(&mut self, text: &Text<'_>, from: &[&From], links: &mut [Draft<'_>]) -> Option<To> {
+        let endpoint = self.endpoint(text, links)?;
+        let mut to = match To::parse(&text.value) {
+            Ok(to) => to,
+            Err(error) => return self.bad_address(text, &error),
+        };
+        let offset = endpoint.address_bytes();
+        self.check_captures(text, &to.template, offset, from);
+        let Endpoint::Link(link) = &endpoint else {
+            if to.template.as_str().starts_with('$') {
+                let wrong = "topics that begin with `$` are the broker's own";
+                self.mistakes.error(&text.part(offset..text.value.len()), wrong, None);
+            }
+            return Some(to);
+        };
+        let draft = find(links, link.as_str())?;
+        draft.has_sink = true;
+        if let Some(config) = &mut draft.config {
+            config.has_sink = true;
+        }
+        match draft.kind? {
+            KindName::Mqtt => {}
+            KindName::Kafka => self.check_kafka_template(text, &to.template, offset),
+            // To the default exchange a destination is the name of a queue, dots and all.
+            KindName::Rabbitmq if draft.rabbitmq().is_some_and(|config| !config.exchange.is_empty()) => {
+                if draft.rabbitmq().is_some_and(|config| !config.topic_escape) {
+                    self.check_dots(text, &to.template, offset, from, link.as_str());
+                }
+                to.template = to.template.with_dots_as_levels();
+            }
+            KindName::Rabbitmq => {}
+        }
+        Some(to)
+    }
+
+    fn key(&mut self, item: Option<Item<'_>>, from: &[&From]) -> Option<Template> {
+        let text = self.text(item)?;
+        match Template::parse(&text.value) {
+            Ok(template) => {
+                self.check_captures(&text, &template, 0, from);
+                Some(template)
+            }
+            Err(error) => self.bad_address(&text, &error),
+        }
+    }
+
+    /// The link that an address names, if it exists.
+    fn endpoint(&mut self, text: &Text<'_>, links: &[Draft<'_>]) -> Option<Endpoint> {
+        let endpoint = match Endpoint::of_address(&text.value) {
+            Ok(endpoint) => endpoint,
+            Err(error) => return self.bad_address(text, &error),
+        };
+        if let Endpoint::Link(link) = &endpoint
+            && !links.iter().any(|draft| draft.name == link.as_str())
+        {
+            let names = || links.iter().map(|draft| draft.name).chain(["broker"]);
+            let hint = match keys::nearest(link.as_str(), names()) {
+                Some(name) => format!("did you mean `{name}`?"),
+                None => format!("known: {}", listed(names())),
+            };
+            self.wrong_part(text, 0..link.as_str().len(), format!("there is no link `{link}`"), Some(hint));
+            return None;
+        }
+        Some(endpoint)
+    }
+
+    fn bad_address<T>(&mut self, text: &Text<'_>, error: &SyntaxError) -> Option<T> {
+        self.wrong_part(text, error.span.clone(), error.to_string(), None);
+        None
+    }
+
+    /// R32: every capture that a template uses has to be in each `from` of its route.
+    fn check_captures(&mut self, text: &Text<'_>, template: &Template, offset: usize, from: &[&From]) {
+        for (name, span) in template.uses() {
+            let known = |from: &From| -> Vec<String> {
+                let names = from.pattern.as_ref().map(|pattern| pattern.names().map(str::to_owned).collect());
+                names.unwrap_or_else(|| vec!["topic".to_owned()])
+            };
+            let Some(names) = from.iter().map(|from| known(from)).find(|names| !names.iter().any(|n| n == name)) else {
+                continue;
+            };
+            let hint = match keys::nearest(name, names.iter().map(String::as_str)) {
+                Some(meant) => format!("did you mean `{{{meant}}}`?"),
+                None => format!("captured there: {}", listed(names.iter().map(|name| format!("{{{name}}}")))),
+            };
+            let every = if from.len() > 1 { "every `from`" } else { "`from`" };
+            let wrong = format!("`{{{name}}}` is not captured in {every} of this route");
+            self.wrong_part(text, span.start + offset..span.end + offset, wrong, Some(hint));
+        }
+    }
+
+    fn check_kafka_template(&mut self, text: &Text<'_>, template: &Template, offset: usize) {
+        let place = text.part(offset..text.value.len());
+        let long = template.uses().find(|(name, _)| matches!(*name, "rest" | "topic"));
+        if let Some((name, span)) = long {
+            let place = text.part(span.start + offset..span.end + offset);
+            let hint = "the record's key is the MQTT topic anyway; name single levels: `{line}`";
+            self.mistakes.error(
+                &place,
+                format!("`{{{name}}}` may hold `/`, and a Kafka topic cannot"),
+                hint.to_owned(),
+            );
+        }
+        if template.uses().next().is_none() {
+            self.check_kafka_topic(template.as_str(), &place);
+        } else if let Some(bad) = template.literals().find_map(kafka_illegal) {
+            self.bad_kafka_topic(bad, &place);
+        }
+    }
+
+    fn check_kafka_topic(&mut self, topic: &str, place: &Place) -> Option<()> {
+        if let Some(bad) = kafka_illegal(topic) {
+            self.bad_kafka_topic(bad, place);
+        } else if topic.len() > KAFKA_TOPIC_BYTES_MAX || matches!(topic, "." | "..") {
+            let wrong = format!("a Kafka topic has 1 to {KAFKA_TOPIC_BYTES_MAX} characters and is not `.` or `..`");
+            self.mistakes.error(place, wrong, None);
+        } else {
+            return Some(());
+        }
+        None
+    }
+
+    fn bad_kafka_topic(&mut self, bad: char, place: &Place) {
+        let wrong = format!("`{bad}` cannot stand in the name of a Kafka topic: letters, digits, `.`, `_`, `-` can");
+        self.mistakes.error(place, wrong, None);
+    }
+
+    /// `{topic}` brings the dots of a literal level along, and RabbitMQ would take them for the ends of levels.
+    fn check_dots(&mut self, text: &Text<'_>, template: &Template, offset: usize, from: &[&From], link: &str) {
+        let Some((_, span)) = template.uses().find(|(name, _)| *name == "topic") else { return };
+        let patterns = from.iter().filter_map(|from| from.pattern.as_ref());
+        let Some(level) = patterns.flat_map(|pattern| pattern.literals()).find(|level| level.contains('.')) else {
+            return;
+        };
+        let place = text.part(span.start + offset..span.end + offset);
+        let wrong = format!("the dot in `{level}` would end a level in RabbitMQ's routing key");
+        self.mistakes.error(&place, wrong, format!("set `topic_escape: reversible` at link `{link}`"));
+    }
+}
+
+fn find<'d, 'n>(links: &'d mut [Draft<'n>], name: &str) -> Option<&'d mut Draft<'n>> {
+    links.iter_mut().find(|draft| draft.name == name)
+}
+
+fn is_kafka(links: &[Draft<'_>], endpoint: &Endpoint) -> bool {
+    let Endpoint::Link(link) = endpoint else { return false };
+    links.iter().any(|draft| draft.name == link.as_str() && draft.kind == Some(KindName::Kafka))
+}
+
+fn kafka_illegal(text: &str) -> Option<char> {
+    text.chars().find(|c| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '_' | '-'))
+}

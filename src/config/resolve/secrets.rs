@@ -1,0 +1,71 @@
+//! `${env:NAME}` and `${file:PATH}` in values (R30).
+
+use std::ops::Range;
+use std::path::Path;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::Resolver;
+use super::value::{Item, beside};
+
+/// All but RFC 3986's unreserved characters.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+impl Resolver<'_> {
+    /// `given` with its references filled in; percent-encoded where they are only a part of a URL. `None` if one of them
+    /// has no value, which is reported, or is not to be looked up.
+    pub(super) fn substituted(&mut self, item: &Item<'_>, given: &str, url: bool) -> Option<String> {
+        let mut filled = String::with_capacity(given.len());
+        let mut complete = true;
+        let mut at = 0;
+        while let Some(span) = next_reference(given, at) {
+            filled.push_str(given.get(at..span.start).unwrap_or_default());
+            let whole = span == (0..given.len());
+            match self.reference(item, given, &span) {
+                Some(text) if url && !whole => filled.extend(utf8_percent_encode(&text, ENCODED)),
+                Some(text) => filled.push_str(&text),
+                None => complete = false,
+            }
+            at = span.end;
+        }
+        filled.push_str(given.get(at..).unwrap_or_default());
+        complete.then_some(filled)
+    }
+
+    fn reference(&mut self, item: &Item<'_>, given: &str, span: &Range<usize>) -> Option<String> {
+        let reference = given.get(span.clone()).unwrap_or_default();
+        let inner = reference.strip_prefix("${").and_then(|text| text.strip_suffix('}'));
+        let found = match inner.and_then(|inner| inner.split_once(':')) {
+            Some(("env" | "file", _)) if self.env.no_secrets => return None,
+            Some(("env", name)) => (self.env.variable)(name)
+                .map(|text| text.trim().to_owned())
+                .ok_or_else(|| format!("the environment variable `{name}` is not set")),
+            Some(("file", path)) => {
+                let path = beside(item.place(), Path::new(path));
+                let read = (self.env.file)(&path).map(|text| text.trim().to_owned());
+                read.map_err(|error| format!("the secret in {} cannot be read: {error}", path.display()))
+            }
+            _ => Err(format!("`{reference}` is neither `${{env:NAME}}` nor `${{file:PATH}}`")),
+        };
+        let hint = "`tidegate check --no-secrets` checks the rest of the file without secrets";
+        match found {
+            Ok(text) if text.is_empty() => {
+                self.mistakes.error(&item.node.part(span.clone()), format!("`{reference}` is empty"), None);
+                None
+            }
+            Ok(text) => Some(text),
+            Err(wrong) => {
+                let missing = inner.is_some_and(|inner| inner.starts_with("env:") || inner.starts_with("file:"));
+                self.mistakes.error(&item.node.part(span.clone()), wrong, missing.then(|| hint.to_owned()));
+                None
+            }
+        }
+    }
+}
+
+/// The next `${...}` from byte `start` on, up to the end of the text where it is not closed.
+fn next_reference(text: &str, start: usize) -> Option<Range<usize>> {
+    let open = start + text.get(start..)?.find("${")?;
+    let end = text.get(open..)?.find('}').map_or(text.len(), |len| open + len + 1);
+    Some(open..end)
+}

@@ -1,0 +1,335 @@
+//! Reading single values: each function reports what is wrong with a value at its place and answers `None` then, so that
+//! the caller goes on with the default and finds the next mistake.
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::ops::{Range, RangeInclusive};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::Resolver;
+use crate::config::keys::{self, Keys};
+use crate::config::raw::{Entry, Node, ScalarKind, Value};
+use crate::config::source::Place;
+use crate::units::{ByteSize, UnitError, parse_duration, show_duration};
+
+/// A value with the words for it in messages.
+#[derive(Clone, Debug)]
+pub(super) struct Item<'n> {
+    pub(super) node: &'n Node,
+    /// Where to point if the value itself has no extent: its key.
+    key: &'n Place,
+    /// `max_size`, as in "`max_size` needs ...".
+    pub(super) name: &'n str,
+    /// One of several behind that name.
+    in_list: bool,
+}
+
+/// A scalar's text, secrets filled in.
+#[derive(Clone, Debug)]
+pub(super) struct Text<'n> {
+    pub(super) item: Item<'n>,
+    /// With secrets: never to be shown.
+    pub(super) value: String,
+    /// As the file has it: for messages.
+    pub(super) given: &'n str,
+}
+
+/// A map whose keys have been checked.
+#[derive(Debug)]
+pub(super) struct Section<'n> {
+    keys: &'static Keys,
+    entries: Vec<&'n Entry>,
+    /// Where to point at when something is missing.
+    pub(super) place: Place,
+    /// What stands there is no section, which has been reported: nothing is to be missed in it.
+    pub(super) is_wrong: bool,
+}
+
+impl Entry {
+    pub(super) fn item(&self) -> Item<'_> {
+        Item { node: &self.value, key: &self.place, name: &self.key, in_list: false }
+    }
+}
+
+impl<'n> Item<'n> {
+    /// One of a list's.
+    pub(super) fn of_list(list: &Self, node: &'n Node) -> Self {
+        Self { node, key: list.key, name: list.name, in_list: true }
+    }
+
+    pub(super) fn place(&self) -> &'n Place {
+        // What has no extent (nothing behind the key) or begins further down (lists, sections) is shown by its key.
+        if self.in_list || matches!(self.node.value, Value::Scalar(_)) { &self.node.place } else { self.key }
+    }
+}
+
+impl Text<'_> {
+    /// Whether secrets were filled in.
+    pub(super) fn is_substituted(&self) -> bool {
+        self.value != self.given
+    }
+
+    pub(super) fn place(&self) -> &Place {
+        self.item.place()
+    }
+
+    /// The place of bytes of [`Text::value`]; the whole value where secrets were filled in.
+    pub(super) fn part(&self, part: Range<usize>) -> Place {
+        if self.is_substituted() { self.place().clone() } else { self.item.node.part(part) }
+    }
+}
+
+impl<'n> Section<'n> {
+    /// The value behind `key`, which the section's table has to name.
+    pub(super) fn get(&self, key: &'static str) -> Option<Item<'n>> {
+        debug_assert!(self.keys.accepted.contains(&key), "`{key}` is missing in config::keys");
+        self.entries.iter().find(|entry| entry.key == key).map(|entry| entry.item())
+    }
+}
+
+impl Resolver<'_> {
+    /// Opens a section and reports its unknown, repeated and not yet built keys.
+    pub(super) fn section<'n>(&mut self, item: &Item<'n>, keys: &'static Keys) -> Section<'n> {
+        let place = item.place().clone();
+        let entries = self.entries(item);
+        let is_wrong = matches!(item.node.value, Value::Scalar(_) | Value::List(_));
+        let mut section = Section { keys, entries: Vec::new(), place, is_wrong };
+        for entry in entries {
+            let key = entry.key.as_str();
+            if let Some(first) = section.entries.iter().find(|earlier| earlier.key == key) {
+                self.repeated(entry, first, "key");
+            } else if keys.accepted.contains(&key) {
+                section.entries.push(entry);
+            } else if keys.planned.contains(&key) {
+                self.not_built(&entry.place, key);
+            } else {
+                self.unknown_key(entry, keys);
+            }
+        }
+        section
+    }
+
+    /// The entries of a map; none where nothing stands behind the key.
+    pub(super) fn entries<'n>(&mut self, item: &Item<'n>) -> &'n [Entry] {
+        match &item.node.value {
+            Value::Map(entries) => entries,
+            Value::Null => &[],
+            Value::Scalar(_) | Value::List(_) => {
+                self.wrong_type(item, "a section with keys", None);
+                &[]
+            }
+        }
+    }
+
+    /// The items of a list; a single value is a list of one.
+    pub(super) fn items<'n>(&mut self, item: &Item<'n>) -> Vec<Item<'n>> {
+        match &item.node.value {
+            Value::List(nodes) => nodes.iter().map(|node| Item::of_list(item, node)).collect(),
+            Value::Null => Vec::new(),
+            Value::Scalar(_) | Value::Map(_) => vec![item.clone()],
+        }
+    }
+
+    pub(super) fn repeated(&mut self, entry: &Entry, first: &Entry, what: &str) {
+        let (line, _) = first.place.source.line_of(first.place.span.start);
+        let file = first.place.source.path.display();
+        let text = format!("the {what} `{}` is there twice", entry.key);
+        self.mistakes.error(&entry.place, text, format!("the first is at {file}:{line}"));
+    }
+
+    pub(super) fn not_built(&mut self, place: &Place, what: &str) {
+        let text = format!("`{what}` is not built yet in this version");
+        self.mistakes.error(place, text, "take it out; docs/routes.md names what this version knows".to_owned());
+    }
+
+    fn unknown_key(&mut self, entry: &Entry, keys: &'static Keys) {
+        let key = entry.key.as_str();
+        let meant = keys::nearest(key, keys.accepted.iter().copied());
+        let elsewhere = || keys::ALL.iter().find(|other| other.accepted.contains(&key)).map(|other| other.section);
+        let hint = match (meant, elsewhere()) {
+            (Some(meant), _) => format!("did you mean `{meant}`?"),
+            (None, Some("")) => format!("`{key}` stands at the top level, not in a section"),
+            (None, Some(section)) => format!("`{key}` belongs to `{section}`"),
+            (None, None) => format!("known here: {}", listed(keys.accepted)),
+        };
+        let of = if keys.section.is_empty() { "at the top level".to_owned() } else { format!("in `{}`", keys.section) };
+        self.mistakes.error(&entry.place, format!("unknown key `{key}` {of}"), hint);
+    }
+
+    pub(super) fn wrong_type(&mut self, item: &Item<'_>, wanted: &str, hint: Option<String>) {
+        let name = item.name;
+        let text = match &item.node.value {
+            _ if item.in_list => format!("what `{name}` lists needs to be {wanted}, not {}", item.node.describe()),
+            Value::Null => format!("nothing stands behind `{name}`: it needs {wanted}"),
+            Value::Scalar(_) | Value::List(_) | Value::Map(_) => {
+                format!("`{name}` needs {wanted}, not {}", item.node.describe())
+            }
+        };
+        self.mistakes.error(item.place(), text, hint);
+    }
+
+    /// Any scalar, as text with secrets filled in. `None` also where a secret is missing, which is reported, or not
+    /// looked up.
+    pub(super) fn text<'n>(&mut self, item: Option<Item<'n>>) -> Option<Text<'n>> {
+        self.text_with(item, false)
+    }
+
+    /// Text that is a URL: what is filled into it is percent-encoded.
+    pub(super) fn url_text<'n>(&mut self, item: Option<Item<'n>>) -> Option<Text<'n>> {
+        self.text_with(item, true)
+    }
+
+    fn text_with<'n>(&mut self, item: Option<Item<'n>>, url: bool) -> Option<Text<'n>> {
+        let item = item?;
+        let Value::Scalar(scalar) = &item.node.value else {
+            self.wrong_type(&item, "a value", None);
+            return None;
+        };
+        let given = scalar.text.as_str();
+        let value = self.substituted(&item, given, url)?;
+        if value.is_empty() {
+            self.mistakes.error(item.place(), format!("`{}` is empty", item.name), None);
+            return None;
+        }
+        Some(Text { item, value, given })
+    }
+
+    pub(super) fn boolean(&mut self, item: Option<Item<'_>>) -> Option<bool> {
+        let item = item?;
+        if let Value::Scalar(scalar) = &item.node.value
+            && let ScalarKind::Bool(value) = scalar.kind
+        {
+            return Some(value);
+        }
+        let mut meant = None;
+        if matches!(item.node.value, Value::Scalar(_)) {
+            let text = self.text(Some(item.clone()))?;
+            meant = match text.value.to_ascii_lowercase().as_str() {
+                "true" => return Some(true),
+                "false" => return Some(false),
+                "yes" | "on" | "1" => Some("true"),
+                "no" | "off" | "0" => Some("false"),
+                _ => None,
+            };
+        }
+        self.wrong_type(&item, "`true` or `false`", meant.map(|meant| format!("write `{meant}`")));
+        None
+    }
+
+    /// A whole number without a unit.
+    pub(super) fn number(&mut self, item: Option<Item<'_>>, range: RangeInclusive<u64>) -> Option<u64> {
+        let text = self.text(item)?;
+        match text.value.replace('_', "").parse::<u64>() {
+            Ok(number) if range.contains(&number) => Some(number),
+            Ok(_) | Err(_) => {
+                let wanted = format!("a whole number from {} to {}", range.start(), range.end());
+                self.mistakes.error(text.place(), format!("`{}` needs {wanted}", text.item.name), None);
+                None
+            }
+        }
+    }
+
+    pub(super) fn size(&mut self, item: Option<Item<'_>>, range: RangeInclusive<ByteSize>) -> Option<ByteSize> {
+        self.unit(item, ByteSize::parse, range, ByteSize::to_string)
+    }
+
+    pub(super) fn duration(&mut self, item: Option<Item<'_>>, range: RangeInclusive<Duration>) -> Option<Duration> {
+        self.unit(item, parse_duration, range, |duration| show_duration(*duration))
+    }
+
+    fn unit<T: PartialOrd>(
+        &mut self,
+        item: Option<Item<'_>>,
+        parse: fn(&str) -> Result<T, UnitError>,
+        range: RangeInclusive<T>,
+        show: impl Fn(&T) -> String,
+    ) -> Option<T> {
+        let text = self.text(item)?;
+        let name = text.item.name;
+        match parse(&text.value) {
+            Ok(value) if range.contains(&value) => Some(value),
+            Ok(_) => {
+                let wanted = format!("`{name}` has to be from {} to {}", show(range.start()), show(range.end()));
+                self.mistakes.error(text.place(), wanted, None);
+                None
+            }
+            Err(_) => {
+                // By the text of the file, since the value may be a secret that landed in the wrong place.
+                let error =
+                    parse(text.given).err().map_or_else(|| "no value with a unit".to_owned(), |e| e.to_string());
+                self.mistakes.error(text.place(), format!("`{name}`: {error}"), None);
+                None
+            }
+        }
+    }
+
+    /// A mistake in a part of a text, described by words of that text: kept back where they may be a secret's.
+    pub(super) fn wrong_part(&mut self, text: &Text<'_>, part: Range<usize>, wrong: String, hint: Option<String>) {
+        if text.is_substituted() {
+            let wrong = format!("`{}` is wrong once its `${{..}}` is filled in", text.given);
+            let hint = "write the value in its place to see more".to_owned();
+            self.mistakes.error(text.place(), wrong, hint);
+        } else {
+            self.mistakes.error(&text.part(part), wrong, hint);
+        }
+    }
+
+    /// One of some words.
+    pub(super) fn choice<T: Clone>(&mut self, item: Option<Item<'_>>, choices: &[(&str, T)]) -> Option<T> {
+        let text = self.text(item)?;
+        if let Some((_, value)) = choices.iter().find(|(word, _)| *word == text.value) {
+            return Some(value.clone());
+        }
+        let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+        let hint = keys::nearest(text.given, words.iter().copied()).map(|word| format!("did you mean `{word}`?"));
+        let wrong = format!("`{}` is none of the choices for `{}`: {}", text.given, text.item.name, listed(&words));
+        self.mistakes.error(text.place(), wrong, hint);
+        None
+    }
+
+    /// `127.0.0.1:1883`.
+    pub(super) fn socket_addr(&mut self, item: Option<Item<'_>>) -> Option<SocketAddr> {
+        let text = self.text(item)?;
+        if let Ok(addr) = text.value.parse() {
+            return Some(addr);
+        }
+        let hint = if text.value.parse::<u16>().is_ok() {
+            Some(format!("write `127.0.0.1:{0}`, or `0.0.0.0:{0}` for all networks", text.given))
+        } else {
+            Some("such as `127.0.0.1:1883` or `[::1]:1883`; names are not looked up here".to_owned())
+        };
+        let wrong = format!("`{}` is no address and port", text.given);
+        self.mistakes.error(text.place(), wrong, hint);
+        None
+    }
+
+    /// A path, relative ones from the folder of the file (R30).
+    pub(super) fn path(&mut self, item: Option<Item<'_>>) -> Option<PathBuf> {
+        let text = self.text(item)?;
+        Some(beside(text.place(), Path::new(&text.value)))
+    }
+
+    /// A path to a file that has to be there.
+    pub(super) fn readable(&mut self, item: Option<Item<'_>>) -> Option<PathBuf> {
+        let text = self.text(item)?;
+        let path = beside(text.place(), Path::new(&text.value));
+        if !self.env.no_secrets
+            && let Err(error) = (self.env.file)(&path)
+        {
+            let wrong = format!("{}: {error}", path.display());
+            self.wrong_part(&text, 0..text.given.len(), wrong, None);
+        }
+        Some(path)
+    }
+}
+
+/// `path` as seen from the file that `place` is in.
+pub(super) fn beside(place: &Place, path: &Path) -> PathBuf {
+    place.source.path.parent().unwrap_or_else(|| Path::new("")).join(path)
+}
+
+/// "`a`, `b`, `c`".
+pub(super) fn listed<T: Display>(words: impl IntoIterator<Item = T>) -> String {
+    words.into_iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,204 @@
+//! Building: opens, locks and binds everything, and says what cannot be had.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::{Config, Gateway, Link, Orphan, Shared};
+use crate::broker::{self, Broker};
+use crate::buffer::{self, Buffer, Recovery};
+use crate::clock::Clock;
+use crate::hub::Hub;
+use crate::links;
+use crate::message::IdSource;
+use crate::router::{LinkId, Table};
+use crate::telemetry::board::BrokerBoard;
+use crate::units::ByteSize;
+
+/// Why a gateway could not be built. Nothing was taken or changed, but for what recovery repaired.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The data folder, or a file in it.
+    #[error("data folder {path}: {error}; it has to be a folder that this user may write to")]
+    Data {
+        /// What.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// R36.
+    #[error("data folder {path} is in use by another gateway; stop that one, or give this one a `data_dir` of its own")]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// A link's log.
+    #[error("the buffer of link `{link}`: {error}")]
+    Buffer {
+        /// Which.
+        link: LinkId,
+        /// Why.
+        error: buffer::OpenError,
+    },
+    /// The broker's store.
+    #[error("the broker's store: {0}")]
+    Store(broker::StoreError),
+    /// A listener of the broker.
+    #[error("{0}")]
+    Listener(broker::BindError),
+    /// The admin page's address.
+    #[error("admin: cannot listen on {address}: {error}")]
+    Admin {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+impl BuildError {
+    /// DESIGN.md section 5's exit code.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Data { error, .. } if error.kind() == io::ErrorKind::PermissionDenied => 77,
+            Self::Data { .. } | Self::Buffer { .. } | Self::Store(_) => 74,
+            Self::Locked { .. } | Self::Listener(_) | Self::Admin { .. } => 69,
+        }
+    }
+}
+
+impl Gateway {
+    /// Opens the data folder, the buffers and the store, and binds every address.
+    ///
+    /// # Errors
+    /// [`BuildError`]: what cannot be had, where, and what would be right.
+    pub async fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Self, BuildError> {
+        let lock = lock_data(&config.data_dir)?;
+        let orphans = open_orphans(&config, &clock);
+        let links = open_links(config.links, &clock)?;
+        let logs = links.iter().filter_map(|link| Some((link.config.id.clone(), link.buffer.clone()?))).collect();
+        let ids = IdSource::new(Arc::clone(&config.site), rand::random());
+        let hub = Arc::new(Hub::new(ids, Table::new(config.routes), logs, Arc::clone(&clock)));
+        let broker_board = Arc::new(BrokerBoard::default());
+        let store = config.data_dir.join("broker");
+        fs::create_dir_all(&store).map_err(|error| BuildError::Data { path: store.clone(), error })?;
+        let board = Arc::clone(&broker_board);
+        let broker = Broker::open(config.broker, &store, Arc::clone(&hub), board, Arc::clone(&clock))
+            .map_err(BuildError::Store)?;
+        let outlet: Arc<Broker> = Arc::clone(&broker);
+        hub.attach(outlet);
+        let bound = broker.bind().await.map_err(BuildError::Listener)?;
+        let admin = bind_admin(config.admin).await?;
+        let shared = Arc::new(Shared {
+            site: config.site,
+            data_dir: config.data_dir,
+            started: clock.wall(),
+            clock,
+            hub,
+            broker,
+            broker_board,
+            links,
+            orphans,
+            listeners: bound.addresses().iter().map(ToString::to_string).collect(),
+            admin: admin.as_ref().and_then(|listener| listener.local_addr().ok()),
+            ready: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+        });
+        Ok(Self { shared, bound, admin, _lock: lock })
+    }
+}
+
+fn lock_data(dir: &Path) -> Result<File, BuildError> {
+    let data = |path: &Path, error| BuildError::Data { path: path.to_owned(), error };
+    fs::create_dir_all(dir).map_err(|error| data(dir, error))?;
+    let path = dir.join("LOCK");
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(|error| data(&path, error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(BuildError::Locked { path }),
+        Err(TryLockError::Error(error)) => Err(data(&path, error)),
+    }
+}
+
+fn open_links(configs: Vec<links::Config>, clock: &Arc<dyn Clock>) -> Result<Vec<Link>, BuildError> {
+    configs.into_iter().map(|config| open_link(config, clock)).collect()
+}
+
+fn open_link(config: links::Config, clock: &Arc<dyn Clock>) -> Result<Link, BuildError> {
+    // Data that an earlier run left is delivered also when no route leads to the link any more.
+    let needed = config.has_sink || config.buffer.dir.exists();
+    let buffer = if needed {
+        let opened = Buffer::open(config.buffer.clone(), links::window(&config), Arc::clone(clock));
+        let (buffer, recovery) = opened.map_err(|error| BuildError::Buffer { link: config.id.clone(), error })?;
+        report(config.id.as_str(), &recovery);
+        Some(buffer)
+    } else {
+        None
+    };
+    let sink = buffer.is_some().then(Arc::default);
+    let source = (!config.sources.is_empty()).then(Arc::default);
+    Ok(Link { config, buffer, sink, source })
+}
+
+/// R34: folders below `links/` that no link of the file owns. They are opened so that `status` can tell what they hold, and
+/// with limits that drop nothing. One that does not open is said and left alone: it is nobody's way.
+fn open_orphans(config: &Config, clock: &Arc<dyn Clock>) -> Vec<Orphan> {
+    let Ok(entries) = fs::read_dir(config.data_dir.join("links")) else { return Vec::new() };
+    let dirs = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
+    let strays = dirs.filter(|dir| config.links.iter().all(|link| link.buffer.dir != **dir));
+    strays.filter_map(|dir| open_orphan(&dir, clock)).collect()
+}
+
+fn open_orphan(dir: &Path, clock: &Arc<dyn Clock>) -> Option<Orphan> {
+    let name = dir.file_name()?.to_string_lossy().into_owned();
+    let config = buffer::Config {
+        dir: dir.to_owned(),
+        max_size: ByteSize(u64::MAX / 2),
+        max_age: None,
+        when_full: buffer::WhenFull::Reject,
+        sync: buffer::SyncMode::Group,
+        min_free: Some(ByteSize(0)),
+    };
+    match Buffer::open(config, 1, Arc::clone(clock)) {
+        Ok((buffer, recovery)) => {
+            report(&name, &recovery);
+            let messages = buffer.stats().ledger.buffered;
+            tracing::warn!(link = name, messages, folder = %dir.display(), "this folder holds data of a link that routes.yaml does not have; it is kept, and shown as orphaned");
+            Some(Orphan { name, buffer })
+        }
+        Err(error) => {
+            tracing::warn!(link = name, %error, "this folder holds data of a link that routes.yaml does not have, and cannot be opened; it is kept");
+            None
+        }
+    }
+}
+
+fn report(link: &str, recovery: &Recovery) {
+    let Recovery { buffered, torn_bytes, damaged, notes } = recovery;
+    tracing::info!(link, buffered, "buffer open");
+    if *torn_bytes > 0 {
+        tracing::warn!(link, torn_bytes, "a torn tail was cut; nothing of it had been acknowledged");
+    }
+    for (first, last) in damaged {
+        tracing::error!(
+            link,
+            first = first.0,
+            last = last.0,
+            "acknowledged records are damaged and were skipped; counted as dropped{{damaged}}"
+        );
+    }
+    for note in notes {
+        tracing::warn!(link, "{note}");
+    }
+}
+
+async fn bind_admin(address: Option<SocketAddr>) -> Result<Option<tokio::net::TcpListener>, BuildError> {
+    let Some(address) = address else { return Ok(None) };
+    let listener = tokio::net::TcpListener::bind(address).await;
+    listener.map(Some).map_err(|error| BuildError::Admin { address, error })
+}

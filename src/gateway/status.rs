@@ -1,0 +1,147 @@
+//! The gateway as the status page shows it.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use super::{Link, Orphan, Shared};
+use crate::admin;
+use crate::buffer::{Buffer, Ledger, SyncMode};
+use crate::clock::WallMs;
+use crate::telemetry::board::{BrokerStatus, HalfStatus, LinkState, LinkStatus, Status};
+
+impl admin::Control for Shared {
+    fn status(&self) -> Status {
+        let now = self.clock.wall();
+        let links = self.links.iter().map(|link| link.status(now));
+        Status {
+            site: self.site.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started_ms: self.started.0,
+            ready: self.ready.load(Ordering::Acquire) && !self.is_stopping(),
+            phase: if self.is_stopping() { "stopping" } else { "running" }.to_owned(),
+            links: links.chain(self.orphans.iter().map(|orphan| orphan.status(now))).collect(),
+            broker: self.broker_status(),
+            admin: self.admin.map(|address| address.to_string()),
+            loops_stopped: self.hub.loops_stopped(),
+        }
+    }
+}
+
+impl Shared {
+    fn broker_status(&self) -> BrokerStatus {
+        let figures = self.broker.figures();
+        BrokerStatus {
+            listeners: self.listeners.clone(),
+            sessions_offline: figures.sessions_offline,
+            owed: figures.owed,
+            retained: figures.retained,
+            ..self.broker_board.snapshot()
+        }
+    }
+}
+
+impl Link {
+    fn status(&self, now: WallMs) -> LinkStatus {
+        let sink = self.sink.as_ref().map(|board| board.snapshot(now));
+        let source = self.source.as_ref().map(|board| board.snapshot(now));
+        let mut status = LinkStatus {
+            name: self.config.id.to_string(),
+            kind: self.config.kind.name().to_owned(),
+            note: weaker_promise(self.config.buffer.sync),
+            balanced: true,
+            ..LinkStatus::default()
+        };
+        if let Some(buffer) = &self.buffer {
+            fill_from_buffer(&mut status, buffer, now);
+            status.time_left_ms = sink.as_ref().and_then(|half| time_left_ms(status.depth, half.rate));
+        }
+        let failed = status.state == LinkState::BufferFailed;
+        let states = [&sink, &source].into_iter().flatten().map(|half: &HalfStatus| half.state);
+        let worst = states.max_by_key(|state| severity(*state)).unwrap_or_default();
+        status.state = if failed { LinkState::BufferFailed } else { worst };
+        (status.sink, status.source) = (sink, source);
+        status
+    }
+}
+
+impl Orphan {
+    fn status(&self, now: WallMs) -> LinkStatus {
+        let mut status = LinkStatus {
+            name: self.name.clone(),
+            kind: "orphaned".to_owned(),
+            state: LinkState::Paused,
+            note: Some("routes.yaml has no such link; its data is kept".to_owned()),
+            ..LinkStatus::default()
+        };
+        fill_from_buffer(&mut status, &self.buffer, now);
+        status
+    }
+}
+
+fn fill_from_buffer(status: &mut LinkStatus, buffer: &Buffer, now: WallMs) {
+    let stats = buffer.stats();
+    status.depth = stats.ledger.buffered;
+    status.depth_bytes = stats.depth_bytes;
+    status.disk_bytes = stats.disk_bytes;
+    let age = |oldest: WallMs| u64::try_from(now.since(oldest).as_millis()).unwrap_or(u64::MAX);
+    status.oldest_age_ms = stats.oldest.map(age);
+    status.ledger = by_name(&stats.ledger);
+    status.balanced = stats.ledger.balances();
+    status.dead_letters = buffer.dead_letters().len();
+    if let Some(reason) = stats.failed {
+        status.state = LinkState::BufferFailed;
+        status.note = Some(format!("the buffer failed: {reason}"));
+    }
+}
+
+fn by_name(ledger: &Ledger) -> BTreeMap<String, u64> {
+    let figures = [
+        ("accepted", ledger.accepted),
+        ("delivered", ledger.delivered),
+        ("buffered", ledger.buffered),
+        ("dropped_when_full", ledger.dropped_when_full),
+        ("dropped_age", ledger.dropped_age),
+        ("dropped_damaged", ledger.dropped_damaged),
+        ("dropped_min_free", ledger.dropped_min_free),
+        ("expired", ledger.expired),
+        ("dead_lettered", ledger.dead_lettered),
+        ("confirmed_after_drop", ledger.confirmed_after_drop),
+    ];
+    figures.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
+}
+
+/// R1: `status` says where an acknowledgement promises less than a sync.
+fn weaker_promise(sync: SyncMode) -> Option<String> {
+    match sync {
+        SyncMode::Group => None,
+        SyncMode::Interval(every) => Some(format!(
+            "sync: {}: a power cut may lose what was acknowledged in the last interval",
+            crate::units::show_duration(every)
+        )),
+        SyncMode::Never => Some("sync: never: a power cut may lose what was acknowledged".to_owned()),
+    }
+}
+
+/// At the present rate, until nothing is left; unknown while nothing moves.
+fn time_left_ms(depth: u64, rate: f64) -> Option<u64> {
+    #[expect(clippy::cast_precision_loss, reason = "an estimate for people to read")]
+    let seconds = depth as f64 / rate;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be finite and positive")]
+    (rate > 0.0 && seconds.is_finite()).then_some((seconds * 1_000.0) as u64)
+}
+
+/// Which of two halves' states stands for the link.
+const fn severity(state: LinkState) -> u8 {
+    match state {
+        LinkState::Online => 0,
+        LinkState::Connecting => 1,
+        LinkState::Paused => 2,
+        LinkState::Blocked => 3,
+        LinkState::Stalled => 4,
+        LinkState::BackingOff => 5,
+        LinkState::Misconfigured => 6,
+        LinkState::DeadLettersFull => 7,
+        LinkState::BufferFailed => 8,
+    }
+}

@@ -1,0 +1,137 @@
+//! What is to be done with a message: which local topics, which links. Pure.
+//!
+//! A route may lead to the built-in broker, and what is published there is matched against the routes that begin at the
+//! broker, as a client's publish would be. That chain is followed at most [`CHAIN_MAX`] times, takes each local topic
+//! once, and never leads back to the link that the message came from: what a remote sent us is not echoed to it.
+
+use super::Source;
+use crate::message::Message;
+use crate::router::{Arrival, Endpoint, LinkId, Table};
+use crate::topic::TopicName;
+
+/// Routes behind routes that are followed for one message. More than two levels are hard to follow for people too; a cycle
+/// of templates that grow (`{rest}/x`) ends here.
+const CHAIN_MAX: usize = 8;
+
+/// What is to be done.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// Topics to deliver to the broker's subscribers: for a client's publish its own topic first.
+    pub(super) local_topics: Vec<TopicName>,
+    /// Records to append.
+    pub(super) links: Vec<LinkTarget>,
+}
+
+/// One record for one link.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct LinkTarget {
+    pub(super) link: LinkId,
+    pub(super) destination: String,
+    pub(super) key: Option<String>,
+    /// Counts the records that one message makes for one link.
+    pub(super) ordinal: u16,
+}
+
+/// Follows the routes for `message` from `source`.
+pub(super) fn plan(table: &Table, source: &Source, message: &Message) -> Plan {
+    let mut plan = Plan::default();
+    if source.from == Endpoint::Broker {
+        plan.local_topics.push(message.topic.clone());
+    }
+    let first = Arrival { from: &source.from, channel: source.channel.as_deref(), topic: message.topic.as_str() };
+    let mut topics = follow(table, first, source, false, &mut plan);
+    for _ in 0..CHAIN_MAX {
+        let mut next = Vec::new();
+        for topic in topics {
+            let arrival = Arrival { from: &Endpoint::Broker, channel: None, topic: topic.as_str() };
+            next.extend(follow(table, arrival, source, true, &mut plan));
+        }
+        if next.is_empty() {
+            break;
+        }
+        topics = next;
+    }
+    plan
+}
+
+/// Applies the routes that match one arrival; answers the local topics that were new.
+fn follow(table: &Table, arrival: Arrival<'_>, source: &Source, chained: bool, plan: &mut Plan) -> Vec<TopicName> {
+    let mut new_topics = Vec::new();
+    for decision in table.route(arrival) {
+        match decision.target {
+            Endpoint::Broker => match TopicName::new(&decision.destination) {
+                Ok(topic) if plan.local_topics.contains(&topic) => {}
+                Ok(topic) => {
+                    plan.local_topics.push(topic.clone());
+                    new_topics.push(topic);
+                }
+                // A capture of a valid topic in a checked template can only become too long.
+                Err(error) => {
+                    tracing::warn!(route = %decision.route, topic = decision.destination, %error, "not delivered locally")
+                }
+            },
+            Endpoint::Link(link) if chained && source.from == Endpoint::Link(link.clone()) => {}
+            Endpoint::Link(link) => {
+                let earlier = plan.links.iter().filter(|target| target.link == link).count();
+                let ordinal = u16::try_from(earlier).unwrap_or(u16::MAX);
+                plan.links.push(LinkTarget { link, destination: decision.destination, key: decision.key, ordinal });
+            }
+        }
+    }
+    new_topics
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::tests_support::message;
+    use crate::router::{Form, From, Route, To};
+
+    fn table(routes: &[(&str, &[&str])]) -> Table {
+        let route = |(from, to): &(&str, &[&str])| Route {
+            name: (*from).into(),
+            from: vec![From::parse(from, Form::Topic).unwrap()],
+            to: to.iter().map(|to| To::parse(to).unwrap()).collect(),
+            key: None,
+        };
+        Table::new(routes.iter().map(route).collect())
+    }
+
+    fn ask(table: &Table, from: &str, topic: &str) -> (Vec<String>, Vec<String>) {
+        let from = Endpoint::of_address(&format!("{from}/x")).unwrap();
+        let plan = plan(table, &Source { from, channel: None }, &message(topic, b""));
+        let links = plan.links.iter().map(|to| format!("{}/{}.{}", to.link, to.destination, to.ordinal));
+        (plan.local_topics.iter().map(ToString::to_string).collect(), links.collect())
+    }
+
+    #[test]
+    fn a_clients_publish_is_delivered_locally_and_to_every_target() {
+        let table = table(&[("broker/a/#", &["cloud/x/{rest}", "lake/t", "broker/copy/{rest}"])]);
+        let (local, links) = ask(&table, "broker", "a/b");
+        assert_eq!(local, ["a/b", "copy/b"]);
+        assert_eq!(links, ["cloud/x/b.0", "lake/t.0"]);
+    }
+
+    #[test]
+    fn r11_records_of_one_message_for_one_link_are_told_apart_by_their_ordinal() {
+        let table = table(&[("broker/a/#", &["lake/raw"]), ("broker/#", &["lake/all"])]);
+        assert_eq!(ask(&table, "broker", "a/b").1, ["lake/raw.0", "lake/all.1"]);
+    }
+
+    #[test]
+    fn what_a_link_brings_into_the_broker_takes_the_brokers_routes_too_but_is_not_echoed() {
+        let table = table(&[("hq/cmd/#", &["broker/cmd/{rest}"]), ("broker/#", &["hq/up/{topic}", "lake/t"])]);
+        let (local, links) = ask(&table, "hq", "cmd/7");
+        assert_eq!(local, ["cmd/7"]);
+        assert_eq!(links, ["lake/t.0"]);
+        assert_eq!(ask(&table, "broker", "cmd/7").1, ["hq/up/cmd/7.0", "lake/t.1"].map(|s| s.replace("t.1", "t.0")));
+    }
+
+    #[test]
+    fn a_cycle_of_local_routes_ends() {
+        let ring = table(&[("broker/a", &["broker/b"]), ("broker/b", &["broker/a"])]);
+        assert_eq!(ask(&ring, "broker", "a").0, ["a", "b"]);
+        let growing = table(&[("broker/{x}/#", &["broker/{x}/{rest}/y"])]);
+        assert_eq!(ask(&growing, "broker", "a").0.len(), 2 + CHAIN_MAX);
+    }
+}

@@ -1,0 +1,176 @@
+//! The hub against real buffers on a temporary disk and a scripted broker.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::*;
+use crate::buffer::{Config as BufferConfig, SyncMode, WhenFull};
+use crate::clock;
+use crate::router::{Form, From, Route, To};
+use crate::units::ByteSize;
+
+/// A broker that notes what it is given, and stores up to a mark that the test moves.
+#[derive(Debug)]
+struct Scripted {
+    delivered: Mutex<Vec<String>>,
+    store: MarkSender,
+    stores: bool,
+}
+
+impl Scripted {
+    fn new(stores: bool) -> Arc<Self> {
+        Arc::new(Self { delivered: Mutex::default(), store: MarkSender::new(0), stores })
+    }
+}
+
+impl Local for Scripted {
+    fn deliver(&self, batch: &[LocalDelivery]) -> Vec<Option<(Mark, u64)>> {
+        let mut delivered = self.delivered.lock();
+        batch
+            .iter()
+            .map(|delivery| {
+                delivered.push(delivery.topic.to_string());
+                self.stores.then(|| (self.store.mark(), delivered.len() as u64 - 1))
+            })
+            .collect()
+    }
+}
+
+struct Bench {
+    hub: Arc<Hub>,
+    buffers: Vec<Buffer>,
+    local: Arc<Scripted>,
+    _dir: tempfile::TempDir,
+}
+
+fn bench(routes: &[(&str, &str)], links: &[(&str, WhenFull, u64)], stores: bool) -> Bench {
+    let dir = tempfile::tempdir().unwrap();
+    let buffers: Vec<_> =
+        links.iter().map(|(name, when_full, size)| open(dir.path(), name, *when_full, *size)).collect();
+    let routes = routes.iter().map(|(from, to)| Route {
+        name: (*from).into(),
+        from: vec![From::parse(from, Form::Topic).unwrap()],
+        to: vec![To::parse(to).unwrap()],
+        key: None,
+    });
+    let logs = links.iter().zip(&buffers).map(|((name, ..), buffer)| (LinkId::new(name), buffer.clone()));
+    let ids = IdSource::new("test".into(), 1);
+    let hub = Arc::new(Hub::new(ids, Table::new(routes.collect()), logs.collect(), clock::system()));
+    let local = Scripted::new(stores);
+    hub.attach(Arc::<Scripted>::clone(&local));
+    Bench { hub, buffers, local, _dir: dir }
+}
+
+fn open(dir: &std::path::Path, name: &str, when_full: WhenFull, size: u64) -> Buffer {
+    let config = BufferConfig {
+        dir: dir.join(name),
+        max_size: ByteSize(size),
+        max_age: None,
+        when_full,
+        sync: SyncMode::Group,
+        min_free: Some(ByteSize(0)),
+    };
+    Buffer::open(config, 16, clock::system()).unwrap().0
+}
+
+fn publication(topic: &str, payload: &'static [u8]) -> Publication {
+    Publication {
+        topic: TopicName::new(topic).unwrap(),
+        payload: Bytes::from_static(payload),
+        qos: Qos::AtLeastOnce,
+        retain: false,
+        expiry_s: None,
+        time_ms: None,
+        properties: Properties::default(),
+        client_id: Some("press".into()),
+        user: None,
+        packet_id: None,
+    }
+}
+
+fn from_broker() -> Source {
+    Source { from: Endpoint::Broker, channel: None }
+}
+
+async fn records(buffer: &Buffer, count: usize) -> Vec<Envelope> {
+    let mut reader = buffer.reader();
+    let mut found = Vec::new();
+    while found.len() < count {
+        let batch = reader.next(100, 1 << 20).await.unwrap();
+        found.extend(batch.into_iter().map(|record| Envelope::decode(record.body).unwrap()));
+    }
+    found
+}
+
+const BIG: u64 = 64 << 20;
+
+#[tokio::test]
+async fn r01_the_receipt_settles_only_when_every_target_and_the_store_are_durable() {
+    let routes = [("broker/a/#", "cloud/x/{rest}"), ("broker/#", "lake/t")];
+    let bench = bench(&routes, &[("cloud", WhenFull::DropOldest, BIG), ("lake", WhenFull::DropOldest, BIG)], true);
+    let mut answers = bench.hub.offer(&from_broker(), vec![publication("a/b", b"1")]).await;
+    let mut receipt = answers.remove(0).unwrap();
+    let envelopes = records(&bench.buffers[0], 1).await;
+    assert_eq!(&*envelopes[0].destination, "x/b");
+    assert_eq!(records(&bench.buffers[1], 1).await[0].message.id, envelopes[0].message.id);
+    assert_eq!(receipt.decided(), None, "the store has not committed");
+    bench.local.store.advance(1);
+    receipt.settled().await.unwrap();
+}
+
+#[tokio::test]
+async fn r05_a_refused_publication_leaves_no_trace_anywhere() {
+    let routes = [("broker/#", "roomy/t"), ("broker/#", "tight/t")];
+    let links = [("roomy", WhenFull::DropOldest, BIG), ("tight", WhenFull::Reject, 1 << 20)];
+    let bench = bench(&routes, &links, false);
+    let payload: &'static [u8] = Box::leak(vec![7; 60_000].into_boxed_slice());
+    let mut accepted = 0_u64;
+    let refused = loop {
+        let answer = bench.hub.offer(&from_broker(), vec![publication("a", payload)]).await.remove(0);
+        match answer {
+            Ok(mut receipt) => receipt.settled().await.unwrap(),
+            Err(refused) => break refused,
+        }
+        accepted += 1;
+        assert!(accepted < 1_000, "a megabyte never fills");
+    };
+    assert_eq!(refused, OfferError::Full { link: LinkId::new("tight") });
+    assert_eq!(bench.local.delivered.lock().len() as u64, accepted);
+    assert_eq!(bench.buffers[0].stats().ledger.accepted, accepted);
+}
+
+#[tokio::test]
+async fn r18_a_qos_2_publish_reaches_the_logs_only_after_the_store_has_committed() {
+    let bench = bench(&[("broker/#", "lake/t")], &[("lake", WhenFull::DropOldest, BIG)], true);
+    let mut publish = publication("a", b"1");
+    (publish.qos, publish.packet_id) = (Qos::ExactlyOnce, Some(1));
+    let source = from_broker();
+    let mut offer = Box::pin(bench.hub.offer(&source, vec![publish]));
+    assert!(offer.as_mut().now_or_never().is_none());
+    assert_eq!(bench.buffers[0].stats().next.0, 0, "nothing is in the log before the commit");
+    bench.local.store.advance(1);
+    offer.await.remove(0).unwrap().settled().await.unwrap();
+    assert_eq!(bench.buffers[0].stats().ledger.accepted, 1);
+}
+
+#[tokio::test]
+async fn r12_what_has_passed_this_site_goes_no_further_and_is_counted() {
+    let bench = bench(&[("broker/#", "lake/t")], &[("lake", WhenFull::DropOldest, BIG)], false);
+    let mut looped = publication("a", b"1");
+    looped.properties.user = vec![(headers::PATH.into(), "ship,test".into())];
+    let answers = bench.hub.offer(&from_broker(), vec![looped]).await;
+    assert_eq!(answers[0].as_ref().unwrap().decided(), Some(Ok(())));
+    assert_eq!(bench.hub.loops_stopped(), 1);
+    assert!(bench.local.delivered.lock().is_empty());
+    assert_eq!(bench.buffers[0].stats().ledger.accepted, 0);
+}
+
+#[tokio::test]
+async fn after_stop_every_offer_is_refused() {
+    let bench = bench(&[], &[], false);
+    bench.hub.stop();
+    let answers = bench.hub.offer(&from_broker(), vec![publication("a", b"")]).await;
+    assert_eq!(answers[0].as_ref().unwrap_err(), &OfferError::Stopping);
+}

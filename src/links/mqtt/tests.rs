@@ -1,0 +1,294 @@
+//! Against a real Mosquitto (Debian's package; `/usr/sbin/mosquitto` or in the PATH).
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use super::*;
+use crate::buffer::Offset;
+use crate::links::{
+    Answer, Identity, LinkError, Outgoing, Received, Sent, Sink, SinkConnection, Source, SourceConnection,
+};
+use crate::message::tests_support::message;
+use crate::message::{Envelope, Qos};
+use crate::router::LinkId;
+use crate::units::ByteSize;
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// A private broker that ends with the test. No `max_queued_messages 0`: with it, Mosquitto 2.0.11 closes the connection
+/// behind each PUBACK that refuses.
+pub(in crate::links) struct Mosquitto {
+    child: Child,
+    dir: TempDir,
+    port: u16,
+}
+
+impl Mosquitto {
+    pub(in crate::links) async fn start(more: &str) -> Self {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let dir = TempDir::new().unwrap();
+        let config = format!(
+            "user root\nlistener {port} 127.0.0.1\nlog_dest stderr\nlog_type information\nlog_type error\n\
+             persistence true\npersistence_location {}/\n{more}\n",
+            dir.path().display()
+        );
+        std::fs::write(dir.path().join("mosquitto.conf"), config).unwrap();
+        let child = Self::spawn(&dir).await;
+        Self { child, dir, port }
+    }
+
+    async fn spawn(dir: &TempDir) -> Child {
+        let path = format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default());
+        let mut child = Command::new("mosquitto")
+            .env("PATH", path)
+            .arg("-c")
+            .arg(dir.path().join("mosquitto.conf"))
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("mosquitto (apt-get install mosquitto)");
+        let mut lines = BufReader::new(child.stderr.as_mut().unwrap()).lines();
+        let running = async {
+            while let Some(line) = lines.next_line().await.unwrap() {
+                if line.contains("running") {
+                    return;
+                }
+            }
+            panic!("mosquitto ended");
+        };
+        timeout(SOON, running).await.unwrap();
+        child
+    }
+
+    pub(in crate::links) async fn kill(&mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    pub(in crate::links) async fn start_again(&mut self) {
+        self.child = Self::spawn(&self.dir).await;
+    }
+
+    pub(in crate::links) fn config(&self, version: Version) -> Config {
+        Config {
+            host: "127.0.0.1".into(),
+            port: self.port,
+            tls: None,
+            version,
+            qos: Qos::AtLeastOnce,
+            client_id: None,
+            login: None,
+            keep_alive_s: 30,
+            max_packet_size: ByteSize(1 << 20),
+        }
+    }
+}
+
+pub(in crate::links) fn identity() -> Identity {
+    Identity { site: "here".into(), link: LinkId::new("hq") }
+}
+
+fn sink(config: &Config) -> MqttSink {
+    MqttSink::new(config, &identity(), true)
+}
+
+fn source(config: &Config, filters: &[&str]) -> MqttSource {
+    MqttSource::new(config, filters.iter().map(|&filter| filter.to_owned()).collect(), &identity(), true)
+}
+
+async fn connect_sink(config: &Config) -> MqttSinkConnection {
+    timeout(SOON, sink(config).connect()).await.unwrap().unwrap()
+}
+
+async fn connect_source(config: &Config, filters: &[&str]) -> MqttSourceConnection {
+    timeout(SOON, source(config, filters).connect()).await.unwrap().unwrap()
+}
+
+fn outgoing(offset: u64, topic: &str) -> Outgoing {
+    let mut message = message(topic, b"");
+    message.payload = Bytes::from(offset.to_string());
+    message.properties.user = vec![("colour".into(), "blue".into()), ("tg-hops".into(), "3".into())];
+    message.properties.content_type = Some("text/plain".into());
+    let envelope = Envelope { destination: topic.into(), key: None, ordinal: 0, message };
+    Outgoing { offset: Offset(offset), seq: format!("cafe0001-0-{offset}"), envelope, expiry_left_s: Some(60) }
+}
+
+fn send(connection: &mut MqttSinkConnection, record: Outgoing) {
+    let sent = connection.send(record).unwrap();
+    assert!(matches!(sent, Sent::Queued), "{sent:?}");
+}
+
+/// The next answer that is more than a sign of life.
+async fn answer(connection: &mut MqttSinkConnection) -> Result<Answer, LinkError> {
+    loop {
+        match timeout(SOON, connection.answer()).await.unwrap() {
+            Ok(Answer::Alive) => {}
+            other => return other,
+        }
+    }
+}
+
+async fn confirmed(connection: &mut MqttSinkConnection, offsets: std::ops::Range<u64>) {
+    let mut open = offsets.collect::<std::collections::BTreeSet<_>>();
+    while !open.is_empty() {
+        match answer(connection).await.unwrap() {
+            Answer::Confirmed(offset) => assert!(open.remove(&offset.0)),
+            other @ (Answer::Refused(..) | Answer::Retry(..) | Answer::Blocked(_) | Answer::Alive) => {
+                panic!("{other:?}")
+            }
+        }
+    }
+}
+
+/// `count` messages; acknowledges those whose index `acknowledge` names.
+async fn receive(connection: &mut MqttSourceConnection, count: usize) -> Vec<Received<MqttToken>> {
+    let mut received = Vec::new();
+    while received.len() < count {
+        received.extend(timeout(SOON, connection.receive()).await.unwrap().unwrap());
+    }
+    received
+}
+
+fn payloads(received: &[Received<MqttToken>]) -> Vec<String> {
+    received.iter().map(|one| String::from_utf8(one.publication.payload.to_vec()).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn what_is_published_is_confirmed_and_arrives_in_order_with_its_properties() {
+    let remote = Mosquitto::start("allow_anonymous true").await;
+    let config = remote.config(Version::V5);
+    let mut inbound = connect_source(&config, &["a/#"]).await;
+    let mut outbound = connect_sink(&config).await;
+    let window = outbound.window_max().unwrap();
+    assert_eq!(window, 20, "Mosquitto's Receive Maximum");
+    for first in (0..100_u64).step_by(window) {
+        let some = first..first + window as u64;
+        some.clone().for_each(|offset| send(&mut outbound, outgoing(offset, "a/b")));
+        confirmed(&mut outbound, some).await;
+    }
+    let received = receive(&mut inbound, 100).await;
+    assert_eq!(payloads(&received), (0..100).map(|n| n.to_string()).collect::<Vec<_>>());
+    let first = &received[0].publication;
+    assert_eq!((first.topic.as_str(), first.qos, first.expiry_s), ("a/b", Qos::AtLeastOnce, Some(60)));
+    assert_eq!(first.properties.content_type.as_deref(), Some("text/plain"));
+    let user = first.properties.user.iter().map(|(name, value)| (&**name, &**value)).collect::<Vec<_>>();
+    assert_eq!(user[0], ("colour", "blue"));
+    assert!(user.contains(&("tg-seq", "cafe0001-0-0")) && user.contains(&("tg-path", "here")), "{user:?}");
+    assert_eq!(user.iter().filter(|(name, _)| *name == "tg-hops").count(), 1, "{user:?}");
+    for one in received {
+        inbound.settled(one.token).unwrap();
+    }
+    outbound.close().await;
+    inbound.close().await;
+}
+
+#[tokio::test]
+async fn what_was_not_acknowledged_comes_again_and_changed_filters_reach_a_kept_session() {
+    for version in [Version::V5, Version::V4] {
+        let remote = Mosquitto::start("allow_anonymous true").await;
+        let config = remote.config(version);
+        let mut inbound = connect_source(&config, &["a/#"]).await;
+        let mut outbound = connect_sink(&config).await;
+        (0..4).for_each(|offset| send(&mut outbound, outgoing(offset, "a/b")));
+        confirmed(&mut outbound, 0..4).await;
+        let received = receive(&mut inbound, 4).await;
+        assert!(received.iter().all(|one| !one.again));
+        let (acknowledged, owed): (Vec<_>, Vec<_>) = received.into_iter().enumerate().partition(|(at, _)| *at < 2);
+        acknowledged.into_iter().for_each(|(_, one)| inbound.settled(one.token).unwrap());
+        inbound.close().await;
+        drop(owed);
+        // A fresh source knows nothing of the session, as after a restart of the process.
+        let mut inbound = connect_source(&config, &["a/#", "c"]).await;
+        send(&mut outbound, outgoing(4, "c"));
+        confirmed(&mut outbound, 4..5).await;
+        let again = receive(&mut inbound, 3).await;
+        assert_eq!(payloads(&again), ["2", "3", "4"], "{version:?}");
+        assert_eq!(again.iter().map(|one| one.again).collect::<Vec<_>>(), [true, true, false]);
+    }
+}
+
+#[tokio::test]
+async fn a_killed_remote_ends_the_connection_and_a_new_one_can_be_made() {
+    for version in [Version::V5, Version::V4] {
+        let mut remote = Mosquitto::start("allow_anonymous true").await;
+        let config = remote.config(version);
+        let mut outbound = connect_sink(&config).await;
+        send(&mut outbound, outgoing(0, "a"));
+        confirmed(&mut outbound, 0..1).await;
+        remote.kill().await;
+        assert!(matches!(answer(&mut outbound).await, Err(LinkError::Transient(_))));
+        let refused = timeout(SOON, sink(&config).connect()).await.unwrap().unwrap_err();
+        assert!(matches!(&refused, LinkError::Transient(words) if words.contains("refused")), "{refused}");
+        remote.start_again().await;
+        let mut outbound = connect_sink(&config).await;
+        send(&mut outbound, outgoing(1, "a"));
+        confirmed(&mut outbound, 1..2).await;
+    }
+}
+
+#[tokio::test]
+async fn a_login_that_is_not_taken_is_a_misconfiguration_in_the_remotes_words() {
+    let remote = Mosquitto::start("allow_anonymous false").await;
+    for version in [Version::V5, Version::V4] {
+        let config = Config { login: Some(("me".into(), "wrong".into())), ..remote.config(version) };
+        let refused = timeout(SOON, sink(&config).connect()).await.unwrap().unwrap_err();
+        let LinkError::Misconfigured(words) = refused else { panic!("{refused:?}") };
+        assert!(words.contains("NotAuthorized") || words.contains("BadUserNamePassword"), "{words}");
+        assert!(!words.contains("wrong"), "{words}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_remote_never_takes_is_refused_before_it_is_sent() {
+    let remote = Mosquitto::start("allow_anonymous true\nmax_packet_size 2000").await;
+    let mut outbound = connect_sink(&remote.config(Version::V5)).await;
+    let mut large = outgoing(0, "a");
+    large.envelope.message.payload = Bytes::from(vec![b'x'; 2000]);
+    assert!(matches!(outbound.send(large).unwrap(), Sent::Refused(reason) if reason.contains("2000")));
+    let mut wildcard = outgoing(1, "a");
+    wildcard.envelope.destination = "a/#".into();
+    assert!(matches!(outbound.send(wildcard).unwrap(), Sent::Refused(_)));
+    send(&mut outbound, outgoing(2, "a"));
+    confirmed(&mut outbound, 2..3).await;
+}
+
+#[tokio::test]
+async fn a_publish_without_permission_is_refused_with_the_remotes_reason() {
+    let dir = TempDir::new().unwrap();
+    let acl = dir.path().join("acl");
+    std::fs::write(&acl, "topic readwrite open/#\n").unwrap();
+    let remote = Mosquitto::start(&format!("allow_anonymous true\nacl_file {}", acl.display())).await;
+    let mut outbound = connect_sink(&remote.config(Version::V5)).await;
+    send(&mut outbound, outgoing(0, "closed"));
+    let refused = answer(&mut outbound).await.unwrap();
+    assert!(matches!(&refused, Answer::Refused(Offset(0), reason) if reason.contains("NotAuthorized")), "{refused:?}");
+    send(&mut outbound, outgoing(1, "open/a"));
+    confirmed(&mut outbound, 1..2).await;
+}
+
+#[tokio::test]
+async fn qos_2_links_publish_and_receive() {
+    for version in [Version::V5, Version::V4] {
+        let remote = Mosquitto::start("allow_anonymous true").await;
+        let config = Config { qos: Qos::ExactlyOnce, ..remote.config(version) };
+        let mut inbound = connect_source(&config, &["a"]).await;
+        let mut outbound = connect_sink(&config).await;
+        let mut exact = outgoing(0, "a");
+        exact.envelope.message.qos = Qos::ExactlyOnce;
+        send(&mut outbound, exact);
+        confirmed(&mut outbound, 0..1).await;
+        for one in receive(&mut inbound, 1).await {
+            assert_eq!(one.publication.qos, Qos::ExactlyOnce);
+            inbound.settled(one.token).unwrap();
+        }
+        inbound.close().await;
+        let mut inbound = connect_source(&config, &["a"]).await;
+        send(&mut outbound, outgoing(1, "a"));
+        assert_eq!(payloads(&receive(&mut inbound, 1).await), ["1"], "nothing comes twice");
+    }
+}

@@ -1,0 +1,146 @@
+//! The life of a link, the same for all kinds: [`run_sink`] and [`run_source`] each drive one half until it is cancelled. They end
+//! apart from each other: sources stop taking before sinks stop sending (DESIGN.md section 9).
+//!
+//! - [`sink`]: buffer → remote. Reads in order, keeps a window in flight, takes answers in any order, and tells the buffer
+//!   what became of each record.
+//! - [`source`]: remote → hub. Acknowledges only what is durable everywhere it must be.
+//!
+//! Each is `connect`, `online`, `back_off` as methods, and each method ends when its state ends. The states of R22 go to
+//! the [`HalfBoard`](crate::telemetry::board::HalfBoard) as they are entered.
+//!
+//! Invariants: no record is settled before the remote confirmed it (or it is durable among the dead letters, or its expiry
+//! lapsed); no message of a source is acknowledged before its receipt has settled; a half's failure stays in that half.
+//! What it must not know: protocols, the built-in broker, files.
+
+mod sink;
+mod source;
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use self::sink::SinkRunner;
+use self::source::SourceRunner;
+use super::{Config, Identity, Kind, Sink, Timing, kafka, mqtt, rabbitmq};
+use crate::buffer::Buffer;
+use crate::clock::Clock;
+use crate::hub::{Hub, OfferError, Publication, Receipt, Source as Origin};
+use crate::router::{Endpoint, LinkId};
+use crate::telemetry::board::SharedHalf;
+
+/// What both halves need.
+#[derive(Clone, Debug)]
+struct Common {
+    link: LinkId,
+    timing: Timing,
+    board: SharedHalf,
+    clock: Arc<dyn Clock>,
+    token: CancellationToken,
+}
+
+/// Runs a link's outbound half until `token` is cancelled: what is in `buffer` goes to the remote.
+///
+/// Never fails: what goes wrong is a state on `board`. After the cancellation it returns within about three seconds.
+pub async fn run_sink(
+    config: Config,
+    buffer: Buffer,
+    identity: Identity,
+    board: SharedHalf,
+    clock: Arc<dyn Clock>,
+    token: CancellationToken,
+) {
+    let common = Common { link: config.id.clone(), timing: config.timing, board, clock, token };
+    let most = config.in_flight;
+    match &config.kind {
+        Kind::Mqtt(remote) => {
+            let sink = mqtt::MqttSink::new(remote, &identity, config.uses_both_halves());
+            Box::pin(SinkRunner::new(common, sink, buffer, most).run()).await;
+        }
+        Kind::Rabbitmq(remote) => {
+            let sink = rabbitmq::RabbitSink::new(remote, &identity);
+            Box::pin(SinkRunner::new(common, sink, buffer, most).run()).await;
+        }
+        Kind::Kafka(remote) => {
+            let sink = kafka::KafkaSink::new(remote, &identity);
+            Box::pin(SinkRunner::new(common, sink, buffer, most).run()).await;
+        }
+    }
+}
+
+/// Runs a link's inbound half until `token` is cancelled: what the remote has goes to the hub.
+///
+/// Never fails: what goes wrong is a state on `board`. After the cancellation it returns within about three seconds.
+pub async fn run_source(
+    config: Config,
+    hub: Arc<Hub>,
+    identity: Identity,
+    board: SharedHalf,
+    clock: Arc<dyn Clock>,
+    token: CancellationToken,
+) {
+    let common = Common { link: config.id.clone(), timing: config.timing, board, clock, token };
+    let from = config.sources.clone();
+    match &config.kind {
+        Kind::Mqtt(remote) => {
+            let source = mqtt::MqttSource::new(remote, from, &identity, config.uses_both_halves());
+            Box::pin(SourceRunner::new(common, source, hub).run()).await;
+        }
+        Kind::Rabbitmq(remote) => {
+            let source = rabbitmq::RabbitSource::new(remote, from, &identity);
+            Box::pin(SourceRunner::new(common, source, hub).run()).await;
+        }
+        Kind::Kafka(remote) => {
+            let source = kafka::KafkaSource::new(remote, from, &identity);
+            Box::pin(SourceRunner::new(common, source, hub).run()).await;
+        }
+    }
+}
+
+/// R9: how many confirmations of this link may be unsaved: its window in flight.
+#[must_use]
+pub fn window(config: &Config) -> usize {
+    let identity = Identity { site: "".into(), link: config.id.clone() };
+    config.in_flight.unwrap_or_else(|| match &config.kind {
+        Kind::Mqtt(remote) => mqtt::MqttSink::new(remote, &identity, false).window(),
+        Kind::Rabbitmq(remote) => rabbitmq::RabbitSink::new(remote, &identity).window(),
+        Kind::Kafka(remote) => kafka::KafkaSink::new(remote, &identity).window(),
+    })
+}
+
+/// The hub as a source sees it: one publication at a time, so that a refused one is never overtaken by those behind it.
+trait Intake: Send + Sync + 'static {
+    /// See [`Hub::offer`].
+    fn offer(
+        self: Arc<Self>,
+        origin: Arc<Origin>,
+        publication: Publication,
+    ) -> impl Future<Output = Result<Receipt, OfferError>> + Send;
+}
+
+impl Intake for Hub {
+    async fn offer(self: Arc<Self>, origin: Arc<Origin>, publication: Publication) -> Result<Receipt, OfferError> {
+        let mut answers = Self::offer(&self, &origin, vec![publication]).await;
+        answers.pop().unwrap_or(Err(OfferError::Stopping))
+    }
+}
+
+/// Where messages of `link` from `channel` come from.
+fn origin(link: &LinkId, channel: Option<Arc<str>>) -> Arc<Origin> {
+    Arc::new(Origin { from: Endpoint::Link(link.clone()), channel })
+}
+
+impl Common {
+    /// Monotonic now, for timers.
+    fn now(&self) -> tokio::time::Instant {
+        tokio::time::Instant::from_std(self.clock.now())
+    }
+
+    /// The wall clock's reading after `pause`, for the board.
+    fn wall_in(&self, pause: Duration) -> u64 {
+        self.clock.wall().0.saturating_add(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX))
+    }
+}

@@ -1,0 +1,579 @@
+//! Buffer → remote.
+//!
+//! What happens to a record that the remote does not take:
+//!
+//! | the remote says | the runner does |
+//! |---|---|
+//! | refused for good | a dead letter, synced before the cursor passes it (R15), at most twenty in a row without a success |
+//! | refused, after twenty in a row | nothing is dead-lettered any more: the record stays, state `misconfigured`, one record at a time is tried each `misconfigured_delay`, from the first kept one on; the first confirmation ends this |
+//! | not now | sending stops; when all in flight have been answered and a jittered pause has passed, everything from that record on is sent again, beginning with a window of one |
+//! | connection lost | everything from the cursor on is sent again on the next connection; R16 finds a record that kills connections |
+//! | nothing, for `stall_after` | state `stalled`, the connection is cut, the next begins with a window of one (R23) |
+//!
+//! What cannot be sent at all (a record that does not decode, a message too large for the peer) becomes a dead letter
+//! whatever the run of refusals is, and never blocks the head.
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::super::backoff::Backoff;
+use super::super::refusal::{LossWatch, RefusalRun, Verdict};
+use super::super::window::{Fate, Flight, InFlight, Window};
+use super::super::{Answer, LinkError, Outgoing, Sent, Sink, SinkConnection};
+use super::Common;
+use crate::buffer::{Buffer, DeadLetter, Mark, Offset, Outcome, Reader, Record, Refused};
+use crate::clock::WallMs;
+use crate::message::Envelope;
+use crate::telemetry::board::LinkState;
+
+/// Bytes read from the buffer at once: enough for full speed with small messages, little to hold.
+const READ_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes in flight, whatever the window: large messages must not multiply with a window of thousands.
+const FLIGHT_BYTES_MAX: usize = 16 << 20;
+
+/// How long a stopping sink waits for what is in flight (DESIGN.md section 9).
+const STOP_WAIT: Duration = Duration::from_secs(2);
+
+/// How long a good-bye may take.
+const CLOSE_WAIT: Duration = Duration::from_millis(500);
+
+/// How often a waiting runner looks around without an event: for the buffer's health, and a client queue that was full.
+const LOOK_AROUND: Duration = Duration::from_secs(1);
+
+/// The same while the client's own queue is full.
+const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(20);
+
+/// The outbound half of one link.
+pub(super) struct SinkRunner<S: Sink> {
+    common: Common,
+    sink: S,
+    buffer: Buffer,
+    reader: Reader,
+    mark: Mark,
+    in_flight_configured: Option<usize>,
+    backoff: Backoff,
+    window: Window,
+    refusals: RefusalRun,
+    losses: LossWatch,
+    /// The highest offset ever sent in this process: what is sent at or below it again counts as resent.
+    sent_high: Option<Offset>,
+    /// The connection was cut because nothing moved, and nothing has moved since.
+    stalled: bool,
+    misconfigured: bool,
+    on: OnConnection,
+    shown: Option<Shown>,
+}
+
+/// What belongs to one connection and goes with it.
+#[derive(Debug, Default)]
+struct OnConnection {
+    flight: Flight,
+    /// Read, not yet sent.
+    unsent: VecDeque<Record>,
+    /// Refused, not yet in the dead-letter log.
+    letters: VecDeque<DeadLetter>,
+    letters_blocked: Option<LettersBlocked>,
+    rewind: Option<Rewind>,
+    /// The remote asked us to hold back.
+    blocked: bool,
+    /// The client's own queue is full until the next answer.
+    queue_full: bool,
+    progress: Option<Instant>,
+}
+
+/// The dead-letter log takes no more: tried again at `retry`.
+#[derive(Debug)]
+struct LettersBlocked {
+    state: LinkState,
+    words: String,
+    retry: Instant,
+}
+
+/// Everything from `to` on is to be sent again, not before `after`.
+#[derive(Debug)]
+struct Rewind {
+    to: Offset,
+    after: Instant,
+    next_try_ms: u64,
+    words: String,
+}
+
+/// What the board was last told.
+#[derive(Debug, PartialEq, Eq)]
+struct Shown {
+    state: LinkState,
+    words: Option<String>,
+    next_try_ms: Option<u64>,
+}
+
+/// What can wake the runner while it is online.
+enum Event {
+    Stop,
+    Answer(Result<Answer, LinkError>),
+    Records(Result<Vec<Record>, Refused>),
+    Look,
+}
+
+/// Why a connection ended.
+enum End {
+    Stop,
+    Lost(LinkError),
+    Cut,
+    BufferFailed(String),
+}
+
+/// The state to enter next.
+enum Next<C> {
+    Connect,
+    Online(C),
+    BackOff(LinkError),
+    BufferFailed(String),
+    Stop,
+}
+
+impl<S: Sink> SinkRunner<S> {
+    pub(super) fn new(common: Common, sink: S, buffer: Buffer, in_flight_configured: Option<usize>) -> Self {
+        let window = Window::new(in_flight_configured.unwrap_or_else(|| sink.window()));
+        Self {
+            backoff: Backoff::new(common.timing.retry_delay_min, common.timing.retry_delay_max),
+            common,
+            sink,
+            reader: buffer.reader(),
+            mark: buffer.mark(),
+            buffer,
+            in_flight_configured,
+            window,
+            refusals: RefusalRun::default(),
+            losses: LossWatch::default(),
+            sent_high: None,
+            stalled: false,
+            misconfigured: false,
+            on: OnConnection::default(),
+            shown: None,
+        }
+    }
+
+    /// Until cancelled.
+    pub(super) async fn run(mut self) {
+        let mut next = Next::Connect;
+        loop {
+            next = match next {
+                Next::Connect => self.connect().await,
+                Next::Online(connection) => Box::pin(self.online(connection)).await,
+                Next::BackOff(error) => self.back_off(error).await,
+                Next::BufferFailed(reason) => self.buffer_failed(reason).await,
+                Next::Stop => return,
+            };
+        }
+    }
+
+    /// Ends with a connection, an error, or the cancellation.
+    async fn connect(&mut self) -> Next<S::Connection> {
+        if !(self.stalled || self.misconfigured) {
+            self.show(LinkState::Connecting, None, None);
+        }
+        let timeout = self.common.timing.connect_timeout;
+        let token = self.common.token.clone();
+        tokio::select! {
+            biased;
+            () = token.cancelled() => Next::Stop,
+            made = tokio::time::timeout(timeout, self.sink.connect()) => match made {
+                Ok(Ok(connection)) => Next::Online(connection),
+                Ok(Err(error)) => Next::BackOff(error),
+                Err(_elapsed) => Next::BackOff(LinkError::Transient(format!("no connection within {timeout:?}"))),
+            },
+        }
+    }
+
+    /// Waits for the next try.
+    async fn back_off(&mut self, error: LinkError) -> Next<S::Connection> {
+        self.stalled = false;
+        self.misconfigured = matches!(error, LinkError::Misconfigured(_));
+        let (state, pause) = if self.misconfigured {
+            (LinkState::Misconfigured, self.common.timing.misconfigured_delay)
+        } else {
+            (LinkState::BackingOff, self.backoff.next(rand::random()))
+        };
+        tracing::warn!(link = %self.common.link, half = "sink", %error, next_try = ?pause, "not connected");
+        self.show(state, Some(error.to_string()), Some(self.common.wall_in(pause)));
+        self.pause(pause).await
+    }
+
+    /// The log cannot be read: looked at again slowly.
+    async fn buffer_failed(&mut self, reason: String) -> Next<S::Connection> {
+        let pause = self.common.timing.misconfigured_delay;
+        tracing::error!(link = %self.common.link, %reason, "the link's buffer failed");
+        self.show(LinkState::BufferFailed, Some(reason), Some(self.common.wall_in(pause)));
+        self.pause(pause).await
+    }
+
+    async fn pause(&mut self, pause: Duration) -> Next<S::Connection> {
+        tokio::select! {
+            () = self.common.token.cancelled() => Next::Stop,
+            () = tokio::time::sleep(pause) => Next::Connect,
+        }
+    }
+
+    /// Ends when the connection does.
+    async fn online(&mut self, mut connection: S::Connection) -> Next<S::Connection> {
+        let since = self.common.now();
+        self.misconfigured = false;
+        self.on = OnConnection::default();
+        let limit = self.in_flight_configured.unwrap_or_else(|| self.sink.window());
+        self.window.set_limit(connection.window_max().map_or(limit, |most| most.min(limit)));
+        self.reader.seek(self.reader.cursor());
+        tracing::info!(link = %self.common.link, half = "sink", "connected");
+        let end = loop {
+            if let ControlFlow::Break(end) = self.turn(&mut connection).await {
+                break end;
+            }
+        };
+        if self.common.now().duration_since(since) >= self.common.timing.retry_delay_max {
+            self.backoff.reset();
+        }
+        match end {
+            End::Stop => self.stop(connection).await,
+            End::Lost(error) => {
+                drop(connection);
+                self.lost(&error).await;
+                Next::BackOff(error)
+            }
+            End::Cut => {
+                drop(connection);
+                self.window.restart();
+                self.forget();
+                Next::Connect
+            }
+            End::BufferFailed(reason) => {
+                self.forget();
+                Next::BufferFailed(reason)
+            }
+        }
+    }
+
+    /// Does all that can be done now, then waits for one event and applies it.
+    async fn turn(&mut self, connection: &mut S::Connection) -> ControlFlow<End> {
+        self.write_letters().await;
+        self.rewind_if_due();
+        if let Err(error) = self.fill(connection) {
+            return ControlFlow::Break(End::Lost(error));
+        }
+        if !self.on.letters.is_empty() && self.on.letters_blocked.is_none() {
+            return ControlFlow::Continue(());
+        }
+        self.common.board.set_in_flight(u64::try_from(self.on.flight.open()).unwrap_or(u64::MAX));
+        self.show_online();
+        let event = self.next_event(connection).await;
+        self.apply(event)
+    }
+
+    async fn next_event(&mut self, connection: &mut S::Connection) -> Event {
+        let room = self.room();
+        let read = room > 0 && self.on.unsent.is_empty();
+        let look = self.next_look();
+        let Self { reader, common, .. } = self;
+        tokio::select! {
+            biased;
+            () = common.token.cancelled() => Event::Stop,
+            answer = connection.answer() => Event::Answer(answer),
+            records = reader.next(room.max(1), READ_BYTES_MAX), if read => Event::Records(records),
+            () = tokio::time::sleep_until(look) => Event::Look,
+        }
+    }
+
+    fn apply(&mut self, event: Event) -> ControlFlow<End> {
+        match event {
+            Event::Stop | Event::Records(Err(Refused::Closed)) => return ControlFlow::Break(End::Stop),
+            Event::Answer(Ok(answer)) => self.answered(answer),
+            Event::Answer(Err(error)) => return ControlFlow::Break(End::Lost(error)),
+            Event::Records(Ok(records)) => self.on.unsent.extend(records),
+            Event::Records(Err(error @ (Refused::Failed(_) | Refused::Full))) => {
+                return ControlFlow::Break(End::BufferFailed(error.to_string()));
+            }
+            Event::Look => self.on.queue_full = false,
+        }
+        self.check_stall()
+    }
+
+    /// When to look around next without any event: the nearest of all that is due.
+    fn next_look(&self) -> Instant {
+        let now = self.common.now();
+        let idle = now + if self.on.queue_full { QUEUE_FULL_PAUSE } else { LOOK_AROUND };
+        let rewind = self.on.rewind.as_ref().filter(|_| self.on.flight.open() == 0).map(|rewind| rewind.after);
+        let letters = self.on.letters_blocked.as_ref().map(|blocked| blocked.retry);
+        [self.stall_due(), rewind, letters].into_iter().flatten().fold(idle, Instant::min)
+    }
+
+    /// When the connection counts as stalled, or, once it does, when it is cut.
+    fn stall_due(&self) -> Option<Instant> {
+        let waiting = self.on.flight.open() > 0 && !self.on.blocked;
+        let patience = self.common.timing.stall_after;
+        let patience = if self.stalled { self.sink.cut_after(patience) } else { patience };
+        self.on.progress.filter(|_| waiting).map(|progress| progress + patience)
+    }
+
+    fn check_stall(&mut self) -> ControlFlow<End> {
+        let now = self.common.now();
+        while self.stall_due().is_some_and(|due| due <= now) {
+            if self.stalled {
+                return ControlFlow::Break(End::Cut);
+            }
+            self.stalled = true;
+            let (stall_after, open) = (self.common.timing.stall_after, self.on.flight.open());
+            tracing::warn!(link = %self.common.link, in_flight = open, "stalled: nothing back for {stall_after:?}");
+            self.show_online();
+        }
+        ControlFlow::Continue(())
+    }
+
+    // Sending.
+
+    /// How many more records may be put on their way now.
+    fn room(&self) -> usize {
+        let on = &self.on;
+        let held = on.blocked || on.queue_full || on.rewind.is_some() || !on.letters.is_empty();
+        if held || on.flight.bytes() >= FLIGHT_BYTES_MAX {
+            return 0;
+        }
+        let one = self.refusals.is_suspicious() || self.losses.one_at_a_time();
+        let size = if one { 1 } else { self.window.size() };
+        size.saturating_sub(on.flight.span())
+    }
+
+    fn fill(&mut self, connection: &mut S::Connection) -> Result<(), LinkError> {
+        let now = self.common.clock.wall();
+        while self.room() > 0 {
+            let Some(record) = self.on.unsent.pop_front() else { break };
+            self.send(connection, record, now)?;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, connection: &mut S::Connection, record: Record, now: WallMs) -> Result<(), LinkError> {
+        let envelope = match Envelope::decode(record.body.clone()) {
+            Ok(envelope) => envelope,
+            Err(error) => {
+                self.dead_letter(record.offset, record.body, format!("damaged record: {error}"), 0);
+                return Ok(());
+            }
+        };
+        if envelope.message.has_expired(now) {
+            self.buffer.settle(record.offset, Outcome::Expired);
+            return Ok(());
+        }
+        let payload_bytes = u64::try_from(envelope.message.payload.len()).unwrap_or(u64::MAX);
+        let outgoing = Outgoing {
+            offset: record.offset,
+            seq: format!("{}-0-{}", self.buffer.id(), record.offset.0),
+            expiry_left_s: envelope.message.expiry_left_s(now),
+            envelope,
+        };
+        match connection.send(outgoing)? {
+            Sent::Queued => self.sent(record, payload_bytes),
+            Sent::Full(_same) => {
+                self.on.queue_full = true;
+                self.on.unsent.push_front(record);
+            }
+            Sent::Refused(reason) => self.dead_letter(record.offset, record.body, reason, 0),
+        }
+        Ok(())
+    }
+
+    fn sent(&mut self, record: Record, payload_bytes: u64) {
+        if self.on.flight.open() == 0 {
+            self.on.progress = Some(self.common.now());
+        }
+        if self.sent_high >= Some(record.offset) {
+            self.common.board.again();
+        }
+        self.sent_high = self.sent_high.max(Some(record.offset));
+        self.on.flight.push(InFlight::new(record.offset, record.body, payload_bytes));
+    }
+
+    // Answers.
+
+    fn answered(&mut self, answer: Answer) {
+        self.on.queue_full = false;
+        self.on.progress = Some(self.common.now());
+        match answer {
+            Answer::Confirmed(offset) => self.confirmed(offset),
+            Answer::Refused(offset, reason) => self.refused(offset, reason),
+            Answer::Retry(offset, reason) => {
+                if self.on.flight.answer(offset, Fate::Again).is_some() {
+                    self.losses.answered(offset);
+                    let pause = self.backoff.next(rand::random());
+                    self.send_again_from(offset, pause, reason);
+                }
+            }
+            Answer::Blocked(blocked) => self.on.blocked = blocked,
+            Answer::Alive => {}
+        }
+    }
+
+    fn confirmed(&mut self, offset: Offset) {
+        if self.on.flight.answer(offset, Fate::Delivered).is_none() {
+            return;
+        }
+        self.stalled = false;
+        self.refusals.confirmed();
+        self.losses.answered(offset);
+        self.window.confirmed();
+        if self.on.rewind.is_none() {
+            self.backoff.reset();
+        }
+        self.settle_delivered();
+    }
+
+    fn refused(&mut self, offset: Offset, reason: String) {
+        let fate = if self.refusals.is_suspicious() { Fate::Again } else { Fate::Elsewhere };
+        let Some(record) = self.on.flight.answer(offset, fate) else { return };
+        self.stalled = false;
+        self.losses.answered(offset);
+        match self.refusals.refused() {
+            Verdict::DeadLetter => self.dead_letter(offset, record.body, reason, 1),
+            Verdict::Keep => {
+                let pause = self.common.timing.misconfigured_delay;
+                self.send_again_from(offset, pause, reason);
+            }
+        }
+        self.settle_delivered();
+    }
+
+    /// Settles what is confirmed with all before it. What was confirmed behind an open record is not settled yet: if the
+    /// open one must be sent again, so must they, for the last copies to be in order (R10).
+    fn settle_delivered(&mut self) {
+        while let Some(record) = self.on.flight.next_delivered() {
+            self.buffer.settle(record.offset, Outcome::Delivered);
+            self.common.board.done(record.payload_bytes);
+        }
+    }
+
+    /// Nothing more is sent until all in flight have been answered and the pause has passed; then everything from
+    /// `offset` on goes again, so that the last copies are in order (R10), beginning with one at a time.
+    fn send_again_from(&mut self, offset: Offset, pause: Duration, words: String) {
+        let to = self.on.rewind.as_ref().map_or(offset, |rewind| rewind.to.min(offset));
+        tracing::warn!(link = %self.common.link, offset = to.0, reason = %words, ?pause, "not taken, to be sent again");
+        let (after, next_try_ms) = (self.common.now() + pause, self.common.wall_in(pause));
+        self.window.restart();
+        self.on.rewind = Some(Rewind { to, after, next_try_ms, words });
+    }
+
+    fn rewind_if_due(&mut self) {
+        let now = self.common.now();
+        let due = self.on.rewind.take_if(|rewind| rewind.after <= now && self.on.flight.open() == 0);
+        if let Some(rewind) = due {
+            self.on.flight.clear();
+            self.on.unsent.clear();
+            self.reader.seek(rewind.to);
+        }
+    }
+
+    // Dead letters.
+
+    fn dead_letter(&mut self, offset: Offset, body: bytes::Bytes, reason: String, attempts: u32) {
+        tracing::warn!(link = %self.common.link, offset = offset.0, %reason, "dead letter");
+        self.on.letters.push_back(DeadLetter { offset, time: self.common.clock.wall(), reason, attempts, body });
+    }
+
+    /// Stores the letters in order; a full log stops the link until there is room.
+    async fn write_letters(&mut self) {
+        if self.on.letters_blocked.as_ref().is_some_and(|blocked| blocked.retry > self.common.now()) {
+            return;
+        }
+        self.on.letters_blocked = None;
+        while let Some(letter) = self.on.letters.front().cloned() {
+            let offset = letter.offset;
+            if let Err(error) = self.buffer.dead_letters().put(letter).await {
+                let retry = self.common.now() + self.common.timing.misconfigured_delay;
+                let (state, words) = match error {
+                    Refused::Full => (LinkState::DeadLettersFull, "the dead-letter log is full".to_owned()),
+                    Refused::Failed(_) | Refused::Closed => (LinkState::BufferFailed, error.to_string()),
+                };
+                tracing::error!(link = %self.common.link, error = %words, "the link stops at a dead letter");
+                self.on.letters_blocked = Some(LettersBlocked { state, words, retry });
+                return;
+            }
+            self.on.letters.pop_front();
+            self.buffer.settle(offset, Outcome::DeadLettered);
+        }
+    }
+
+    // Ends of a connection.
+
+    /// R16: looks for the record that kills connections.
+    async fn lost(&mut self, error: &LinkError) {
+        let head = self.on.flight.head().cloned();
+        let open = self.on.flight.open();
+        self.forget();
+        let Some(head) = head.filter(|_| matches!(error, LinkError::Transient(_))) else { return };
+        if self.losses.lost(head.offset, open) {
+            let reason = format!("connection lost at this message 3 times: {error}");
+            self.dead_letter(head.offset, head.body, reason, super::super::refusal::LOSSES_AT_ONE_HEAD_MAX);
+            self.write_letters().await;
+            self.losses.answered(head.offset);
+            self.window.restart();
+        }
+    }
+
+    /// What was in flight is unknown now: it is sent again from the cursor on the next connection.
+    fn forget(&mut self) {
+        self.on = OnConnection::default();
+        self.common.board.set_in_flight(0);
+    }
+
+    /// Takes the answers that still come, for a moment, and says good-bye.
+    async fn stop(&mut self, mut connection: S::Connection) -> Next<S::Connection> {
+        let deadline = self.common.now() + STOP_WAIT;
+        while self.on.flight.open() > 0 {
+            match tokio::time::timeout_at(deadline, connection.answer()).await {
+                Ok(Ok(answer)) => self.answered(answer),
+                Ok(Err(_)) | Err(_) => break,
+            }
+        }
+        self.write_letters().await;
+        self.forget();
+        if tokio::time::timeout(CLOSE_WAIT, connection.close()).await.is_err() {
+            tracing::debug!(link = %self.common.link, "the remote did not take our good-bye");
+        }
+        Next::Stop
+    }
+
+    // The board.
+
+    /// The state while connected, the worst first.
+    fn show_online(&mut self) {
+        let failed = self.mark.progress().failed.map(|reason| reason.to_string());
+        let (state, words, next) = if let Some(reason) = failed {
+            (LinkState::BufferFailed, Some(reason), None)
+        } else if let Some(blocked) = &self.on.letters_blocked {
+            (blocked.state, Some(blocked.words.clone()), None)
+        } else if self.refusals.is_suspicious() {
+            let rewind = self.on.rewind.as_ref();
+            let words = rewind.map(|rewind| rewind.words.clone());
+            (LinkState::Misconfigured, words, rewind.map(|rewind| rewind.next_try_ms))
+        } else if self.on.blocked {
+            (LinkState::Blocked, Some("the remote asked us to hold back".to_owned()), None)
+        } else if self.stalled {
+            let (stall_after, open) = (self.common.timing.stall_after, self.on.flight.open());
+            let words = (open > 0).then(|| format!("connected, but no answer for {stall_after:?}"));
+            (LinkState::Stalled, words, None)
+        } else if let Some(rewind) = &self.on.rewind {
+            (LinkState::BackingOff, Some(rewind.words.clone()), Some(rewind.next_try_ms))
+        } else {
+            (LinkState::Online, None, None)
+        };
+        self.show(state, words, next);
+    }
+
+    fn show(&mut self, state: LinkState, words: Option<String>, next_try_ms: Option<u64>) {
+        let show = Shown { state, words, next_try_ms };
+        if self.shown.as_ref() != Some(&show) {
+            self.common.board.enter(show.state, show.words.clone(), show.next_try_ms, self.common.clock.wall());
+            self.shown = Some(show);
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! Remote → hub.
+//!
+//! One publication is offered at a time and the next only when it was taken, so that order holds even where a target
+//! refuses for a while (`when_full: reject` behaves as `block` here, R5). Receipts are waited for in the order of arrival:
+//! every kind acknowledges a contiguous low-water mark anyway (R24). While an offer waits, the connection's upkeep and the
+//! acknowledgements go on (R6).
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::ops::ControlFlow;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::super::backoff::Backoff;
+use super::super::{LinkError, Received, Source, SourceConnection};
+use super::{Common, Intake, origin};
+use crate::hub::{OfferError, Publication, Receipt, Rejected, Source as Origin};
+use crate::telemetry::board::LinkState;
+
+/// Unsettled messages of one connection at most; more are not received meanwhile. Covers a sync of the buffers at the
+/// rates that the kinds reach (about 100,000 messages a second, 20 ms a sync), and bounds the memory.
+const UNSETTLED_MAX: usize = 4096;
+
+/// Pauses between offers of the same publication to a full target (R5).
+const FULL_PAUSE_MIN: Duration = Duration::from_millis(20);
+const FULL_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// R6: a source whose offer waits for so long gives its connection up, before the remote takes offence (RabbitMQ ends a
+/// consumer that does not acknowledge), and comes back later.
+const BLOCKED_MAX: Duration = Duration::from_secs(300);
+
+/// How often a receiving connection is given time for its upkeep: acknowledgements are due 50 ms after the last (R24).
+const UPKEEP_EACH: Duration = Duration::from_millis(20);
+
+/// The same while nothing was acknowledged for a while.
+const UPKEEP_EACH_IDLE: Duration = Duration::from_millis(250);
+
+/// How long one slice of upkeep may take while messages wait to be received.
+const UPKEEP_SLICE: Duration = Duration::from_millis(2);
+
+/// How long a stopping source waits for open receipts (DESIGN.md section 9).
+const STOP_WAIT: Duration = Duration::from_secs(2);
+
+/// How long a good-bye may take.
+const CLOSE_WAIT: Duration = Duration::from_millis(500);
+
+/// The inbound half of one link.
+pub(super) struct SourceRunner<S: Source, H: Intake> {
+    common: Common,
+    source: S,
+    hub: Arc<H>,
+    backoff: Backoff,
+    misconfigured: bool,
+    pub(super) blocked_max: Duration,
+}
+
+/// What belongs to one connection and goes with it.
+struct Session<C: SourceConnection> {
+    connection: C,
+    /// Received, not yet offered.
+    backlog: VecDeque<Received<C::Token>>,
+    offering: Option<Offering<C::Token>>,
+    /// Accepted by the hub, not yet durable, in order of arrival.
+    unsettled: VecDeque<Unsettled<C::Token>>,
+    origin: Arc<Origin>,
+    settled_at: Option<Instant>,
+    attended_at: Instant,
+    refused: Option<String>,
+}
+
+/// The publication that the hub has been asked to take.
+struct Offering<Token> {
+    token: Token,
+    bytes: u64,
+    again: Publication,
+    pause: Duration,
+    give_up: Instant,
+    answer: Pin<Box<dyn Future<Output = Result<Receipt, OfferError>> + Send>>,
+}
+
+struct Unsettled<Token> {
+    token: Token,
+    bytes: u64,
+    receipt: Receipt,
+}
+
+/// What can wake the runner while it is online.
+enum Event<Token> {
+    Stop,
+    Received(Result<Vec<Received<Token>>, LinkError>),
+    Offered(Result<Receipt, OfferError>),
+    Settled(Result<(), Rejected>),
+    Blocked,
+    Upkeep(Result<(), LinkError>),
+}
+
+enum End {
+    Stop,
+    Lost(LinkError),
+}
+
+enum Next<C> {
+    Connect,
+    Online(C),
+    BackOff(LinkError),
+    Stop,
+}
+
+impl<S: Source, H: Intake> SourceRunner<S, H> {
+    pub(super) fn new(common: Common, source: S, hub: Arc<H>) -> Self {
+        let backoff = Backoff::new(common.timing.retry_delay_min, common.timing.retry_delay_max);
+        Self { common, source, hub, backoff, misconfigured: false, blocked_max: BLOCKED_MAX }
+    }
+
+    /// Until cancelled.
+    pub(super) async fn run(mut self) {
+        let mut next = Next::Connect;
+        loop {
+            next = match next {
+                Next::Connect => self.connect().await,
+                Next::Online(connection) => Box::pin(self.online(connection)).await,
+                Next::BackOff(error) => self.back_off(error).await,
+                Next::Stop => return,
+            };
+        }
+    }
+
+    /// Ends with a connection, an error, or the cancellation.
+    async fn connect(&mut self) -> Next<S::Connection> {
+        if !self.misconfigured {
+            self.show(LinkState::Connecting, None, None);
+        }
+        let timeout = self.common.timing.connect_timeout;
+        let token = self.common.token.clone();
+        tokio::select! {
+            biased;
+            () = token.cancelled() => Next::Stop,
+            made = tokio::time::timeout(timeout, self.source.connect()) => match made {
+                Ok(Ok(connection)) => Next::Online(connection),
+                Ok(Err(error)) => Next::BackOff(error),
+                Err(_elapsed) => Next::BackOff(LinkError::Transient(format!("no connection within {timeout:?}"))),
+            },
+        }
+    }
+
+    /// Waits for the next try.
+    async fn back_off(&mut self, error: LinkError) -> Next<S::Connection> {
+        self.misconfigured = matches!(error, LinkError::Misconfigured(_));
+        let (state, pause) = if self.misconfigured {
+            (LinkState::Misconfigured, self.common.timing.misconfigured_delay)
+        } else {
+            (LinkState::BackingOff, self.backoff.next(rand::random()))
+        };
+        tracing::warn!(link = %self.common.link, half = "source", %error, next_try = ?pause, "not connected");
+        self.show(state, Some(error.to_string()), Some(self.common.wall_in(pause)));
+        tokio::select! {
+            () = self.common.token.cancelled() => Next::Stop,
+            () = tokio::time::sleep(pause) => Next::Connect,
+        }
+    }
+
+    /// Ends when the connection does.
+    async fn online(&mut self, connection: S::Connection) -> Next<S::Connection> {
+        let since = self.common.now();
+        self.misconfigured = false;
+        self.show(LinkState::Online, None, None);
+        tracing::info!(link = %self.common.link, half = "source", "connected");
+        let mut session = Session {
+            connection,
+            backlog: VecDeque::new(),
+            offering: None,
+            unsettled: VecDeque::new(),
+            origin: origin(&self.common.link, None),
+            settled_at: None,
+            attended_at: since,
+            refused: None,
+        };
+        let end = loop {
+            self.offer_next(&mut session);
+            self.common.board.set_in_flight(session.in_flight());
+            let event = session.next_event(&self.common).await;
+            if let ControlFlow::Break(end) = self.apply(&mut session, event) {
+                break end;
+            }
+        };
+        if self.common.now().duration_since(since) >= self.common.timing.retry_delay_max {
+            self.backoff.reset();
+        }
+        let next = match end {
+            End::Stop => self.stop(session).await,
+            End::Lost(error) => Next::BackOff(error),
+        };
+        self.common.board.set_in_flight(0);
+        next
+    }
+
+    fn apply(
+        &mut self,
+        session: &mut Session<S::Connection>,
+        event: Event<<S::Connection as SourceConnection>::Token>,
+    ) -> ControlFlow<End> {
+        let done = match event {
+            Event::Stop => return ControlFlow::Break(End::Stop),
+            Event::Received(Ok(batch)) => {
+                batch.iter().filter(|received| received.again).for_each(|_| self.common.board.again());
+                session.backlog.extend(batch);
+                Ok(())
+            }
+            Event::Received(Err(error)) => Err(error),
+            Event::Offered(answer) => return self.offered(session, answer),
+            Event::Settled(Ok(())) => self.settle(session),
+            Event::Settled(Err(rejected)) => Err(LinkError::Transient(rejected.to_string())),
+            Event::Blocked => {
+                let words = session.refused.take().unwrap_or_else(|| "a target's buffer is full".to_owned());
+                Err(LinkError::Transient(format!("{words}, for {:?}", self.blocked_max)))
+            }
+            Event::Upkeep(done) => done,
+        };
+        done.map_or_else(|error| ControlFlow::Break(End::Lost(error)), ControlFlow::Continue)
+    }
+
+    /// Asks the hub to take the next message, if none is being offered.
+    fn offer_next(&self, session: &mut Session<S::Connection>) {
+        if session.offering.is_some() {
+            return;
+        }
+        let Some(received) = session.backlog.pop_front() else { return };
+        if received.channel != session.origin.channel {
+            session.origin = origin(&self.common.link, received.channel);
+        }
+        let bytes = u64::try_from(received.publication.payload.len()).unwrap_or(u64::MAX);
+        let again = received.publication.clone();
+        let answer = Arc::clone(&self.hub).offer(Arc::clone(&session.origin), received.publication);
+        session.offering = Some(Offering {
+            token: received.token,
+            bytes,
+            again,
+            pause: FULL_PAUSE_MIN,
+            give_up: self.common.now() + self.blocked_max,
+            answer: Box::pin(answer),
+        });
+    }
+
+    fn offered(&self, session: &mut Session<S::Connection>, answer: Result<Receipt, OfferError>) -> ControlFlow<End> {
+        let Some(mut offering) = session.offering.take() else { return ControlFlow::Continue(()) };
+        match answer {
+            Ok(receipt) => {
+                if session.refused.take().is_some() {
+                    self.show(LinkState::Online, None, None);
+                }
+                session.unsettled.push_back(Unsettled { token: offering.token, bytes: offering.bytes, receipt });
+            }
+            Err(error @ OfferError::Full { .. }) => {
+                let words = error.to_string();
+                if session.refused.as_ref() != Some(&words) {
+                    tracing::warn!(link = %self.common.link, error = %words, "a source waits");
+                    self.show(LinkState::Online, Some(words.clone()), None);
+                    session.refused = Some(words);
+                }
+                let pause = offering.pause;
+                let answer = Arc::clone(&self.hub).offer(Arc::clone(&session.origin), offering.again.clone());
+                offering.answer = Box::pin(async move {
+                    tokio::time::sleep(pause).await;
+                    answer.await
+                });
+                offering.pause = (pause * 2).min(FULL_PAUSE_MAX);
+                session.offering = Some(offering);
+            }
+            Err(OfferError::Stopping) => return ControlFlow::Break(End::Stop),
+            Err(error @ OfferError::Failed { .. }) => {
+                return ControlFlow::Break(End::Lost(LinkError::Transient(error.to_string())));
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Acknowledges from the front all that is durable.
+    fn settle(&mut self, session: &mut Session<S::Connection>) -> Result<(), LinkError> {
+        while let Some(front) = session.unsettled.front() {
+            match front.receipt.decided() {
+                None => break,
+                Some(Err(rejected)) => return Err(LinkError::Transient(rejected.to_string())),
+                Some(Ok(())) => {
+                    let Some(front) = session.unsettled.pop_front() else { break };
+                    session.connection.settled(front.token)?;
+                    self.common.board.done(front.bytes);
+                    self.backoff.reset();
+                    session.settled_at = Some(self.common.now());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Open receipts get a deadline; what is not offered yet is left to the remote, which sends it again.
+    async fn stop(&mut self, mut session: Session<S::Connection>) -> Next<S::Connection> {
+        let deadline = self.common.now() + STOP_WAIT;
+        session.offering = None;
+        while let Some(front) = session.unsettled.front_mut() {
+            match tokio::time::timeout_at(deadline, front.receipt.settled()).await {
+                Ok(Ok(())) if self.settle(&mut session).is_ok() => {}
+                Ok(_) | Err(_) => break,
+            }
+        }
+        if tokio::time::timeout(CLOSE_WAIT, session.connection.close()).await.is_err() {
+            tracing::debug!(link = %self.common.link, "the remote did not take our good-bye");
+        }
+        Next::Stop
+    }
+
+    fn show(&self, state: LinkState, words: Option<String>, next_try_ms: Option<u64>) {
+        self.common.board.enter(state, words, next_try_ms, self.common.clock.wall());
+    }
+}
+
+impl<C: SourceConnection> Session<C> {
+    fn in_flight(&self) -> u64 {
+        let offering = usize::from(self.offering.is_some());
+        u64::try_from(self.unsettled.len() + self.backlog.len() + offering).unwrap_or(u64::MAX)
+    }
+
+    async fn next_event(&mut self, common: &Common) -> Event<C::Token> {
+        let now = common.now();
+        if now.duration_since(self.attended_at) >= UPKEEP_EACH {
+            // However busy the rest is, upkeep gets its turn: one poll, since it mostly finds nothing due.
+            self.attended_at = now;
+            tokio::select! {
+                biased;
+                done = self.connection.upkeep() => return Event::Upkeep(done),
+                () = tokio::task::yield_now() => {}
+            }
+        }
+        let receiving = self.offering.is_none() && self.backlog.is_empty() && self.unsettled.len() < UNSETTLED_MAX;
+        let busy = self.settled_at.is_some_and(|at| now.duration_since(at) < Duration::from_secs(1));
+        let slice = if busy { UPKEEP_EACH } else { UPKEEP_EACH_IDLE };
+        let Self { connection, offering, unsettled, .. } = self;
+        let attend = async {
+            if !receiving {
+                return Event::Upkeep(connection.upkeep().await);
+            }
+            match tokio::time::timeout(slice, connection.receive()).await {
+                Ok(received) => Event::Received(received),
+                Err(_elapsed) => {
+                    let upkeep = tokio::time::timeout(UPKEEP_SLICE, connection.upkeep()).await;
+                    Event::Upkeep(upkeep.unwrap_or(Ok(())))
+                }
+            }
+        };
+        let offered = async {
+            match offering {
+                Some(Offering { answer, give_up, .. }) => {
+                    let answer = tokio::time::timeout_at(*give_up, answer.as_mut()).await;
+                    answer.map_or(Event::Blocked, Event::Offered)
+                }
+                None => std::future::pending().await,
+            }
+        };
+        let settled = async {
+            match unsettled.front_mut() {
+                Some(front) => front.receipt.settled().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = common.token.cancelled() => Event::Stop,
+            settled = settled => Event::Settled(settled),
+            event = offered => event,
+            event = attend => event,
+        }
+    }
+}

@@ -1,0 +1,472 @@
+//! The outbound runner.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tempfile::TempDir;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use super::*;
+use crate::buffer::{self, Admission, DeadLetter, Offset};
+use crate::clock::WallMs;
+use crate::links::{Answer, LinkError, Outgoing, Sent, SinkConnection};
+use crate::message::tests_support::message;
+use crate::message::{Envelope, Message};
+use crate::telemetry::board::LinkState;
+use crate::units::ByteSize;
+
+/// What the remote does with one record.
+#[derive(Clone, Debug)]
+enum Reaction {
+    Confirm,
+    Refuse,
+    Retry,
+    Silence,
+    Die,
+    TooLarge,
+}
+
+type Script = Box<dyn FnMut(u64, &Outgoing) -> Reaction + Send>;
+
+/// A remote that a test scripts and reads.
+struct Remote {
+    script: Mutex<Script>,
+    connects: Mutex<VecDeque<Result<(), LinkError>>>,
+    connections: Mutex<u64>,
+    /// Connection number and offset of all that was sent.
+    sent: Mutex<Vec<(u64, u64)>>,
+    /// Answers that a test gives by hand, on the present connection.
+    answers: Mutex<VecDeque<Answer>>,
+    answered: Notify,
+    window_max: Option<usize>,
+}
+
+impl Remote {
+    fn new(script: impl FnMut(u64, &Outgoing) -> Reaction + Send + 'static) -> Arc<Self> {
+        Arc::new(Self {
+            script: Mutex::new(Box::new(script)),
+            connects: Mutex::default(),
+            connections: Mutex::default(),
+            sent: Mutex::default(),
+            answers: Mutex::default(),
+            answered: Notify::new(),
+            window_max: None,
+        })
+    }
+
+    fn give(&self, answer: Answer) {
+        self.answers.lock().push_back(answer);
+        self.answered.notify_one();
+    }
+
+    fn sent(&self) -> Vec<u64> {
+        self.sent.lock().iter().map(|(_, offset)| *offset).collect()
+    }
+}
+
+struct FakeSink(Arc<Remote>);
+
+struct FakeConnection {
+    remote: Arc<Remote>,
+    number: u64,
+    dead: bool,
+}
+
+impl Sink for FakeSink {
+    type Connection = FakeConnection;
+
+    fn window(&self) -> usize {
+        64
+    }
+
+    async fn connect(&mut self) -> Result<FakeConnection, LinkError> {
+        self.0.connects.lock().pop_front().unwrap_or(Ok(()))?;
+        let mut number = self.0.connections.lock();
+        *number += 1;
+        self.0.answers.lock().clear();
+        Ok(FakeConnection { remote: Arc::clone(&self.0), number: *number, dead: false })
+    }
+}
+
+impl SinkConnection for FakeConnection {
+    fn send(&mut self, record: Outgoing) -> Result<Sent, LinkError> {
+        let reaction = (self.remote.script.lock())(self.number, &record);
+        let offset = record.offset;
+        if matches!(reaction, Reaction::TooLarge) {
+            return Ok(Sent::Refused("too large".into()));
+        }
+        self.remote.sent.lock().push((self.number, offset.0));
+        match reaction {
+            Reaction::Confirm => self.remote.give(Answer::Confirmed(offset)),
+            Reaction::Refuse => self.remote.give(Answer::Refused(offset, "not authorised".into())),
+            Reaction::Retry => self.remote.give(Answer::Retry(offset, "quota".into())),
+            Reaction::Die => self.dead = true,
+            Reaction::Silence | Reaction::TooLarge => {}
+        }
+        Ok(Sent::Queued)
+    }
+
+    async fn answer(&mut self) -> Result<Answer, LinkError> {
+        loop {
+            if let Some(answer) = self.remote.answers.lock().pop_front() {
+                return Ok(answer);
+            }
+            if self.dead {
+                return Err(LinkError::Transient("reset by peer".into()));
+            }
+            self.remote.answered.notified().await;
+        }
+    }
+
+    fn window_max(&self) -> Option<usize> {
+        self.remote.window_max
+    }
+
+    async fn close(self) {}
+}
+
+/// A running sink over a real buffer.
+struct Running {
+    buffer: Buffer,
+    common: Common,
+    tasks: JoinSet<()>,
+    _dir: TempDir,
+}
+
+impl Running {
+    fn start(remote: &Arc<Remote>, timing: Timing) -> Self {
+        Self::start_kind(FakeSink(Arc::clone(remote)), timing)
+    }
+
+    fn start_kind(sink: impl Sink, timing: Timing) -> Self {
+        let dir = TempDir::new().unwrap();
+        let config = buffer::Config {
+            dir: dir.path().join("hq"),
+            max_size: ByteSize(64 << 20),
+            max_age: None,
+            when_full: buffer::WhenFull::Block,
+            sync: buffer::SyncMode::Group,
+            min_free: Some(ByteSize(0)),
+        };
+        let (buffer, _) = Buffer::open(config, 64, crate::clock::system()).unwrap();
+        let common = common(timing);
+        let runner = SinkRunner::new(common.clone(), sink, buffer.clone(), None);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(runner.run());
+        Self { buffer, common, tasks, _dir: dir }
+    }
+
+    async fn append_bytes(&self, parts: &[&[u8]]) {
+        let bytes = parts.iter().map(|part| part.len()).sum();
+        let Admission::Granted(permit) = self.buffer.admit(bytes).await.unwrap() else { panic!("full") };
+        let _offset = self.buffer.append(permit, parts, None);
+    }
+
+    async fn append(&self, message: &Message) {
+        self.append_bytes(&[&Envelope::encode_head("a", None, 0), &message.encode()]).await;
+    }
+
+    async fn append_many(&self, count: u64) {
+        for number in 0..count {
+            let mut message = message("a", b"");
+            message.payload = Bytes::from(number.to_string());
+            self.append(&message).await;
+        }
+    }
+
+    async fn drained(&self) {
+        eventually("drained", || self.buffer.stats().ledger.buffered == 0).await;
+        assert!(self.buffer.stats().ledger.balances(), "{:?}", self.buffer.stats());
+    }
+
+    async fn state(&self, state: LinkState) -> HalfStatus {
+        eventually(&format!("{state:?}"), || self.common.board.state() == state).await;
+        status(&self.common.board)
+    }
+
+    fn letters(&self) -> Vec<DeadLetter> {
+        self.buffer.dead_letters().list().unwrap()
+    }
+
+    async fn stop(mut self) -> Buffer {
+        self.common.token.cancel();
+        let ended = tokio::time::timeout(Duration::from_secs(5), self.tasks.join_next()).await;
+        ended.expect("stops in time").unwrap().unwrap();
+        self.buffer.clone()
+    }
+}
+
+#[tokio::test]
+async fn records_go_in_order_and_are_delivered_when_confirmed() {
+    let remote = Remote::new(|_, _| Reaction::Confirm);
+    let running = Running::start(&remote, TIMING);
+    running.append_many(500).await;
+    running.drained().await;
+    assert_eq!(remote.sent(), (0..500).collect::<Vec<_>>());
+    let status = running.state(LinkState::Online).await;
+    assert_eq!((status.messages, status.resent, status.connects), (500, 0, 1));
+    assert_eq!(running.buffer.stats().ledger.delivered, 500);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn confirmations_come_in_any_order_and_the_window_counts_from_the_oldest() {
+    let remote = Remote::new(|_, _| Reaction::Silence);
+    let running = Running::start(&remote, Timing { stall_after: Duration::from_secs(60), ..TIMING });
+    running.append_many(100).await;
+    eventually("a window of 64", || remote.sent().len() == 64).await;
+    (1..64).rev().for_each(|offset| remote.give(Answer::Confirmed(Offset(offset))));
+    eventually("63 answered", || status(&running.common.board).in_flight == 1).await;
+    assert_eq!(remote.sent().len(), 64, "the oldest is still open");
+    assert_eq!(running.buffer.stats().cursor, Offset(0));
+    remote.give(Answer::Confirmed(Offset(0)));
+    eventually("the rest goes", || remote.sent().len() == 100).await;
+    eventually("the cursor passes", || running.buffer.stats().cursor == Offset(64)).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn r15_a_refused_record_is_a_dead_letter_and_the_others_go_on() {
+    let remote = Remote::new(|_, record| match record.offset.0 {
+        3 => Reaction::Refuse,
+        5 => Reaction::TooLarge,
+        _ => Reaction::Confirm,
+    });
+    let running = Running::start(&remote, TIMING);
+    running.append_many(10).await;
+    running.drained().await;
+    let letters = running.letters();
+    let told = letters.iter().map(|letter| (letter.offset.0, &*letter.reason)).collect::<Vec<_>>();
+    assert_eq!(told, [(3, "not authorised"), (5, "too large")]);
+    assert_eq!(running.buffer.stats().ledger.dead_lettered, 2);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn r15_a_wrong_permission_never_turns_a_backlog_into_dead_letters() {
+    let allowed = Arc::new(Mutex::new(false));
+    let gate = Arc::clone(&allowed);
+    let remote = Remote::new(move |_, _| if *gate.lock() { Reaction::Confirm } else { Reaction::Refuse });
+    let running = Running::start(&remote, TIMING);
+    running.append_many(300).await;
+    let shown = running.state(LinkState::Misconfigured).await;
+    assert!(shown.last_error.is_none_or(|words| words == "not authorised"));
+    let probes = remote.sent().len();
+    eventually("slow probes", || remote.sent().len() >= probes + 3).await;
+    assert_eq!(running.letters().len(), 20);
+    assert_eq!(running.buffer.stats().ledger.buffered, 280);
+    let probed = remote.sent().split_off(probes + 1);
+    assert!(probed.iter().all(|offset| *offset == 20), "one at a time, the first kept one: {probed:?}");
+    *allowed.lock() = true;
+    running.drained().await;
+    running.state(LinkState::Online).await;
+    assert_eq!((running.letters().len(), running.buffer.stats().ledger.delivered), (20, 280));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn r10_what_is_not_taken_now_is_sent_again_with_all_behind_it() {
+    let mut refused = false;
+    let remote = Remote::new(move |_, record| {
+        if record.offset.0 == 3 && !std::mem::replace(&mut refused, true) { Reaction::Retry } else { Reaction::Confirm }
+    });
+    let running = Running::start(&remote, TIMING);
+    running.append_many(20).await;
+    running.drained().await;
+    let sent = remote.sent();
+    let again = sent.iter().rposition(|offset| *offset == 3).unwrap();
+    assert!(again > 3, "{sent:?}");
+    let last = sent[again..].to_vec();
+    assert!(last.is_sorted() && last.last() == Some(&19), "{sent:?}");
+    assert!(status(&running.common.board).resent >= 1);
+    assert_eq!(running.buffer.stats().ledger.delivered, 20);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn r16_the_record_that_kills_connections_is_found_and_the_others_are_delivered() {
+    let remote = Remote::new(|_, record| if record.offset.0 == 7 { Reaction::Die } else { Reaction::Confirm });
+    let running = Running::start(&remote, TIMING);
+    running.append_many(30).await;
+    running.drained().await;
+    let letters = running.letters();
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].offset, Offset(7));
+    assert!(letters[0].reason.starts_with("connection lost at this message 3 times"), "{}", letters[0].reason);
+    assert_eq!(running.buffer.stats().ledger.delivered, 29);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn r23_a_mute_remote_is_stalled_cut_and_begun_anew_with_one_record() {
+    let remote = Remote::new(|connection, _| if connection == 1 { Reaction::Silence } else { Reaction::Confirm });
+    let running = Running::start(&remote, TIMING);
+    running.append_many(40).await;
+    running.drained().await;
+    running.state(LinkState::Online).await;
+    let sent = remote.sent.lock().clone();
+    let first = sent.iter().filter(|(connection, _)| *connection == 1).count();
+    assert!(first >= 1, "{sent:?}");
+    let second = sent.iter().filter(|(connection, _)| *connection == 2).map(|(_, offset)| *offset);
+    assert_eq!(second.collect::<Vec<_>>(), (0..40).collect::<Vec<_>>());
+    assert_eq!(status(&running.common.board).resent, u64::try_from(first).unwrap());
+    assert!(running.letters().is_empty(), "a stall accuses no record");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn r22_the_states_say_what_the_link_is_doing() {
+    let remote = Remote::new(|_, _| Reaction::Silence);
+    let refused = LinkError::Transient("connection refused".into());
+    let wrong = LinkError::Misconfigured("bad password".into());
+    remote.connects.lock().extend([Err(refused), Err(wrong)]);
+    let slow = Timing {
+        retry_delay_min: Duration::from_millis(200),
+        retry_delay_max: Duration::from_millis(200),
+        misconfigured_delay: Duration::from_millis(200),
+        ..TIMING
+    };
+    let running = Running::start(&remote, slow);
+    let shown = running.state(LinkState::BackingOff).await;
+    assert_eq!(shown.last_error.as_deref(), Some("connection refused"));
+    assert!(shown.next_try_ms.is_some());
+    let shown = running.state(LinkState::Misconfigured).await;
+    assert_eq!(shown.last_error.as_deref(), Some("bad password"));
+    running.state(LinkState::Online).await;
+    remote.give(Answer::Blocked(true));
+    running.state(LinkState::Blocked).await;
+    running.append_many(1).await;
+    remote.give(Answer::Blocked(false));
+    running.state(LinkState::Online).await;
+    running.state(LinkState::Stalled).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_does_not_come_up_is_given_up() {
+    struct Never;
+    impl Sink for Never {
+        type Connection = FakeConnection;
+        fn window(&self) -> usize {
+            1
+        }
+        async fn connect(&mut self) -> Result<FakeConnection, LinkError> {
+            std::future::pending().await
+        }
+    }
+    let running = Running::start(&Remote::new(|_, _| Reaction::Confirm), TIMING);
+    let common = common(Timing { connect_timeout: Duration::from_millis(10), ..TIMING });
+    let runner = SinkRunner::new(common.clone(), Never, running.buffer.clone(), None);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(runner.run());
+    eventually("backing off", || common.board.state() == LinkState::BackingOff).await;
+    assert_eq!(status(&common.board).last_error.as_deref(), Some("no connection within 10ms"));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn r8_a_lapsed_message_expires_and_one_in_flight_does_not() {
+    let remote = Remote::new(|_, record| {
+        assert!(record.expiry_left_s.is_none_or(|left| left > 0));
+        Reaction::Confirm
+    });
+    let running = Running::start(&remote, TIMING);
+    let now = crate::clock::wall();
+    let expiring = |accepted: WallMs| Message { expiry_s: Some(60), accepted, ..message("a", b"x") };
+    running.append(&expiring(WallMs(now.0 - 61_000))).await;
+    running.append(&expiring(now)).await;
+    running.drained().await;
+    assert_eq!(remote.sent(), [1]);
+    let ledger = running.buffer.stats().ledger;
+    assert_eq!((ledger.expired, ledger.delivered), (1, 1));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_record_that_does_not_read_is_a_dead_letter_and_blocks_nothing() {
+    let remote = Remote::new(|_, _| Reaction::Confirm);
+    let running = Running::start(&remote, TIMING);
+    running.append_bytes(&[b"rubbish"]).await;
+    running.append_many(1).await;
+    running.drained().await;
+    let letters = running.letters();
+    assert!(letters[0].reason.starts_with("damaged record"), "{}", letters[0].reason);
+    assert_eq!(&letters[0].body[..], b"rubbish");
+    assert_eq!(remote.sent(), [1]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn the_sequence_names_the_log_and_counts_on() {
+    let remote = Remote::new(|_, _| Reaction::Silence);
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&seen);
+    *remote.script.lock() = Box::new(move |_, record| {
+        kept.lock().push(record.seq.clone());
+        Reaction::Confirm
+    });
+    let running = Running::start(&remote, TIMING);
+    running.append_many(2).await;
+    running.drained().await;
+    let id = running.buffer.id();
+    assert_eq!(*seen.lock(), [format!("{id}-0-0"), format!("{id}-0-1")]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_lost_connection_repeats_what_was_open_and_nothing_that_was_settled_otherwise() {
+    let remote = Remote::new(|connection, record| match (connection, record.offset.0) {
+        (_, 2) => Reaction::Refuse,
+        (1, 1) => Reaction::Silence,
+        (1, 9) => Reaction::Die,
+        _ => Reaction::Confirm,
+    });
+    let running = Running::start(&remote, Timing { stall_after: Duration::from_secs(60), ..TIMING });
+    running.append_many(10).await;
+    running.drained().await;
+    let second = remote.sent.lock().iter().filter(|sent| sent.0 == 2).map(|sent| sent.1).collect::<Vec<_>>();
+    assert_eq!((second.first(), second.last()), (Some(&1), Some(&9)), "{second:?}");
+    assert!(second.is_sorted() && !second.contains(&2), "{second:?}");
+    let ledger = running.buffer.stats().ledger;
+    assert_eq!((ledger.delivered, ledger.dead_lettered), (9, 1));
+    assert_eq!(status(&running.common.board).messages, 9, "each counts once");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn stopping_takes_the_answers_that_still_come() {
+    let remote = Remote::new(|_, _| Reaction::Silence);
+    let running = Running::start(&remote, Timing { stall_after: Duration::from_secs(60), ..TIMING });
+    running.append_many(3).await;
+    eventually("all in flight", || remote.sent().len() == 3).await;
+    running.common.token.cancel();
+    tokio::task::yield_now().await;
+    (0..3).for_each(|offset| remote.give(Answer::Confirmed(Offset(offset))));
+    let buffer = running.stop().await;
+    eventually("delivered", || buffer.stats().ledger.delivered == 3).await;
+}
+
+#[tokio::test]
+async fn a_real_remote_that_is_killed_in_the_middle_confirms_everything_when_it_is_back() {
+    use crate::links::mqtt::tests::{Mosquitto, identity};
+    use crate::links::mqtt::{MqttSink, Version};
+    for version in [Version::V5, Version::V4] {
+        let mut mosquitto = Mosquitto::start("allow_anonymous true").await;
+        let config = mosquitto.config(version);
+        let running = Running::start_kind(MqttSink::new(&config, &identity(), true), TIMING);
+        let common = running.common.clone();
+        running.append_many(1_000).await;
+        eventually("some delivered", || status(&common.board).messages > 300).await;
+        mosquitto.kill().await;
+        running.state(LinkState::BackingOff).await;
+        running.append_many(2_000).await;
+        mosquitto.start_again().await;
+        running.drained().await;
+        assert_eq!(running.buffer.stats().ledger.delivered, 3_000);
+        let shown = running.state(LinkState::Online).await;
+        assert!(shown.resent <= 2 * 1024, "two windows at most: {}", shown.resent);
+        running.stop().await;
+    }
+}

@@ -1,0 +1,271 @@
+//! The inbound runner.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use super::*;
+use crate::hub::{Mark, MarkSender};
+use crate::links::{LinkError, Received, Source, SourceConnection};
+use crate::message::{Properties, Qos};
+use crate::telemetry::board::LinkState;
+use crate::topic::TopicName;
+
+/// The far end and the hub in one: what a test scripts and reads.
+struct World {
+    /// What each new connection delivers, all that was not acknowledged.
+    messages: Mutex<Vec<u64>>,
+    arrived: Notify,
+    acknowledged: Mutex<Vec<u64>>,
+    offered: Mutex<Vec<(u64, Option<Arc<str>>)>>,
+    /// Answers to the next offers; without one they are taken.
+    verdicts: Mutex<VecDeque<OfferError>>,
+    blocked: Mutex<bool>,
+    unblocked: Notify,
+    log: MarkSender,
+    connects: Mutex<u64>,
+    upkeeps: Mutex<u64>,
+}
+
+struct FakeSource(Arc<World>);
+
+struct FakeConnection {
+    world: Arc<World>,
+    given: Vec<u64>,
+}
+
+impl Source for FakeSource {
+    type Connection = FakeConnection;
+
+    async fn connect(&mut self) -> Result<FakeConnection, LinkError> {
+        *self.0.connects.lock() += 1;
+        Ok(FakeConnection { world: Arc::clone(&self.0), given: Vec::new() })
+    }
+}
+
+impl SourceConnection for FakeConnection {
+    type Token = u64;
+
+    async fn receive(&mut self) -> Result<Vec<Received<u64>>, LinkError> {
+        loop {
+            let acknowledged = self.world.acknowledged.lock().clone();
+            let new = |number: &u64| !self.given.contains(number) && !acknowledged.contains(number);
+            let batch = self.world.messages.lock().iter().copied().filter(new).collect::<Vec<_>>();
+            if !batch.is_empty() {
+                self.given.extend(&batch);
+                let again = *self.world.connects.lock() > 1;
+                return Ok(batch.into_iter().map(|number| received(number, again)).collect());
+            }
+            self.world.arrived.notified().await;
+        }
+    }
+
+    fn settled(&mut self, token: u64) -> Result<(), LinkError> {
+        self.world.acknowledged.lock().push(token);
+        Ok(())
+    }
+
+    async fn upkeep(&mut self) -> Result<(), LinkError> {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        *self.world.upkeeps.lock() += 1;
+        Ok(())
+    }
+
+    async fn close(self) {}
+}
+
+/// Odd numbers come from channel `odd`.
+fn received(number: u64, again: bool) -> Received<u64> {
+    Received {
+        channel: (number % 2 == 1).then(|| "odd".into()),
+        publication: Publication {
+            topic: TopicName::new("a").unwrap(),
+            payload: Bytes::from(number.to_string()),
+            qos: Qos::AtLeastOnce,
+            retain: false,
+            expiry_s: None,
+            time_ms: None,
+            properties: Properties::default(),
+            client_id: None,
+            user: None,
+            packet_id: None,
+        },
+        token: number,
+        again,
+    }
+}
+
+impl Intake for World {
+    async fn offer(self: Arc<Self>, origin: Arc<Origin>, publication: Publication) -> Result<Receipt, OfferError> {
+        while *self.blocked.lock() {
+            self.unblocked.notified().await;
+        }
+        let number = std::str::from_utf8(&publication.payload).unwrap().parse().unwrap();
+        if let Some(refused) = self.verdicts.lock().pop_front() {
+            return Err(refused);
+        }
+        self.offered.lock().push((number, origin.channel.clone()));
+        let mut receipt = Receipt::default();
+        let mark: Mark = self.log.mark();
+        receipt.add(mark, number);
+        Ok(receipt)
+    }
+}
+
+struct Running {
+    world: Arc<World>,
+    common: Common,
+    tasks: JoinSet<()>,
+}
+
+impl Running {
+    fn start(messages: std::ops::Range<u64>) -> Self {
+        let world = Arc::new(World {
+            messages: Mutex::new(messages.collect()),
+            arrived: Notify::new(),
+            acknowledged: Mutex::default(),
+            offered: Mutex::default(),
+            verdicts: Mutex::default(),
+            blocked: Mutex::default(),
+            unblocked: Notify::new(),
+            log: MarkSender::new(0),
+            connects: Mutex::default(),
+            upkeeps: Mutex::default(),
+        });
+        Self { world, common: common(TIMING), tasks: JoinSet::new() }
+    }
+
+    fn go(self) -> Self {
+        self.go_blocked_at_most(Duration::from_secs(300))
+    }
+
+    fn go_blocked_at_most(mut self, blocked_max: Duration) -> Self {
+        let world = Arc::clone(&self.world);
+        let mut runner = SourceRunner::new(self.common.clone(), FakeSource(Arc::clone(&world)), world);
+        runner.blocked_max = blocked_max;
+        self.tasks.spawn(runner.run());
+        self
+    }
+
+    fn offered(&self) -> Vec<u64> {
+        self.world.offered.lock().iter().map(|(number, _)| *number).collect()
+    }
+
+    async fn acknowledged(&self, count: usize) -> Vec<u64> {
+        eventually("acknowledged", || self.world.acknowledged.lock().len() == count).await;
+        self.world.acknowledged.lock().clone()
+    }
+
+    async fn stop(mut self) {
+        self.common.token.cancel();
+        let ended = tokio::time::timeout(Duration::from_secs(5), self.tasks.join_next()).await;
+        ended.expect("stops in time").unwrap().unwrap();
+    }
+}
+
+fn full() -> OfferError {
+    OfferError::Full { link: LinkId::new("cloud") }
+}
+
+#[tokio::test]
+async fn a_message_is_acknowledged_only_when_its_receipt_has_settled() {
+    let running = Running::start(0..10).go();
+    eventually("offered", || running.offered().len() == 10).await;
+    assert!(running.world.acknowledged.lock().is_empty());
+    assert_eq!(status(&running.common.board).in_flight, 10);
+    running.world.log.advance(4);
+    assert_eq!(running.acknowledged(4).await, [0, 1, 2, 3]);
+    running.world.log.advance(10);
+    assert_eq!(running.acknowledged(10).await, (0..10).collect::<Vec<_>>());
+    let offered = running.world.offered.lock().clone();
+    assert!(offered.iter().all(|(number, channel)| channel.is_some() == (number % 2 == 1)), "{offered:?}");
+    eventually("counted", || status(&running.common.board).messages == 10).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn r5_a_full_target_makes_a_source_wait_in_order_and_without_acknowledging() {
+    let running = Running::start(0..5);
+    running.world.verdicts.lock().extend([full(), full(), full()]);
+    let running = running.go();
+    eventually("told", || status(&running.common.board).last_error.is_some()).await;
+    assert_eq!(running.common.board.state(), LinkState::Online);
+    eventually("offered", || running.offered().len() == 5).await;
+    assert_eq!(running.offered(), [0, 1, 2, 3, 4]);
+    running.world.log.advance(5);
+    assert_eq!(running.acknowledged(5).await, [0, 1, 2, 3, 4]);
+    assert_eq!(*running.world.connects.lock(), 1);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn r6_upkeep_and_acknowledgements_go_on_while_an_offer_waits() {
+    let running = Running::start(0..2).go();
+    eventually("offered", || running.offered().len() == 2).await;
+    *running.world.blocked.lock() = true;
+    running.world.messages.lock().push(2);
+    running.world.arrived.notify_one();
+    eventually("in the offer", || status(&running.common.board).in_flight == 3).await;
+    let before = *running.world.upkeeps.lock();
+    running.world.log.advance(2);
+    assert_eq!(running.acknowledged(2).await, [0, 1]);
+    eventually("upkeep", || *running.world.upkeeps.lock() > before + 3).await;
+    *running.world.blocked.lock() = false;
+    running.world.unblocked.notify_waiters();
+    running.world.log.advance(3);
+    assert_eq!(running.acknowledged(3).await, [0, 1, 2]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn r6_a_source_that_is_blocked_for_long_comes_back_later() {
+    let running = Running::start(0..2);
+    *running.world.blocked.lock() = true;
+    let running = running.go_blocked_at_most(Duration::from_millis(20));
+    eventually("connected anew", || *running.world.connects.lock() >= 2).await;
+    let told = status(&running.common.board).last_error.unwrap();
+    assert_eq!(told, "a target's buffer is full, for 20ms");
+    *running.world.blocked.lock() = false;
+    running.world.unblocked.notify_waiters();
+    running.world.log.advance(2);
+    assert_eq!(running.acknowledged(2).await, [0, 1]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_failed_target_drops_the_connection_and_the_remote_sends_again() {
+    let running = Running::start(0..3);
+    running.world.verdicts.lock().push_back(OfferError::Failed { link: LinkId::new("cloud"), reason: "disk".into() });
+    let running = running.go();
+    eventually("offered", || running.offered().len() == 3).await;
+    assert_eq!(*running.world.connects.lock(), 2);
+    let shown = status(&running.common.board);
+    assert_eq!((shown.last_error.as_deref(), shown.resent), (Some("link `cloud` refuses: disk"), 3));
+    running.world.log.advance(3);
+    assert_eq!(running.acknowledged(3).await, [0, 1, 2]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_rejected_receipt_is_never_acknowledged() {
+    let running = Running::start(0..3).go();
+    eventually("offered", || running.offered().len() == 3).await;
+    running.world.log.fail("disk");
+    eventually("connected anew", || *running.world.connects.lock() >= 2).await;
+    assert!(running.world.acknowledged.lock().is_empty());
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn stopping_waits_for_open_receipts() {
+    let running = Running::start(0..3).go();
+    eventually("offered", || running.offered().len() == 3).await;
+    running.common.token.cancel();
+    running.world.log.advance(3);
+    let world = Arc::clone(&running.world);
+    running.stop().await;
+    assert_eq!(*world.acknowledged.lock(), [0, 1, 2]);
+}

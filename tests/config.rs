@@ -1,0 +1,257 @@
+//! `routes.yaml`, good and bad: what the shipped files say, what a full file resolves to, and every diagnostic as the
+//! operator sees it (`tests/config/bad/`, one snapshot a file).
+
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed, which is its purpose")]
+
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+use tidegate::buffer::{SyncMode, WhenFull};
+use tidegate::cli::check::check;
+use tidegate::config::{self, Env, Severity};
+use tidegate::gateway::Config;
+use tidegate::links::{self, Kind, mqtt};
+use tidegate::message::Qos;
+use tidegate::router::{Arrival, Endpoint, LinkId, Table};
+use tidegate::units::{ByteSize, show_duration};
+
+/// A machine that is the same everywhere: known variables, a disk of 100 GiB.
+fn env() -> Env {
+    let variable = |name: &str| match name {
+        "PASSWORD" => Some("hunter2".to_owned()),
+        "RMQ_USER" => Some("us:er".to_owned()),
+        "SITE" => Some("plant-7".to_owned()),
+        "URL" => Some("hunter2://host".to_owned()),
+        "EMPTY" => Some(" ".to_owned()),
+        _ => None,
+    };
+    Env {
+        variable: Box::new(variable),
+        disk_bytes: Box::new(|_| Some(100 << 30)),
+        host_name: "host".to_owned(),
+        ..Env::real()
+    }
+}
+
+fn checked(file: &str, env: &Env) -> (u8, String) {
+    let mut out = Vec::new();
+    let code = check(Path::new(file), env, &mut out).unwrap();
+    (code, String::from_utf8(out).unwrap())
+}
+
+fn yaml_files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = entries.filter(|path| path.extension().is_some_and(|end| end == "yaml")).collect();
+    files.sort();
+    files
+}
+
+fn loaded(file: &str) -> Config {
+    config::load(Path::new(file), &env()).unwrap_or_else(|mistakes| panic!("{}", config::render(&mistakes))).0
+}
+
+fn link<'c>(config: &'c Config, name: &str) -> &'c links::Config {
+    config.links.iter().find(|link| link.id == LinkId::new(name)).unwrap()
+}
+
+#[test]
+fn the_shipped_files_are_free_of_mistakes() {
+    let mut files = yaml_files(Path::new("routes"));
+    for folder in std::fs::read_dir("examples").unwrap() {
+        files.extend(yaml_files(&folder.unwrap().path()));
+    }
+    assert!(files.len() >= 6, "{files:?}");
+    for file in files {
+        let (code, out) = checked(file.to_str().unwrap(), &Env::real());
+        assert_eq!(code, 0, "{out}");
+        assert!(out.lines().count() == 1 && out.contains(": ok, "), "{out}");
+        assert!(config::load(&file, &Env::real()).is_ok());
+    }
+}
+
+#[test]
+fn r32_each_mistake_is_shown_with_its_place_and_what_would_be_right() {
+    for file in yaml_files(Path::new("tests/config/bad")) {
+        let (code, out) = checked(file.to_str().unwrap(), &env());
+        let name = file.file_stem().unwrap().to_str().unwrap();
+        insta::assert_snapshot!(name, format!("{out}exit code {code}\n"));
+        assert!(!out.contains("hunter2"), "a secret shows:\n{out}");
+    }
+}
+
+#[test]
+fn r32_ten_mistakes_are_reported_in_one_run() {
+    let mistakes = config::load(Path::new("tests/config/bad/ten-mistakes.yaml"), &env()).unwrap_err();
+    let errors = mistakes.iter().filter(|mistake| mistake.severity == Severity::Error).count();
+    assert_eq!(errors, 10, "{}", config::render(&mistakes));
+    let (code, out) = checked("tests/config/bad/ten-mistakes.yaml", &env());
+    assert_eq!(code, 65);
+    let lines = out.lines().filter(|line| line.starts_with("tests/config/bad/ten-mistakes.yaml:"));
+    assert!(lines.clone().all(|line| line.contains(": error: ")), "{out}");
+    assert_eq!(lines.count(), 10, "{out}");
+}
+
+#[test]
+fn what_is_not_there_is_reported_too() {
+    insta::assert_snapshot!("missing-file", checked("tests/config/missing.yaml", &env()).1);
+    let folder = tempfile::tempdir().unwrap();
+    let (code, out) = checked(folder.path().to_str().unwrap(), &env());
+    assert_eq!(code, 65);
+    assert!(out.contains("the folder holds no *.yaml file"), "{out}");
+}
+
+#[test]
+fn a_folder_is_read_as_one_file() {
+    insta::assert_snapshot!("folder", checked("tests/config/bad/folder", &env()).1);
+}
+
+#[test]
+fn r30_no_secrets_checks_the_rest_of_a_file_that_needs_them() {
+    let strict = Env { no_secrets: true, file: Box::new(|_| panic!("a secret was read")), ..env() };
+    let (code, out) = checked("tests/config/good/full.yaml", &strict);
+    assert_eq!((code, out.lines().count()), (0, 1), "{out}");
+    let (code, out) = checked("tests/config/bad/secrets.yaml", &strict);
+    assert_eq!(code, 65);
+    assert!(out.contains("`${vault:x}` is neither") && !out.contains("NOT_SET` is not set"), "{out}");
+    assert!(config::load(Path::new("tests/config/good/full.yaml"), &strict).is_err(), "it cannot be run");
+}
+
+#[test]
+fn r30_without_a_broker_section_it_listens_on_loopback_and_paths_are_relative_to_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("routes.yaml");
+    std::fs::write(&file, "# nothing yet\n").unwrap();
+    let config = loaded(file.to_str().unwrap());
+    assert_eq!(config.broker, tidegate::broker::Config::default());
+    assert_eq!(config.data_dir, folder.path().join("tidegate-data"));
+    assert_eq!(&*config.site, "host");
+    assert!(config.links.is_empty() && config.routes.is_empty() && config.admin.is_none());
+}
+
+#[test]
+fn every_key_arrives_where_it_belongs() {
+    let config = loaded("tests/config/good/full.yaml");
+    insta::assert_debug_snapshot!("full", config);
+
+    // What Debug rightly hides.
+    let Kind::Mqtt(hq) = &link(&config, "hq").kind else { panic!() };
+    assert_eq!(hq.login, Some(("plant/7".to_owned(), "hunter2".to_owned())));
+    assert_eq!((hq.host.as_str(), hq.port, hq.version, hq.qos), ("::1", 8883, mqtt::Version::V4, Qos::ExactlyOnce));
+    assert_eq!((hq.keep_alive_s, hq.max_packet_size.0), (60, 256 << 10));
+    let file = Path::new("tests/config/good/full.yaml");
+    let tls = mqtt::Tls { ca: Some(file.into()), identity: Some((file.into(), file.into())) };
+    assert_eq!(hq.tls, Some(tls));
+
+    let Kind::Rabbitmq(cloud) = &link(&config, "cloud").kind else { panic!() };
+    assert_eq!(cloud.url, "amqps://us%3Aer:p%2Fw%20d@rmq.example:5671/%2f");
+    assert!(!cloud.mandatory && cloud.topic_escape && cloud.prefetch == 100);
+    assert!(cloud.declare.as_ref().is_some_and(|declare| declare.kind == "topic" && !declare.durable));
+
+    let Kind::Kafka(lake) = &link(&config, "lake").kind else { panic!() };
+    assert_eq!(lake.options.get("sasl.password").map(String::as_str), Some("hunter2"));
+    assert_eq!((lake.compression.as_deref(), lake.group.as_deref()), (Some("zstd"), Some("plant-7")));
+    assert_eq!(lake.message_bytes_max, 5 << 20);
+}
+
+#[test]
+fn sources_consume_what_routes_begin_with_and_no_filter_twice() {
+    let config = loaded("tests/config/good/full.yaml");
+    assert_eq!(link(&config, "hq").sources, ["cmd/plant-7/+/#"]);
+    assert_eq!(link(&config, "cloud").sources, ["orders", "bills"]);
+    assert_eq!(link(&config, "lake").sources, ["orders"]);
+    assert!(link(&config, "queues").has_sink && link(&config, "queues").sources.is_empty());
+}
+
+#[test]
+fn routing_keys_are_levels_and_queue_names_are_not() {
+    let config = loaded("tests/config/good/full.yaml");
+    let table = Table::new(config.routes);
+    let topic = "factory/line.1/press/telemetry";
+    let decisions = table.route(Arrival { from: &Endpoint::Broker, channel: None, topic });
+    let destinations: Vec<_> = decisions.iter().map(|decision| decision.destination.as_str()).collect();
+    assert_eq!(destinations, ["line.1/press", "telemetry", "my.queue", "up/factory/line.1/press/telemetry"]);
+}
+
+#[test]
+fn r3_the_page_of_limits_has_the_defaults_of_the_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("routes.yaml");
+    let text = "links:
+  m: { mqtt: { url: \"mqtt://127.0.0.1\" } }
+  r: { rabbitmq: { url: \"amqp://127.0.0.1\" } }
+  k: { kafka: { brokers: \"127.0.0.1:9092\" } }
+";
+    std::fs::write(&file, text).unwrap();
+    let config = loaded(file.to_str().unwrap());
+    let (broker, buffer, timing) = (&config.broker, &link(&config, "m").buffer, link(&config, "m").timing);
+    let (Kind::Mqtt(mqtt), Kind::Rabbitmq(rabbitmq), Kind::Kafka(kafka)) =
+        (&link(&config, "m").kind, &link(&config, "r").kind, &link(&config, "k").kind)
+    else {
+        panic!()
+    };
+    let size = |bytes: u64| ByteSize(bytes).to_string();
+    let defaults = [
+        ("broker.max_packet_size", broker.max_packet_size.to_string()),
+        ("broker.receive_maximum", broker.receive_maximum.to_string()),
+        ("broker.in_flight", broker.in_flight.to_string()),
+        ("broker.session_expiry_max", show_duration(broker.session_expiry_max)),
+        ("broker.session_messages_max", broker.session_messages_max.to_string()),
+        ("broker.connect_timeout", show_duration(broker.connect_timeout)),
+        ("broker.connections_max", broker.connections_max.to_string()),
+        ("buffer.max_size", buffer.max_size.to_string()),
+        ("links.NAME.connect_timeout", show_duration(timing.connect_timeout)),
+        ("links.NAME.stall_after", show_duration(timing.stall_after)),
+        ("links.NAME.retry.min", show_duration(timing.retry_delay_min)),
+        ("links.NAME.retry.max", show_duration(timing.retry_delay_max)),
+        ("mqtt.keep_alive", format!("{}s", mqtt.keep_alive_s)),
+        ("mqtt.max_packet_size", mqtt.max_packet_size.to_string()),
+        ("mqtt.qos", mqtt.qos.bits().to_string()),
+        ("rabbitmq.prefetch", rabbitmq.prefetch.to_string()),
+        ("rabbitmq.mandatory", rabbitmq.mandatory.to_string()),
+        ("kafka.acks", kafka.acks.clone()),
+        ("kafka.max_message", size(u64::from(kafka.message_bytes_max))),
+    ];
+    let page = std::fs::read_to_string("docs/limits.md").unwrap();
+    for (key, default) in defaults {
+        assert!(page.contains(&format!("| `{key}` | `{default}` |")), "docs/limits.md: `{key}` is {default}");
+    }
+    assert_eq!((buffer.max_age, buffer.min_free), (None, None));
+    assert_eq!((buffer.when_full, buffer.sync), (WhenFull::DropOldest, SyncMode::Group));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// A good file with some of its characters changed: whatever comes of it is a report, and no secret is in it.
+    #[test]
+    fn a_damaged_file_gives_a_report_and_no_secret(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), 0_usize..4, "[{}\\[\\]:#&*!|>'\"%@`$,/+ \n\té-]"), 1..6),
+    ) {
+        let good = std::fs::read_to_string("tests/config/good/full.yaml").unwrap();
+        let mut text: Vec<char> = good.chars().collect();
+        for (at, len, inserted) in changes {
+            let at = at.index(text.len());
+            text.splice(at..(at + len).min(text.len()), inserted.chars());
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("full.yaml");
+        std::fs::write(&file, text.into_iter().collect::<String>()).unwrap();
+        std::fs::write(folder.path().join("secret.txt"), "hunter2").unwrap();
+        let (code, out) = checked(file.to_str().unwrap(), &env());
+        prop_assert!(code == 0 || code == 65);
+        prop_assert!(!out.contains("hunter2"), "{}", out);
+        prop_assert_eq!(out.contains(": error: "), code == 65, "{}", out);
+    }
+}
+
+#[test]
+fn many_thousand_routes_are_read() {
+    let mut text = String::from("links: { hq: { mqtt: { url: \"mqtt://127.0.0.1:2883\" } } }\nroutes:\n");
+    for at in 0..30_000 {
+        text.push_str(&format!("  - {{ name: r{at}, from: broker/a/{at}/#, to: \"hq/up/{at}/{{rest}}\" }}\n"));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("routes.yaml");
+    std::fs::write(&file, text).unwrap();
+    assert_eq!(loaded(file.to_str().unwrap()).routes.len(), 30_000);
+}

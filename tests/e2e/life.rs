@@ -1,0 +1,113 @@
+//! A gateway's life: the demo, an ordered end, a second start, what operators and probes see.
+
+use rumqttc_v5::QoS;
+use tidegate::telemetry::board::{LinkState, Status};
+use tokio::net::TcpStream;
+
+use crate::support::client::{Publishers, Subscriber, Work};
+use crate::support::gateway::{Gateway, run};
+use crate::support::http;
+use crate::support::ledger::Ledger;
+use crate::support::process::free_port;
+use crate::support::proxy::{Mode, Proxy};
+use crate::support::remote::{Mosquitto, left_out};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_loses_nothing() {
+    let ended = run(&["demo"]).await;
+    let (said, complained) = (String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
+    assert!(ended.status.success(), "{}\n{said}\n{complained}", ended.status);
+    let figure = |name: &str| {
+        let line = said.lines().find_map(|line| line.trim().strip_prefix(&format!("{name} ")));
+        let figure = line.and_then(|line| line.split_whitespace().next()).and_then(|text| text.parse::<u64>().ok());
+        figure.unwrap_or_else(|| panic!("no line `{name} NUMBER` in:\n{said}"))
+    };
+    assert_eq!(figure("lost"), 0);
+    assert_eq!(figure("out of order"), 0, "{said}");
+    assert!(figure("acknowledged") > 0 && figure("delivered") >= figure("acknowledged"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_ends_it_in_order_and_the_next_start_finds_everything() {
+    if left_out(&["mosquitto"]) {
+        return;
+    }
+    let mosquitto = Mosquitto::start().await;
+    let mut proxy = Proxy::start(mosquitto.port).await;
+    proxy.set(Mode::Refuse).await;
+    let far = Subscriber::start(mosquitto.port, "far", "line/#", QoS::AtLeastOnce).await;
+    let mut gateway = Gateway::start(&format!(
+        r#"
+links:
+  far:
+    mqtt: {{ url: "mqtt://127.0.0.1:{}" }}
+    retry: {{ min: 100ms, max: 1s }}
+routes:
+  - {{ name: far, from: "broker/line/#", to: "far/line/{{rest}}" }}
+"#,
+        proxy.port()
+    ))
+    .await;
+    let work = Work {
+        port: gateway.port,
+        publishers: 4,
+        messages: 4_000,
+        qos: QoS::AtLeastOnce,
+        window: 20,
+        topic: "line".into(),
+    };
+    let publishers = Publishers::start(work);
+    publishers.allow(2_000);
+    publishers.reach(1_000).await;
+    let ended = gateway.terminate().await;
+    assert_eq!(ended.code(), Some(0), "{}", gateway.log());
+    assert!(!gateway.data().join("admin.sock").exists(), "the socket is gone");
+    let acknowledged = publishers.acknowledged() as u64;
+
+    gateway.start_again().await;
+    let found = gateway.wait_for_state("far", LinkState::BackingOff).await;
+    assert!(found.ledger["accepted"] >= acknowledged, "{acknowledged} acknowledged: {:?}", found.ledger);
+    proxy.set(Mode::Pass).await;
+    let acknowledged = publishers.finish().await;
+    gateway.wait_until_drained("far").await;
+    let arrived = far.receive(&acknowledged).await;
+    let ledger = Ledger::compare(acknowledged, &arrived);
+    ledger.assert_kept("after an ordered end", 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_and_probes_tell_the_truth() {
+    let admin = free_port();
+    let dead = free_port();
+    let gateway = Gateway::start(&format!(
+        r#"
+admin: {{ bind: "127.0.0.1:{admin}" }}
+links:
+  far:
+    mqtt: {{ url: "mqtt://127.0.0.1:{dead}" }}
+routes:
+  - {{ name: far, from: "broker/line/#", to: "far/line/{{rest}}" }}
+"#
+    ))
+    .await;
+    gateway.wait_for_state("far", LinkState::BackingOff).await;
+    let config = gateway.config();
+    let printed = run(&["status", "--json", "-c", config.to_str().unwrap()]).await;
+    let status: Status = serde_json::from_slice(&printed.stdout).unwrap();
+    let far = status.links.first().unwrap();
+    assert_eq!((&*far.name, &*far.kind, far.state), ("far", "mqtt", LinkState::BackingOff));
+    let error = far.sink.as_ref().and_then(|sink| sink.last_error.clone()).unwrap_or_default();
+    assert!(error.to_lowercase().contains("refused"), "{error}");
+    assert!(far.balanced);
+
+    let table = run(&["status", "-c", config.to_str().unwrap()]).await;
+    let table = String::from_utf8_lossy(&table.stdout).into_owned();
+    assert!(table.contains("far") && table.contains("backing"), "{table}");
+
+    for (path, want) in [("/livez", ""), ("/readyz", ""), ("/metrics", "tidegate_")] {
+        let stream = TcpStream::connect(("127.0.0.1", admin)).await.unwrap();
+        let (code, body) = http::request(stream, "GET", path, "").await.unwrap();
+        assert_eq!(code, 200, "{path}: {body}");
+        assert!(body.contains(want), "{path}: {body}");
+    }
+}

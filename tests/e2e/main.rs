@@ -1,0 +1,19 @@
+//! What users do with a gateway, each a story: the real program, real brokers, real failures. One test binary, because each links every
+//! client library.
+
+#[cfg(test)]
+#[path = "../support/mod.rs"]
+mod support;
+
+#[cfg(test)]
+mod inbound;
+#[cfg(test)]
+mod life;
+#[cfg(test)]
+mod mirror;
+#[cfg(test)]
+mod mistakes;
+#[cfg(test)]
+mod outage;
+#[cfg(test)]
+mod sessions;

@@ -1,0 +1,192 @@
+//! The gateway as its users run it: the real program, a configuration file, a data folder, signals.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tidegate::telemetry::board::{LinkState, LinkStatus, Status};
+use tokio::net::UnixStream;
+
+use super::http;
+use super::process::{Process, Room, free_port};
+use super::wait::{PATIENCE, until};
+
+/// The program under test.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_tidegate");
+
+/// A gateway at site `edge`, with the built-in broker on a port of its own.
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    pub(crate) port: u16,
+    /// Ends before its folder goes.
+    process: Option<Process>,
+    room: Room,
+    data: PathBuf,
+}
+
+impl Gateway {
+    /// Starts with `rest` (links and routes) as its configuration; returns when it is ready.
+    pub(crate) async fn start(rest: &str) -> Self {
+        let room = Room::new("gw");
+        let data = room.file("data");
+        Self::start_in(room, data, rest).await
+    }
+
+    /// The same on a data folder elsewhere.
+    pub(crate) async fn start_at(data: &Path, rest: &str) -> Self {
+        Self::start_in(Room::new("gw"), data.to_owned(), rest).await
+    }
+
+    async fn start_in(room: Room, data: PathBuf, rest: &str) -> Self {
+        let mut gateway = Self { port: 0, room, data, process: None };
+        // Between the look for a free port and its use, somebody else may take it.
+        for _ in 0..5 {
+            gateway.port = free_port();
+            gateway.configure(rest);
+            gateway.launch();
+            if gateway.ready().await.is_ok() {
+                return gateway;
+            }
+            let log = gateway.log();
+            assert!(log.contains("in use"), "the gateway did not start:\n{log}");
+            fs::remove_file(gateway.room.file("log")).unwrap();
+        }
+        panic!("no free port in five tries");
+    }
+
+    /// Writes the configuration; for the next start.
+    pub(crate) fn configure(&self, rest: &str) {
+        fs::write(self.config(), configuration("edge", &self.data, self.port, rest)).unwrap();
+    }
+
+    pub(crate) fn config(&self) -> PathBuf {
+        self.room.file("routes.yaml")
+    }
+
+    pub(crate) fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// What it has logged, over all its starts.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.room.file("log")).unwrap_or_default()
+    }
+
+    /// SIGKILL; returns when it is gone.
+    pub(crate) fn kill_9(&mut self) {
+        self.process.take().expect("it runs").kill_9();
+    }
+
+    /// Starts it again on the same folder and port; returns when it is ready.
+    pub(crate) async fn start_again(&mut self) {
+        assert!(self.process.is_none(), "it has ended");
+        self.launch();
+        if let Err(ended) = self.ready().await {
+            panic!("the gateway did not start again ({ended}):\n{}", self.log());
+        }
+    }
+
+    /// SIGTERM; returns how it ended.
+    pub(crate) async fn terminate(&mut self) -> ExitStatus {
+        let mut process = self.process.take().expect("it runs");
+        process.signal(Signal::SIGTERM);
+        process.exit(PATIENCE).await
+    }
+
+    fn launch(&mut self) {
+        let arguments = ["run".into(), "-c".into(), self.config()];
+        self.process = Some(Process::start(Path::new(PROGRAM), &arguments, &self.room.file("log")));
+    }
+
+    /// `Err`: it has ended instead.
+    async fn ready(&mut self) -> Result<(), ExitStatus> {
+        let socket = self.data.join("admin.sock");
+        let process = self.process.as_mut().expect("it was launched");
+        let pid = process.pid();
+        until("the gateway is ready", PATIENCE, async || {
+            if let Some(status) = process.ended() {
+                return Ok(Err(status));
+            }
+            match ask(&socket).await {
+                Ok(status) if status.ready && status.pid == pid => Ok(Ok(())),
+                Ok(status) => Err(format!("phase {}, ready {}", status.phase, status.ready)),
+                Err(error) => Err(error),
+            }
+        })
+        .await
+    }
+
+    /// What `tidegate status --json` shows.
+    pub(crate) async fn status(&self) -> Status {
+        let socket = self.data.join("admin.sock");
+        until("the gateway tells its status", PATIENCE, async || ask(&socket).await).await
+    }
+
+    /// Returns the first status that `wanted` accepts.
+    pub(crate) async fn wait_for(&self, what: &str, wanted: impl Fn(&Status) -> bool) -> Status {
+        let socket = self.data.join("admin.sock");
+        until(what, PATIENCE, async || {
+            let status = ask(&socket).await?;
+            if wanted(&status) { Ok(status) } else { Err(serde_json::to_string(&status).unwrap()) }
+        })
+        .await
+    }
+
+    /// Returns the first status of a link that `wanted` accepts.
+    pub(crate) async fn wait_for_link(
+        &self,
+        name: &str,
+        what: &str,
+        wanted: impl Fn(&LinkStatus) -> bool,
+    ) -> LinkStatus {
+        let status = self.wait_for(&format!("{name}: {what}"), |status| wanted(link(status, name))).await;
+        link(&status, name).clone()
+    }
+
+    /// Returns when a link is in this state.
+    pub(crate) async fn wait_for_state(&self, name: &str, state: LinkState) -> LinkStatus {
+        self.wait_for_link(name, &format!("{state:?}"), |link| link.state == state).await
+    }
+
+    /// Returns when a link's buffer is empty, with its ledger balanced.
+    pub(crate) async fn wait_until_drained(&self, name: &str) -> LinkStatus {
+        let link = self.wait_for_link(name, "drained", |link| link.depth == 0).await;
+        assert!(link.balanced, "{name}: the ledger does not balance: {:?}", link.ledger);
+        link
+    }
+}
+
+/// A link by its name.
+pub(crate) fn link<'a>(status: &'a Status, name: &str) -> &'a LinkStatus {
+    let found = status.links.iter().find(|link| link.name == name);
+    found.unwrap_or_else(|| panic!("no link {name} in {status:?}"))
+}
+
+/// A configuration: what all tests share, then `rest`.
+pub(crate) fn configuration(site: &str, data: &Path, port: u16, rest: &str) -> String {
+    let data = data.display();
+    format!(
+        "site: {site}\ndata_dir: {data}\nbroker:\n  listeners:\n    - {{ bind: \"127.0.0.1:{port}\", anonymous: true }}\n{rest}"
+    )
+}
+
+async fn ask(socket: &Path) -> Result<Status, String> {
+    const LIMIT: Duration = Duration::from_secs(5);
+    let asking = async {
+        let stream = UnixStream::connect(socket).await.map_err(|error| format!("{}: {error}", socket.display()))?;
+        let (code, body) = http::request(stream, "GET", "/v1/status", "").await.map_err(|error| error.to_string())?;
+        if code != 200 {
+            return Err(format!("code {code}: {body}"));
+        }
+        serde_json::from_str(&body).map_err(|error| format!("{error}: {body}"))
+    };
+    tokio::time::timeout(LIMIT, asking).await.unwrap_or_else(|_| Err(format!("no answer within {LIMIT:?}")))
+}
+
+/// A command of the program, run to its end.
+pub(crate) async fn run(arguments: &[&str]) -> std::process::Output {
+    let command = tokio::process::Command::new(PROGRAM).args(arguments).kill_on_drop(true).output();
+    tokio::time::timeout(PATIENCE, command).await.expect("the command ends").unwrap()
+}

@@ -1,0 +1,13 @@
+//! The words that tests are written in: a [`gateway`] as a real process, [`client`]s with an exact account, real [`remote`]
+//! brokers, a [`proxy`] that breaks connections, [`disk`]s that are full, and a [`ledger`] that compares what was acknowledged with
+//! what arrived. Nothing here waits for time to pass: [`wait`] polls for a state under a deadline, and is the only place that does.
+
+pub(crate) mod client;
+pub(crate) mod disk;
+pub(crate) mod gateway;
+pub(crate) mod http;
+pub(crate) mod ledger;
+pub(crate) mod process;
+pub(crate) mod proxy;
+pub(crate) mod remote;
+pub(crate) mod wait;

@@ -1,0 +1,406 @@
+//! Real remote brokers, started by the scripts in `tests/peers`, and what a test does at them: declare, publish, consume.
+//!
+//! RabbitMQ takes long to start: one node serves a whole run, with a virtual host for each test. The others are a test's own.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
+    ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{Consumer, StreamConsumer};
+use rdkafka::message::{Headers, Message};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use tokio::net::TcpStream;
+use tokio::sync::OnceCell;
+
+use super::client::missing;
+use super::http;
+use super::ledger::{Delivery, Mark};
+use super::process::{Process, Room, did_not_run, free_port};
+use super::wait::{PATIENCE, until};
+
+/// Whether a test has to do without one of these brokers, because `TIDEGATE_WITHOUT` names it. Without that, a missing broker fails
+/// the test that needs it.
+pub(crate) fn left_out(needed: &[&str]) -> bool {
+    let without = std::env::var("TIDEGATE_WITHOUT").unwrap_or_default();
+    let missing: Vec<&str> =
+        needed.iter().copied().filter(|name| without.split([',', ' ']).any(|w| w == *name)).collect();
+    if !missing.is_empty() {
+        did_not_run(&format!("without {}", missing.join(" and ")));
+    }
+    !missing.is_empty()
+}
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers").join(name).join("start.sh")
+}
+
+/// Starts a peer; returns when `ready` says so.
+async fn start(
+    name: &str,
+    room: &Room,
+    arguments: &[String],
+    ready: impl AsyncFn(&Process) -> Result<(), String>,
+) -> Process {
+    let data = room.file("data").display().to_string();
+    let mut all = vec![data];
+    all.extend_from_slice(arguments);
+    let mut process = Process::start(&script(name), &all, &room.file("log"));
+    until(&format!("{name} is ready"), PATIENCE, async || {
+        if let Some(status) = process.ended() {
+            panic!("{name} ended ({status}); tests/run.sh installs what it needs:\n{}", process.log());
+        }
+        ready(&process).await
+    })
+    .await;
+    process
+}
+
+async fn accepts(port: u16) -> Result<(), String> {
+    TcpStream::connect(("127.0.0.1", port)).await.map(drop).map_err(|error| error.to_string())
+}
+
+// ---- Mosquitto.
+
+/// A remote MQTT broker.
+#[derive(Debug)]
+pub(crate) struct Mosquitto {
+    pub(crate) port: u16,
+    /// Ends before its folder goes.
+    _process: Process,
+    _room: Room,
+}
+
+impl Mosquitto {
+    /// With kept sessions that queue without limit.
+    pub(crate) async fn start() -> Self {
+        let (port, room) = (free_port(), Room::new("mosquitto"));
+        let arguments = [port.to_string(), "persist=on".to_owned()];
+        let process = start("mosquitto", &room, &arguments, async |_: &Process| accepts(port).await).await;
+        Self { port, _room: room, _process: process }
+    }
+}
+
+// ---- RabbitMQ.
+
+struct Node {
+    port: u16,
+    management: u16,
+    /// Ends before its folder goes.
+    _process: Process,
+    _room: Room,
+}
+
+static NODE: OnceCell<Node> = OnceCell::const_new();
+
+async fn node() -> &'static Node {
+    NODE.get_or_init(async || {
+        let room = Room::new("rabbitmq");
+        let [port, management, epmd, dist] = std::array::from_fn(|_| free_port());
+        let arguments =
+            [port.to_string(), format!("mgmt={management}"), format!("epmd={epmd}"), format!("dist={dist}")];
+        let process = start("rabbitmq", &room, &arguments, async |_: &Process| accepts(port).await).await;
+        Node { port, management, _room: room, _process: process }
+    })
+    .await
+}
+
+/// A virtual host of its own on the shared node.
+#[derive(Clone, Debug)]
+pub(crate) struct Rabbit {
+    pub(crate) port: u16,
+    pub(crate) vhost: String,
+}
+
+impl Rabbit {
+    pub(crate) async fn start(vhost: &str) -> Self {
+        let node = node().await;
+        let stream = TcpStream::connect(("127.0.0.1", node.management)).await.unwrap();
+        // guest:guest
+        let login = "Authorization: Basic Z3Vlc3Q6Z3Vlc3Q=\r\n";
+        let (code, body) = http::request(stream, "PUT", &format!("/api/vhosts/{vhost}"), login).await.unwrap();
+        assert!(matches!(code, 201 | 204), "{code}: {body}");
+        Self { port: node.port, vhost: vhost.to_owned() }
+    }
+
+    /// As seen through a proxy, or directly.
+    pub(crate) fn url(&self, port: u16) -> String {
+        format!("amqp://guest:guest@127.0.0.1:{port}/{}", self.vhost)
+    }
+
+    async fn connect(&self) -> (Connection, Channel) {
+        let connection = Connection::connect(&self.url(self.port), ConnectionProperties::default()).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        (connection, channel)
+    }
+
+    /// A durable topic exchange, and a durable queue that takes everything from it.
+    pub(crate) async fn declare(&self, exchange: &str, queue: &str) {
+        let (_connection, channel) = self.connect().await;
+        let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+        let none = FieldTable::default;
+        channel.exchange_declare(exchange.into(), ExchangeKind::Topic, durable, none()).await.unwrap();
+        channel.queue_declare(queue.into(), QueueDeclareOptions::durable(), none()).await.unwrap();
+        let bind = QueueBindOptions::default();
+        channel.queue_bind(queue.into(), exchange.into(), "#".into(), bind, none()).await.unwrap();
+    }
+
+    /// A durable queue alone.
+    pub(crate) async fn declare_queue(&self, queue: &str) {
+        let (_connection, channel) = self.connect().await;
+        channel.queue_declare(queue.into(), QueueDeclareOptions::durable(), FieldTable::default()).await.unwrap();
+    }
+
+    /// Messages ready in a queue (not those that a consumer holds).
+    pub(crate) async fn depth(&self, queue: &str) -> u32 {
+        let (_connection, channel) = self.connect().await;
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
+        channel.queue_declare(queue.into(), passive, FieldTable::default()).await.unwrap().message_count()
+    }
+
+    /// Publishes persistent messages to a queue, each confirmed.
+    pub(crate) async fn publish(&self, queue: &str, marks: &[Mark]) {
+        let (_connection, channel) = self.connect().await;
+        channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+        let properties = BasicProperties::default().with_delivery_mode(2).with_content_type("text/plain".into());
+        let mut confirms = Vec::new();
+        for mark in marks {
+            let payload = mark.payload(64);
+            let options = BasicPublishOptions::default();
+            confirms.push(
+                channel.basic_publish("".into(), queue.into(), options, &payload, properties.clone()).await.unwrap(),
+            );
+        }
+        for confirm in confirms {
+            assert!(confirm.await.unwrap().is_ack());
+        }
+    }
+
+    /// Consumes a queue until every one of these has arrived; returns all that did.
+    pub(crate) async fn receive(&self, queue: &str, marks: &[Mark]) -> Vec<Delivery> {
+        let (_connection, channel) = self.connect().await;
+        channel.basic_qos(1_000, BasicQosOptions::default()).await.unwrap();
+        let options = BasicConsumeOptions::default();
+        let consumer = channel.basic_consume(queue.into(), "test".into(), options, FieldTable::default()).await;
+        let mut consumer = consumer.unwrap();
+        let mut arrived = Vec::new();
+        gather(queue, marks, &mut arrived, async |arrived| {
+            let delivery = consumer.next().await.expect("the consumer lives").unwrap();
+            delivery.acker.ack(BasicAckOptions::default()).await.unwrap();
+            arrived.push(Delivery {
+                topic: delivery.routing_key.to_string(),
+                properties: headers(&delivery.properties),
+                content_type: delivery.properties.content_type().as_ref().map(ToString::to_string),
+                payload: delivery.data,
+                key: None,
+            });
+        })
+        .await;
+        arrived
+    }
+}
+
+fn headers(properties: &BasicProperties) -> BTreeMap<String, String> {
+    let headers = properties.headers().clone().unwrap_or_default();
+    let text = |value: &AMQPValue| {
+        if let AMQPValue::LongString(text) = value { text.to_string() } else { format!("{value:?}") }
+    };
+    let mut all: BTreeMap<String, String> =
+        headers.inner().iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+    if let Some(id) = properties.message_id() {
+        all.insert("message_id".into(), id.to_string());
+    }
+    all
+}
+
+/// Takes one after the other until all marks are there, then whatever else is on its way, so that copies are seen.
+async fn gather(
+    from: &str,
+    marks: &[Mark],
+    arrived: &mut Vec<Delivery>,
+    mut take: impl AsyncFnMut(&mut Vec<Delivery>),
+) {
+    /// A copy that was sent would be here by then.
+    const QUIET: Duration = Duration::from_millis(1_500);
+    let all = async {
+        while arrived.len() < marks.len() || missing(marks, arrived) > 0 {
+            take(arrived).await;
+        }
+    };
+    if tokio::time::timeout(PATIENCE, all).await.is_err() {
+        panic!("{from}: {} arrived of {}, {} missing", arrived.len(), marks.len(), missing(marks, arrived));
+    }
+    while tokio::time::timeout(QUIET, take(arrived)).await.is_ok() {}
+}
+
+// ---- Kafka.
+
+/// A Kafka node of its own.
+#[derive(Debug)]
+pub(crate) struct Kafka {
+    pub(crate) port: u16,
+    /// Ends before its folder goes.
+    _process: Process,
+    _room: Room,
+}
+
+impl Kafka {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// With a second listener on `behind`, for clients that come through a proxy on `seen`.
+    pub(crate) async fn start_behind(behind: u16, seen: u16) -> Self {
+        Self::start_with(&[format!("proxied={behind}:{seen}")]).await
+    }
+
+    async fn start_with(more: &[String]) -> Self {
+        let room = Room::new("kafka");
+        let (port, controller) = (free_port(), free_port());
+        let mut arguments = vec![port.to_string(), format!("controller={controller}")];
+        arguments.extend_from_slice(more);
+        let ready = async |process: &Process| {
+            if process.log().lines().any(|line| line == "READY") { Ok(()) } else { Err(process.log()) }
+        };
+        let process = start("kafka", &room, &arguments, ready).await;
+        Self { port, _room: room, _process: process }
+    }
+
+    fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", format!("127.0.0.1:{}", self.port));
+        config
+    }
+
+    pub(crate) async fn create_topic(&self, topic: &str, partitions: i32) {
+        let admin: AdminClient<DefaultClientContext> = self.client().create().unwrap();
+        let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        for created in admin.create_topics(&[new], &AdminOptions::new()).await.unwrap() {
+            created.unwrap();
+        }
+    }
+
+    pub(crate) async fn publish(&self, topic: &str, marks: &[Mark]) {
+        let producer: FutureProducer = self.client().set("linger.ms", "5").create().unwrap();
+        let mut confirms = Vec::new();
+        for mark in marks {
+            let payload = mark.payload(64);
+            let key = format!("origin/{}", mark.publisher);
+            confirms.push(producer.send_result(FutureRecord::to(topic).payload(&payload).key(&key)).unwrap());
+        }
+        for confirm in confirms {
+            confirm.await.unwrap().unwrap();
+        }
+    }
+
+    /// How far a group has committed, summed over a topic's partitions.
+    pub(crate) fn committed(&self, group: &str, topic: &str, partitions: i32) -> i64 {
+        let consumer: StreamConsumer = self.client().set("group.id", group).create().unwrap();
+        let mut asked = rdkafka::TopicPartitionList::new();
+        asked.add_partition_range(topic, 0, partitions - 1);
+        let committed = consumer.committed_offsets(asked, Duration::from_secs(10)).unwrap();
+        committed
+            .elements()
+            .iter()
+            .filter_map(|partition| partition.offset().to_raw())
+            .map(|offset| offset.max(0))
+            .sum()
+    }
+
+    /// Reads a topic from its beginning until every one of these has arrived; returns all that did.
+    pub(crate) async fn receive(&self, topic: &str, marks: &[Mark]) -> Vec<Delivery> {
+        let mut config = self.client();
+        config.set("group.id", "test").set("auto.offset.reset", "earliest").set("enable.auto.commit", "false");
+        let consumer: StreamConsumer = config.create().unwrap();
+        consumer.subscribe(&[topic]).unwrap();
+        let mut arrived = Vec::new();
+        gather(topic, marks, &mut arrived, async |arrived| {
+            let message = consumer.recv().await.unwrap();
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            let pairs = message.headers().into_iter().flat_map(|headers| headers.iter());
+            let properties: BTreeMap<String, String> =
+                pairs.map(|header| (header.key.to_owned(), text(header.value.unwrap_or_default()))).collect();
+            arrived.push(Delivery {
+                topic: properties.get("mqtt.topic").cloned().unwrap_or_default(),
+                content_type: properties.get("content_type").cloned(),
+                properties,
+                payload: message.payload().unwrap_or_default().to_vec(),
+                key: message.key().map(text),
+            });
+        })
+        .await;
+        arrived
+    }
+}
+
+mod tests {
+    use rumqttc_v5::QoS;
+
+    use super::super::client::{Publishers, Subscriber, Work};
+    use super::super::ledger::Ledger;
+    use super::super::proxy::Proxy;
+    use super::*;
+
+    fn marks() -> Vec<Mark> {
+        (0..200).map(|number| Mark { publisher: 0, number }).collect()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn rabbitmq_gives_back_what_was_published() {
+        if left_out(&["rabbitmq"]) {
+            return;
+        }
+        let rabbit = Rabbit::start("self").await;
+        rabbit.declare_queue("q").await;
+        rabbit.publish("q", &marks()).await;
+        assert_eq!(rabbit.depth("q").await, 200);
+        Ledger::compare(marks(), &rabbit.receive("q", &marks()).await).assert_exact("RabbitMQ alone");
+        assert_eq!(rabbit.depth("q").await, 0);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn kafka_gives_back_what_was_published_and_a_proxys_clients_stay_behind_it() {
+        if left_out(&["kafka"]) {
+            return;
+        }
+        let behind = free_port();
+        let proxy = Proxy::start(behind).await;
+        let kafka = Kafka::start_behind(behind, proxy.port()).await;
+        kafka.create_topic("t", 2).await;
+        let seen = Kafka { port: proxy.port(), ..kafka };
+        seen.publish("t", &marks()).await;
+        Ledger::compare(marks(), &seen.receive("t", &marks()).await).assert_exact("Kafka alone");
+        let metadata = seen.client().create::<StreamConsumer>().unwrap();
+        let metadata = metadata.fetch_metadata(None, Duration::from_secs(10)).unwrap();
+        assert!(metadata.brokers().iter().all(|broker| broker.port() == i32::from(proxy.port())));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn mosquitto_gives_to_a_subscriber_what_publishers_had_acknowledged() {
+        if left_out(&["mosquitto"]) {
+            return;
+        }
+        let mosquitto = Mosquitto::start().await;
+        let subscriber = Subscriber::start(mosquitto.port, "subscriber", "t/#", QoS::AtLeastOnce).await;
+        let work = Work {
+            port: mosquitto.port,
+            publishers: 2,
+            messages: 1_000,
+            qos: QoS::AtLeastOnce,
+            window: 20,
+            topic: "t".into(),
+        };
+        let acknowledged = Publishers::start(work).finish().await;
+        let arrived = subscriber.receive(&acknowledged).await;
+        Ledger::compare(acknowledged, &arrived).assert_exact("Mosquitto alone");
+    }
+}
