@@ -66,6 +66,8 @@ struct Heard {
 struct Traffic {
     broker: i32,
     sent_bytes: u64,
+    /// Requests waited for room in the socket.
+    held_up: bool,
     connects: i64,
     retries: u64,
 }
@@ -107,14 +109,16 @@ impl Watch {
         self.alive.swap(false, Ordering::Relaxed)
     }
 
-    /// Bytes that a broker's TCP has taken, on a connection that stayed, without a retry among them: progress. Answers to
-    /// other requests are none, since a frozen leader has healthy neighbours. Returns whether there was any.
+    /// Bytes that a broker's TCP has taken though its socket had been full, on a connection that stayed, without a retry among them:
+    /// progress. What goes into a buffer with room is none (a frozen broker's takes megabytes), and answers to
+    /// other requests are none either (a frozen leader has healthy neighbours). Returns whether there was any.
     pub(super) fn observe(&self, statistics: &Statistics) -> bool {
         let busy = statistics.brokers.values().filter(|broker| broker.outbuf_msg_cnt + broker.waitresp_msg_cnt > 0);
         let now: Vec<_> = busy
             .map(|broker| Traffic {
                 broker: broker.nodeid,
                 sent_bytes: broker.txbytes,
+                held_up: broker.outbuf_cnt > 0,
                 connects: broker.connects.unwrap_or_default(),
                 retries: broker.txretries,
             })
@@ -131,6 +135,7 @@ impl Watch {
 impl Traffic {
     fn has_moved_since(&self, before: &Self) -> bool {
         self.broker == before.broker
+            && before.held_up
             && self.sent_bytes > before.sent_bytes
             && self.connects == before.connects
             && self.retries == before.retries
@@ -346,15 +351,17 @@ mod tests {
     }
 
     #[test]
-    fn r23_bytes_taken_on_a_connection_that_stayed_are_progress_and_retries_are_not() {
-        let traffic = |sent_bytes, connects, retries| Traffic { broker: 1, sent_bytes, connects, retries };
-        for (now, moved) in [
-            (traffic(20, 1, 0), true),
-            (traffic(10, 1, 0), false),
-            (traffic(20, 2, 0), false),
-            (traffic(20, 1, 1), false),
+    fn r23_bytes_that_a_full_socket_took_are_progress_and_retries_are_not() {
+        let traffic =
+            |sent_bytes, held_up, connects, retries| Traffic { broker: 1, sent_bytes, held_up, connects, retries };
+        for (before, now, moved) in [
+            (traffic(10, true, 1, 0), traffic(20, false, 1, 0), true),
+            (traffic(10, false, 1, 0), traffic(20, true, 1, 0), false),
+            (traffic(10, true, 1, 0), traffic(10, true, 1, 0), false),
+            (traffic(10, true, 1, 0), traffic(20, true, 2, 0), false),
+            (traffic(10, true, 1, 0), traffic(20, true, 1, 1), false),
         ] {
-            assert_eq!(now.has_moved_since(&traffic(10, 1, 0)), moved, "{now:?}");
+            assert_eq!(now.has_moved_since(&before), moved, "{now:?}");
         }
     }
 

@@ -85,6 +85,11 @@ impl Sink for KafkaSink {
         WINDOW
     }
 
+    /// R23: the requests of a producer that is given up could land after those of the next.
+    fn cut_after(&self, stall_after: Duration) -> Duration {
+        stall_after.saturating_mul(10)
+    }
+
     async fn connect(&mut self) -> Result<KafkaSinkConnection, LinkError> {
         let shared = Arc::new(Shared::default());
         let context = Reports(Arc::clone(&shared));

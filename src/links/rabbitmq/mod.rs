@@ -10,6 +10,10 @@
 //! message's own has been looked at; a consumer acknowledges only the contiguous settled prefix of its channel (R24).
 //! lapin's own reconnecting is off: a lost connection ends, and the runner makes a new one.
 //!
+//! Known weak: lapin's parser recurses into nested header tables without a limit, on a thread of the default stack size. A
+//! delivery with thousands of nested arrays in its headers (16 kB of them in a release build) ends the process. A
+//! process started with `RUST_MIN_STACK=67108864` survives whatever fits into RabbitMQ's frame of 128 KiB.
+//!
 //! What this module must not know: buffers, backoff, windows, dead letters. The runner does those for all kinds.
 
 mod client;
