@@ -67,7 +67,7 @@ fn follow(table: &Table, arrival: Arrival<'_>, source: &Source, chained: bool, p
                 }
                 // A capture of a valid topic in a checked template can only become too long.
                 Err(error) => {
-                    tracing::warn!(route = %decision.route, topic = decision.destination, %error, "not delivered locally")
+                    tracing::warn!(route = %decision.route, topic = decision.destination, %error, "not delivered locally");
                 }
             },
             Endpoint::Link(link) if chained && source.from == Endpoint::Link(link.clone()) => {}

@@ -2,13 +2,13 @@
 
 use std::fs;
 
-use rumqttc_v5::QoS;
+use rumqttc_v5::{PubAckReason, PublishNoticeError, QoS};
 use tidegate::telemetry::board::LinkState;
 
-use crate::support::client::{Publishers, Subscriber, Work};
+use crate::support::client::{Publishers, Subscriber, Work, publish_once};
 use crate::support::disk::SmallDisk;
 use crate::support::gateway::{Gateway, configuration, run};
-use crate::support::ledger::Ledger;
+use crate::support::ledger::{Ledger, Mark};
 use crate::support::process::{Room, did_not_run, free_port};
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::remote::{Mosquitto, Rabbit, left_out};
@@ -168,8 +168,13 @@ routes:
 
     let ballast = disk.fill();
     publishers.allow(1_000);
-    let refused = gateway.wait_for("publishers are refused", |status| !status.broker.refused.is_empty()).await;
-    assert!(refused.ready || refused.links.iter().any(|link| link.state == LinkState::BufferFailed), "{refused:?}");
+    // What was admitted before the disk said that it is full waits, unacknowledged; who comes later is told why.
+    until_true("the disk is seen to be full", PATIENCE, || gateway.log().contains("the disk is short")).await;
+    let probe = Mark { publisher: 9, number: 0 }.payload(64);
+    let answer = publish_once(gateway.port, "probe", "line/9", probe).await;
+    assert_eq!(answer, Err(PublishNoticeError::V5PubAck(PubAckReason::QuotaExceeded)));
+    let status = gateway.status().await;
+    assert!(status.ready && !status.broker.refused.is_empty(), "{status:?}");
 
     // Room again: it goes on by itself, and drains.
     fs::remove_file(ballast).unwrap();

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use rumqttc_v5::{
-    AsyncClient, BrokerSessionResumePolicy, Event, EventLoop, Incoming, MqttOptions, PublishNotice, PublishOptions,
-    PublishProperties, QoS, SessionMode,
+    AsyncClient, BrokerSessionResumePolicy, Event, EventLoop, Incoming, MqttOptions, PublishNotice, PublishNoticeError,
+    PublishOptions, PublishProperties, QoS, SessionMode,
 };
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::ledger::{Delivery, Mark};
@@ -184,6 +184,22 @@ async fn send(client: &AsyncClient, work: &Work, publisher: usize, number: usize
     };
     let options = PublishOptions::new(work.qos).properties(properties);
     client.publish_tracked(topic, payload, options).await.ok()
+}
+
+/// One QoS 1 publish by a client of its own; what the broker answers to it.
+pub(crate) async fn publish_once(
+    port: u16,
+    client_id: &str,
+    topic: &str,
+    payload: Vec<u8>,
+) -> Result<(), PublishNoticeError> {
+    let options = MqttOptions::new(client_id, ("127.0.0.1", port));
+    let (client, events) = AsyncClient::builder(options).capacity(1).build();
+    let mut polling = JoinSet::new();
+    polling.spawn(poll_once_connected(events, CancellationToken::new().drop_guard()));
+    let notice = client.publish_tracked(topic, payload, PublishOptions::new(QoS::AtLeastOnce)).await;
+    let answer = notice.expect("an empty queue takes it").wait_completion_async();
+    timeout(PATIENCE, answer).await.expect("the broker answers")
 }
 
 /// Runs one connection to its end, and says so.
