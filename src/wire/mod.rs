@@ -1,6 +1,6 @@
 //! MQTT 3.1, 3.1.1 and 5 on the wire: bytes in, packets out, and back.
 //!
-//! A [`Decoder`] takes what a connection has read and gives whole packets; [`encode`] appends a packet to an output
+//! A [`Decoder`] takes what a connection has read and gives whole packets; [`encode()`] appends a packet to an output
 //! buffer. What a peer sends wrong becomes a [`DecodeError`] that carries the MQTT 5 reason code to answer with.
 //!
 //! Invariants: no input panics; a packet above the allowed size is refused before it is buffered; what is allocated
