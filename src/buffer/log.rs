@@ -426,12 +426,12 @@ impl Log {
             || ((changed || self.upkeep.cursor_unsynced)
                 && now.saturating_duration_since(self.upkeep.cursor_synced) >= CURSOR_SYNC);
         if sync || unsaved >= self.shared.limits.window {
-            let saved = self.save_cursor(sync);
-            if let Err(error) = &saved {
-                tracing::error!(%error, "the cursor was not saved; records may be sent again after a crash");
-            }
-            if saved.is_ok() && deletable {
-                self.delete_settled();
+            match self.save_cursor(sync) {
+                Ok(floor) if deletable => self.delete_settled(floor),
+                Ok(_floor) => {}
+                Err(error) => {
+                    tracing::error!(%error, "the cursor was not saved; records may be sent again after a crash");
+                }
             }
         }
         self.look_at_the_disk(now);
@@ -453,12 +453,12 @@ impl Log {
         made.is_some_and(|made| now.saturating_duration_since(made) > max_age / 8)
     }
 
-    /// Saves cursor and ledger, in one write.
-    pub(super) fn save_cursor(&mut self, sync: bool) -> io::Result<()> {
-        let payload = {
+    /// Saves cursor and ledger, in one write. Answers the cursor that was saved.
+    pub(super) fn save_cursor(&mut self, sync: bool) -> io::Result<u64> {
+        let (payload, floor) = {
             let mut state = self.shared.state.lock();
             state.tracker.saved();
-            state.tracker.encode(self.synced)
+            (state.tracker.encode(self.synced), state.tracker.floor())
         };
         // What fails now is due again with the next look.
         self.upkeep.cursor_unsynced = true;
@@ -468,15 +468,16 @@ impl Log {
             self.upkeep.cursor_unsynced = false;
             self.upkeep.cursor_synced = self.shared.now();
         }
-        Ok(())
+        Ok(floor)
     }
 
-    /// Deletes the segments below the cursor, which has been synced.
-    fn delete_settled(&mut self) {
+    /// Deletes the segments below the cursor that has been synced. It may have moved on meanwhile: what it passed since stays
+    /// until the next save, or a kill would find a gap above the saved cursor and take it for damage.
+    fn delete_settled(&mut self, floor: u64) {
         loop {
             let path = {
                 let mut state = self.shared.state.lock();
-                if state.deletable() == 0 {
+                if state.deletable_below(floor) == 0 {
                     break;
                 }
                 state.segments.pop_front().map(|segment| segment.path)
@@ -550,7 +551,7 @@ impl Log {
         let whole = self.held.is_empty() && !self.has_failed();
         let next = self.shared.state.lock().next;
         let identity = Identity { clean: whole, reserved: self.identity.reserved.max(next), ..self.identity };
-        let saved = self.save_cursor(true).and_then(|()| {
+        let saved = self.save_cursor(true).and_then(|_floor| {
             if whole { self.meta.save(&identity.encode()).and_then(|()| self.meta.sync()) } else { Ok(()) }
         });
         if let Err(error) = saved {

@@ -442,6 +442,6 @@ impl Log {
     fn save_opening(&mut self) -> io::Result<()> {
         self.meta.save(&self.identity.encode())?;
         self.meta.sync()?;
-        self.save_cursor(true)
+        self.save_cursor(true).map(drop)
     }
 }

@@ -180,8 +180,12 @@ impl State {
 
     /// Segments from the front of which everything is settled and that are not being written.
     pub(super) fn deletable(&self) -> usize {
+        self.deletable_below(self.tracker.floor())
+    }
+
+    /// The same for a cursor at `floor`.
+    pub(super) fn deletable_below(&self, floor: u64) -> usize {
         let closed = self.segments.len() - usize::from(self.active && !self.segments.is_empty());
-        let floor = self.tracker.floor();
         self.segments.iter().take(closed).take_while(|segment| segment.next <= floor).count()
     }
 

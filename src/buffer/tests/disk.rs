@@ -28,6 +28,16 @@ struct World {
     faults: Faults,
     /// What was called, in order.
     calls: Vec<String>,
+    /// What other threads do while a file of this name is being synced, once.
+    meanwhile: Option<(&'static str, Meanwhile)>,
+}
+
+struct Meanwhile(Box<dyn FnOnce() + Send>);
+
+impl std::fmt::Debug for Meanwhile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Meanwhile")
+    }
 }
 
 /// What is to go wrong.
@@ -95,6 +105,11 @@ impl SimDisk {
 
     pub(super) fn calls(&self) -> Vec<String> {
         std::mem::take(&mut self.0.lock().calls)
+    }
+
+    /// Does this in the middle of the next sync of `file`.
+    pub(super) fn while_syncing(&self, file: &'static str, what: impl FnOnce() + Send + 'static) {
+        self.0.lock().meanwhile = Some((file, Meanwhile(Box::new(what))));
     }
 
     pub(super) fn read(&self, path: &Path) -> Vec<u8> {
@@ -250,6 +265,11 @@ impl Handle for SimFile {
         called?;
         for change in &dirty {
             apply(&mut inode.durable, change);
+        }
+        let meanwhile = world.meanwhile.take_if(|(file, _)| self.path.file_name().is_some_and(|name| name == *file));
+        drop(world);
+        if let Some((_, Meanwhile(what))) = meanwhile {
+            what();
         }
         Ok(())
     }

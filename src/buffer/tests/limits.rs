@@ -189,3 +189,26 @@ fn r09_the_cursor_is_written_each_window_and_synced_each_second_and_before_every
     assert!(calls[..first_remove].ends_with(&["write cursors".to_owned(), "sync cursors".to_owned()]), "{calls:?}");
     assert_eq!(calls.last().unwrap(), "syncdir log");
 }
+
+#[test]
+fn r02_what_the_cursor_passes_while_it_is_saved_is_not_deleted_by_that_save() {
+    let mut bench = Bench::new(config());
+    bench.put_all(0, 300);
+    bench.turn();
+    let segments = bench.disk.segments().len();
+    assert!(segments > 4);
+    let first_two = bench.shared.state.lock().segments[1].next;
+    bench.settle(0..first_two);
+    let shared = Arc::clone(&bench.shared);
+    // The remote goes on confirming while the writer thread waits for the disk.
+    bench.disk.while_syncing("cursors", move || {
+        (first_two..290).for_each(|offset| shared.settle(Offset(offset), Outcome::Delivered));
+    });
+    bench.turn();
+    assert_eq!(bench.disk.segments().len(), segments - 2, "only what the synced cursor has passed");
+    let mut bench = bench.kill_and_reopen();
+    assert_eq!(bench.recovery, Recovery { buffered: 300 - first_two, ..Recovery::default() }, "repeated, not lost");
+    bench.settle(first_two..300);
+    bench.turn();
+    assert_eq!(bench.ledger(), Ledger { accepted: 300, delivered: 300, ..Ledger::default() });
+}
