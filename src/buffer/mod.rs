@@ -258,6 +258,15 @@ pub struct Record {
     pub body: Bytes,
 }
 
+impl Record {
+    /// Seconds until it expires at `now`, begun ones counted: `Some(0)` when it has, `None` where it never does.
+    #[must_use]
+    pub fn expiry_left_s(&self, now: WallMs) -> Option<u32> {
+        let left_ms = self.expires?.0.saturating_sub(now.0);
+        Some(u32::try_from(left_ms.div_ceil(1_000)).unwrap_or(u32::MAX))
+    }
+}
+
 /// Room for one record, taken by [`Buffer::admit`] and used by [`Buffer::append`]; dropped, the room is given back.
 #[derive(Debug)]
 #[must_use = "room that is not used is given back"]

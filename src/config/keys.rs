@@ -77,20 +77,8 @@ pub(super) const RETRY: Keys = Keys { section: "links.NAME.retry", accepted: &["
 
 pub(super) const ROUTE: Keys = Keys {
     section: "routes",
-    accepted: &["name", "from", "to", "key"],
-    planned: &[
-        "where",
-        "priority",
-        "transform",
-        "throttle",
-        "sample",
-        "dedup",
-        "batch",
-        "retained",
-        "retain",
-        "qos",
-        "expiry",
-    ],
+    accepted: &["name", "from", "to", "key", "ttl"],
+    planned: &["where", "priority", "transform", "throttle", "sample", "dedup", "batch", "retained", "retain", "qos"],
 };
 
 pub(super) const ALL: [&Keys; 12] =

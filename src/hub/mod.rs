@@ -25,6 +25,7 @@ pub use receipt::Receipt;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -277,8 +278,8 @@ impl Hub {
             return Ok(appends);
         }
         let body = message.encode();
-        let expires = message.expiry_s.map(|s| WallMs(message.accepted.0.saturating_add(u64::from(s) * 1_000)));
         for target in targets {
+            let expires = expires(message, target.ttl);
             // A route to a link without a log cannot be configured; were it, refusing keeps the promise.
             let Some(buffer) = self.buffers.get(&target.link) else {
                 return Err(OfferError::Failed { link: target.link, reason: "the link has no buffer".into() });
@@ -351,6 +352,15 @@ impl fmt::Debug for Hub {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Hub").field("site", self.ids.site()).field("links", &self.buffers.len()).finish_non_exhaustive()
     }
+}
+
+/// When a record for a route with this `ttl` is not worth sending any more: by its publisher or by the route, whichever
+/// is earlier.
+fn expires(message: &Message, ttl: Option<Duration>) -> Option<WallMs> {
+    let by_publisher = message.expiry_s.map(|seconds| Duration::from_secs(u64::from(seconds)));
+    let lasts = by_publisher.into_iter().chain(ttl).min()?;
+    let lasts = u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX);
+    Some(WallMs(message.accepted.0.saturating_add(lasts)))
 }
 
 fn append(appends: Vec<Append>, receipt: &mut Receipt) {

@@ -4,9 +4,11 @@
 //! broker, as a client's publish would be. That chain is followed at most [`CHAIN_MAX`] times, takes each local topic
 //! once, and never leads back to the link that the message came from: what a remote sent us is not echoed to it.
 
+use std::time::Duration;
+
 use super::Source;
 use crate::message::Message;
-use crate::router::{Arrival, Endpoint, LinkId, Table};
+use crate::router::{Arrival, Decision, Endpoint, LinkId, Table};
 use crate::topic::TopicName;
 
 /// Routes behind routes that are followed for one message. More than two levels are hard to follow for people too; a cycle
@@ -28,6 +30,8 @@ pub(super) struct LinkTarget {
     pub(super) link: LinkId,
     pub(super) destination: String,
     pub(super) key: Option<String>,
+    /// How long the record is worth sending, by its route.
+    pub(super) ttl: Option<Duration>,
     /// Counts the records that one message makes for one link.
     pub(super) ordinal: u16,
 }
@@ -74,7 +78,8 @@ fn follow(table: &Table, arrival: Arrival<'_>, source: &Source, chained: bool, p
             Endpoint::Link(link) => {
                 let earlier = plan.links.iter().filter(|target| target.link == link).count();
                 let ordinal = u16::try_from(earlier).unwrap_or(u16::MAX);
-                plan.links.push(LinkTarget { link, destination: decision.destination, key: decision.key, ordinal });
+                let Decision { destination, key, ttl, .. } = decision;
+                plan.links.push(LinkTarget { link, destination, key, ttl, ordinal });
             }
         }
     }
@@ -93,6 +98,7 @@ mod tests {
             from: vec![From::parse(from, Form::Topic).unwrap()],
             to: to.iter().map(|to| To::parse(to).unwrap()).collect(),
             key: None,
+            ttl: None,
         };
         Table::new(routes.iter().map(route).collect())
     }

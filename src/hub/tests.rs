@@ -54,6 +54,7 @@ fn bench(routes: &[(&str, &str)], links: &[(&str, WhenFull, u64)], stores: bool)
         from: vec![From::parse(from, Form::Topic).unwrap()],
         to: vec![To::parse(to).unwrap()],
         key: None,
+        ttl: None,
     });
     let logs = links.iter().zip(&buffers).map(|((name, ..), buffer)| (LinkId::new(name), buffer.clone()));
     let ids = IdSource::new("test".into(), 1);
@@ -165,6 +166,45 @@ async fn r12_what_has_passed_this_site_goes_no_further_and_is_counted() {
     assert_eq!(bench.hub.loops_stopped(), 1);
     assert!(bench.local.delivered.lock().is_empty());
     assert_eq!(bench.buffers[0].stats().ledger.accepted, 0);
+}
+
+#[test]
+fn r08_a_record_expires_by_its_publisher_or_by_its_route_whichever_is_earlier() {
+    let ttl = |ms| Some(Duration::from_millis(ms));
+    for (expiry_s, ttl, expected) in [
+        (None, None, None),
+        (Some(60), None, Some(61_000)),
+        (None, ttl(1_500), Some(2_500)),
+        (Some(60), ttl(1_500), Some(2_500)),
+        (Some(60), ttl(90_000), Some(61_000)),
+        (Some(u32::MAX), ttl(u64::MAX), Some(1_000 + u64::from(u32::MAX) * 1_000)),
+    ] {
+        let message = Message { expiry_s, ..crate::message::tests_support::message("a", b"") };
+        assert_eq!(expires(&message, ttl), expected.map(WallMs), "{expiry_s:?} {ttl:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_routes_ttl_is_for_its_own_records_and_leaves_other_targets_alone() {
+    let bench = bench(&[], &[("cloud", WhenFull::DropOldest, BIG), ("lake", WhenFull::DropOldest, BIG)], false);
+    let route = |to: &str, ttl| Route {
+        name: to.into(),
+        from: vec![From::parse("broker/#", Form::Topic).unwrap()],
+        to: vec![To::parse(to).unwrap()],
+        key: None,
+        ttl,
+    };
+    bench
+        .hub
+        .table
+        .store(Arc::new(Table::new(vec![route("cloud/t", Some(Duration::from_secs(300))), route("lake/t", None)])));
+    let answers = bench.hub.offer(&from_broker(), vec![publication("a", b"")]).await;
+    answers.into_iter().next().unwrap().unwrap().settled().await.unwrap();
+    let record = |buffer: &Buffer| buffer.reader().next(1, 1).now_or_never().unwrap().unwrap().remove(0);
+    let cloud = record(&bench.buffers[0]);
+    let accepted = Envelope::decode(cloud.body).unwrap().message.accepted;
+    assert_eq!(cloud.expires, Some(WallMs(accepted.0 + 300_000)));
+    assert_eq!(record(&bench.buffers[1]).expires, None);
 }
 
 #[tokio::test]

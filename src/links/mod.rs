@@ -128,7 +128,7 @@ pub struct Outgoing {
     pub seq: String,
     /// The message with its destination.
     pub envelope: Envelope,
-    /// Message expiry less the time in the buffer, seconds.
+    /// Seconds that are left of the record's expiry (the message's own, or the route's `ttl`).
     pub expiry_left_s: Option<u32>,
 }
 

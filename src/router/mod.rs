@@ -28,6 +28,7 @@ pub use template::Template;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A link's name in `routes.yaml`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -101,6 +102,8 @@ pub struct Decision {
     pub destination: String,
     /// The filled-in `key`.
     pub key: Option<String>,
+    /// The route's [`Route::ttl`].
+    pub ttl: Option<Duration>,
 }
 
 /// Where a route begins (R29), parsed and checked.
@@ -134,4 +137,6 @@ pub struct Route {
     pub to: Vec<To>,
     /// Kafka key.
     pub key: Option<Template>,
+    /// How long after its acceptance a message is still worth sending to a link, whatever its publisher said.
+    pub ttl: Option<Duration>,
 }

@@ -119,6 +119,7 @@ impl Table {
             target: to.endpoint.clone(),
             destination: to.template.fill(&captures),
             key: route.key.as_ref().map(|key| key.fill(&captures)),
+            ttl: route.ttl,
         }));
     }
 }
@@ -188,7 +189,7 @@ mod tests {
 
     fn route(name: &str, from: &[From], to: &[&str]) -> Route {
         let to = to.iter().map(|to| To::parse(to).unwrap()).collect();
-        Route { name: name.into(), from: from.to_vec(), to, key: None }
+        Route { name: name.into(), from: from.to_vec(), to, key: None, ttl: None }
     }
 
     fn on_topic(address: &str) -> From {

@@ -26,7 +26,7 @@ fn buffer(dir: &Path, when_full: WhenFull, size: u64) -> Buffer {
 
 fn to_cloud() -> Table {
     let from = vec![From::parse("broker/cloud/#", Form::Topic).unwrap()];
-    Table::new(vec![Route { name: "all".into(), from, to: vec![To::parse("cloud/x").unwrap()], key: None }])
+    Table::new(vec![Route { name: "all".into(), from, to: vec![To::parse("cloud/x").unwrap()], key: None, ttl: None }])
 }
 
 async fn rig(dir: &Path, buffer: &Buffer) -> Rig {

@@ -1,6 +1,7 @@
 //! The section `routes`: addresses, captures, and what each kind of remote allows as a name.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use super::Resolver;
 use super::link::{Draft, KindName};
@@ -14,6 +15,10 @@ use crate::router::{Endpoint, Form, From, Route, SyntaxError, Template, To};
 const KAFKA_TOPIC_BYTES_MAX: usize = 249;
 /// AMQP 0-9-1's short string.
 const QUEUE_BYTES_MAX: usize = 255;
+
+/// MQTT counts expiry in seconds, with 32 bits.
+const TTL_MIN: Duration = Duration::from_secs(1);
+const TTL_MAX: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// A route with the places of its addresses.
 #[derive(Debug)]
@@ -50,6 +55,10 @@ impl Resolver<'_> {
             {
                 self.mistakes.warning(item.place(), "`key` is for Kafka, and this route leads to none", None);
             }
+            let ttl = self.duration(section.get("ttl"), TTL_MIN..=TTL_MAX);
+            if !to.is_empty() && to.iter().all(|(to, _)| to.endpoint == Endpoint::Broker) {
+                self.only_for_links(section.get("ttl"));
+            }
             routes.push(Draught {
                 to: to.iter().map(|(_, text)| text.place().clone()).collect(),
                 route: Route {
@@ -57,10 +66,19 @@ impl Resolver<'_> {
                     from: from.into_iter().map(|(from, _)| from).collect(),
                     to: to.into_iter().map(|(to, _)| to).collect(),
                     key,
+                    ttl,
                 },
             });
         }
         routes
+    }
+
+    /// A key that makes no difference on a route to the broker alone.
+    fn only_for_links(&mut self, item: Option<Item<'_>>) {
+        if let Some(item) = item {
+            let wrong = format!("`{}` is for links, and this route leads to none", item.name);
+            self.mistakes.warning(item.place(), wrong, None);
+        }
     }
 
     fn route_name(&mut self, item: Option<Item<'_>>, at: usize, names: &mut HashSet<String>) -> String {

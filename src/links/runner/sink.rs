@@ -361,7 +361,9 @@ impl<S: Sink> SinkRunner<S> {
                 return Ok(());
             }
         };
-        if envelope.message.has_expired(now) {
+        // By the record, not by the message: the route may have given it a shorter life than its publisher.
+        let expiry_left_s = record.expiry_left_s(now);
+        if expiry_left_s == Some(0) {
             self.buffer.settle(record.offset, Outcome::Expired);
             return Ok(());
         }
@@ -369,7 +371,7 @@ impl<S: Sink> SinkRunner<S> {
         let outgoing = Outgoing {
             offset: record.offset,
             seq: format!("{}-0-{}", self.buffer.id(), record.offset.0),
-            expiry_left_s: envelope.message.expiry_left_s(now),
+            expiry_left_s,
             envelope,
         };
         match connection.send(outgoing)? {

@@ -158,14 +158,18 @@ impl Running {
         Self { buffer, common, tasks, _dir: dir }
     }
 
-    async fn append_bytes(&self, parts: &[&[u8]]) {
+    async fn append_bytes(&self, parts: &[&[u8]], expires: Option<WallMs>) {
         let bytes = parts.iter().map(|part| part.len()).sum();
         let Admission::Granted(permit) = self.buffer.admit(bytes).await.unwrap() else { panic!("full") };
-        let _offset = self.buffer.append(permit, parts, None);
+        let _offset = self.buffer.append(permit, parts, expires);
     }
 
     async fn append(&self, message: &Message) {
-        self.append_bytes(&[&Envelope::encode_head("a", None, 0), &message.encode()]).await;
+        self.append_expiring(message, None).await;
+    }
+
+    async fn append_expiring(&self, message: &Message, expires: Option<WallMs>) {
+        self.append_bytes(&[&Envelope::encode_head("a", None, 0), &message.encode()], expires).await;
     }
 
     async fn append_many(&self, count: u64) {
@@ -367,16 +371,17 @@ async fn a_connection_that_does_not_come_up_is_given_up() {
 }
 
 #[tokio::test]
-async fn r8_a_lapsed_message_expires_and_one_in_flight_does_not() {
+async fn r08_a_lapsed_record_expires_and_the_remote_gets_what_is_left_of_the_shorter_life() {
     let remote = Remote::new(|_, record| {
-        assert!(record.expiry_left_s.is_none_or(|left| left > 0));
+        assert_eq!(record.envelope.message.expiry_s, Some(600), "as published");
+        assert!(record.expiry_left_s.is_some_and(|left| (50..=60).contains(&left)), "{record:?}");
         Reaction::Confirm
     });
     let running = Running::start(&remote, TIMING);
     let now = crate::clock::wall();
-    let expiring = |accepted: WallMs| Message { expiry_s: Some(60), accepted, ..message("a", b"x") };
-    running.append(&expiring(WallMs(now.0 - 61_000))).await;
-    running.append(&expiring(now)).await;
+    let published = Message { expiry_s: Some(600), accepted: now, ..message("a", b"x") };
+    running.append_expiring(&published, Some(WallMs(now.0 - 1))).await;
+    running.append_expiring(&published, Some(WallMs(now.0 + 60_000))).await;
     running.drained().await;
     assert_eq!(remote.sent(), [1]);
     let ledger = running.buffer.stats().ledger;
@@ -388,7 +393,7 @@ async fn r8_a_lapsed_message_expires_and_one_in_flight_does_not() {
 async fn a_record_that_does_not_read_is_a_dead_letter_and_blocks_nothing() {
     let remote = Remote::new(|_, _| Reaction::Confirm);
     let running = Running::start(&remote, TIMING);
-    running.append_bytes(&[b"rubbish"]).await;
+    running.append_bytes(&[b"rubbish"], None).await;
     running.append_many(1).await;
     running.drained().await;
     let letters = running.letters();
