@@ -34,6 +34,8 @@ struct Cut {
 pub(super) struct Taken {
     pub(super) base: u64,
     pub(super) next: u64,
+    /// So many numbers before `base` are no records (see [`FrameHeader`]).
+    pub(super) skipped: u64,
     pub(super) wall: WallMs,
     pub(super) at: Instant,
     bytes: Bytes,
@@ -44,6 +46,7 @@ pub(super) struct Taken {
 #[derive(Clone, Debug)]
 pub(super) struct Frame {
     pub(super) base: u64,
+    pub(super) skipped: u64,
     pub(super) count: u64,
     pub(super) wall: WallMs,
     pub(super) payload: u64,
@@ -53,6 +56,11 @@ pub(super) struct Frame {
 impl Frame {
     pub(super) const fn next(&self) -> u64 {
         self.base + self.count
+    }
+
+    /// Where what it accounts for begins.
+    pub(super) const fn from(&self) -> u64 {
+        self.base.saturating_sub(self.skipped)
     }
 }
 
@@ -107,7 +115,7 @@ impl Batch {
     pub(super) fn take(&mut self) -> Option<Taken> {
         let (wall, at) = self.time?;
         let Self { bytes, cuts, base, next, .. } = std::mem::take(self);
-        Some(Taken { base, next, wall, at, bytes: Bytes::from(bytes), cuts })
+        Some(Taken { base, next, skipped: 0, wall, at, bytes: Bytes::from(bytes), cuts })
     }
 }
 
@@ -121,14 +129,21 @@ impl Taken {
         disk_bytes(&self.cuts)
     }
 
+    /// Where what it accounts for begins.
+    pub(super) const fn from(&self) -> u64 {
+        self.base.saturating_sub(self.skipped)
+    }
+
     /// As it goes to the file.
     pub(super) fn encode(&self, salt: u32, durable: u64) -> Vec<u8> {
         let mut out = Vec::with_capacity(usize::try_from(self.bytes()).unwrap_or(0));
+        let mut skipped = self.skipped;
         for cut in &self.cuts {
             let body = self.bytes.get(cut.from..cut.to).unwrap_or_default();
             let header = FrameHeader {
                 durable,
                 wall: self.wall,
+                skipped: std::mem::take(&mut skipped),
                 expiry_max_s: cut.expiry_max_s,
                 ..FrameHeader::of(body, salt, cut.base, cut.count)
             };
@@ -143,6 +158,7 @@ impl Taken {
         self.cuts.iter().map(|cut| {
             let frame = Frame {
                 base: cut.base,
+                skipped: if cut.base == self.base { self.skipped } else { 0 },
                 count: u64::from(cut.count),
                 wall: self.wall,
                 payload: cut.payload,

@@ -11,7 +11,7 @@ pub(super) const FORMAT: u16 = 1;
 /// Length of a segment's header.
 pub(super) const SEGMENT_HEADER: usize = 64;
 /// Length of a frame's header.
-pub(super) const FRAME_HEADER: usize = 56;
+pub(super) const FRAME_HEADER: usize = 64;
 /// Length of a record's header, without its expiry.
 pub(super) const RECORD_HEADER: usize = 16;
 /// Raw bytes of a frame at most; a larger record is a frame alone. Bounds what one damaged page takes along.
@@ -94,10 +94,10 @@ impl SegmentHeader {
     }
 }
 
-/// A frame's header, 56 bytes:
+/// A frame's header, 64 bytes:
 /// `magic:u32 version:u8 codec:u8 flags:u8 lane:u8 stored_len:u32 raw_len:u32 count:u32 body_crc:u32 base:u64
-/// durable:u64 wall_ms:u64 expiry_max_s:u32 header_crc:u32`. Both checksums are seeded with the segment's salt, so that
-/// no payload can forge a frame.
+/// durable:u64 wall_ms:u64 skipped:u64 expiry_max_s:u32 header_crc:u32`. Both checksums are seeded with the segment's
+/// salt, so that no payload can forge a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FrameHeader {
     pub(super) footer: bool,
@@ -108,6 +108,9 @@ pub(super) struct FrameHeader {
     /// Everything below was durable when this frame was written.
     pub(super) durable: u64,
     pub(super) wall: WallMs,
+    /// So many numbers directly before `base` hold no record, and are no hole: what was confirmed before it was written
+    /// (`sync: spill`), and what a crash left out.
+    pub(super) skipped: u64,
     /// Seconds since the epoch when the last of its records has expired; `u32::MAX`: one never does.
     pub(super) expiry_max_s: u32,
 }
@@ -123,6 +126,7 @@ impl FrameHeader {
             base,
             durable: 0,
             wall: WallMs(0),
+            skipped: 0,
             expiry_max_s: u32::MAX,
         }
     }
@@ -141,13 +145,14 @@ impl FrameHeader {
         out.put_u64_le(self.base);
         out.put_u64_le(self.durable);
         out.put_u64_le(self.wall.0);
+        out.put_u64_le(self.skipped);
         out.put_u32_le(self.expiry_max_s);
         let crc = crc32c::crc32c_append(salt, out.get(at..).unwrap_or_default());
         out.put_u32_le(crc);
     }
 
     pub(super) fn decode(bytes: &[u8], salt: u32) -> Option<Self> {
-        let (mut head, mut crc) = bytes.get(..FRAME_HEADER)?.split_at_checked(52)?;
+        let (mut head, mut crc) = bytes.get(..FRAME_HEADER)?.split_at_checked(60)?;
         // The magic first: a resynchronising scan tries every eighth byte.
         let sound =
             head.get(..4)? == FRAME_MAGIC.to_le_bytes() && crc32c::crc32c_append(salt, head) == crc.get_u32_le();
@@ -166,6 +171,7 @@ impl FrameHeader {
             base: head.get_u64_le(),
             durable: head.get_u64_le(),
             wall: WallMs(head.get_u64_le()),
+            skipped: head.get_u64_le(),
             expiry_max_s: head.get_u32_le(),
         })
     }
@@ -188,6 +194,11 @@ impl FrameHeader {
     /// The offset behind its last record.
     pub(super) fn next(&self) -> u64 {
         self.base.saturating_add(wide_u32(self.count))
+    }
+
+    /// Where what it accounts for begins: its first record, or what was skipped before that.
+    pub(super) const fn from(&self) -> u64 {
+        self.base.saturating_sub(self.skipped)
     }
 
     /// Whether `body` is what was written.
@@ -343,7 +354,7 @@ mod tests {
     #[test]
     fn every_flipped_bit_of_a_header_is_seen() {
         let body = b"12345678";
-        let header = FrameHeader { durable: 5, wall: WallMs(9), ..FrameHeader::of(body, 77, 4, 1) };
+        let header = FrameHeader { durable: 5, wall: WallMs(9), skipped: 3, ..FrameHeader::of(body, 77, 4, 1) };
         let mut frame = Vec::new();
         header.encode(77, &mut frame);
         assert_eq!(frame.len(), FRAME_HEADER);

@@ -73,6 +73,8 @@ pub(super) struct Log {
     pub(super) active: Option<Active>,
     /// Everything below is synced.
     pub(super) synced: u64,
+    /// Behind the last record that was taken to be written; numbers between it and the next one are skipped.
+    pub(super) taken: u64,
     /// Written and not synced.
     pub(super) unsynced: Vec<Taken>,
     /// Taken, and not written because the disk was full; in order.
@@ -154,11 +156,14 @@ impl Log {
         }
     }
 
-    fn take_staged(&self) -> Option<Taken> {
+    fn take_staged(&mut self) -> Option<Taken> {
         let mut state = self.shared.state.lock();
-        let taken = state.staged.take();
-        state.in_write = taken.as_ref().map_or(0, Taken::bytes);
-        taken
+        let mut batch = state.staged.take()?;
+        state.in_write = batch.bytes();
+        drop(state);
+        batch.skipped = batch.base.saturating_sub(self.taken);
+        self.taken = batch.next;
+        Some(batch)
     }
 
     fn has_failed(&self) -> bool {
@@ -240,7 +245,7 @@ impl Log {
     /// Appends to the active file, which is made where there is none. Leaves it as it was where the disk is full.
     fn write(&mut self, batch: &Taken) -> Result<(), Trouble> {
         if self.active.is_none() {
-            self.make_segment(batch.base)?;
+            self.make_segment(batch.from())?;
         }
         let Some(active) = &mut self.active else { return Err(Trouble::Broken("no segment".to_owned())) };
         let bytes = batch.encode(active.salt, self.synced);
@@ -346,7 +351,7 @@ impl Log {
     /// The one attempt after a failed write or sync: everything that is not synced goes into a new segment. `false`: it
     /// has to wait for space.
     fn write_again(&mut self, again: Vec<Taken>) -> bool {
-        let Some(from) = again.first().map(|first| first.base) else { return true };
+        let Some(from) = again.first().map(Taken::from) else { return true };
         let trouble = match self.write_to_new_segment(&again, from) {
             Ok(()) => return true,
             Err(trouble) => trouble,

@@ -22,7 +22,8 @@
 //! A frame is one group commit or a part of it. Its checksums are seeded with the segment's salt, so that no payload can
 //! forge a frame; it says how far the log was durable when it was written, by which recovery tells damage from a torn
 //! tail. A number (offset) is given once: where a crash may have taken records that somebody has seen, the sequence goes
-//! on behind the numbers that had been reserved, and those between are in no sum. `accepted` follows from the sequence.
+//! on behind the numbers that had been reserved, and those between are in no sum. A frame says how many numbers directly
+//! before it hold no record, so that they are told from a hole. `accepted` follows from the sequence.
 //!
 //! # Writing
 //! [`Buffer::admit`] applies the limits, [`Buffer::append`] encodes into memory under a short lock, and one thread a log

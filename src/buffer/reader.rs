@@ -139,8 +139,10 @@ impl Reader {
     }
 
     fn begin(&mut self, frame: Frame) {
+        self.report_gap(frame.from());
         if frame.base > self.pos {
-            self.report_gap(frame.base);
+            self.shared.state.lock().tracker.skip(self.pos, frame.base);
+            self.pos = frame.base;
         }
         self.current = Some(Current { offset: frame.base, at: 0, frame });
     }

@@ -75,7 +75,7 @@ pub(super) fn open(
     identity.reserved = identity.reserved.max(next + RESERVE);
     let recovery = Recovery { buffered: tracker.owed(next), ..found.recovery };
     let mut log =
-        assemble(Parts { storage, config, window, clock, lock, meta, cursors, identity }, segments, tracker, next);
+        assemble(Parts { storage, config, window, clock, lock, meta, cursors, identity, end }, segments, tracker, next);
     log.save_opening().map_err(at(&dir))?;
     Ok((log, recovery))
 }
@@ -90,6 +90,8 @@ struct Parts<'a> {
     meta: Slots,
     cursors: Slots,
     identity: Identity,
+    /// Behind the last number that the files account for.
+    end: u64,
 }
 
 fn assemble(parts: Parts<'_>, segments: VecDeque<Known>, tracker: Tracker, next: u64) -> Log {
@@ -122,6 +124,7 @@ fn assemble(parts: Parts<'_>, segments: VecDeque<Known>, tracker: Tracker, next:
         upkeep,
         active: None,
         synced: next,
+        taken: parts.end,
         unsynced: Vec::new(),
         held: VecDeque::new(),
     }
@@ -151,6 +154,8 @@ pub(super) struct Known {
     /// Its header or, failing that, `meta` said how to check its frames.
     readable: bool,
     holes: Vec<Hole>,
+    /// Numbers that its frames say were skipped.
+    skips: Vec<(u64, u64)>,
     /// Length of the file as it was found.
     len: u64,
 }
@@ -263,7 +268,7 @@ impl Finding<'_> {
             let known = match read_footer(&*handle, &file, salt, len).filter(|footed| footed.next <= end) {
                 Some(segment) => {
                     self.durable = self.durable.max(segment.next);
-                    Known { segment, scanned: false, readable: true, holes: Vec::new(), len }
+                    Known { segment, scanned: false, readable: true, holes: Vec::new(), skips: Vec::new(), len }
                 }
                 None => self.scan(handle, &file, salt, len, end).map_err(at(&file.path))?,
             };
@@ -275,25 +280,29 @@ impl Finding<'_> {
     fn unreadable(file: Listed, len: u64) -> Known {
         let mut segment = Segment::new(file.path, file.base, 0);
         segment.bytes = len;
-        Known { segment, scanned: true, readable: false, holes: Vec::new(), len }
+        Known { segment, scanned: true, readable: false, holes: Vec::new(), skips: Vec::new(), len }
     }
 
     fn scan(&mut self, handle: Box<dyn Handle>, file: &Listed, salt: u32, len: u64, end: u64) -> io::Result<Known> {
         let mut segment = Segment::new(file.path.clone(), file.base, salt);
-        let mut holes = Vec::new();
+        let (mut holes, mut skips) = (Vec::new(), Vec::new());
         let mut frames = FrameScan::new(handle, salt, wide(SEGMENT_HEADER), len);
         while let Some(found) = frames.next()? {
             self.durable = self.durable.max(found.header.durable.min(found.header.base));
             if found.header.base >= end || found.header.base < segment.next {
                 continue;
             }
-            if found.header.base > segment.next {
-                holes.push(Hole { from: segment.next, to: found.header.base, pos: segment.data_end });
+            let from = found.header.from().max(segment.next);
+            if from > segment.next {
+                holes.push(Hole { from: segment.next, to: from, pos: segment.data_end });
+            }
+            if found.header.base > from {
+                skips.push((from, found.header.base));
             }
             segment.push(&FrameMeta::of(&found.frame(), found.pos, found.header.frame_len(), None));
         }
         segment.bytes = segment.data_end;
-        Ok(Known { segment, scanned: true, readable: true, holes, len })
+        Ok(Known { segment, scanned: true, readable: true, holes, skips, len })
     }
 
     /// Cuts the torn tail, counts damage, and clamps what disagrees.
@@ -313,6 +322,9 @@ impl Finding<'_> {
         let mut expected = tracker.floor();
         for known in segments.iter() {
             self.lost(tracker, expected, known.base);
+            for (from, to) in &known.skips {
+                tracker.skip(*from, *to);
+            }
             for hole in &known.holes {
                 self.lost(tracker, hole.from, hole.to);
             }

@@ -35,7 +35,14 @@ impl Found {
     pub(super) fn frame(&self) -> Frame {
         let (count, records) = (u64::from(self.header.count), usize::try_from(self.header.count).unwrap_or(0));
         let payload = self.body.len().saturating_sub(records * super::format::RECORD_HEADER);
-        Frame { base: self.header.base, count, wall: self.header.wall, payload: wide(payload), body: self.body.clone() }
+        Frame {
+            base: self.header.base,
+            skipped: self.header.skipped,
+            count,
+            wall: self.header.wall,
+            payload: wide(payload),
+            body: self.body.clone(),
+        }
     }
 }
 

@@ -13,3 +13,4 @@ mod face;
 mod faults;
 mod limits;
 mod model;
+mod skips;
