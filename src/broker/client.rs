@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::session::{Assigned, Entry, Inbound, Outbound, Transmit};
 use super::store::{Op, SessionId, SessionRow, SubscriptionRow, Unit};
-use crate::clock::WallMs;
+use crate::clock::Moment;
 use crate::hub::Receipt;
 use crate::message::{Message, Qos};
 use crate::telemetry::board::BrokerBoard;
@@ -65,9 +65,9 @@ pub(super) struct State {
     pub(super) owed: u64,
     pub(super) subscriptions: HashMap<Arc<str>, SubscriptionRow>,
     /// When the last connection ended.
-    pub(super) ended: Option<WallMs>,
-    /// When its will is to be published, unless it comes back.
-    pub(super) will_due: Option<WallMs>,
+    pub(super) ended: Option<Moment>,
+    /// So many seconds after `ended` its will is to be published, unless it comes back.
+    pub(super) will_due: Option<u32>,
 }
 
 /// What CONNECT settled.
@@ -137,7 +137,7 @@ pub(super) struct Delivery {
 pub(super) struct PushTerms<'a> {
     /// Rows owed at most.
     pub(super) limit: u64,
-    pub(super) now: WallMs,
+    pub(super) now: Moment,
     pub(super) board: &'a BrokerBoard,
 }
 
@@ -185,14 +185,20 @@ impl State {
     }
 
     /// Whether its time is over at `now`.
-    pub(super) fn has_lapsed(&self, now: WallMs) -> bool {
+    pub(super) fn has_lapsed(&self, now: Moment) -> bool {
         let Some(ended) = self.ended.filter(|_| self.online.is_none()) else { return false };
         !self.terms.kept
             || (self.terms.expiry_s != u32::MAX && now.since(ended).as_secs() >= u64::from(self.terms.expiry_s))
     }
 
+    /// Whether its will is due at `now`.
+    pub(super) fn is_will_due(&self, now: Moment) -> bool {
+        let waited = self.ended.map_or(0, |ended| now.since(ended).as_secs());
+        self.online.is_none() && self.will_due.is_some_and(|delay_s| waited >= u64::from(delay_s))
+    }
+
     /// A QoS 0 message: into the outbox, or dropped for the reason given.
-    pub(super) fn push_at_most_once(&mut self, delivery: &Delivery, now: WallMs) -> Result<(), &'static str> {
+    pub(super) fn push_at_most_once(&mut self, delivery: &Delivery, now: Moment) -> Result<(), &'static str> {
         let version = self.terms.version;
         // Offline: QoS 0 is not kept, and nobody expects it (MQTT 5.0 section 4.3.1).
         let Some(online) = &mut self.online else { return Ok(()) };
@@ -290,7 +296,7 @@ impl State {
         &mut self,
         mut unit: Option<&mut Unit<'_>>,
         durable: u64,
-        now: WallMs,
+        now: Moment,
         board: &BrokerBoard,
     ) -> Vec<u64> {
         if self.online.is_none() {
@@ -322,7 +328,7 @@ impl State {
     }
 
     /// Encodes what may leave into the outbox. Answers the rows that are given up.
-    fn send(&mut self, durable: u64, now: WallMs, board: &BrokerBoard) -> Vec<u64> {
+    fn send(&mut self, durable: u64, now: Moment, board: &BrokerBoard) -> Vec<u64> {
         let version = self.terms.version;
         let mut given_up = Vec::new();
         loop {
@@ -369,7 +375,7 @@ fn put_publish(
     topic: &TopicName,
     message: &Message,
     ids: &[u32],
-    now: WallMs,
+    now: Moment,
     how: PublishHow,
 ) -> Result<(), &'static str> {
     let ids: smallvec::SmallVec<[SubscriptionId; 1]> = ids.iter().filter_map(|id| SubscriptionId::new(*id)).collect();

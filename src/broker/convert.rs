@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::clock::WallMs;
+use crate::clock::Moment;
 use crate::hub::{Publication, Source};
 use crate::message::{Message, MessageId, Origin};
 use crate::router::Endpoint;
@@ -47,7 +47,7 @@ pub(super) fn will_message(
     will: Will,
     client: &Arc<str>,
     user: Option<&Arc<str>>,
-    now: WallMs,
+    now: Moment,
 ) -> Result<Message, TopicError> {
     Ok(Message {
         id: MessageId { site: "will".into(), run: 0, counter: 0 },
@@ -55,7 +55,8 @@ pub(super) fn will_message(
         payload: will.payload,
         qos: will.qos,
         retain: will.retain,
-        time: now,
+        time: now.wall,
+        time_unsync: !now.synced,
         expiry_s: will.properties.expiry_s,
         accepted: now,
         origin: Origin { client_id: Some(Arc::clone(client)), user: user.cloned(), ..Origin::default() },

@@ -152,7 +152,7 @@ impl Acceptor {
 /// R20, and session expiry.
 async fn keep_house(broker: Arc<Broker>, stop: CancellationToken) {
     loop {
-        broker.keep_house(broker.clock.wall());
+        broker.keep_house(broker.clock.moment());
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(HOUSEKEEPING) => {}

@@ -12,7 +12,7 @@ use super::Broker;
 use super::client::{Client, Delivery, PushTerms};
 use super::store::{Op, Unit, encode_body};
 use super::topics::Match;
-use crate::clock::WallMs;
+use crate::clock::Moment;
 use crate::hub::{Local, LocalDelivery, Mark};
 use crate::message::Qos;
 
@@ -31,7 +31,7 @@ struct Job<'a> {
     publisher_kept: bool,
     matches: Vec<Match>,
     body: Option<Bytes>,
-    now: WallMs,
+    now: Moment,
 }
 
 impl Broker {
@@ -50,7 +50,7 @@ impl Broker {
             || delivery.message.retain
             || (delivery.message.qos != Qos::AtMostOnce
                 && matches.iter().any(|one| one.qos != Qos::AtMostOnce && one.client.lock().terms.kept));
-        let mut job = Job { delivery, publisher, publisher_kept, matches, body: None, now: self.clock.wall() };
+        let mut job = Job { delivery, publisher, publisher_kept, matches, body: None, now: self.clock.moment() };
         if !is_stored {
             self.hand_out(&mut job, None);
             return None;
@@ -109,7 +109,7 @@ impl Broker {
         delivery: Delivery,
         unit: Option<&mut Unit<'_>>,
         inbound: Option<u64>,
-        now: WallMs,
+        now: Moment,
         body: impl FnOnce() -> Bytes,
     ) {
         let mut state = client.lock();

@@ -15,7 +15,7 @@ use super::convert;
 use super::session::Entry;
 use super::store::{Loaded, Op, OwedRow, Page, SessionId, SessionRow};
 use super::topics::Subscriber;
-use crate::clock::WallMs;
+use crate::clock::Moment;
 use crate::hub::OfferError;
 use crate::message::Message;
 use crate::topic::{TopicFilter, TopicName};
@@ -90,7 +90,7 @@ impl Broker {
                 online.kick.with(ReasonCode::SessionTakenOver);
                 return Err(online.over.clone());
             }
-            let lapsed = state.has_lapsed(self.clock.wall());
+            let lapsed = state.has_lapsed(self.clock.moment());
             if claim.clean_start || lapsed || !state.terms.kept {
                 let will = state.will_due.take().and_then(|_| state.terms.will.clone());
                 drop(state);
@@ -180,7 +180,7 @@ impl Broker {
         let mut state = client.lock();
         // Whoever took over is not to be touched.
         let Some(online) = state.online.take_if(|online| Arc::ptr_eq(&online.kick, &attached.kick)) else { return };
-        let now = self.clock.wall();
+        let now = self.clock.moment();
         state.inbound.handle_disconnect();
         state.ended = Some(now);
         if ending == Ending::Orderly {
@@ -196,7 +196,7 @@ impl Broker {
         let is_delayed = kept && delay_s > 0;
         let mut will = state.terms.will.clone();
         if is_delayed && will.take().is_some() {
-            state.will_due = Some(later(now, delay_s));
+            state.will_due = Some(delay_s);
         }
         drop(state);
         if kept && stored {
@@ -275,13 +275,13 @@ impl Broker {
     }
 
     /// What is due at `now`: wills whose delay has passed, sessions whose time is over.
-    pub(super) fn keep_house(&self, now: WallMs) {
+    pub(super) fn keep_house(&self, now: Moment) {
         let clients: Vec<_> = self.clients.lock().values().cloned().collect();
         for client in clients {
             self.settle_receipts(&client);
             let state = client.lock();
             let lapsed = state.has_lapsed(now);
-            let due = state.online.is_none() && state.will_due.is_some_and(|due| due <= now || lapsed);
+            let due = state.is_will_due(now);
             drop(state);
             if lapsed {
                 self.expire(&client);
@@ -332,7 +332,7 @@ impl Broker {
     /// Takes up what the store held. A session that was connected when the gateway ended counts as disconnected now; so its
     /// will is due after its delay (R20).
     pub(super) fn restore(&self, loaded: Loaded) {
-        let now = self.clock.wall();
+        let now = self.clock.moment();
         let mut by_id = std::collections::HashMap::new();
         let mut highest = 0;
         for row in loaded.sessions {
@@ -372,7 +372,7 @@ impl Broker {
         self.next_session.store(highest + 1, Ordering::Relaxed);
     }
 
-    fn restored(&self, row: SessionRow, now: WallMs) -> Client {
+    fn restored(&self, row: SessionRow, now: Moment) -> Client {
         let version = match row.version {
             3 => Version::V31,
             4 => Version::V311,
@@ -391,7 +391,7 @@ impl Broker {
         let mut state = client.lock();
         state.stored = true;
         state.ended = Some(row.ended.unwrap_or(now));
-        state.will_due = state.terms.will.as_ref().map(|_| later(row.ended.unwrap_or(now), delay_s));
+        state.will_due = state.terms.will.as_ref().map(|_| delay_s);
         drop(state);
         client
     }
@@ -424,10 +424,6 @@ impl Broker {
             self.store.stage_one(Op::InboundFinished(client.id, id));
         }
     }
-}
-
-fn later(now: WallMs, seconds: u32) -> WallMs {
-    WallMs(now.0.saturating_add(u64::from(seconds) * 1_000))
 }
 
 fn entry_of(row: OwedRow) -> Option<Entry> {

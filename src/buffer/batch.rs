@@ -1,12 +1,10 @@
 //! What publishers have staged: encoded records, cut into frames as they come, in memory until they are written.
 
-use std::time::Instant;
-
 use bytes::{BufMut, Bytes};
 
 use super::format::{FRAME_BYTES_MAX, FRAME_HEADER, FrameHeader, aligned, encode_record, record_len};
 use super::wide;
-use crate::clock::WallMs;
+use crate::clock::{Moment, WallMs};
 
 /// Records that become one write. All frames of a batch carry the time of its first record; each record its own delta.
 #[derive(Debug, Default)]
@@ -15,7 +13,7 @@ pub(super) struct Batch {
     cuts: Vec<Cut>,
     base: u64,
     next: u64,
-    time: Option<(WallMs, Instant)>,
+    at: Option<Moment>,
 }
 
 /// One frame to be.
@@ -36,8 +34,8 @@ pub(super) struct Taken {
     pub(super) next: u64,
     /// So many numbers before `base` are no records (see [`FrameHeader`]).
     pub(super) skipped: u64,
-    pub(super) wall: WallMs,
-    pub(super) at: Instant,
+    /// When its first record was appended.
+    pub(super) at: Moment,
     bytes: Bytes,
     cuts: Vec<Cut>,
 }
@@ -48,7 +46,8 @@ pub(super) struct Frame {
     pub(super) base: u64,
     pub(super) skipped: u64,
     pub(super) count: u64,
-    pub(super) wall: WallMs,
+    /// When its first record was appended; read back, its boot is not known.
+    pub(super) at: Moment,
     pub(super) payload: u64,
     pub(super) body: Bytes,
 }
@@ -80,17 +79,17 @@ impl Batch {
     }
 
     /// When its first record came.
-    pub(super) fn wall(&self) -> Option<WallMs> {
-        self.time.map(|(wall, _)| wall)
+    pub(super) const fn at(&self) -> Option<Moment> {
+        self.at
     }
 
     /// Adds the record `offset`.
-    pub(super) fn push(&mut self, offset: u64, parts: &[&[u8]], expires: Option<WallMs>, now: (WallMs, Instant)) {
+    pub(super) fn push(&mut self, offset: u64, parts: &[&[u8]], expires: Option<WallMs>, now: Moment) {
         if self.cuts.is_empty() {
             self.base = offset;
         }
-        let (wall, _) = *self.time.get_or_insert(now);
-        let delta = i128::from(now.0.0) - i128::from(wall.0);
+        let first = *self.at.get_or_insert(now);
+        let delta = i128::from(now.wall.0) - i128::from(first.wall.0);
         let delta = i32::try_from(delta).unwrap_or(if delta > 0 { i32::MAX } else { i32::MIN });
         let payload: usize = parts.iter().map(|part| part.len()).sum();
         let len = record_len(payload, expires.is_some());
@@ -113,9 +112,9 @@ impl Batch {
 
     /// Hands it to the writer.
     pub(super) fn take(&mut self) -> Option<Taken> {
-        let (wall, at) = self.time?;
+        let at = self.at?;
         let Self { bytes, cuts, base, next, .. } = std::mem::take(self);
-        Some(Taken { base, next, skipped: 0, wall, at, bytes: Bytes::from(bytes), cuts })
+        Some(Taken { base, next, skipped: 0, at, bytes: Bytes::from(bytes), cuts })
     }
 }
 
@@ -142,7 +141,7 @@ impl Taken {
             let body = self.bytes.get(cut.from..cut.to).unwrap_or_default();
             let header = FrameHeader {
                 durable,
-                wall: self.wall,
+                at: self.at,
                 skipped: std::mem::take(&mut skipped),
                 expiry_max_s: cut.expiry_max_s,
                 ..FrameHeader::of(body, salt, cut.base, cut.count)
@@ -160,7 +159,7 @@ impl Taken {
                 base: cut.base,
                 skipped: if cut.base == self.base { self.skipped } else { 0 },
                 count: u64::from(cut.count),
-                wall: self.wall,
+                at: self.at,
                 payload: cut.payload,
                 body: self.bytes.slice(cut.from..cut.to),
             };

@@ -4,14 +4,14 @@
 use bytes::{Buf, BufMut, Bytes};
 
 use super::wide;
-use crate::clock::WallMs;
+use crate::clock::{Moment, WallMs};
 
 /// The format that this program writes.
 pub(super) const FORMAT: u16 = 1;
 /// Length of a segment's header.
 pub(super) const SEGMENT_HEADER: usize = 64;
 /// Length of a frame's header.
-pub(super) const FRAME_HEADER: usize = 64;
+pub(super) const FRAME_HEADER: usize = 72;
 /// Length of a record's header, without its expiry.
 pub(super) const RECORD_HEADER: usize = 16;
 /// Raw bytes of a frame at most; a larger record is a frame alone. Bounds what one damaged page takes along.
@@ -40,6 +40,8 @@ pub(super) struct SegmentHeader {
     pub(super) epoch: u32,
     pub(super) salt: u32,
     pub(super) created: WallMs,
+    /// Names the boot of the machine that all its frames were written in (R8); 0: not known.
+    pub(super) boot: u32,
 }
 
 /// What the first bytes of a file are.
@@ -64,7 +66,7 @@ impl SegmentHeader {
         out.put_u32_le(self.epoch);
         out.put_u32_le(self.salt);
         out.put_u64_le(self.created.0);
-        out.put_u32_le(0);
+        out.put_u32_le(self.boot);
         out.put_u32_le(crc32c::crc32c(&out));
         out
     }
@@ -90,14 +92,16 @@ impl SegmentHeader {
             epoch: rest.get_u32_le(),
             salt: rest.get_u32_le(),
             created: WallMs(rest.get_u64_le()),
+            boot: rest.get_u32_le(),
         })
     }
 }
 
-/// A frame's header, 64 bytes:
+/// A frame's header, 72 bytes:
 /// `magic:u32 version:u8 codec:u8 flags:u8 lane:u8 stored_len:u32 raw_len:u32 count:u32 body_crc:u32 base:u64
-/// durable:u64 wall_ms:u64 skipped:u64 expiry_max_s:u32 header_crc:u32`. Both checksums are seeded with the segment's
-/// salt, so that no payload can forge a frame.
+/// durable:u64 wall_ms:u64 up:u64 skipped:u64 expiry_max_s:u32 header_crc:u32`. `up` counts half milliseconds of the boot
+/// clock, whose boot the segment's header names; it is odd where the wall clock was synchronised ([`Moment::packed`]). Both
+/// checksums are seeded with the segment's salt, so that no payload can forge a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FrameHeader {
     pub(super) footer: bool,
@@ -107,7 +111,8 @@ pub(super) struct FrameHeader {
     pub(super) base: u64,
     /// Everything below was durable when this frame was written.
     pub(super) durable: u64,
-    pub(super) wall: WallMs,
+    /// When its first record was appended. The boot is the segment's.
+    pub(super) at: Moment,
     /// So many numbers directly before `base` hold no record, and are no hole: what was confirmed before it was written
     /// (`sync: spill`), and what a crash left out.
     pub(super) skipped: u64,
@@ -125,7 +130,7 @@ impl FrameHeader {
             body_crc: crc32c::crc32c_append(salt, body),
             base,
             durable: 0,
-            wall: WallMs(0),
+            at: Moment::default(),
             skipped: 0,
             expiry_max_s: u32::MAX,
         }
@@ -144,7 +149,8 @@ impl FrameHeader {
         out.put_u32_le(self.body_crc);
         out.put_u64_le(self.base);
         out.put_u64_le(self.durable);
-        out.put_u64_le(self.wall.0);
+        out.put_u64_le(self.at.wall.0);
+        out.put_u64_le(self.at.packed());
         out.put_u64_le(self.skipped);
         out.put_u32_le(self.expiry_max_s);
         let crc = crc32c::crc32c_append(salt, out.get(at..).unwrap_or_default());
@@ -152,7 +158,7 @@ impl FrameHeader {
     }
 
     pub(super) fn decode(bytes: &[u8], salt: u32) -> Option<Self> {
-        let (mut head, mut crc) = bytes.get(..FRAME_HEADER)?.split_at_checked(60)?;
+        let (mut head, mut crc) = bytes.get(..FRAME_HEADER)?.split_at_checked(68)?;
         // The magic first: a resynchronising scan tries every eighth byte.
         let sound =
             head.get(..4)? == FRAME_MAGIC.to_le_bytes() && crc32c::crc32c_append(salt, head) == crc.get_u32_le();
@@ -170,7 +176,7 @@ impl FrameHeader {
             body_crc: head.get_u32_le(),
             base: head.get_u64_le(),
             durable: head.get_u64_le(),
-            wall: WallMs(head.get_u64_le()),
+            at: Moment::unpacked(WallMs(head.get_u64_le()), head.get_u64_le(), 0),
             skipped: head.get_u64_le(),
             expiry_max_s: head.get_u32_le(),
         })
@@ -265,16 +271,17 @@ pub(super) fn decode_record(frame: &Bytes, at: usize) -> Option<DecodedRecord> {
 pub(super) struct Mileage {
     pub(super) offset: u64,
     pub(super) pos: u64,
-    pub(super) wall: WallMs,
+    pub(super) at: Moment,
 }
 
 /// What a sealed segment says of itself, so that opening it reads nothing else. Body of the footer frame:
-/// `next:u64 payload:u64 last_wall:u64 count:u32 zero:u32 { offset:u64 pos:u64 wall:u64 }* own_position:u64`.
+/// `next:u64 payload:u64 last_wall:u64 last_up:u64 count:u32 zero:u32 { offset:u64 pos:u64 wall:u64 up:u64 }*
+/// own_position:u64`, where `up` is as in a frame's header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Footer {
     pub(super) next: u64,
     pub(super) payload: u64,
-    pub(super) last_wall: WallMs,
+    pub(super) last: Moment,
     pub(super) points: Vec<Mileage>,
     /// Where the footer frame begins: the end of the data.
     pub(super) pos: u64,
@@ -286,20 +293,20 @@ impl Footer {
         let mut body = Vec::new();
         body.put_u64_le(self.next);
         body.put_u64_le(self.payload);
-        body.put_u64_le(self.last_wall.0);
+        put_moment(&mut body, self.last);
         body.put_u32_le(u32::try_from(self.points.len()).unwrap_or(0));
         body.put_u32_le(0);
         for point in &self.points {
             body.put_u64_le(point.offset);
             body.put_u64_le(point.pos);
-            body.put_u64_le(point.wall.0);
+            put_moment(&mut body, point.at);
         }
         body.put_u64_le(self.pos);
         let mut out = Vec::new();
         let mut header = FrameHeader::of(&body, salt, self.next, 0);
         header.footer = true;
         header.durable = durable;
-        header.wall = self.last_wall;
+        header.at = self.last;
         header.encode(salt, &mut out);
         out.put_slice(&body);
         out
@@ -307,20 +314,30 @@ impl Footer {
 
     /// From the body of a footer frame.
     pub(super) fn decode(mut body: &[u8]) -> Option<Self> {
-        if body.len() < 40 {
+        if body.len() < 48 {
             return None;
         }
-        let (next, payload, last_wall) = (body.get_u64_le(), body.get_u64_le(), WallMs(body.get_u64_le()));
+        let (next, payload, last) = (body.get_u64_le(), body.get_u64_le(), get_moment(&mut body));
         let count = usize::try_from(body.get_u32_le()).ok()?;
         body.advance(4);
-        if body.len() != count.checked_mul(24)?.checked_add(8)? {
+        if body.len() != count.checked_mul(32)?.checked_add(8)? {
             return None;
         }
         let points = (0..count)
-            .map(|_| Mileage { offset: body.get_u64_le(), pos: body.get_u64_le(), wall: WallMs(body.get_u64_le()) })
+            .map(|_| Mileage { offset: body.get_u64_le(), pos: body.get_u64_le(), at: get_moment(&mut body) })
             .collect();
-        Some(Self { next, payload, last_wall, points, pos: body.get_u64_le() })
+        Some(Self { next, payload, last, points, pos: body.get_u64_le() })
     }
+}
+
+fn put_moment(out: &mut Vec<u8>, at: Moment) {
+    out.put_u64_le(at.wall.0);
+    out.put_u64_le(at.packed());
+}
+
+/// The caller has seen to it that the bytes are there. The boot is the segment's.
+fn get_moment(bytes: &mut &[u8]) -> Moment {
+    Moment::unpacked(WallMs(bytes.get_u64_le()), bytes.get_u64_le(), 0)
 }
 
 #[cfg(test)]
@@ -331,8 +348,14 @@ mod tests {
 
     #[test]
     fn the_segment_header_is_what_the_documentation_says() {
-        let header =
-            SegmentHeader { uuid: [7; 16], base: 0x0102, epoch: 3, salt: 0xaabb_ccdd, created: WallMs(0x1234) };
+        let header = SegmentHeader {
+            uuid: [7; 16],
+            base: 0x0102,
+            epoch: 3,
+            salt: 0xaabb_ccdd,
+            created: WallMs(0x1234),
+            boot: 9,
+        };
         let bytes = header.encode();
         assert_eq!(bytes.len(), SEGMENT_HEADER);
         assert_eq!(&bytes[..16], b"tgsegmnt\x01\x00\x40\x00\x00\x00\x00\x00");
@@ -343,7 +366,8 @@ mod tests {
 
     #[test]
     fn r36_a_sound_header_of_a_later_format_is_told_from_damage() {
-        let mut bytes = SegmentHeader { uuid: [0; 16], base: 0, epoch: 1, salt: 2, created: WallMs(0) }.encode();
+        let mut bytes =
+            SegmentHeader { uuid: [0; 16], base: 0, epoch: 1, salt: 2, created: WallMs(0), boot: 0 }.encode();
         bytes[8] = 2;
         assert_eq!(SegmentHeader::decode(&bytes), HeaderRead::Unreadable);
         let crc = crc32c::crc32c(&bytes[..60]);
@@ -354,13 +378,18 @@ mod tests {
     #[test]
     fn every_flipped_bit_of_a_header_is_seen() {
         let body = b"12345678";
-        let header = FrameHeader { durable: 5, wall: WallMs(9), skipped: 3, ..FrameHeader::of(body, 77, 4, 1) };
+        let header = FrameHeader {
+            durable: 5,
+            at: Moment::unpacked(WallMs(9), 7, 0),
+            skipped: 2,
+            ..FrameHeader::of(body, 77, 4, 1)
+        };
         let mut frame = Vec::new();
         header.encode(77, &mut frame);
         assert_eq!(frame.len(), FRAME_HEADER);
         assert_eq!(FrameHeader::decode(&frame, 77), Some(header));
         assert_eq!(FrameHeader::decode(&frame, 78), None, "another segment's salt");
-        let segment = SegmentHeader { uuid: [1; 16], base: 9, epoch: 1, salt: 2, created: WallMs(0) }.encode();
+        let segment = SegmentHeader { uuid: [1; 16], base: 9, epoch: 1, salt: 2, created: WallMs(0), boot: 0 }.encode();
         for bit in 0..FRAME_HEADER * 8 {
             frame[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(FrameHeader::decode(&frame, 77), None, "bit {bit}");
@@ -398,15 +427,15 @@ mod tests {
             body in proptest::collection::vec(any::<u8>(), 0..300),
             delta: i32,
             expires: Option<u64>,
-            points in proptest::collection::vec(any::<(u64, u64, u64)>(), 0..9),
+            points in proptest::collection::vec(any::<(u64, u64, u64, u64)>(), 0..9),
         ) {
             let mut out = vec![0; 8];
             encode_record(&mut out, &[&body], delta, expires.map(WallMs));
             let decoded = decode_record(&Bytes::from(out.clone()), 8).unwrap();
             prop_assert_eq!(&decoded.body[..], &body[..]);
             prop_assert_eq!((decoded.delta_ms, decoded.expires, decoded.end), (delta, expires.map(WallMs), out.len()));
-            let points = points.into_iter().map(|(offset, pos, wall)| Mileage { offset, pos, wall: WallMs(wall) });
-            let footer = Footer { next: 9, payload: 8, last_wall: WallMs(7), points: points.collect(), pos: 64 };
+            let points = points.into_iter().map(|(offset, pos, wall, up)| Mileage { offset, pos, at: Moment::unpacked(WallMs(wall), up, 0) });
+            let footer = Footer { next: 9, payload: 8, last: Moment::unpacked(WallMs(7), 15, 0), points: points.collect(), pos: 64 };
             let frame = footer.encode(3, 9);
             let header = FrameHeader::decode(&frame, 3).unwrap();
             prop_assert!(header.footer && header.checks(&frame[FRAME_HEADER..], 3));

@@ -12,12 +12,11 @@ use std::time::{Duration, Instant};
 use super::batch::Taken;
 use super::cursor::Drop;
 use super::format::{Footer, SEGMENT_HEADER, SegmentHeader};
-use super::segment::{FrameMeta, Segment, Stamp};
+use super::segment::{FrameMeta, Segment};
 use super::slots::Slots;
 use super::state::{Pressure, Shared};
 use super::storage::{Handle, Storage, is_no_space};
 use super::{SyncMode, WhenFull, wide};
-use crate::clock::WallMs;
 
 /// A changed cursor is synced at the latest after this (R9).
 const CURSOR_SYNC: Duration = Duration::from_secs(1);
@@ -88,13 +87,11 @@ pub(super) struct Upkeep {
     cursor_unsynced: bool,
     data_synced: Instant,
     looked: Option<Instant>,
-    /// By the wall clock and the monotonic one, when the log was opened.
-    opened: (WallMs, Instant),
 }
 
 impl Upkeep {
-    pub(super) const fn new(wall: WallMs, now: Instant) -> Self {
-        Self { cursor_synced: now, cursor_unsynced: false, data_synced: now, looked: None, opened: (wall, now) }
+    pub(super) const fn new(now: Instant) -> Self {
+        Self { cursor_synced: now, cursor_unsynced: false, data_synced: now, looked: None }
     }
 }
 
@@ -265,7 +262,9 @@ impl Log {
         let path = self.dir.join(segment_name(base));
         let epoch = self.identity.epoch;
         let salt = self.identity.salt(base, epoch);
-        let header = SegmentHeader { uuid: self.identity.uuid, base, epoch, salt, created: self.shared.clock.wall() };
+        let now = self.shared.clock.moment();
+        let (uuid, created, boot) = (self.identity.uuid, now.wall, now.boot);
+        let header = SegmentHeader { uuid, base, epoch, salt, created, boot };
         let made = self.storage.create(&path).and_then(|file| {
             file.write_at(&header.encode(), 0)?;
             self.storage.sync_dir(&self.dir)?;
@@ -282,7 +281,7 @@ impl Log {
             }
         };
         let mut segment = Segment::new(path, base, salt);
-        segment.made = Some(self.shared.now());
+        (segment.made, segment.boot) = (Some(now), boot);
         let mut state = self.shared.state.lock();
         state.segments.push_back(segment);
         state.active = true;
@@ -311,7 +310,7 @@ impl Log {
         if let Some(segment) = state.segments.back_mut() {
             for batch in batches {
                 for (frame, len) in batch.frames() {
-                    segment.push(&FrameMeta::of(&frame, segment.data_end, len, Some(batch.at)));
+                    segment.push(&FrameMeta::of(&frame, segment.data_end, len));
                     state.tail.push(frame);
                 }
             }
@@ -413,15 +412,14 @@ impl Log {
         let (roll, deletable, unsaved, changed) = {
             let mut state = self.shared.state.lock();
             if let Some(max_age) = self.shared.limits.max_age {
-                let opened = self.upkeep.opened;
-                state.drop_aged(max_age, |stamp| age(stamp, opened, now));
+                state.drop_aged(max_age, self.shared.clock.moment());
             }
             if state.pressure != Pressure::None {
                 let _asked_for = state.reclaimable();
             }
             (state.roll, state.deletable() > 0, state.tracker.unsaved(), state.tracker.is_changed())
         };
-        if (roll || self.is_stale(now))
+        if (roll || self.is_stale())
             && let Err(Trouble::Broken(reason)) = self.seal()
         {
             tracing::error!(reason, "a segment could not be closed");
@@ -451,11 +449,11 @@ impl Log {
     }
 
     /// With `max_age`, a segment is closed after a part of it, so that a slow link's records go about in time.
-    fn is_stale(&self, now: Instant) -> bool {
+    fn is_stale(&self) -> bool {
         let Some(max_age) = self.shared.limits.max_age else { return false };
         let state = self.shared.state.lock();
         let made = state.segments.back().filter(|last| state.active && last.next > last.base).and_then(|s| s.made);
-        made.is_some_and(|made| now.saturating_duration_since(made) > max_age / 8)
+        made.is_some_and(|made| self.shared.clock.moment().since(made) > max_age / 8)
     }
 
     /// Saves cursor and ledger, in one write. Answers the cursor that was saved.
@@ -570,21 +568,12 @@ fn poisoned(error: &io::Error) -> Trouble {
     Trouble::Broken(format!("sync: {error}"))
 }
 
-/// How long ago something was appended. Across boots by the wall clock as it was at the start, so that a later step
-/// of the clock changes no age (R8).
-fn age(stamp: Stamp, opened: (WallMs, Instant), now: Instant) -> Duration {
-    match stamp.at {
-        Some(at) => now.saturating_duration_since(at),
-        None => opened.0.since(stamp.wall) + now.saturating_duration_since(opened.1),
-    }
-}
-
 /// The footer of a segment as it is.
 pub(super) fn footer_of(segment: &Segment) -> Footer {
     Footer {
         next: segment.next,
         payload: segment.payload,
-        last_wall: segment.last.map_or(WallMs(0), |last| last.wall),
+        last: segment.last.unwrap_or_default(),
         points: segment.mileage(),
         pos: segment.data_end,
     }

@@ -33,6 +33,12 @@
 //! buffer has failed and refuses offers. A full disk is no failure: the file is cut to its last good length, the batch
 //! waits in memory, `when_full` decides about new offers, confirming and deleting go on.
 //!
+//! # Time
+//! A frame is stamped with the wall clock and with the boot clock, its segment's header names the boot, and a stamp says
+//! whether the wall clock was synchronised ([`Moment`]). Ages follow [`Moment::since`] (R8): within a boot, across any number of
+//! restarts, no step of the wall clock makes a record older; across boots the wall clock counts only if it was right both
+//! times, and otherwise a record is as old as the present boot. What that cannot prove to be too old is kept.
+//!
 //! # Reading
 //! One [`Reader`], the link's sink. From the tail in memory, or from disk with read-ahead; on a thread that may block
 //! where there is a tokio runtime. It sees only what the mark has passed.
@@ -73,7 +79,7 @@ use serde::Serialize;
 
 use self::state::{Shared, Verdict};
 use self::storage::Storage;
-use crate::clock::{Clock, WallMs};
+use crate::clock::{Clock, Moment, WallMs};
 use crate::units::ByteSize;
 
 /// A record's place in its link's sequence; counts from 0, never reused.
@@ -224,7 +230,7 @@ pub struct Stats {
     /// Bytes of files on disk.
     pub disk_bytes: u64,
     /// When the oldest undelivered record was appended.
-    pub oldest: Option<WallMs>,
+    pub oldest: Option<Moment>,
     /// Everything below is delivered, dropped or expired.
     pub cursor: Offset,
     /// Everything below is durable.
@@ -260,11 +266,12 @@ pub struct Record {
 }
 
 impl Record {
-    /// Seconds until it expires at `now`, begun ones counted: `Some(0)` when it has, `None` where it never does.
+    /// Seconds until it expires at `now`, begun ones counted: `Some(0)` when it has, `None` where it never does. `accepted`
+    /// is when its life began: how long that is ago decides, not what the wall clock says by now (R8).
     #[must_use]
-    pub fn expiry_left_s(&self, now: WallMs) -> Option<u32> {
-        let left_ms = self.expires?.0.saturating_sub(now.0);
-        Some(u32::try_from(left_ms.div_ceil(1_000)).unwrap_or(u32::MAX))
+    pub fn expiry_left_s(&self, accepted: Moment, now: Moment) -> Option<u32> {
+        let left = self.expires?.since(accepted.wall).saturating_sub(now.since(accepted));
+        Some(u32::try_from(left.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX))
     }
 }
 

@@ -284,7 +284,7 @@ impl Reader {
                     continue;
                 }
                 bytes += decoded.body.len();
-                let appended = current.frame.wall.0.saturating_add_signed(i64::from(decoded.delta_ms));
+                let appended = current.frame.at.wall.0.saturating_add_signed(i64::from(decoded.delta_ms));
                 records.push(Record {
                     offset: Offset(offset),
                     appended: WallMs(appended),

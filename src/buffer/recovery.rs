@@ -15,14 +15,14 @@ use super::cursor::Tracker;
 use super::format::{FRAME_HEADER, FrameHeader, HeaderRead, SEGMENT_HEADER, SegmentHeader};
 use super::log::{Identity, Log, RESERVE, Upkeep, footer_of};
 use super::scan::FrameScan;
-use super::segment::{FrameMeta, Point, Segment, Stamp};
+use super::segment::{FrameMeta, Point, Segment};
 use super::slots::{Held, Slots};
 use super::state::{Limits, Pressure, Shared, State, Tail, TurnedAway};
 use super::storage::{Handle, Storage, read_up_to};
 use super::{Config, Offset, OpenError, Recovery, SyncMode, wide};
 use crate::buffer::batch::Batch;
 use crate::buffer::format::FORMAT;
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
 
 /// Footers larger than this are not believed in.
 const FOOTER_MAX: u64 = 64 << 10;
@@ -112,7 +112,7 @@ fn assemble(parts: Parts<'_>, segments: VecDeque<Known>, tracker: Tracker, next:
         poked: true,
     };
     let limits = Limits::of(parts.config, parts.window);
-    let upkeep = Upkeep::new(parts.clock.wall(), parts.clock.now());
+    let upkeep = Upkeep::new(parts.clock.now());
     Log {
         storage: parts.storage,
         shared: Arc::new(Shared::new(state, next, limits, parts.clock)),
@@ -144,6 +144,8 @@ struct Listed {
     path: PathBuf,
     base: u64,
     salt: Option<u32>,
+    /// See [`SegmentHeader`].
+    boot: u32,
 }
 
 /// A segment, and what scanning it found.
@@ -208,7 +210,7 @@ impl Finding<'_> {
             let digits = name.strip_suffix(".seg").filter(|digits| digits.len() == 20);
             let base = digits.and_then(|digits| digits.parse().ok());
             match base {
-                Some(base) => files.push(Listed { path: dir.join(&name), base, salt: None }),
+                Some(base) => files.push(Listed { path: dir.join(&name), base, salt: None, boot: 0 }),
                 None if ["LOCK", "meta", "cursors", "dead-letters"].contains(&name.as_str()) => {}
                 None => {
                     self.note(format!("{}: not a file of this buffer; it is left alone", dir.join(&name).display()));
@@ -241,8 +243,8 @@ impl Finding<'_> {
                 identity.uuid = header.uuid;
                 identity.epoch = identity.epoch.max(header.epoch);
             }
-            let salt = header.map(|header| header.salt);
-            read.push((Listed { path: file.path.clone(), base: file.base, salt }, header));
+            let (salt, boot) = (header.map(|header| header.salt), header.map_or(0, |header| header.boot));
+            read.push((Listed { path: file.path.clone(), base: file.base, salt, boot }, header));
         }
         if adopt && !files.is_empty() {
             self.note("the file `meta` is lost or damaged: the log's name is taken from its segments".to_owned());
@@ -285,6 +287,7 @@ impl Finding<'_> {
 
     fn scan(&mut self, handle: Box<dyn Handle>, file: &Listed, salt: u32, len: u64, end: u64) -> io::Result<Known> {
         let mut segment = Segment::new(file.path.clone(), file.base, salt);
+        segment.boot = file.boot;
         let (mut holes, mut skips) = (Vec::new(), Vec::new());
         let mut frames = FrameScan::new(handle, salt, wide(SEGMENT_HEADER), len);
         while let Some(found) = frames.next()? {
@@ -299,7 +302,7 @@ impl Finding<'_> {
             if found.header.base > from {
                 skips.push((from, found.header.base));
             }
-            segment.push(&FrameMeta::of(&found.frame(), found.pos, found.header.frame_len(), None));
+            segment.push(&FrameMeta::of(&found.frame(), found.pos, found.header.frame_len()));
         }
         segment.bytes = segment.data_end;
         Ok(Known { segment, scanned: true, readable: true, holes, skips, len })
@@ -313,7 +316,7 @@ impl Finding<'_> {
             if let Some(hole) = torn.and_then(|at| known.holes.get(at).copied()) {
                 let (path, salt) = (known.path.clone(), known.salt);
                 let handle = self.storage.open_to_read(&path).map_err(at(&path))?;
-                let listed = Listed { path: path.clone(), base: known.base, salt: Some(salt) };
+                let listed = Listed { path: path.clone(), base: known.base, salt: Some(salt), boot: known.boot };
                 let len = known.len;
                 *known = self.scan(handle, &listed, salt, hole.pos, u64::MAX).map_err(at(&path))?;
                 known.len = len;
@@ -429,22 +432,18 @@ fn read_footer(handle: &dyn Handle, file: &Listed, salt: u32, len: u64) -> Optio
         return None;
     }
     let mut segment = Segment::new(file.path.clone(), file.base, salt);
-    let stamp = |wall| Stamp { wall, at: None };
+    segment.boot = file.boot;
+    let stamp = |at: Moment| Moment { boot: file.boot, ..at };
     segment.next = footer.next;
     segment.payload = footer.payload;
     segment.data_end = pos;
     segment.bytes = len;
-    segment.last = Some(stamp(footer.last_wall));
+    segment.last = Some(stamp(footer.last));
     // The last frame before a point is at most as young as the point.
-    let lasts = footer.points.iter().skip(1).map(|point| point.wall).chain(std::iter::once(footer.last_wall));
+    let lasts = footer.points.iter().skip(1).map(|point| point.at).chain(std::iter::once(footer.last));
     let points = footer.points.iter().zip(lasts);
     segment.points = points
-        .map(|(point, last)| Point {
-            offset: point.offset,
-            pos: point.pos,
-            stamp: stamp(point.wall),
-            last: stamp(last),
-        })
+        .map(|(point, last)| Point { offset: point.offset, pos: point.pos, at: stamp(point.at), last: stamp(last) })
         .collect();
     Some(segment)
 }

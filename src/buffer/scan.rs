@@ -39,7 +39,7 @@ impl Found {
             base: self.header.base,
             skipped: self.header.skipped,
             count,
-            wall: self.header.wall,
+            at: self.header.at,
             payload: wide(payload),
             body: self.body.clone(),
         }

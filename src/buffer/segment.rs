@@ -2,31 +2,25 @@
 //! does not grow with the segment.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::batch::Frame;
 use super::format::{Mileage, SEGMENT_HEADER};
 use super::wide;
-use crate::clock::WallMs;
+use crate::clock::Moment;
 
 /// Places to begin at that a segment keeps; when there are more, every second one goes.
 const POINTS_MAX: usize = 64;
-
-/// When something was appended: by the monotonic clock where that was in this process (R8).
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Stamp {
-    pub(super) wall: WallMs,
-    pub(super) at: Option<Instant>,
-}
 
 /// A place to begin at.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Point {
     pub(super) offset: u64,
     pub(super) pos: u64,
-    pub(super) stamp: Stamp,
+    /// When the frame's first record was appended.
+    pub(super) at: Moment,
     /// Of the last frame before the next point.
-    pub(super) last: Stamp,
+    pub(super) last: Moment,
 }
 
 /// See the module.
@@ -42,12 +36,14 @@ pub(super) struct Segment {
     /// Where its frames end.
     pub(super) data_end: u64,
     pub(super) payload: u64,
-    pub(super) last: Option<Stamp>,
+    pub(super) last: Option<Moment>,
+    /// Names the boot of the machine that it was written in (R8).
+    pub(super) boot: u32,
     pub(super) points: Vec<Point>,
     /// Bytes between points; doubles as they are thinned out.
     stride: u64,
     /// When its file was made, in this process.
-    pub(super) made: Option<Instant>,
+    pub(super) made: Option<Moment>,
 }
 
 impl Segment {
@@ -62,6 +58,7 @@ impl Segment {
             data_end: header,
             payload: 0,
             last: None,
+            boot: 0,
             points: Vec::new(),
             stride: 1,
             made: None,
@@ -70,20 +67,20 @@ impl Segment {
 
     /// Takes note of a frame at the end of the data.
     pub(super) fn push(&mut self, frame: &FrameMeta) {
-        let stamp = Stamp { wall: frame.wall, at: frame.at };
+        let at = Moment { boot: self.boot, ..frame.at };
         if self.points.last().is_none_or(|last| frame.pos >= last.pos + self.stride) {
             if self.points.len() >= POINTS_MAX {
                 self.thin_out();
             }
-            self.points.push(Point { offset: frame.base, pos: frame.pos, stamp, last: stamp });
+            self.points.push(Point { offset: frame.base, pos: frame.pos, at, last: at });
         } else if let Some(point) = self.points.last_mut() {
-            point.last = stamp;
+            point.last = at;
         }
         self.next = frame.next;
         self.data_end = frame.pos + frame.len;
         self.bytes = self.bytes.max(self.data_end);
         self.payload += frame.payload;
-        self.last = Some(stamp);
+        self.last = Some(at);
     }
 
     fn thin_out(&mut self) {
@@ -115,17 +112,17 @@ impl Segment {
     }
 
     /// The offset below which every record is older than `max_age`.
-    pub(super) fn aged_below(&self, max_age: Duration, age: impl Fn(Stamp) -> Duration) -> u64 {
+    pub(super) fn aged_below(&self, max_age: Duration, now: Moment) -> u64 {
         if self.last.is_none() {
             return self.base;
         }
-        let young = self.points.iter().find(|point| age(point.last) <= max_age);
+        let young = self.points.iter().find(|point| now.since(point.last) <= max_age);
         young.map_or(self.next, |point| point.offset)
     }
 
     pub(super) fn mileage(&self) -> Vec<Mileage> {
         let points = self.points.iter();
-        points.map(|point| Mileage { offset: point.offset, pos: point.pos, wall: point.stamp.wall }).collect()
+        points.map(|point| Mileage { offset: point.offset, pos: point.pos, at: point.at }).collect()
     }
 }
 
@@ -137,12 +134,11 @@ pub(super) struct FrameMeta {
     pub(super) pos: u64,
     pub(super) len: u64,
     pub(super) payload: u64,
-    pub(super) wall: WallMs,
-    pub(super) at: Option<Instant>,
+    pub(super) at: Moment,
 }
 
 impl FrameMeta {
-    pub(super) const fn of(frame: &Frame, pos: u64, len: u64, at: Option<Instant>) -> Self {
-        Self { base: frame.base, next: frame.next(), pos, len, payload: frame.payload, wall: frame.wall, at }
+    pub(super) const fn of(frame: &Frame, pos: u64, len: u64) -> Self {
+        Self { base: frame.base, next: frame.next(), pos, len, payload: frame.payload, at: frame.at }
     }
 }

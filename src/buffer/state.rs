@@ -10,10 +10,10 @@ use tokio::sync::watch;
 use super::batch::{Batch, Frame};
 use super::cursor::{Drop, Tracker};
 use super::format::{FRAME_HEADER, record_len};
-use super::segment::{Segment, Stamp};
+use super::segment::Segment;
 use super::{Config, MarkSender, Outcome, Refused, Stats, SyncMode, WhenFull, wide};
 use crate::buffer::Offset;
-use crate::clock::{Clock, WallMs};
+use crate::clock::{Clock, Moment, WallMs};
 
 /// Staged bytes that the writer has not written yet, at most: more makes offers wait, whatever the policy. Some tens
 /// of milliseconds of a fast disk.
@@ -223,10 +223,10 @@ impl State {
         }
     }
 
-    pub(super) fn drop_aged(&mut self, max_age: Duration, age: impl Fn(Stamp) -> Duration) {
+    pub(super) fn drop_aged(&mut self, max_age: Duration, now: Moment) {
         let mut below = 0;
         for segment in &self.segments {
-            below = below.max(segment.aged_below(max_age, &age));
+            below = below.max(segment.aged_below(max_age, now));
             if below < segment.next {
                 break;
             }
@@ -240,21 +240,21 @@ impl State {
         }
     }
 
-    fn oldest(&self) -> Option<WallMs> {
+    fn oldest(&self) -> Option<Moment> {
         let floor = self.tracker.floor();
         if self.tracker.owed(self.next) == 0 {
             return None;
         }
         if let Some(frame) = self.tail.frame_with(floor) {
-            return Some(frame.wall);
+            return Some(frame.at);
         }
         let segment = self.segments.iter().find(|segment| segment.next > floor);
         segment.map_or_else(
-            || self.staged.wall(),
+            || self.staged.at(),
             |segment| {
                 let at = segment.points.partition_point(|point| point.offset <= floor);
                 let point = segment.points.get(at.saturating_sub(1));
-                point.map(|point| point.stamp.wall).or_else(|| segment.last.map(|last| last.wall))
+                point.map(|point| point.at).or(segment.last)
             },
         )
     }
@@ -367,7 +367,7 @@ impl Shared {
 
     /// Stages one record with a permit of `need`.
     pub(super) fn append(&self, need: u64, parts: &[&[u8]], expires: Option<WallMs>) -> Offset {
-        let now = (self.clock.wall(), self.clock.now());
+        let now = self.clock.moment();
         let mut state = self.state.lock();
         let offset = state.next;
         state.next += 1;

@@ -6,12 +6,12 @@ use std::sync::atomic::Ordering;
 use super::{Link, Orphan, Shared};
 use crate::admin;
 use crate::buffer::{Buffer, Ledger, SyncMode};
-use crate::clock::WallMs;
+use crate::clock::Moment;
 use crate::telemetry::board::{BrokerStatus, HalfStatus, LinkState, LinkStatus, Status};
 
 impl admin::Control for Shared {
     fn status(&self) -> Status {
-        let now = self.clock.wall();
+        let now = self.clock.moment();
         let links = self.links.iter().map(|link| link.status(now));
         Status {
             site: self.site.to_string(),
@@ -42,9 +42,9 @@ impl Shared {
 }
 
 impl Link {
-    fn status(&self, now: WallMs) -> LinkStatus {
-        let sink = self.sink.as_ref().map(|board| board.snapshot(now));
-        let source = self.source.as_ref().map(|board| board.snapshot(now));
+    fn status(&self, now: Moment) -> LinkStatus {
+        let sink = self.sink.as_ref().map(|board| board.snapshot(now.wall));
+        let source = self.source.as_ref().map(|board| board.snapshot(now.wall));
         let mut status = LinkStatus {
             name: self.config.id.to_string(),
             kind: self.config.kind.name().to_owned(),
@@ -66,7 +66,7 @@ impl Link {
 }
 
 impl Orphan {
-    fn status(&self, now: WallMs) -> LinkStatus {
+    fn status(&self, now: Moment) -> LinkStatus {
         let mut status = LinkStatus {
             name: self.name.clone(),
             kind: "orphaned".to_owned(),
@@ -79,12 +79,12 @@ impl Orphan {
     }
 }
 
-fn fill_from_buffer(status: &mut LinkStatus, buffer: &Buffer, now: WallMs) {
+fn fill_from_buffer(status: &mut LinkStatus, buffer: &Buffer, now: Moment) {
     let stats = buffer.stats();
     status.depth = stats.ledger.buffered;
     status.depth_bytes = stats.depth_bytes;
     status.disk_bytes = stats.disk_bytes;
-    let age = |oldest: WallMs| u64::try_from(now.since(oldest).as_millis()).unwrap_or(u64::MAX);
+    let age = |oldest: Moment| u64::try_from(now.since(oldest).as_millis()).unwrap_or(u64::MAX);
     status.oldest_age_ms = stats.oldest.map(age);
     status.ledger = by_name(&stats.ledger);
     status.balanced = stats.ledger.balances();

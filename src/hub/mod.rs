@@ -224,14 +224,15 @@ impl Hub {
     }
 
     fn stamp(&self, publication: Publication) -> Message {
-        let accepted = self.clock.wall();
+        let accepted = self.clock.moment();
         let mut message = Message {
             id: self.ids.next(),
             topic: publication.topic,
             payload: publication.payload,
             qos: publication.qos,
             retain: publication.retain,
-            time: publication.time_ms.map_or(accepted, WallMs),
+            time: publication.time_ms.map_or(accepted.wall, WallMs),
+            time_unsync: publication.time_ms.is_none() && !accepted.synced,
             expiry_s: publication.expiry_s,
             accepted,
             origin: Origin {
@@ -360,7 +361,7 @@ fn expires(message: &Message, ttl: Option<Duration>) -> Option<WallMs> {
     let by_publisher = message.expiry_s.map(|seconds| Duration::from_secs(u64::from(seconds)));
     let lasts = by_publisher.into_iter().chain(ttl).min()?;
     let lasts = u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX);
-    Some(WallMs(message.accepted.0.saturating_add(lasts)))
+    Some(WallMs(message.accepted.wall.0.saturating_add(lasts)))
 }
 
 fn append(appends: Vec<Append>, receipt: &mut Receipt) {

@@ -203,7 +203,7 @@ async fn a_routes_ttl_is_for_its_own_records_and_leaves_other_targets_alone() {
     let record = |buffer: &Buffer| buffer.reader().next(1, 1).now_or_never().unwrap().unwrap().remove(0);
     let cloud = record(&bench.buffers[0]);
     let accepted = Envelope::decode(cloud.body).unwrap().message.accepted;
-    assert_eq!(cloud.expires, Some(WallMs(accepted.0 + 300_000)));
+    assert_eq!(cloud.expires, Some(WallMs(accepted.wall.0 + 300_000)));
     assert_eq!(record(&bench.buffers[1]).expires, None);
 }
 

@@ -3,8 +3,8 @@
 //!
 //! ```text
 //! envelope: version u8 = 1 · ordinal u16 · destination text · key text? · message
-//! message:  id (site text, run u64, counter u64) · topic text · flags u8 (qos 0-1, retain 2, utf8 3, expiry 4)
-//!           time u64 · accepted u64 · [expiry_s u32] · site text · client_id text? · user text? · hops u8
+//! message:  id (site text, run u64, counter u64) · topic text · flags u8 (qos 0-1, retain 2, utf8 3, expiry 4,
+//!           time unsynchronised 5) · time u64 · accepted (wall u64, up u64, boot u32) · [expiry_s u32] · site text · client_id text? · user text? · hops u8
 //!           path (count u16, texts) · content_type text? · response_topic text? · correlation bytes?
 //!           user properties (count u32, pairs of texts) · payload bytes
 //! ```
@@ -18,7 +18,7 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::{Envelope, Message, MessageId, Origin, Properties, Qos};
-use crate::clock::WallMs;
+use crate::clock::{Moment, WallMs};
 use crate::topic::TopicName;
 
 const VERSION: u8 = 1;
@@ -79,10 +79,13 @@ impl Message {
         let flags = self.qos.bits()
             | (u8::from(self.retain) << 2)
             | (u8::from(self.properties.payload_is_utf8) << 3)
-            | (u8::from(self.expiry_s.is_some()) << 4);
+            | (u8::from(self.expiry_s.is_some()) << 4)
+            | (u8::from(self.time_unsync) << 5);
         out.put_u8(flags);
         out.put_u64_le(self.time.0);
-        out.put_u64_le(self.accepted.0);
+        out.put_u64_le(self.accepted.wall.0);
+        out.put_u64_le(self.accepted.packed());
+        out.put_u32_le(self.accepted.boot);
         if let Some(seconds) = self.expiry_s {
             out.put_u32_le(seconds);
         }
@@ -105,11 +108,24 @@ impl Message {
         let qos = Qos::from_bits(flags & 3).ok_or(DecodeError::Invalid("qos"))?;
         let time = WallMs(take_u64(bytes, "time")?);
         let accepted = WallMs(take_u64(bytes, "time")?);
+        let accepted = Moment::unpacked(accepted, take_u64(bytes, "time")?, take_u32(bytes, "time")?);
         let expiry_s = if flags & 16 == 0 { None } else { Some(take_u32(bytes, "expiry")?) };
         let origin = take_origin(bytes)?;
         let properties = take_properties(bytes, flags & 8 != 0)?;
         let payload = take_bytes(bytes, "payload")?;
-        Ok(Self { id, topic, payload, qos, retain: flags & 4 != 0, time, expiry_s, accepted, origin, properties })
+        Ok(Self {
+            id,
+            topic,
+            payload,
+            qos,
+            retain: flags & 4 != 0,
+            time,
+            time_unsync: flags & 32 != 0,
+            expiry_s,
+            accepted,
+            origin,
+            properties,
+        })
     }
 }
 

@@ -17,6 +17,8 @@ pub const CLIENT: &str = "tg-client";
 pub const USER: &str = "tg-user";
 /// Event time, milliseconds since the epoch.
 pub const TIME: &str = "tg-time";
+/// The clock that [`TIME`] comes from was not synchronised; its value is `1`.
+pub const TIME_UNSYNC: &str = "tg-time-unsync";
 /// The sites passed, comma-separated, oldest first, at most [`PATH_SITES_MAX`].
 pub const PATH: &str = "tg-path";
 /// How many gateways were passed.
@@ -37,6 +39,9 @@ pub fn stamps(envelope: &Envelope, here: &str, seq: &str) -> Vec<(&'static str, 
     path.push(here);
     let mut out = vec![(ID, id), (SEQ, seq.to_owned()), (SITE, message.origin.site.to_string())];
     out.push((TIME, message.time.to_string()));
+    if message.time_unsync {
+        out.push((TIME_UNSYNC, "1".to_owned()));
+    }
     out.push((PATH, path.join(",")));
     out.push((HOPS, message.origin.hops.saturating_add(1).to_string()));
     if let Some(client_id) = &message.origin.client_id {
@@ -63,13 +68,20 @@ pub fn adopt(message: &mut Message) {
             SITE => message.origin.site = (&**value).into(),
             CLIENT => message.origin.client_id = Some((&**value).into()),
             USER => message.origin.user = Some((&**value).into()),
-            TIME => message.time = value.parse().map_or(message.time, WallMs),
+            TIME => adopt_time(message, value, properties.iter().any(|(name, _)| **name == *TIME_UNSYNC)),
             PATH => message.origin.path = value.split(',').filter(|site| !site.is_empty()).map(Into::into).collect(),
             HOPS => message.origin.hops = value.parse().unwrap_or(message.origin.hops),
             _ => {}
         }
     }
     message.properties.user = properties;
+}
+
+/// How far a time is to be trusted is known where it was taken.
+fn adopt_time(message: &mut Message, value: &str, unsync: bool) {
+    if let Ok(time) = value.parse() {
+        (message.time, message.time_unsync) = (WallMs(time), unsync);
+    }
 }
 
 /// An ordinal behind the id (`.2`) is the copy's own, not part of the id.
@@ -99,6 +111,21 @@ mod tests {
         assert_eq!(received.origin.path, vec!["mine".into(), Box::<str>::from("ship")]);
         assert_eq!(received.origin.hops, 1);
         assert_eq!(received.time, sent.time);
+    }
+
+    #[test]
+    fn r35_a_time_that_was_not_synchronised_says_so_on_every_hop() {
+        let sent = Message { time_unsync: true, ..message("a/b", b"x") };
+        let envelope = Envelope { destination: "a/b".into(), key: None, ordinal: 0, message: sent };
+        let stamps = stamps(&envelope, "ship", "b1-0-7");
+        assert!(stamps.contains(&(TIME_UNSYNC, "1".to_owned())), "{stamps:?}");
+        let mut received = message("a/b", b"x");
+        received.properties.user = stamps.into_iter().map(|(n, v)| (n.into(), v.into())).collect();
+        adopt(&mut received);
+        assert!(received.time_unsync);
+        received.properties.user.retain(|(name, _)| **name != *TIME_UNSYNC);
+        adopt(&mut received);
+        assert!(!received.time_unsync, "of a clock that was right, by a gateway whose own is not");
     }
 
     #[test]

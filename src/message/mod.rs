@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::clock::WallMs;
+use crate::clock::{Moment, WallMs};
 use crate::topic::TopicName;
 
 /// The delivery guarantee that was asked for (MQTT 5.0 section 4.3).
@@ -94,10 +94,12 @@ pub struct Message {
     pub retain: bool,
     /// Event time: the first gateway's wall clock at acceptance, in milliseconds since the epoch (`tg-time`).
     pub time: WallMs,
+    /// The clock that `time` comes from was not synchronised (`tg-time-unsync`).
+    pub time_unsync: bool,
     /// Message Expiry Interval in seconds, counted from `accepted` (MQTT-3.3.2-6).
     pub expiry_s: Option<u32>,
-    /// This gateway's wall clock at acceptance: what `expiry_s` counts from.
-    pub accepted: WallMs,
+    /// When this gateway accepted it: what `expiry_s` counts from (R8).
+    pub accepted: Moment,
     /// Where it comes from.
     pub origin: Origin,
     /// What MQTT 5 carries beside the payload.
@@ -107,14 +109,14 @@ pub struct Message {
 impl Message {
     /// What is left of the Message Expiry Interval at `now`: `None` without one, `Some(0)` when it has lapsed.
     #[must_use]
-    pub fn expiry_left_s(&self, now: WallMs) -> Option<u32> {
+    pub fn expiry_left_s(&self, now: Moment) -> Option<u32> {
         let waited = u32::try_from(now.since(self.accepted).as_secs()).unwrap_or(u32::MAX);
         self.expiry_s.map(|seconds| seconds.saturating_sub(waited))
     }
 
     /// Whether the Message Expiry Interval has lapsed at `now`.
     #[must_use]
-    pub fn has_expired(&self, now: WallMs) -> bool {
+    pub fn has_expired(&self, now: Moment) -> bool {
         self.expiry_left_s(now) == Some(0)
     }
 }
@@ -147,8 +149,9 @@ pub(crate) mod tests_support {
             qos: Qos::AtLeastOnce,
             retain: false,
             time: WallMs(1_000),
+            time_unsync: false,
             expiry_s: None,
-            accepted: WallMs(1_000),
+            accepted: Moment { wall: WallMs(1_000), up_ms: 1_000, boot: 1, synced: true },
             origin: Origin { site: "test".into(), ..Origin::default() },
             properties: Properties::default(),
         }

@@ -193,7 +193,7 @@ fn claim_of(broker: &Broker, connect: Connect) -> Result<Claim, Refusal> {
     };
     let expiry_s = granted_expiry_s(&broker.config, asked);
     let will_delay_s = connect.will.as_ref().and_then(|will| will.properties.delay_s).unwrap_or(0);
-    let now = broker.clock.wall();
+    let now = broker.clock.moment();
     let will = connect.will.map(|will| convert::will_message(will, &name, user.as_ref(), now)).transpose();
     let will = will.map_err(|error| Refusal {
         version,

@@ -337,7 +337,7 @@ impl Connection {
 
     fn pump(&mut self) {
         let (broker, client) = (&self.broker, &self.attached.client);
-        let (durable, now) = (broker.store.durable(), broker.clock.wall());
+        let (durable, now) = (broker.store.durable(), broker.clock.moment());
         self.durable = durable;
         let mut state = client.lock();
         if state.terms.kept && state.outbound.can_assign() {

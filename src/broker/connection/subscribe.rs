@@ -128,7 +128,7 @@ impl Connection {
 
     fn send_retained(&self, topic: TopicName, options: SubscribeOptions, subscription_id: Option<u32>) {
         let (broker, client) = (&self.broker, &self.attached.client);
-        let now = broker.clock.wall();
+        let now = broker.clock.moment();
         let Some(message) = broker.topics.retained(&topic).filter(|message| !message.has_expired(now)) else { return };
         let qos = options.qos.min(message.qos);
         let ids = subscription_id.into_iter().collect();

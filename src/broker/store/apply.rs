@@ -53,8 +53,9 @@ fn apply(transaction: &Transaction<'_>, op: &Op) -> rusqlite::Result<()> {
 }
 
 fn session(transaction: &Transaction<'_>, row: &SessionRow) -> rusqlite::Result<()> {
-    let sql = "INSERT OR REPLACE INTO session (id, client, version, kept, expiry_s, ended_ms, user, will, will_delay_s)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+    let sql = "INSERT OR REPLACE INTO session
+               (id, client, version, kept, expiry_s, ended_ms, user, will, will_delay_s, ended_up, ended_boot)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
     let will = row.will.as_ref().map(|will| super::encode_body(will));
     transaction.prepare_cached(sql)?.execute(params![
         number(row.id.0),
@@ -62,10 +63,12 @@ fn session(transaction: &Transaction<'_>, row: &SessionRow) -> rusqlite::Result<
         row.version,
         row.kept,
         row.expiry_s,
-        row.ended.map(|at| number(at.0)),
+        row.ended.map(|at| number(at.wall.0)),
         row.user,
         will.as_deref(),
         row.will_delay_s,
+        row.ended.map(|at| number(at.packed())),
+        row.ended.map(|at| at.boot),
     ])?;
     Ok(())
 }

@@ -6,7 +6,7 @@ use rusqlite::{Connection, Row};
 
 use super::apply::number;
 use super::{Page, SessionId, codec};
-use crate::clock::WallMs;
+use crate::clock::{Moment, WallMs};
 use crate::message::{Message, Qos};
 
 /// A session's own row.
@@ -23,7 +23,7 @@ pub(crate) struct SessionRow {
     /// Seconds; `u32::MAX`: never.
     pub(crate) expiry_s: u32,
     /// When its connection ended; `None`: it is connected (or was at a SIGKILL).
-    pub(crate) ended: Option<WallMs>,
+    pub(crate) ended: Option<Moment>,
     /// User name.
     pub(crate) user: Option<Arc<str>>,
     /// What to publish when the client is lost.
@@ -100,7 +100,8 @@ pub(super) fn all(connection: &Connection) -> Loaded {
     let mut loaded = Loaded {
         sessions: rows(
             connection,
-            "SELECT id, client, version, kept, expiry_s, ended_ms, user, will, will_delay_s FROM session ORDER BY id",
+            "SELECT id, client, version, kept, expiry_s, ended_ms, user, will, will_delay_s, ended_up, ended_boot
+             FROM session ORDER BY id",
             &mut damaged,
             session,
         ),
@@ -206,11 +207,18 @@ fn session(row: &Row<'_>) -> rusqlite::Result<SessionRow> {
         version: row.get(2)?,
         kept: row.get(3)?,
         expiry_s: row.get(4)?,
-        ended: row.get::<_, Option<i64>>(5)?.map(|at| WallMs(at.unsigned_abs())),
+        ended: ended(row)?,
         user: row.get::<_, Option<String>>(6)?.map(Into::into),
         will,
         will_delay_s: row.get(8)?,
     })
+}
+
+fn ended(row: &Row<'_>) -> rusqlite::Result<Option<Moment>> {
+    let (wall, up): (Option<i64>, Option<i64>) = (row.get(5)?, row.get(9)?);
+    let boot = row.get::<_, Option<u32>>(10)?.unwrap_or(0);
+    let moment = |wall: i64| Moment::unpacked(WallMs(wall.unsigned_abs()), up.unwrap_or(0).unsigned_abs(), boot);
+    Ok(wall.map(moment))
 }
 
 fn subscription(row: &Row<'_>) -> rusqlite::Result<(SessionId, SubscriptionRow)> {

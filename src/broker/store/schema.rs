@@ -17,6 +17,8 @@ CREATE TABLE session (
     kept INTEGER NOT NULL,
     expiry_s INTEGER NOT NULL,
     ended_ms INTEGER,
+    ended_up INTEGER,
+    ended_boot INTEGER,
     user TEXT,
     will BLOB,
     will_delay_s INTEGER NOT NULL

@@ -15,22 +15,36 @@ use crate::clock::Clock;
 
 /// A clock that is set by hand.
 #[derive(Debug)]
-pub(super) struct HandClock(Mutex<(Instant, u64)>);
+pub(super) struct HandClock(Mutex<(Instant, Moment)>);
 
 impl HandClock {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self(Mutex::new((crate::clock::now(), 1_000_000))))
+        let start = Moment { wall: WallMs(1_000_000), up_ms: 5_000, boot: 1, synced: false };
+        Arc::new(Self(Mutex::new((crate::clock::now(), start))))
     }
 
     pub(super) fn pass(&self, time: Duration) {
         let mut now = self.0.lock();
         now.0 += time;
-        now.1 += time.as_millis() as u64;
+        now.1.wall.0 += time.as_millis() as u64;
+        now.1.up_ms += time.as_millis() as u64;
     }
 
     pub(super) fn step_wall(&self, ms: i64) {
-        let mut now = self.0.lock();
-        now.1 = now.1.saturating_add_signed(ms);
+        let wall = &mut self.0.lock().1.wall.0;
+        *wall = wall.saturating_add_signed(ms);
+    }
+
+    /// From now on the wall clock is said to be right, or not.
+    pub(super) fn synced(&self, synced: bool) {
+        self.0.lock().1.synced = synced;
+    }
+
+    /// The machine has been off for `away` and has just come up again; nobody has said what time it is.
+    pub(super) fn reboot(&self, away: Duration) {
+        self.pass(away);
+        let now = &mut self.0.lock().1;
+        *now = Moment { up_ms: 0, boot: now.boot + 1, synced: false, ..*now };
     }
 }
 
@@ -39,8 +53,8 @@ impl Clock for HandClock {
         self.0.lock().0
     }
 
-    fn wall(&self) -> WallMs {
-        WallMs(self.0.lock().1)
+    fn moment(&self) -> Moment {
+        self.0.lock().1
     }
 }
 

@@ -32,6 +32,8 @@ fn a_segment_is_the_documented_bytes() {
     assert_eq!(&frame[8..20], b"\x78\0\0\0\x78\0\0\0\x01\0\0\0", "stored and raw length, count");
     assert_eq!(&frame[24..40], b"\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0", "base, durable");
     assert_eq!(frame[40..48], 1_000_000_u64.to_le_bytes(), "wall clock");
+    assert_eq!(frame[48..56], 10_000_u64.to_le_bytes(), "boot clock, not synchronised");
+    assert_eq!(bytes[56..60], 1_u32.to_le_bytes(), "boot");
     let record = &frame[FRAME_HEADER..];
     assert_eq!(&record[..16], b"\x64\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
     assert_eq!(&record[16..116], body(1));

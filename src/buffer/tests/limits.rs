@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::super::state::Verdict;
 use super::super::*;
 use super::bench::{Bench, body, config};
+use crate::clock::Clock;
 use crate::units::ByteSize;
 
 fn fill(bench: &mut Bench) -> u64 {
@@ -137,6 +138,93 @@ fn r08_max_age_drops_by_the_monotonic_clock_and_counts() {
     assert_eq!(bench.disk.segments().len(), 0);
 }
 
+fn aging() -> Bench {
+    let mut bench = Bench::new(Config { max_age: Some(Duration::from_secs(3_600)), ..config() });
+    bench.put_all(0, 20);
+    bench.turn();
+    bench
+}
+
+/// Half a century, in either direction, before and after a restart, and said to be right or not.
+#[test]
+fn r08_no_step_of_the_clock_expires_anything_within_a_boot() {
+    const TODAY: i64 = 1_790_000_000_000;
+    for step in [TODAY, -900_000, 3_600_001, -TODAY] {
+        for synced in [false, true] {
+            let mut bench = aging();
+            bench.clock.step_wall(step);
+            bench.clock.synced(synced);
+            bench.turn();
+            let mut bench = bench.kill_and_reopen();
+            bench.clock.step_wall(-step);
+            bench.turn();
+            assert_eq!(bench.ledger().buffered, 20, "{step} {synced}");
+            bench.clock.pass(Duration::from_secs(3_599));
+            bench.turn();
+            assert_eq!(bench.ledger().buffered, 20, "{step} {synced}");
+            bench.clock.pass(Duration::from_secs(2));
+            bench.turn();
+            assert_eq!(bench.ledger().dropped_age, 20, "{step} {synced}: the boot clock goes on across restarts");
+        }
+    }
+}
+
+#[test]
+fn r08_across_boots_an_age_needs_two_clocks_that_were_right() {
+    for (before, after) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut bench = Bench::new(Config { max_age: Some(Duration::from_secs(3_600)), ..config() });
+        bench.clock.synced(before);
+        bench.put_all(0, 20);
+        bench.turn();
+        bench.disk.kill();
+        bench.clock.reboot(Duration::from_secs(86_400));
+        let mut bench = bench.reopen();
+        bench.turn();
+        assert_eq!(bench.ledger().buffered, 20, "nobody has said what time it is");
+        bench.clock.synced(after);
+        bench.turn();
+        let certain = before && after;
+        assert_eq!(bench.ledger().dropped_age, if certain { 20 } else { 0 }, "{before} {after}");
+        bench.clock.pass(Duration::from_secs(3_601));
+        bench.turn();
+        assert_eq!(bench.ledger().dropped_age, 20, "older than the boot, whatever the clock says");
+    }
+}
+
+/// A Raspberry Pi without a battery: 1970 at each start, and the right time some seconds later.
+#[test]
+fn r08_the_first_ntp_after_a_start_in_1970_drops_nothing() {
+    let bench = aging();
+    bench.disk.kill();
+    bench.clock.reboot(Duration::from_secs(30));
+    bench.clock.step_wall(-1_000_000);
+    let mut bench = bench.reopen();
+    bench.put_all(20, 40);
+    bench.clock.pass(Duration::from_secs(10));
+    bench.clock.step_wall(1_790_000_000_000);
+    bench.clock.synced(true);
+    bench.put_all(40, 60);
+    bench.turn();
+    let mut bench = bench.close_and_reopen();
+    bench.turn();
+    assert_eq!(bench.offsets(), (0..60).collect::<Vec<_>>());
+    let oldest = bench.shared.stats().oldest.unwrap();
+    assert_eq!(bench.clock.moment().since(oldest), Duration::from_secs(10), "as old as the boot: more is not certain");
+}
+
+/// A damaged header takes the boot's name along: what then is not certain is kept.
+#[test]
+fn r08_a_record_of_an_unknown_boot_is_kept() {
+    let bench = aging();
+    let path = bench.disk.segments().remove(0);
+    bench.disk.kill();
+    bench.disk.change(&path, |bytes| bytes[..64].fill(0));
+    bench.clock.pass(Duration::from_secs(7_200));
+    let mut bench = bench.reopen();
+    bench.turn();
+    assert_eq!(bench.offsets(), (0..20).collect::<Vec<_>>());
+}
+
 #[test]
 fn r04_min_free_drops_the_oldest_as_min_free_and_stops_when_there_is_room() {
     let mut bench = Bench::new(Config { min_free: Some(ByteSize(100_000)), ..config() });
@@ -167,7 +255,7 @@ fn r04_min_free_refuses_when_nothing_can_be_freed() {
 #[test]
 fn r09_the_cursor_is_written_each_window_and_synced_each_second_and_before_every_unlink() {
     let mut bench = Bench::new(config());
-    bench.put_all(0, 300);
+    bench.put_all(0, 250);
     bench.turn();
     bench.clock.pass(Duration::from_secs(5));
     bench.turn();
@@ -193,7 +281,7 @@ fn r09_the_cursor_is_written_each_window_and_synced_each_second_and_before_every
 #[test]
 fn r02_what_the_cursor_passes_while_it_is_saved_is_not_deleted_by_that_save() {
     let mut bench = Bench::new(config());
-    bench.put_all(0, 300);
+    bench.put_all(0, 250);
     bench.turn();
     let segments = bench.disk.segments().len();
     assert!(segments > 4);
@@ -207,8 +295,8 @@ fn r02_what_the_cursor_passes_while_it_is_saved_is_not_deleted_by_that_save() {
     bench.turn();
     assert_eq!(bench.disk.segments().len(), segments - 2, "only what the synced cursor has passed");
     let mut bench = bench.kill_and_reopen();
-    assert_eq!(bench.recovery, Recovery { buffered: 300 - first_two, ..Recovery::default() }, "repeated, not lost");
-    bench.settle(first_two..300);
+    assert_eq!(bench.recovery, Recovery { buffered: 250 - first_two, ..Recovery::default() }, "repeated, not lost");
+    bench.settle(first_two..250);
     bench.turn();
-    assert_eq!(bench.ledger(), Ledger { accepted: 300, delivered: 300, ..Ledger::default() });
+    assert_eq!(bench.ledger(), Ledger { accepted: 250, delivered: 250, ..Ledger::default() });
 }

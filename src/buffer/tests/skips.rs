@@ -33,7 +33,7 @@ fn the_first_frame_behind_numbers_left_out_by_a_crash_says_how_many() {
     let bytes = bench.disk.read(&path);
     let frame = &bytes[SEGMENT_HEADER..];
     assert_eq!(frame[24..32], next.to_le_bytes(), "base");
-    assert_eq!(frame[48..56], (next - 9).to_le_bytes(), "skipped");
+    assert_eq!(frame[56..64], (next - 9).to_le_bytes(), "skipped");
 }
 
 #[test]

@@ -25,7 +25,7 @@ use super::super::window::{Fate, Flight, InFlight, Window};
 use super::super::{Answer, LinkError, Outgoing, Sent, Sink, SinkConnection};
 use super::Common;
 use crate::buffer::{Buffer, DeadLetter, Mark, Offset, Outcome, Reader, Record, Refused};
-use crate::clock::WallMs;
+use crate::clock::Moment;
 use crate::message::Envelope;
 use crate::telemetry::board::LinkState;
 
@@ -345,7 +345,7 @@ impl<S: Sink> SinkRunner<S> {
     }
 
     fn fill(&mut self, connection: &mut S::Connection) -> Result<(), LinkError> {
-        let now = self.common.clock.wall();
+        let now = self.common.clock.moment();
         while self.room() > 0 {
             let Some(record) = self.on.unsent.pop_front() else { break };
             self.send(connection, record, now)?;
@@ -353,7 +353,7 @@ impl<S: Sink> SinkRunner<S> {
         Ok(())
     }
 
-    fn send(&mut self, connection: &mut S::Connection, record: Record, now: WallMs) -> Result<(), LinkError> {
+    fn send(&mut self, connection: &mut S::Connection, record: Record, now: Moment) -> Result<(), LinkError> {
         let envelope = match Envelope::decode(record.body.clone()) {
             Ok(envelope) => envelope,
             Err(error) => {
@@ -362,7 +362,7 @@ impl<S: Sink> SinkRunner<S> {
             }
         };
         // By the record, not by the message: the route may have given it a shorter life than its publisher.
-        let expiry_left_s = record.expiry_left_s(now);
+        let expiry_left_s = record.expiry_left_s(envelope.message.accepted, now);
         if expiry_left_s == Some(0) {
             self.buffer.settle(record.offset, Outcome::Expired);
             return Ok(());

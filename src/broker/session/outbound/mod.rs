@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::clock::WallMs;
+use crate::clock::Moment;
 use crate::message::{Message, Qos};
 use crate::topic::TopicName;
 
@@ -185,7 +185,7 @@ impl Outbound {
 
     /// Gives the head of the queue a packet id if the window has room. `position` is that of the store unit that notes
     /// the id: a QoS 2 message waits for it (R17), since its id must be the same after a crash. A QoS 1 message does not.
-    pub(crate) fn poll_assign(&mut self, position: Option<u64>, now: WallMs) -> Option<Assigned> {
+    pub(crate) fn poll_assign(&mut self, position: Option<u64>, now: Moment) -> Option<Assigned> {
         if !self.can_assign() {
             return None;
         }
@@ -202,7 +202,7 @@ impl Outbound {
     }
 
     /// The next packet to send. `durable`: the first store position that is not durable.
-    pub(crate) fn poll_send(&mut self, durable: u64, now: WallMs) -> Option<Transmit<'_>> {
+    pub(crate) fn poll_send(&mut self, durable: u64, now: Moment) -> Option<Transmit<'_>> {
         let is_durable = |ready: Option<u64>| ready.is_none_or(|position| position < durable);
         if self.pubrels.front().is_some_and(|(_, ready)| is_durable(*ready)) {
             return self.pubrels.pop_front().map(|(id, _)| Transmit::Pubrel(id));
@@ -285,7 +285,7 @@ impl Outbound {
 
 /// R8. A QoS 2 message that may have been sent never lapses, PUBREC or not: the client may hold its id, and would take the
 /// next message under that id for a copy (MQTT-4.3.3-7).
-fn lapsed(flight: &Flight, now: WallMs) -> bool {
+fn lapsed(flight: &Flight, now: Moment) -> bool {
     let may_lapse = flight.phase == Phase::Fresh || flight.entry.qos == Qos::AtLeastOnce;
     may_lapse && flight.entry.message.has_expired(now)
 }

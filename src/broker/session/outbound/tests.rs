@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::message::tests_support::message;
 
-const NOW: WallMs = WallMs(1_000);
+const NOW: Moment = Moment { wall: crate::clock::WallMs(1_000), up_ms: 1_000, boot: 1, synced: false };
 
 fn entry(qos: Qos, seq: Option<u64>, ready: Option<u64>) -> Entry {
     let message = Arc::new(message("a/b", b"x"));
@@ -20,7 +20,7 @@ enum Seen {
     Expired,
 }
 
-fn send_all(outbound: &mut Outbound, durable: u64, now: WallMs) -> Vec<Seen> {
+fn send_all(outbound: &mut Outbound, durable: u64, now: Moment) -> Vec<Seen> {
     while outbound.poll_assign(None, now).is_some() {}
     let mut seen = Vec::new();
     while let Some(transmit) = outbound.poll_send(durable, now) {
@@ -122,7 +122,7 @@ fn an_error_pubrec_ends_the_exchange_without_pubrel() {
 
 #[test]
 fn r8_expiry_drops_what_waits_but_never_a_qos_2_exchange_that_was_begun() {
-    let late = WallMs(100_000);
+    let late = Moment { up_ms: 100_000, ..NOW };
     let expiring = |qos| {
         let mut entry = entry(qos, None, None);
         let mut message = (*entry.message).clone();

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::buffer::{self, Admission, DeadLetter, Offset};
-use crate::clock::WallMs;
+use crate::clock::{Moment, WallMs};
 use crate::links::{Answer, LinkError, Outgoing, Sent, SinkConnection};
 use crate::message::tests_support::message;
 use crate::message::{Envelope, Message};
@@ -378,10 +378,11 @@ async fn r08_a_lapsed_record_expires_and_the_remote_gets_what_is_left_of_the_sho
         Reaction::Confirm
     });
     let running = Running::start(&remote, TIMING);
-    let now = crate::clock::wall();
+    let now = crate::clock::moment();
     let published = Message { expiry_s: Some(600), accepted: now, ..message("a", b"x") };
-    running.append_expiring(&published, Some(WallMs(now.0 - 1))).await;
-    running.append_expiring(&published, Some(WallMs(now.0 + 60_000))).await;
+    let waited = Message { accepted: Moment { up_ms: now.up_ms - 6_000, ..now }, ..published.clone() };
+    running.append_expiring(&waited, Some(WallMs(now.wall.0 + 5_999))).await;
+    running.append_expiring(&published, Some(WallMs(now.wall.0 + 60_000))).await;
     running.drained().await;
     assert_eq!(remote.sent(), [1]);
     let ledger = running.buffer.stats().ledger;
