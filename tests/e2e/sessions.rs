@@ -1,5 +1,6 @@
 //! The built-in broker towards its clients: exactly once over kills, and Mosquitto's own command-line clients.
 
+use std::collections::VecDeque;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -135,6 +136,8 @@ async fn publish(gateway: &Gateway, version: &str, arguments: &[&str]) {
 struct Sub {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
+    /// What a kept session was owed may arrive before its subscription is confirmed.
+    early: VecDeque<String>,
 }
 
 impl Sub {
@@ -144,23 +147,40 @@ impl Sub {
         let mut command = Command::new("stdbuf");
         command.arg("-oL").arg("mosquitto_sub").args(plain.as_std().get_args()).args(["-d", "-F", "%t %q %r %p"]);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
-        let mut sub = Self { lines: BufReader::new(child.stdout.take().unwrap()).lines(), child };
-        while !sub.any_line().await.starts_with("Subscribed (") {}
-        sub
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut sub = Self { lines, child, early: VecDeque::new() };
+        loop {
+            match sub.any_line().await {
+                line if line.starts_with("Subscribed (") => return sub,
+                line if is_message(&line) => sub.early.push_back(line),
+                _debug => {}
+            }
+        }
     }
 
     /// The next message.
     async fn line(&mut self) -> String {
-        loop {
-            let line = self.any_line().await;
-            if !["Client ", "Subscribed "].iter().any(|debug| line.starts_with(debug)) {
-                return line;
-            }
+        if let Some(early) = self.early.pop_front() {
+            return early;
         }
+        let message = async {
+            loop {
+                let line = self.any_line().await;
+                if is_message(&line) {
+                    return line;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, message).await.expect("mosquitto_sub gets a message")
     }
 
     async fn any_line(&mut self) -> String {
         let line = tokio::time::timeout(PATIENCE, self.lines.next_line()).await.expect("mosquitto_sub says something");
         line.unwrap().expect("mosquitto_sub runs")
     }
+}
+
+/// Not one of the lines that `mosquitto_sub -d` says of itself.
+fn is_message(line: &str) -> bool {
+    !["Client ", "Subscribed "].iter().any(|debug| line.starts_with(debug))
 }
