@@ -94,7 +94,7 @@ impl Broker {
     ) -> Result<Arc<Self>, StoreError> {
         let (store, loaded) = Store::open(dir)?;
         let overloaded = MarkSender::new(0);
-        overloaded.fail("the broker's store has too much to write");
+        overloaded.fail("the broker's store has no room: its disk is full or too slow");
         let broker = Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             config,

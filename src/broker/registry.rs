@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use tokio_util::sync::CancellationToken;
 
 use super::Broker;
-use super::client::{Client, Kick, Online, PAGE_ROWS, Tail, Terms};
+use super::client::{Client, Kick, Online, PAGE_ROWS, State, Tail, Terms};
 use super::convert;
 use super::session::Entry;
 use super::store::{Loaded, Op, OwedRow, Page, SessionId, SessionRow};
@@ -267,6 +267,7 @@ impl Broker {
                     Err(error) => Err(error.to_string()),
                 };
                 if let Err(error) = settled {
+                    broker.board.dropped("will_refused");
                     tracing::warn!(topic = %will.topic, %error, "a will could not be stored everywhere");
                 }
             }
@@ -294,21 +295,26 @@ impl Broker {
         }
     }
 
-    /// QoS 2 messages that have become durable since their connection went are noted, so that a restart need not offer
-    /// them again.
+    /// QoS 2 messages that have become durable since their connection went are noted, so that neither a restart nor the
+    /// connection that repeats them offers them again. One step: an id may be used anew right after.
     fn settle_receipts(&self, client: &Client) {
-        let mut durable = Vec::new();
-        client.lock().receipts.retain(|(id, receipt)| match receipt.decided() {
-            Some(Ok(())) => {
-                durable.push(*id);
-                false
-            }
-            Some(Err(_rejected)) => false,
-            None => true,
-        });
-        for id in durable {
-            self.note_durable(client, id);
+        if client.lock().receipts.is_empty() {
+            return;
         }
+        self.store.stage(|unit| {
+            let mut state = client.lock();
+            let State { receipts, inbound, terms, .. } = &mut *state;
+            receipts.retain(|(id, receipt)| {
+                let decided = receipt.decided();
+                if decided == Some(Ok(())) {
+                    inbound.handle_durable(*id);
+                    if terms.kept {
+                        unit.push(Op::InboundFinished(client.id, *id));
+                    }
+                }
+                decided.is_none()
+            });
+        });
     }
 
     fn expire(&self, client: &Arc<Client>) {
@@ -396,18 +402,21 @@ impl Broker {
         client
     }
 
-    /// R18: exchanges that were delivered here, and that links may lack, are offered to the links once more.
+    /// R18: exchanges that were delivered here, and that links may lack, are offered to the links once more. Their receipts go to
+    /// the session, so that a client that repeats one meanwhile waits for the same receipt, and does not offer it again.
     pub(super) async fn finish_exchanges(&self) {
         let clients: Vec<_> = self.clients.lock().values().cloned().collect();
         for client in clients {
             let unfinished = client.lock().inbound.unfinished();
             for (id, message) in unfinished {
-                let settled = match self.hub.resume((*message).clone()).await {
-                    Ok(mut receipt) => receipt.settled().await.map_err(|error| error.to_string()),
-                    Err(error) => Err(error.to_string()),
-                };
-                match settled {
-                    Ok(()) => self.note_durable(&client, id),
+                match self.hub.resume((*message).clone()).await {
+                    Ok(receipt) => {
+                        let mut state = client.lock();
+                        // Its client was faster: then it is that connection's.
+                        if state.inbound.is_interrupted(id, &message) {
+                            state.receipts.push((id, receipt));
+                        }
+                    }
                     Err(error) => tracing::warn!(client = %client.name, id, %error, "a QoS 2 exchange stays open"),
                 }
             }

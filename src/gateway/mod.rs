@@ -1,8 +1,8 @@
 //! The only part that knows all others: builds them from a [`Config`], runs them, and ends them in order.
 //!
-//! Start: lock the data folder, open every link's buffer, open the broker's store, bind all listeners, finish QoS 2
-//! exchanges that a kill interrupted (R18), and only then take the first packet. Whatever cannot be had is reported before
-//! anything runs. End: DESIGN.md section 9, in [`run`].
+//! Start: lock the data folder, open every link's buffer, open the broker's store, bind all listeners, and only then take
+//! the first packet; QoS 2 exchanges that a kill interrupted (R18) are finished beside that, since a link that blocks must not
+//! keep clients out. Whatever cannot be had is reported before anything runs. End: DESIGN.md section 9, in [`run`].
 //!
 //! No other module names this one, `cli` excepted.
 

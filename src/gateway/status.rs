@@ -24,6 +24,7 @@ impl admin::Control for Shared {
             broker: self.broker_status(),
             admin: self.admin.map(|address| address.to_string()),
             loops_stopped: self.hub.loops_stopped(),
+            unrouted: self.hub.unrouted(),
         }
     }
 }

@@ -126,6 +126,7 @@ pub struct Hub {
     local: OnceLock<Arc<dyn Local>>,
     stopping: AtomicBool,
     loops_stopped: AtomicU64,
+    unrouted: AtomicU64,
 }
 
 /// A publication that every target has room for.
@@ -161,6 +162,7 @@ impl Hub {
             local: OnceLock::new(),
             stopping: AtomicBool::new(false),
             loops_stopped: AtomicU64::new(0),
+            unrouted: AtomicU64::new(0),
         }
     }
 
@@ -181,6 +183,13 @@ impl Hub {
         self.loops_stopped.load(Ordering::Relaxed)
     }
 
+    /// How many messages of sources matched no route, and so went nowhere. (A client's publish always has the built-in
+    /// broker's subscribers to go to.)
+    #[must_use]
+    pub fn unrouted(&self) -> u64 {
+        self.unrouted.load(Ordering::Relaxed)
+    }
+
     /// Routes, admits, stamps, delivers locally and appends each publication of the batch, in order. Waits only for
     /// `when_full: block` (and, for QoS 2, for the broker's store: R18). One answer for each publication: a receipt that
     /// settles when it is durable everywhere it must be, or why it was refused. Dropping the future gives up what was
@@ -197,6 +206,9 @@ impl Hub {
                 continue;
             }
             let plan = plan::plan(&self.table.load(), source, &message);
+            if plan == plan::Plan::default() {
+                self.note_unrouted(source, &message);
+            }
             match self.admit(&message, plan.links, &mut ready, &mut answers).await {
                 Ok(appends) => {
                     let (message, local_topics) = (Arc::new(message), plan.local_topics);
@@ -262,6 +274,15 @@ impl Hub {
         looped
     }
 
+    /// A message that no route takes is gone once its origin has its acknowledgement: counted, and said.
+    fn note_unrouted(&self, source: &Source, message: &Message) {
+        let count = self.unrouted.fetch_add(1, Ordering::Relaxed) + 1;
+        // As with loops: the first, and each time the count doubles.
+        if count.is_power_of_two() {
+            tracing::warn!(from = %source.from, topic = %message.topic, count, "a message of a source matched no route and went nowhere");
+        }
+    }
+
     /// Asks every target for room. Where one has to be waited for, what was admitted before it is accepted first: a
     /// blocked message holds back its successors, never its predecessors.
     async fn admit(
@@ -309,14 +330,19 @@ impl Hub {
     async fn accept(&self, ready: &mut Vec<Admitted>, answers: &mut Answers) {
         let accepted = std::mem::take(ready);
         let mut stored = self.deliver(&accepted).into_iter();
-        for Admitted { slot, packet_id, local_topics, appends, .. } in accepted {
+        for Admitted { slot, message, packet_id, local_topics, appends, .. } in accepted {
             let mut receipt = Receipt::default();
             for (mark, position) in stored.by_ref().take(local_topics.len()).flatten() {
                 receipt.add(mark, position);
             }
-            if packet_id.is_some()
-                && !appends.is_empty()
-                && let Err(Rejected(reason)) = receipt.settled().await
+            let in_store = if packet_id.is_some() && !appends.is_empty() {
+                receipt.settled().await
+            } else {
+                receipt.decided().unwrap_or(Ok(()))
+            };
+            // What comes again, since its publisher is not acknowledged, goes to the links then. Nobody repeats QoS 0.
+            if let Err(Rejected(reason)) = in_store
+                && message.qos != Qos::AtMostOnce
             {
                 let link = LinkId::new("broker");
                 answer(answers, slot, Err(OfferError::Failed { link, reason }));

@@ -157,6 +157,34 @@ async fn r18_a_qos_2_publish_reaches_the_logs_only_after_the_store_has_committed
 }
 
 #[tokio::test]
+async fn r05_what_the_store_refuses_reaches_no_log_but_at_qos_0() {
+    let bench = bench(&[("broker/#", "lake/t")], &[("lake", WhenFull::DropOldest, BIG)], true);
+    bench.local.store.fail("its disk is gone");
+    let answers = bench.hub.offer(&from_broker(), vec![publication("a", b"1")]).await;
+    let broker = LinkId::new("broker");
+    assert_eq!(
+        answers[0].as_ref().unwrap_err(),
+        &OfferError::Failed { link: broker, reason: "its disk is gone".into() }
+    );
+    assert_eq!(bench.buffers[0].stats().next.0, 0, "its publisher repeats it: one more record each time");
+    let mut forgotten = publication("a", b"2");
+    forgotten.qos = Qos::AtMostOnce;
+    assert!(bench.hub.offer(&from_broker(), vec![forgotten]).await.remove(0).is_ok());
+    assert_eq!(bench.buffers[0].stats().next.0, 1, "nobody repeats it");
+}
+
+#[tokio::test]
+async fn a_source_s_message_without_a_route_is_counted_and_a_client_s_is_not() {
+    let bench = bench(&[("hq/cmd/#", "broker/cmd/{rest}")], &[], false);
+    let hq = Source { from: Endpoint::Link(LinkId::new("hq")), channel: None };
+    let answers = bench.hub.offer(&hq, vec![publication("cmd/a", b""), publication("else", b"")]).await;
+    assert!(answers.iter().all(|answer| answer.as_ref().unwrap().decided() == Some(Ok(()))));
+    bench.hub.offer(&from_broker(), vec![publication("else", b"")]).await.remove(0).unwrap().settled().await.unwrap();
+    assert_eq!(bench.hub.unrouted(), 1);
+    assert_eq!(*bench.local.delivered.lock(), ["cmd/a", "else"]);
+}
+
+#[tokio::test]
 async fn r12_what_has_passed_this_site_goes_no_further_and_is_counted() {
     let bench = bench(&[("broker/#", "lake/t")], &[("lake", WhenFull::DropOldest, BIG)], false);
     let mut looped = publication("a", b"1");

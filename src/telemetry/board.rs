@@ -225,6 +225,9 @@ pub struct Status {
     pub admin: Option<String>,
     /// Messages that came back to this site and went no further (R12).
     pub loops_stopped: u64,
+    /// Messages of sources that matched no route and went nowhere.
+    #[serde(default)]
+    pub unrouted: u64,
 }
 
 /// A place to count the broker's figures; shared.

@@ -88,7 +88,9 @@ impl Families<'_, '_> {
         let started = status.started_ms / 1_000;
         self.gauge("tidegate_start_time_seconds", "When the process began, seconds since 1970", [(vec![], started)])?;
         let loops = [(vec![], status.loops_stopped)];
-        self.counter("tidegate_loops_stopped", "Messages that came back to this site and went no further", loops)
+        self.counter("tidegate_loops_stopped", "Messages that came back to this site and went no further", loops)?;
+        let unrouted = [(vec![], status.unrouted)];
+        self.counter("tidegate_unrouted", "Messages of sources that matched no route and went nowhere", unrouted)
     }
 
     fn links(&mut self, links: &[LinkStatus]) -> fmt::Result {

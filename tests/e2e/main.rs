@@ -16,4 +16,6 @@ mod mistakes;
 #[cfg(test)]
 mod outage;
 #[cfg(test)]
+mod refusals;
+#[cfg(test)]
 mod sessions;

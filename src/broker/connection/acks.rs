@@ -107,6 +107,7 @@ impl Connection {
         let client = &self.attached.client;
         let mut state = client.lock();
         let known = state.inbound.handle_end(id);
+        state.receipts.retain(|(other, _)| *other != id);
         let stored = known && state.stored;
         drop(state);
         stored.then(|| self.broker.store.stage_one(Op::InboundGone(client.id, id)))

@@ -217,9 +217,11 @@ impl Connection {
                 Ok(())
             }
             Event::Page(rows) => {
-                if let (Some((asked, _)), Some(rows)) = (self.page.take(), rows) {
-                    self.broker.take_page(&self.attached.client, asked, rows);
-                }
+                let Some((asked, _)) = self.page.take() else { return Ok(()) };
+                // Asking again at once would only burn the processor: the client's next connection asks.
+                let words = "what is owed to the session cannot be read";
+                let rows = rows.ok_or_else(|| End::Told(ReasonCode::ImplementationSpecificError, words.into()))?;
+                self.broker.take_page(&self.attached.client, asked, rows);
                 Ok(())
             }
             Event::Tick => self.check_keep_alive(),

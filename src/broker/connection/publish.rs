@@ -212,12 +212,18 @@ impl Connection {
         for _ in offered.chain(waiting).filter(|slot| matches!(slot, Slot::Nobody)) {
             self.broker.board.dropped("connection_ended");
         }
+        let mut durable = Vec::new();
         let mut state = self.attached.client.lock();
         for (reply, wait) in self.publishes.drain() {
-            if let (Reply::Pubrec(id), Wait::Receipt(receipt)) = (reply, wait) {
+            let Reply::Pubrec(id) = reply else { continue };
+            if let Wait::Receipt(receipt) = wait {
                 state.receipts.retain(|(other, _)| *other != id);
                 state.receipts.push((id, receipt));
+            } else if matches!(wait, Wait::Durable) {
+                durable.push(id);
             }
         }
+        drop(state);
+        durable.into_iter().for_each(|id| self.broker.note_durable(&self.attached.client, id));
     }
 }

@@ -106,6 +106,14 @@ impl Inbound {
         open.filter_map(|(id, exchange)| exchange.message.clone().map(|message| (*id, message))).collect()
     }
 
+    /// Whether `id` is one of [`Inbound::unfinished`], with this very message.
+    pub(crate) fn is_interrupted(&self, id: u16, message: &Arc<Message>) -> bool {
+        self.exchanges.get(&id).is_some_and(|exchange| {
+            let same = exchange.message.as_ref().is_some_and(|held| Arc::ptr_eq(held, message));
+            same && !exchange.finished && !exchange.under_way
+        })
+    }
+
     /// How many ids are in the set.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
@@ -138,7 +146,9 @@ mod tests {
         inbound.handle_delivered(7, Arc::clone(&sent), Some(3));
         inbound.handle_disconnect();
         assert_eq!(inbound.delivered(7), Some(Some(3)));
-        assert_eq!(inbound.handle_publish(7), Arrived::Interrupted(sent));
+        assert!(inbound.is_interrupted(7, &sent) && !inbound.is_interrupted(7, &Arc::new(message("a", b"x"))));
+        assert_eq!(inbound.handle_publish(7), Arrived::Interrupted(Arc::clone(&sent)));
+        assert!(!inbound.is_interrupted(7, &sent), "a connection has it");
     }
 
     #[test]

@@ -9,7 +9,8 @@
 //! **Group commit.** Whoever changes state stages a *unit*, all operations of one delivery, under a short lock
 //! ([`Store::stage`]). One thread takes all that is staged, applies it in one transaction (WAL, `synchronous=FULL`) and
 //! moves a [`MarkSender`]: a unit's number is the position that its publisher's receipt waits for. A commit that fails is
-//! tried once more; then the mark fails, and with it everything that waits for the store now or later.
+//! tried once more; then the mark fails, and with it everything that waits for the store now or later. A full disk is no
+//! failure: what is staged waits and is tried again until there is room, and meanwhile [`Unit::has_room`] says no.
 //!
 //! **Invariants.**
 //! - Units commit in the order of staging, each wholly or not at all.
@@ -32,11 +33,13 @@ pub(super) use load::{Loaded, OwedRow, SessionRow, SubscriptionRow};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 use tokio::sync::oneshot;
 
 use crate::hub::{Mark, MarkSender};
@@ -48,6 +51,9 @@ const STAGED_BYTES_MAX: usize = 64 << 20;
 
 /// The same, in operations.
 const STAGED_OPS_MAX: usize = 200_000;
+
+/// How often a full disk is tried again.
+const FULL_PAUSE: Duration = Duration::from_millis(250);
 
 /// A session's number: what all rows refer to. Never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -161,6 +167,8 @@ struct Shared {
     staged: Mutex<Staged>,
     wake: Condvar,
     mark: MarkSender,
+    /// The disk is full: the thread tries again.
+    full: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -193,6 +201,7 @@ enum What {
 #[derive(Debug)]
 pub(super) struct Unit<'a> {
     staged: &'a mut Staged,
+    full: bool,
 }
 
 impl Unit<'_> {
@@ -219,7 +228,7 @@ impl Unit<'_> {
 
     /// Whether there is room for more that must be stored.
     pub(super) fn has_room(&self) -> bool {
-        self.staged.bytes < STAGED_BYTES_MAX && self.staged.ops.len() < STAGED_OPS_MAX
+        !self.full && self.staged.bytes < STAGED_BYTES_MAX && self.staged.ops.len() < STAGED_OPS_MAX
     }
 }
 
@@ -232,6 +241,7 @@ impl Store {
             staged: Mutex::new(Staged { next_seq: loaded.last_seq, ..Staged::default() }),
             wake: Condvar::new(),
             mark: MarkSender::new(0),
+            full: AtomicBool::new(false),
         });
         let for_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
@@ -247,7 +257,8 @@ impl Store {
     pub(super) fn stage<R>(&self, fill: impl FnOnce(&mut Unit<'_>) -> R) -> (R, Option<u64>) {
         let mut staged = self.shared.staged.lock();
         let before = staged.ops.len();
-        let answer = fill(&mut Unit { staged: &mut staged });
+        let full = self.shared.full.load(Ordering::Relaxed);
+        let answer = fill(&mut Unit { staged: &mut staged, full });
         if staged.ops.len() == before {
             return (answer, None);
         }
@@ -346,7 +357,7 @@ fn run(shared: &Shared, mut connection: Connection) {
             (ops, std::mem::take(&mut staged.reads), staged.next_unit, staged.closing)
         };
         if !ops.is_empty() && shared.mark.progress().failed.is_none() {
-            match commit_twice(&mut connection, &ops) {
+            match shared.commit(&mut connection, &ops) {
                 Ok(()) => shared.mark.advance(upto),
                 Err(error) => {
                     tracing::error!(%error, "the broker's store cannot commit: QoS 1 and 2 publishers are refused from now on");
@@ -370,6 +381,41 @@ fn run(shared: &Shared, mut connection: Connection) {
             return;
         }
     }
+}
+
+impl Shared {
+    /// Commits, however long the disk is full. Only the end of the store cuts that short.
+    fn commit(&self, connection: &mut Connection, ops: &[Op]) -> rusqlite::Result<()> {
+        loop {
+            let done = commit_twice(connection, ops);
+            let full = done.as_ref().is_err_and(is_no_space);
+            match (self.full.swap(full, Ordering::Relaxed), full) {
+                (false, true) => tracing::error!(
+                    "the disk is full: the broker's store waits for room; QoS 1 and 2 publishers that need it are refused"
+                ),
+                (true, false) => tracing::info!("the broker's store goes on"),
+                _ => {}
+            }
+            if !full || self.pause() {
+                return done;
+            }
+        }
+    }
+
+    /// Waits a moment. Answers whether the store is closing.
+    fn pause(&self) -> bool {
+        let until = crate::clock::now() + FULL_PAUSE;
+        let mut staged = self.staged.lock();
+        while !staged.closing && !self.wake.wait_until(&mut staged, until).timed_out() {}
+        staged.closing
+    }
+}
+
+/// SQLite has two words for it: the second where its shared index cannot grow.
+fn is_no_space(error: &rusqlite::Error) -> bool {
+    error.sqlite_error().is_some_and(|error| {
+        error.code == ErrorCode::DiskFull || error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE
+    })
 }
 
 fn commit_twice(connection: &mut Connection, ops: &[Op]) -> rusqlite::Result<()> {

@@ -136,6 +136,7 @@ async fn r18_an_exchange_that_a_sigkill_left_unfinished_goes_to_the_links_and_no
     one.send(Packet::Publish(again)).await;
     assert_eq!(one.receive().await, Packet::Pubrec(ack(4)));
     assert!(soon(empty.reader().next(1, 1 << 20)).await.is_ok());
+    assert_eq!(empty.stats().next.0, 1, "offered by the start or by its client, not by both");
     let mut two = Peer::open(second.address, kept("two")).await.0;
     two.expect_silence().await;
     second.stop().await;

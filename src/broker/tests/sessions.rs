@@ -175,6 +175,23 @@ async fn r20_a_will_is_published_on_abnormal_close_and_on_disconnect_0x04_and_no
 }
 
 #[tokio::test]
+async fn a_silent_client_is_ended_after_its_keep_alive_and_its_will_is_published() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let mut watcher = rig.peer("watcher").await;
+    watcher.subscribe("will", Qos::AtLeastOnce).await;
+    let mut silent = connect("silent");
+    (silent.keep_alive_s, silent.will) = (1, Some(will("will", 0)));
+    let begun = crate::clock::now();
+    let mut silent = Peer::open(rig.address, silent).await.0;
+    let Some(Packet::Disconnect(told)) = silent.next().await else { panic!("not told") };
+    assert_eq!(told.code, ReasonCode::KeepAliveTimeout);
+    assert!(begun.elapsed() >= std::time::Duration::from_millis(1_500), "MQTT-3.1.2-22: not before one and a half");
+    assert_eq!(watcher.publication().await.payload, &b"gone"[..]);
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn r20_wills_of_clients_connected_at_a_sigkill_are_published_after_the_restart() {
     let dir = tempfile::tempdir().unwrap();
     let rig = Rig::start(dir.path()).await;

@@ -17,6 +17,10 @@ pub(super) fn lines(status: &Status, now: WallMs) -> Vec<Vec<Span>> {
         let loops = format!("       loops stopped: {}", grouped(status.loops_stopped));
         lines.push(vec![Span::new(Style::Warn, loops)]);
     }
+    if status.unrouted > 0 {
+        let unrouted = format!("       matched no route: {}", grouped(status.unrouted));
+        lines.push(vec![Span::new(Style::Warn, unrouted)]);
+    }
     if let Some(admin) = &status.admin {
         lines.push(vec![Span::plain(format!("admin  http://{admin}"))]);
     }
