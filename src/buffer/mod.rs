@@ -54,6 +54,7 @@
 mod batch;
 mod cursor;
 mod dead_letters;
+mod direct;
 mod format;
 mod log;
 pub mod mark;
@@ -67,6 +68,7 @@ mod storage;
 mod writer;
 
 pub use dead_letters::{DeadLetter, DeadLetters};
+pub use direct::Direct;
 pub use mark::{Mark, MarkSender, Progress, Rejected};
 pub use reader::Reader;
 

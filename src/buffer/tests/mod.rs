@@ -8,6 +8,7 @@
 )]
 
 mod bench;
+mod direct;
 mod disk;
 mod face;
 mod faults;

@@ -1,0 +1,409 @@
+//! What the buffer costs beside what the machine can do at all, measured in the same run: `cargo bench --bench buffer`.
+//!
+//! Each figure stands beside the limit that it is measured against: a bare file's `write` + `fdatasync` at the same batch
+//! size, a plain read of the same bytes. Rounds of both alternate and the median of their ratios is printed, so that a
+//! machine that is busy with something else spoils single rounds and not the figure. No test asks for a time; this
+//! program only prints. `docs/performance.md` says how to read it.
+//!
+//! Arguments behind `--`: `quick` (short rounds), `backlog=10GiB` (size of the log that is opened; default 1GiB).
+
+#![expect(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a program that prints figures"
+)]
+#![expect(clippy::cast_precision_loss, reason = "ratios")]
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tidegate::buffer::{Admission, Buffer, Config, Direct, Offset, SyncMode, WhenFull};
+use tidegate::clock;
+use tidegate::hub::Receipt;
+use tidegate::units::ByteSize;
+use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
+
+/// As the product has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Payload bytes of a record.
+const PAYLOAD: usize = 256;
+/// Where a bare file is begun anew, as segments are.
+const FILE_BYTES: u64 = 64 << 20;
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    if let [command, dir] = args.as_slice()
+        && command == "open"
+    {
+        return open_and_tell(Path::new(dir));
+    }
+    let quick = args.iter().any(|arg| arg == "quick");
+    let backlog = args.iter().find_map(|arg| arg.strip_prefix("backlog=")).unwrap_or("1GiB");
+    let backlog = ByteSize::parse(backlog).unwrap();
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let bench = Bench {
+        dir: dir.path().to_owned(),
+        runtime: Runtime::new().unwrap(),
+        round: Duration::from_millis(if quick { 100 } else { 400 }),
+        rounds: if quick { 3 } else { 9 },
+    };
+    println!("payload {PAYLOAD} B, median of {} rounds of {:?}", bench.rounds, bench.round);
+    bench.appends();
+    bench.lone_publisher();
+    bench.amplification();
+    bench.reading();
+    bench.opening(backlog);
+}
+
+struct Bench {
+    dir: PathBuf,
+    runtime: Runtime,
+    round: Duration,
+    rounds: usize,
+}
+
+impl Bench {
+    fn config(&self, name: &str) -> Config {
+        Config {
+            dir: self.dir.join(name),
+            max_size: ByteSize(1 << 40),
+            max_age: None,
+            when_full: WhenFull::DropOldest,
+            sync: SyncMode::Group,
+            min_free: Some(ByteSize(0)),
+        }
+    }
+
+    fn remove(&self, name: &str) {
+        std::fs::remove_dir_all(self.dir.join(name)).unwrap();
+    }
+
+    /// Durable records a second, one sync a batch: a bare file, the log driven by one thread, and the whole buffer with
+    /// as many publishers as the batch has records, each waiting for its receipt before it publishes again.
+    fn appends(&self) {
+        println!("\nappends, one sync a batch (records/s)");
+        println!(
+            "{:>8} {:>12} {:>12} {:>12} {:>10} {:>10}",
+            "batch", "bare file", "log", "buffer", "log/bare", "buf/bare"
+        );
+        for (batch, target) in [(1, 0.5), (16, 0.8), (256, 0.8), (4096, 0.4)] {
+            let mut bare = Bare::new(&self.dir, batch);
+            let (mut log, _) = Direct::open(&self.config("log"), 1024, clock::system()).unwrap();
+            let (buffer, _) = Buffer::open(self.config("buffer"), 1024, clock::system()).unwrap();
+            let mut rates = Rates::default();
+            for _ in 0..self.rounds {
+                rates.push([
+                    rate(self.round, || bare.append()),
+                    rate(self.round, || append_to_log(&mut log, batch)),
+                    self.publish(&buffer, batch),
+                ]);
+            }
+            let [bare, direct, whole] = rates.medians();
+            let (log_ratio, whole_ratio) = (rates.ratio(1, 0), rates.ratio(2, 0));
+            println!(
+                "{batch:>8} {bare:>12.0} {direct:>12.0} {whole:>12.0} {:>10} {:>10}",
+                against(log_ratio, 0.8),
+                against(whole_ratio, target)
+            );
+            self.runtime.block_on(buffer.close());
+            drop((log, buffer));
+            self.remove("log");
+            self.remove("buffer");
+        }
+    }
+
+    /// One round of `publishers` tasks; answers records a second.
+    fn publish(&self, buffer: &Buffer, publishers: usize) -> f64 {
+        let stop = Arc::new(AtomicBool::new(false));
+        let first = buffer.stats().next.0;
+        let began = clock::now();
+        self.runtime.block_on(async {
+            let mut tasks = JoinSet::new();
+            for _ in 0..publishers {
+                tasks.spawn(publish_until(buffer.clone(), Arc::clone(&stop)));
+            }
+            tokio::time::sleep(self.round).await;
+            stop.store(true, Ordering::Relaxed);
+            tasks.join_all().await;
+        });
+        per_second(buffer.stats().next.0 - first, began)
+    }
+
+    /// How long a lone publisher waits, beside a lone write and sync.
+    fn lone_publisher(&self) {
+        let (buffer, _) = Buffer::open(self.config("lone"), 1024, clock::system()).unwrap();
+        let mut bare = Bare::new(&self.dir, 1);
+        let (mut alone, mut through) = (Vec::new(), Vec::new());
+        for _ in 0..self.rounds * 100 {
+            let began = clock::now();
+            bare.append();
+            alone.push(began.elapsed().as_secs_f64() * 1e6);
+            let began = clock::now();
+            self.runtime.block_on(publish(&buffer)).unwrap();
+            through.push(began.elapsed().as_secs_f64() * 1e6);
+        }
+        println!(
+            "\na lone publisher's wait: {:.0} us; a bare write and sync: {:.0} us",
+            median(through),
+            median(alone)
+        );
+        self.runtime.block_on(buffer.close());
+        self.remove("lone");
+    }
+
+    /// Bytes that reach the block device, by payload bytes.
+    fn amplification(&self) {
+        println!("\nwrite amplification (bytes written by this process / payload; in brackets: by the whole device)");
+        for batch in [16, 256, 4096] {
+            let (mut log, _) = Direct::open(&self.config("log"), 1024, clock::system()).unwrap();
+            append_to_log(&mut log, batch);
+            let (before, device) = (written_by_us(), written_to_device(&self.dir));
+            let batches = (16 << 20) / (batch * PAYLOAD);
+            for _ in 0..batches {
+                append_to_log(&mut log, batch);
+            }
+            let payload = (batches * batch * PAYLOAD) as f64;
+            let ours = (written_by_us() - before) as f64 / payload;
+            let whole = (written_to_device(&self.dir) - device) as f64 / payload;
+            let target = if batch == 256 { " (target: at most 1.25)" } else { "" };
+            println!("{batch:>8} {ours:>8.2} [{whole:.2}]{target}");
+            drop(log);
+            self.remove("log");
+        }
+    }
+
+    /// A backlog from page cache, beside a plain read of the same files.
+    fn reading(&self) {
+        const RECORDS: u64 = 1_000_000;
+        let config = self.config("read");
+        self.fill(&config, RECORDS);
+        let mut rates = Rates::default();
+        for _ in 0..self.rounds.min(5) {
+            let began = clock::now();
+            let bytes = read_plainly(&config.dir);
+            let plain = per_second(RECORDS, began);
+            assert!(bytes > RECORDS * PAYLOAD as u64);
+            let (buffer, _) = Buffer::open(config.clone(), 1024, clock::system()).unwrap();
+            let began = clock::now();
+            self.runtime.block_on(async {
+                let mut reader = buffer.reader();
+                let mut left = RECORDS;
+                while left > 0 {
+                    left -= reader.next(1024, 1 << 20).await.unwrap().len() as u64;
+                }
+            });
+            rates.push([plain, per_second(RECORDS, began)]);
+            self.runtime.block_on(buffer.close());
+        }
+        let [plain, ours] = rates.medians();
+        println!("\nreading a backlog of {RECORDS} records from page cache: {ours:.0} records/s (target: 1000000)");
+        println!("a plain read of the same files: {plain:.0} records/s; ratio {:.2}", rates.ratio(1, 0));
+        self.remove("read");
+    }
+
+    /// Not synced while it is filled; the files are the same.
+    fn fill(&self, config: &Config, records: u64) {
+        let config = Config { sync: SyncMode::Never, ..config.clone() };
+        let (mut log, _) = Direct::open(&config, 1024, clock::system()).unwrap();
+        let body = [7; PAYLOAD];
+        for n in 0..records {
+            log.append(&[&body], None).unwrap();
+            if n % 4096 == 4095 {
+                log.commit().unwrap();
+            }
+        }
+        log.commit().unwrap();
+    }
+
+    /// Time and memory of opening a backlog, each in a process of its own: after a kill, and after a clean end.
+    fn opening(&self, size: ByteSize) {
+        let records = size.0 / PAYLOAD as u64;
+        let config = self.config("backlog");
+        let began = clock::now();
+        self.fill(&config, records);
+        println!("\nopening {size} of payload, {records} records (written in {:.1?})", began.elapsed());
+        let empty = self.config("empty");
+        for (name, config) in
+            [("empty", &empty), ("after a kill", &config), ("after a clean end", &config), ("empty again", &empty)]
+        {
+            let program = std::env::current_exe().unwrap();
+            let told = std::process::Command::new(program).arg("open").arg(&config.dir).output().unwrap();
+            println!("{name:>20}: {}", String::from_utf8_lossy(&told.stdout).trim_end());
+        }
+        println!("{:>20}  under 200 ms, RSS at most 32 MiB above the empty one's", "target:");
+    }
+}
+
+/// The child's part of [`Bench::opening`].
+fn open_and_tell(dir: &Path) {
+    let config = Config {
+        dir: dir.to_owned(),
+        max_size: ByteSize(1 << 40),
+        max_age: None,
+        when_full: WhenFull::DropOldest,
+        sync: SyncMode::Group,
+        min_free: Some(ByteSize(0)),
+    };
+    let runtime = Runtime::new().unwrap();
+    let began = clock::now();
+    let (buffer, recovery) = Buffer::open(config, 1024, clock::system()).unwrap();
+    let took = began.elapsed();
+    println!("{:.1} ms, RSS {:.1} MiB, {} records", took.as_secs_f64() * 1e3, resident_mib(), recovery.buffered);
+    runtime.block_on(buffer.close());
+}
+
+/// Pages that this process has in memory.
+fn resident_mib() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0
+}
+
+async fn publish_until(buffer: Buffer, stop: Arc<AtomicBool>) {
+    while !stop.load(Ordering::Relaxed) {
+        publish(&buffer).await.unwrap();
+    }
+}
+
+/// What a connection does with a message: asks for room, appends, waits for the receipt.
+async fn publish(buffer: &Buffer) -> Result<Offset, tidegate::hub::Rejected> {
+    let body = [7; PAYLOAD];
+    let Ok(Admission::Granted(permit)) = buffer.admit(PAYLOAD).await else { panic!("no room") };
+    let offset = buffer.append(permit, &[&body], None);
+    let mut receipt = Receipt::default();
+    receipt.add(buffer.mark(), offset.0);
+    receipt.settled().await?;
+    Ok(offset)
+}
+
+fn append_to_log(log: &mut Direct, batch: usize) -> u64 {
+    let body = [7; PAYLOAD];
+    for _ in 0..batch {
+        log.append(&[&body], None).unwrap();
+    }
+    log.commit().unwrap();
+    batch as u64
+}
+
+/// A file without a format: what the machine can do at all.
+struct Bare {
+    dir: PathBuf,
+    file: Option<File>,
+    pos: u64,
+    bytes: Vec<u8>,
+    batch: u64,
+}
+
+impl Bare {
+    fn new(dir: &Path, batch: usize) -> Self {
+        Self { dir: dir.to_owned(), file: None, pos: 0, bytes: vec![7; batch * PAYLOAD], batch: batch as u64 }
+    }
+
+    fn append(&mut self) -> u64 {
+        if self.pos + self.bytes.len() as u64 > FILE_BYTES {
+            self.file = None;
+        }
+        if self.file.is_none() {
+            let path = self.dir.join("bare");
+            let _first = std::fs::remove_file(&path);
+            self.file = Some(OpenOptions::new().write(true).create_new(true).open(path).unwrap());
+            self.pos = 0;
+        }
+        let file = self.file.as_ref().unwrap();
+        file.write_all_at(&self.bytes, self.pos).unwrap();
+        file.sync_data().unwrap();
+        self.pos += self.bytes.len() as u64;
+        self.batch
+    }
+}
+
+/// Does `step` for a while; each answers how many records it was. Records a second.
+fn rate(round: Duration, mut step: impl FnMut() -> u64) -> f64 {
+    let began = clock::now();
+    let mut records = 0;
+    while began.elapsed() < round {
+        records += step();
+    }
+    per_second(records, began)
+}
+
+fn per_second(records: u64, began: Instant) -> f64 {
+    records as f64 / began.elapsed().as_secs_f64()
+}
+
+fn read_plainly(dir: &Path) -> u64 {
+    let mut chunk = vec![0; 1 << 20];
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|end| end == "seg") {
+            let file = File::open(path).unwrap();
+            let mut pos = 0;
+            loop {
+                let got = file.read_at(&mut chunk, pos).unwrap() as u64;
+                if got == 0 {
+                    break;
+                }
+                pos += got;
+            }
+            bytes += pos;
+        }
+    }
+    bytes
+}
+
+/// Bytes that this process has had the kernel send to a block device.
+fn written_by_us() -> u64 {
+    let io = std::fs::read_to_string("/proc/self/io").unwrap();
+    io.lines().find_map(|line| line.strip_prefix("write_bytes: ")).unwrap().parse().unwrap()
+}
+
+/// Bytes that everybody has written to the device that `dir` is on, the file system's journal included.
+fn written_to_device(dir: &Path) -> u64 {
+    let device = std::fs::metadata(dir).unwrap().dev();
+    let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    let stat = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat")).unwrap_or_default();
+    stat.split_whitespace().nth(6).map_or(0, |sectors| sectors.parse::<u64>().unwrap() * 512)
+}
+
+/// Rates of the rounds, one column a contender.
+struct Rates<const N: usize>(Vec<[f64; N]>);
+
+impl<const N: usize> Default for Rates<N> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<const N: usize> Rates<N> {
+    fn push(&mut self, round: [f64; N]) {
+        self.0.push(round);
+    }
+
+    fn medians(&self) -> [f64; N] {
+        std::array::from_fn(|column| median(self.0.iter().map(|round| round[column]).collect()))
+    }
+
+    /// The median of what the rounds make of `one` by `other`.
+    fn ratio(&self, one: usize, other: usize) -> f64 {
+        median(self.0.iter().map(|round| round[one] / round[other]).collect())
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// A ratio and its target.
+fn against(ratio: f64, target: f64) -> String {
+    format!("{ratio:.2}/{target}")
+}
