@@ -7,7 +7,7 @@
 //! | refused for good | a dead letter, synced before the cursor passes it (R15), at most twenty in a row without a success |
 //! | refused, after twenty in a row | nothing is dead-lettered any more: the record stays, state `misconfigured`, one record at a time is tried each `misconfigured_delay`, from the first kept one on; the first confirmation ends this |
 //! | not now | sending stops; when all in flight have been answered and a jittered pause has passed, everything from that record on is sent again, beginning with a window of one |
-//! | connection lost | everything from the cursor on is sent again on the next connection; R16 finds a record that kills connections |
+//! | connection lost | everything from the cursor on is sent again on the next connection; R16 finds a record that kills connections, which counts as refused |
 //! | nothing, for `stall_after` | state `stalled`, the connection is cut, the next begins with a window of one (R23) |
 //!
 //! What cannot be sent at all (a record that does not decode, a message too large for the peer) becomes a dead letter
@@ -239,8 +239,7 @@ impl<S: Sink> SinkRunner<S> {
             End::Stop => self.stop(connection).await,
             End::Lost(error) => {
                 drop(connection);
-                self.lost(&error).await;
-                Next::BackOff(error)
+                Next::BackOff(self.lost(error).await)
             }
             End::Cut => {
                 drop(connection);
@@ -264,6 +263,9 @@ impl<S: Sink> SinkRunner<S> {
         }
         if !self.on.letters.is_empty() && self.on.letters_blocked.is_none() {
             return ControlFlow::Continue(());
+        }
+        if self.stalled && self.has_nothing_to_send() {
+            self.stalled = false;
         }
         self.common.board.set_in_flight(u64::try_from(self.on.flight.open()).unwrap_or(u64::MAX));
         self.show_online();
@@ -328,6 +330,11 @@ impl<S: Sink> SinkRunner<S> {
             self.show_online();
         }
         ControlFlow::Continue(())
+    }
+
+    /// What did not move has been dropped or has expired: nothing is left that could stall.
+    fn has_nothing_to_send(&self) -> bool {
+        self.on.flight.open() == 0 && self.on.unsent.is_empty() && self.buffer.stats().ledger.buffered == 0
     }
 
     // Sending.
@@ -506,19 +513,26 @@ impl<S: Sink> SinkRunner<S> {
 
     // Ends of a connection.
 
-    /// R16: looks for the record that kills connections.
-    async fn lost(&mut self, error: &LinkError) {
+    /// R16: looks for the record that kills connections. One that does counts as refused (R15): a remote that hangs up at
+    /// whatever it is sent makes the link misconfigured, and does not turn a backlog into dead letters. Answers what to tell.
+    async fn lost(&mut self, error: LinkError) -> LinkError {
         let head = self.on.flight.head().cloned();
         let open = self.on.flight.open();
         self.forget();
-        let Some(head) = head.filter(|_| matches!(error, LinkError::Transient(_))) else { return };
-        if self.losses.lost(head.offset, open) {
-            let reason = format!("connection lost at this message 3 times: {error}");
-            self.dead_letter(head.offset, head.body, reason, super::super::refusal::LOSSES_AT_ONE_HEAD_MAX);
-            self.write_letters().await;
-            self.losses.answered(head.offset);
-            self.window.restart();
+        let Some(head) = head.filter(|_| matches!(error, LinkError::Transient(_))) else { return error };
+        if !self.losses.lost(head.offset, open) {
+            return error;
         }
+        let reason = format!("connection lost at this message 3 times: {error}");
+        match self.refusals.refused() {
+            Verdict::Keep => return LinkError::Misconfigured(reason),
+            Verdict::DeadLetter => {}
+        }
+        self.dead_letter(head.offset, head.body, reason, super::super::refusal::LOSSES_AT_ONE_HEAD_MAX);
+        self.write_letters().await;
+        self.losses.answered(head.offset);
+        self.window.restart();
+        error
     }
 
     /// What was in flight is unknown now: it is sent again from the cursor on the next connection.

@@ -304,6 +304,38 @@ async fn r16_the_record_that_kills_connections_is_found_and_the_others_are_deliv
 }
 
 #[tokio::test]
+async fn r15_a_remote_that_hangs_up_at_everything_is_misconfigured_and_eats_no_backlog() {
+    let open = Arc::new(Mutex::new(false));
+    let gate = Arc::clone(&open);
+    let remote = Remote::new(move |_, _| if *gate.lock() { Reaction::Confirm } else { Reaction::Die });
+    let timing = Timing { retry_delay_max: Duration::from_millis(4), ..TIMING };
+    let running = Running::start(&remote, timing);
+    running.append_many(100).await;
+    let shown = running.state(LinkState::Misconfigured).await;
+    let words = shown.last_error.unwrap();
+    assert!(words.starts_with("connection lost at this message 3 times") && words.contains("reset by peer"), "{words}");
+    let probes = remote.sent().len();
+    eventually("slow probes", || remote.sent().len() >= probes + 4).await;
+    assert_eq!((running.letters().len(), running.buffer.stats().ledger.buffered), (20, 80));
+    *open.lock() = true;
+    running.drained().await;
+    running.state(LinkState::Online).await;
+    assert_eq!((running.letters().len(), running.buffer.stats().ledger.delivered), (20, 80));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn r22_a_link_is_not_stalled_over_what_it_no_longer_owes() {
+    let remote = Remote::new(|_, _| Reaction::Silence);
+    let running = Running::start(&remote, TIMING);
+    running.append_many(1).await;
+    running.state(LinkState::Stalled).await;
+    running.buffer.settle(Offset(0), buffer::Outcome::Expired);
+    running.state(LinkState::Online).await;
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn r23_a_mute_remote_is_stalled_cut_and_begun_anew_with_one_record() {
     let remote = Remote::new(|connection, _| if connection == 1 { Reaction::Silence } else { Reaction::Confirm });
     let running = Running::start(&remote, TIMING);
