@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::{Gateway, Shared};
@@ -17,6 +18,9 @@ use crate::links::{self, Identity};
 /// How long a stage of stopping may take. Stopping is safe at any point, since what was acknowledged is on disk: the limits only
 /// keep an operator from waiting for a dead remote (systemd would kill after 90 s).
 const STAGE_LIMIT: Duration = Duration::from_secs(10);
+
+/// How often a reading is taken of what each link has moved, for its rate.
+const RATE_EVERY: Duration = Duration::from_secs(1);
 
 /// Why a gateway ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +59,7 @@ impl Gateway {
         let stages = Stages::default();
         let mut pages = JoinSet::new();
         serve_admin(&shared, admin, &stages, &mut pages)?;
+        pages.spawn(sample_rates(Arc::clone(&shared), stages.admin.clone()));
         let mut sinks = JoinSet::new();
         let mut intake = JoinSet::new();
         for link in &shared.links {
@@ -99,6 +104,18 @@ fn serve_admin(
         pages.spawn(async move { ended("the admin page", admin::serve_listener(listener, control, token).await) });
     }
     Ok(())
+}
+
+/// A rate that is only looked at now and then is still that of the last seconds.
+async fn sample_rates(shared: Arc<Shared>, stop: CancellationToken) -> String {
+    let mut beat = tokio::time::interval(RATE_EVERY);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(beat.tick()).await.is_some() {
+        let now = shared.clock.now();
+        let halves = shared.links.iter().flat_map(|link| [&link.sink, &link.source]);
+        halves.flatten().for_each(|half| half.sample(now));
+    }
+    "the rates".to_owned()
 }
 
 /// A part's name and, where it has one, the reason of its end.

@@ -44,8 +44,8 @@ impl Shared {
 
 impl Link {
     fn status(&self, now: Moment) -> LinkStatus {
-        let sink = self.sink.as_ref().map(|board| board.snapshot(now.wall));
-        let source = self.source.as_ref().map(|board| board.snapshot(now.wall));
+        let sink = self.sink.as_ref().map(|board| board.snapshot());
+        let source = self.source.as_ref().map(|board| board.snapshot());
         let mut status = LinkStatus {
             name: self.config.id.to_string(),
             kind: self.config.kind.name().to_owned(),

@@ -1,9 +1,10 @@
 //! The status board: what `tidegate status`, `/readyz` and `/metrics` show. Each part writes its own entry; nobody
 //! waits for a reader. The serialised form of [`Status`] is what `tidegate status --json` prints.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -78,14 +79,21 @@ impl HalfBoard {
         if status.state != state || status.since_ms == 0 {
             status.since_ms = now.0;
         }
-        if state == LinkState::Online && status.state != LinkState::Online && status.state != LinkState::Stalled {
-            status.connects += 1;
-        }
         status.state = state;
         status.next_try_ms = next_try_ms;
         if error.is_some() {
             status.last_error = error;
         }
+    }
+
+    /// One more connection was made.
+    pub fn connected(&self) {
+        self.state.lock().connects += 1;
+    }
+
+    /// Takes a reading for the rate. The gateway does so each second, whether or not anybody looks.
+    pub fn sample(&self, now: Instant) {
+        self.rate.lock().sample(now, self.messages.load(Ordering::Relaxed));
     }
 
     /// One more message done.
@@ -110,39 +118,44 @@ impl HalfBoard {
         self.state.lock().state
     }
 
-    /// All of it, at `now`.
+    /// All of it, now.
     #[must_use]
-    pub fn snapshot(&self, now: WallMs) -> HalfStatus {
+    pub fn snapshot(&self) -> HalfStatus {
         let mut status = self.state.lock().clone();
         status.messages = self.messages.load(Ordering::Relaxed);
         status.bytes = self.bytes.load(Ordering::Relaxed);
         status.resent = self.resent.load(Ordering::Relaxed);
         status.in_flight = self.in_flight.load(Ordering::Relaxed);
-        status.rate = self.rate.lock().observe(now, status.messages);
+        status.rate = self.rate.lock().rate();
         status
     }
 }
 
-/// Messages a second between readings at least a second apart.
+/// Readings that a rate is made of: at one a second, those of the last five seconds.
+const READINGS: usize = 6;
+
+/// Messages a second over the last readings.
 #[derive(Debug, Default)]
 struct RateWindow {
-    at: WallMs,
-    count: u64,
-    rate: f64,
+    readings: VecDeque<(Instant, u64)>,
 }
 
 impl RateWindow {
-    fn observe(&mut self, now: WallMs, count: u64) -> f64 {
-        let elapsed = now.since(self.at);
-        if elapsed.as_millis() >= 1_000 {
-            if self.at.0 != 0 {
-                #[expect(clippy::cast_precision_loss, reason = "a rate for people to read")]
-                let messages = count.saturating_sub(self.count) as f64;
-                self.rate = messages / elapsed.as_secs_f64();
-            }
-            (self.at, self.count) = (now, count);
+    fn sample(&mut self, now: Instant, count: u64) {
+        if self.readings.len() == READINGS {
+            self.readings.pop_front();
         }
-        self.rate
+        self.readings.push_back((now, count));
+    }
+
+    fn rate(&self) -> f64 {
+        let (Some((from, before)), Some((to, after))) = (self.readings.front(), self.readings.back()) else {
+            return 0.0;
+        };
+        let elapsed = to.saturating_duration_since(*from).as_secs_f64();
+        #[expect(clippy::cast_precision_loss, reason = "a rate for people to read")]
+        let messages = after.saturating_sub(*before) as f64;
+        if elapsed > 0.0 { messages / elapsed } else { 0.0 }
     }
 }
 
@@ -273,3 +286,34 @@ impl BrokerBoard {
 
 /// A half's entry, shared between its runner and the page.
 pub type SharedHalf = Arc<HalfBoard>;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_rate_is_that_of_the_last_five_seconds_however_seldom_somebody_looks() {
+        let (board, start) = (HalfBoard::default(), crate::clock::now());
+        let mut rates = Vec::new();
+        for second in 0..10 {
+            board.sample(start + Duration::from_secs(second));
+            rates.push(board.snapshot().rate);
+            (0..if second < 2 { 50 } else { 0 }).for_each(|_| board.done(1));
+        }
+        assert_eq!(rates, [0.0, 50.0, 50.0, 100.0 / 3.0, 25.0, 20.0, 10.0, 0.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn only_a_connection_counts_as_one_whatever_states_follow() {
+        let board = HalfBoard::default();
+        board.connected();
+        for state in
+            [LinkState::Online, LinkState::Blocked, LinkState::Online, LinkState::BackingOff, LinkState::Online]
+        {
+            board.enter(state, None, None, WallMs(1));
+        }
+        assert_eq!(board.snapshot().connects, 1);
+    }
+}

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use rumqttc_v5::QoS;
+use tidegate::telemetry::board::LinkStatus;
 use tokio::process::Command;
 
 use crate::support::client::{Publishers, Subscriber, Work};
@@ -31,7 +32,13 @@ async fn one_route_carries_every_message_to_three_remotes_in_order_and_intact() 
         window: 100,
         topic: "line".into(),
     };
-    let acknowledged = Publishers::start(work).finish().await;
+    let publishers = Publishers::start(work);
+    publishers.allow(MESSAGES);
+    for link in ["cloud", "lake", "hq"] {
+        let moves = |link: &LinkStatus| link.sink.as_ref().is_some_and(|sink| sink.rate > 0.0);
+        gateway.wait_for_link(link, "a rate is shown", moves).await;
+    }
+    let acknowledged = publishers.finish().await;
     assert_eq!(acknowledged.len(), MESSAGES);
     for link in ["cloud", "lake", "hq"] {
         let status = gateway.wait_until_drained(link).await;

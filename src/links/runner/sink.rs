@@ -226,6 +226,7 @@ impl<S: Sink> SinkRunner<S> {
         let limit = self.in_flight_configured.unwrap_or_else(|| self.sink.window());
         self.window.set_limit(connection.window_max().map_or(limit, |most| most.min(limit)));
         self.reader.seek(self.reader.cursor());
+        self.common.board.connected();
         tracing::info!(link = %self.common.link, half = "sink", "connected");
         let end = loop {
             if let ControlFlow::Break(end) = self.turn(&mut connection).await {

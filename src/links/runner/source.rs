@@ -166,6 +166,7 @@ impl<S: Source, H: Intake> SourceRunner<S, H> {
     async fn online(&mut self, connection: S::Connection) -> Next<S::Connection> {
         let since = self.common.now();
         self.misconfigured = false;
+        self.common.board.connected();
         self.show(LinkState::Online, None, None);
         tracing::info!(link = %self.common.link, half = "source", "connected");
         let mut session = Session {

@@ -31,7 +31,7 @@ fn common(timing: Timing) -> Common {
 }
 
 fn status(board: &HalfBoard) -> HalfStatus {
-    board.snapshot(crate::clock::wall())
+    board.snapshot()
 }
 
 /// Looks until it is so. The board and the buffer have no events to wait for; ten seconds mean never.
