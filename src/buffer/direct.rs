@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::log::Log;
 use super::state::Verdict;
 use super::storage::{Disk, Storage};
-use super::{Config, Offset, OpenError, Recovery, Refused, recovery};
+use super::{Config, Offset, OpenError, Recovery, Refused, Stats, recovery};
 use crate::clock::{Clock, WallMs};
 
 /// Turns of the writer's work after which an offer that still has to wait is refused: two make space where there is any.
@@ -64,6 +64,12 @@ impl Direct {
         self.turn();
         let progress = self.log.shared.mark.progress();
         progress.failed.map_or(Ok(Offset(progress.done)), |reason| Err(Refused::Failed(reason)))
+    }
+
+    /// See [`Stats`].
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.log.shared.stats()
     }
 
     fn turn(&mut self) {

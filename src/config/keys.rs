@@ -42,8 +42,18 @@ pub(super) const ADMIN: Keys =
 
 pub(super) const LINK: Keys = Keys {
     section: "links.NAME",
-    accepted: &["mqtt", "rabbitmq", "kafka", "buffer", "in_flight", "retry", "stall_after", "connect_timeout"],
-    planned: &["drain", "rate", "priority", "dead_letters", "renamed_from", "amqp10", "nats"],
+    accepted: &[
+        "mqtt",
+        "rabbitmq",
+        "kafka",
+        "buffer",
+        "in_flight",
+        "retry",
+        "stall_after",
+        "connect_timeout",
+        "renamed_from",
+    ],
+    planned: &["drain", "rate", "priority", "dead_letters", "amqp10", "nats"],
 };
 
 pub(super) const MQTT: Keys = Keys {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::{Config, Gateway, Link, Orphan, Shared};
+use super::{Config, Gateway, Link, Orphan, Shared, rename};
 use crate::broker::{self, Broker};
 use crate::buffer::{self, Buffer, Recovery};
 use crate::clock::Clock;
@@ -43,6 +43,22 @@ pub enum BuildError {
         /// Why.
         error: buffer::OpenError,
     },
+    /// R34: two buffers with data cannot become one.
+    #[error(
+        "link `{link}`: `renamed_from: {old}` would put {} in the place of {}, and both hold records: keep a link `{old}` in \
+         routes.yaml until it is delivered (no route has to lead to it), or move one of the two folders away",
+        from.display(), to.display()
+    )]
+    Renamed {
+        /// The link.
+        link: LinkId,
+        /// Its former name.
+        old: LinkId,
+        /// That one's folder.
+        from: PathBuf,
+        /// Its own.
+        to: PathBuf,
+    },
     /// The broker's store.
     #[error("the broker's store: {0}")]
     Store(broker::StoreError),
@@ -66,6 +82,7 @@ impl BuildError {
         match self {
             Self::Data { error, .. } if error.kind() == io::ErrorKind::PermissionDenied => 77,
             Self::Data { .. } | Self::Buffer { .. } | Self::Store(_) => 74,
+            Self::Renamed { .. } => 65,
             Self::Locked { .. } | Self::Listener(_) | Self::Admin { .. } => 69,
         }
     }
@@ -78,6 +95,7 @@ impl Gateway {
     /// [`BuildError`]: what cannot be had, where, and what would be right.
     pub async fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Self, BuildError> {
         let lock = lock_data(&config.data_dir)?;
+        rename::carry(&config, &clock)?;
         let orphans = open_orphans(&config, &clock);
         let links = open_links(config.links, &clock)?;
         let logs = links.iter().filter_map(|link| Some((link.config.id.clone(), link.buffer.clone()?))).collect();
@@ -156,15 +174,7 @@ fn open_orphans(config: &Config, clock: &Arc<dyn Clock>) -> Vec<Orphan> {
 
 fn open_orphan(dir: &Path, clock: &Arc<dyn Clock>) -> Option<Orphan> {
     let name = dir.file_name()?.to_string_lossy().into_owned();
-    let config = buffer::Config {
-        dir: dir.to_owned(),
-        max_size: ByteSize(u64::MAX / 2),
-        max_age: None,
-        when_full: buffer::WhenFull::Reject,
-        sync: buffer::SyncMode::Group,
-        min_free: Some(ByteSize(0)),
-    };
-    match Buffer::open(config, 1, Arc::clone(clock)) {
+    match Buffer::open(keeping(dir), 1, Arc::clone(clock)) {
         Ok((buffer, recovery)) => {
             report(&name, &recovery);
             let messages = buffer.stats().ledger.buffered;
@@ -175,6 +185,18 @@ fn open_orphan(dir: &Path, clock: &Arc<dyn Clock>) -> Option<Orphan> {
             tracing::warn!(link = name, %error, "this folder holds data of a link that routes.yaml does not have, and cannot be opened; it is kept");
             None
         }
+    }
+}
+
+/// Limits that drop nothing: for a log that is opened to see what it holds.
+pub(super) fn keeping(dir: &Path) -> buffer::Config {
+    buffer::Config {
+        dir: dir.to_owned(),
+        max_size: ByteSize(u64::MAX / 2),
+        max_age: None,
+        when_full: buffer::WhenFull::Reject,
+        sync: buffer::SyncMode::Group,
+        min_free: Some(ByteSize(0)),
     }
 }
 

@@ -7,6 +7,7 @@
 //! No other module names this one, `cli` excepted.
 
 mod build;
+mod rename;
 mod run;
 mod status;
 

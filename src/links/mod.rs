@@ -39,6 +39,8 @@ pub struct Config {
     pub timing: Timing,
     /// Records in flight at most; `None`: the kind's default.
     pub in_flight: Option<usize>,
+    /// What it was called before: the buffer of that name becomes its own at the next start (R34).
+    pub renamed_from: Option<LinkId>,
 }
 
 /// The remote's kind and address.

@@ -29,6 +29,8 @@ pub(super) struct Draft<'n> {
     pub(super) patterns: Vec<Pattern>,
     /// The queues or Kafka topics that routes begin with.
     channels: Vec<Channel>,
+    /// What `renamed_from` names, and where.
+    old: Option<(&'n str, Place)>,
 }
 
 #[derive(Debug)]
@@ -101,7 +103,23 @@ impl Resolver<'_> {
                 drafts.push(self.link(entry, data_dir));
             }
         }
+        self.check_renames(&drafts);
         drafts
+    }
+
+    /// R34: one buffer goes to one link, and only where no link of its own name keeps it.
+    fn check_renames(&mut self, links: &[Draft<'_>]) {
+        for (at, link) in links.iter().enumerate() {
+            let Some((old, place)) = &link.old else { continue };
+            let taken = links.iter().take(at).find(|other| other.old.as_ref().is_some_and(|(name, _)| name == old));
+            if links.iter().any(|other| other.name == *old) {
+                let wrong = format!("`{old}` is a link of this file: its buffer stays with it");
+                self.mistakes.error(place, wrong, "`renamed_from` is a name that no link has any more".to_owned());
+            } else if let Some(other) = taken {
+                let wrong = format!("link `{}` is already renamed from `{old}`", other.name);
+                self.mistakes.error(place, wrong, "a buffer can go to one link only".to_owned());
+            }
+        }
     }
 
     /// A link that no route names does nothing. Not said where something is wrong: it may be the name in a route.
@@ -124,12 +142,23 @@ impl Resolver<'_> {
         }
     }
 
+    /// The link's former name. It becomes a path, so it has to be a name.
+    fn renamed_from<'n>(&mut self, item: Option<Item<'n>>) -> Option<(&'n str, Place)> {
+        let text = self.text(item)?;
+        if !is_name(text.given) {
+            let wrong = format!("`{}` cannot be the name of a link: letters, digits, `-` and `_` can", text.given);
+            self.mistakes.error(text.place(), wrong, "it is what the link was called before".to_owned());
+            return None;
+        }
+        Some((text.given, text.place().clone()))
+    }
+
     fn check_link_name(&mut self, entry: &Entry) {
         let name = entry.key.as_str();
         if name == "broker" {
             let hint = "`broker` in addresses is the built-in broker; its settings stand at the top level";
             self.mistakes.error(&entry.place, "a link cannot be called `broker`", hint.to_owned());
-        } else if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_')) {
+        } else if !is_name(name) {
             let wrong = format!("`{name}` cannot name a link: letters, digits, `-` and `_` can");
             self.mistakes.error(&entry.place, wrong, "its buffer's folder has the same name".to_owned());
         }
@@ -150,6 +179,7 @@ impl Resolver<'_> {
         // lapin slows down above (measured); MQTT and our Kafka window count with 16 bits.
         let window_max = if kind == Some(KindName::Rabbitmq) { 4_096 } else { 65_535 };
         let in_flight = self.number(section.get("in_flight"), 1..=window_max);
+        let old = self.renamed_from(section.get("renamed_from"));
         let config = remote.map(|kind| Config {
             id: LinkId::new(&entry.key),
             kind,
@@ -158,6 +188,7 @@ impl Resolver<'_> {
             sources: Vec::new(),
             timing,
             in_flight: in_flight.and_then(|window| usize::try_from(window).ok()),
+            renamed_from: old.as_ref().map(|(name, _)| LinkId::new(name)),
         });
         Draft {
             name: &entry.key,
@@ -169,6 +200,7 @@ impl Resolver<'_> {
             has_source: false,
             patterns: Vec::new(),
             channels: Vec::new(),
+            old,
         }
     }
 
@@ -210,6 +242,11 @@ impl Resolver<'_> {
         }
         timing
     }
+}
+
+/// It names a folder too.
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
 }
 
 fn max_size_place(link: &Section<'_>) -> Option<Place> {
