@@ -5,6 +5,7 @@
 //! store's staging lock, then one session's; never two sessions' locks at once.
 
 use std::collections::HashMap;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -12,6 +13,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::index::Share;
 use super::session::{Assigned, Entry, Inbound, Outbound, Transmit};
 use super::store::{Op, SessionId, SessionRow, SubscriptionRow, Unit};
 use crate::clock::Moment;
@@ -27,6 +29,9 @@ const OUTBOX_BYTES_MAX: usize = 1 << 20;
 
 /// QoS 1 and 2 messages are encoded while the outbox is below this; the window bounds them besides.
 const OUTBOX_BYTES_FILL: usize = 256 << 10;
+
+/// Aliases that we set for one client at most: each keeps a topic in memory.
+const ALIASES_MAX: u16 = 64;
 
 /// Messages in memory that wait for the window: for a kept session the rest stays in the store, for a clean one it is
 /// dropped and counted. The numbers are Mosquitto's default (1,000), and a bound for large payloads.
@@ -64,6 +69,8 @@ pub(super) struct State {
     /// Rows that it is owed.
     pub(super) owed: u64,
     pub(super) subscriptions: HashMap<Arc<str>, SubscriptionRow>,
+    /// Bytes of their filters.
+    pub(super) filter_bytes: usize,
     /// When the last connection ended.
     pub(super) ended: Option<Moment>,
     /// So many seconds after `ended` its will is to be published, unless it comes back.
@@ -90,7 +97,36 @@ pub(super) struct Online {
     /// Cancelled when the connection's task has stopped offering and has handed the session back.
     pub(super) over: CancellationToken,
     pub(super) packet_bytes_max: usize,
+    pub(super) aliases: Aliases,
     pub(super) outbox: BytesMut,
+}
+
+/// Topic aliases that we set for a client (MQTT 5.0 section 3.3.2.3.4). The first topics get one: a subscriber sees the same
+/// few topics as a rule.
+#[derive(Debug, Default)]
+pub(super) struct Aliases {
+    max: u16,
+    /// Keys are chosen by clients, so the map keeps std's keyed hash.
+    known: HashMap<TopicName, NonZeroU16>,
+}
+
+impl Aliases {
+    /// `peer_max`: Topic Alias Maximum of the CONNECT.
+    pub(super) fn new(peer_max: u16) -> Self {
+        Self { max: peer_max.min(ALIASES_MAX), known: HashMap::new() }
+    }
+
+    /// The alias of a topic, and whether the client knows it already.
+    fn of(&self, topic: &TopicName) -> Option<(NonZeroU16, bool)> {
+        if self.max == 0 {
+            return None;
+        }
+        if let Some(alias) = self.known.get(topic) {
+            return Some((*alias, true));
+        }
+        let next = u16::try_from(self.known.len() + 1).ok().filter(|next| *next <= self.max)?;
+        NonZeroU16::new(next).map(|alias| (alias, false))
+    }
 }
 
 /// Ends a connection from outside.
@@ -130,6 +166,7 @@ pub(super) struct Delivery {
     pub(super) qos: Qos,
     pub(super) retain: bool,
     pub(super) ids: smallvec::SmallVec<[u32; 1]>,
+    pub(super) share: Option<Arc<Share>>,
 }
 
 /// What a push into the store is bounded by and counted in.
@@ -143,8 +180,8 @@ pub(super) struct PushTerms<'a> {
 
 impl Delivery {
     pub(super) fn entry(self, seq: Option<u64>, ready: Option<u64>) -> Entry {
-        let Self { topic, message, qos, retain, ids } = self;
-        Entry { topic, message, qos, retain, ids, seq, ready }
+        let Self { topic, message, qos, retain, ids, share } = self;
+        Entry { topic, message, qos, retain, ids, seq, ready, share }
     }
 }
 
@@ -160,6 +197,7 @@ impl Client {
             tail: None,
             owed: 0,
             subscriptions: HashMap::new(),
+            filter_bytes: 0,
             ended: None,
             will_due: None,
         };
@@ -281,6 +319,16 @@ impl State {
         }
     }
 
+    /// How well it suits as the next receiver of a shared subscription; 0 is best.
+    pub(super) fn rank(&self) -> u8 {
+        match &self.online {
+            Some(online) if self.has_queue_room() && online.outbox.len() < OUTBOX_BYTES_MAX => 0,
+            Some(_) => 1,
+            None if self.terms.kept => 2,
+            None => 3,
+        }
+    }
+
     fn has_queue_room(&self) -> bool {
         self.outbound.queued() < QUEUE_MESSAGES_MAX && self.outbound.queued_bytes() < QUEUE_BYTES_MAX
     }
@@ -379,15 +427,16 @@ fn put_publish(
     how: PublishHow,
 ) -> Result<(), &'static str> {
     let ids: smallvec::SmallVec<[SubscriptionId; 1]> = ids.iter().filter_map(|id| SubscriptionId::new(*id)).collect();
+    let alias = online.aliases.of(topic);
     let parts = PublishParts {
-        topic: topic.as_str(),
+        topic: if alias.is_some_and(|(_, known)| known) { "" } else { topic.as_str() },
         payload: &message.payload,
         qos: how.qos,
         dup: how.dup,
         retain: how.retain,
         id: how.id.and_then(PacketId::new),
         expiry_s: message.expiry_left_s(now),
-        topic_alias: None,
+        topic_alias: alias.map(|(alias, _)| alias),
         subscription_ids: &ids,
         properties: &message.properties,
     };
@@ -399,6 +448,9 @@ fn put_publish(
     if online.outbox.len() - before > online.packet_bytes_max {
         online.outbox.truncate(before);
         return Err("too_large");
+    }
+    if let Some((alias, false)) = alias {
+        online.aliases.known.insert(topic.clone(), alias);
     }
     Ok(())
 }

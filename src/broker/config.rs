@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::topic::TopicFilter;
 use crate::units::ByteSize;
 
 /// The built-in broker.
@@ -24,6 +25,13 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// Connections at most. Default 10,000.
     pub connections_max: usize,
+    /// The longest keep-alive of an MQTT 5 client: one that asks for more, or for none, is told this one (Server Keep Alive).
+    /// Default: whatever the client asks for.
+    pub keep_alive_max: Option<Duration>,
+    /// Where MQTT 5 clients are sent when this broker stops or cannot take them (Server Reference). Default: nowhere.
+    pub server_reference: Option<Box<str>>,
+    /// What no client may subscribe to, nor gets by a wider subscription. Default: nothing.
+    pub deny_subscribe: Vec<TopicFilter>,
 }
 
 impl Default for Config {
@@ -37,6 +45,9 @@ impl Default for Config {
             session_messages_max: 100_000,
             connect_timeout: Duration::from_secs(10),
             connections_max: 10_000,
+            keep_alive_max: None,
+            server_reference: None,
+            deny_subscribe: Vec::new(),
         }
     }
 }

@@ -15,6 +15,7 @@ use super::topics::Match;
 use crate::clock::Moment;
 use crate::hub::{Local, LocalDelivery, Mark};
 use crate::message::Qos;
+use crate::topic::TopicName;
 
 impl Local for Broker {
     fn deliver(&self, batch: &[LocalDelivery]) -> Vec<Option<(Mark, u64)>> {
@@ -45,7 +46,10 @@ impl Broker {
             }
             publisher_kept = state.terms.kept;
         }
-        let matches = self.topics.matches(&delivery.topic, delivery.client_id.as_deref());
+        let matches = match self.is_denied(&delivery.topic) {
+            true => Vec::new(),
+            false => self.topics.matches(&delivery.topic, delivery.client_id.as_deref()),
+        };
         let is_stored = publisher_kept
             || delivery.message.retain
             || (delivery.message.qos != Qos::AtMostOnce
@@ -98,6 +102,7 @@ impl Broker {
             qos: one.qos.min(message.qos),
             retain: message.retain && one.retain_as_published,
             ids: one.ids,
+            share: one.share,
         };
         self.push(&one.client, delivery, unit, inbound, job.now, || body_of(job));
     }
@@ -136,6 +141,23 @@ impl Broker {
         if is_online {
             client.wake.notify_one();
         }
+    }
+
+    /// The same for one that is not part of a batch: in a unit of its own where it has to be stored.
+    pub(super) fn push_alone(&self, client: &Client, delivery: Delivery) {
+        let now = self.clock.moment();
+        let message = Arc::clone(&delivery.message);
+        let body = || encode_body(&message);
+        if delivery.qos != Qos::AtMostOnce && client.lock().terms.kept {
+            self.store.stage(|unit| self.push(client, delivery, Some(unit), None, now, body));
+        } else {
+            self.push(client, delivery, None, None, now, body);
+        }
+    }
+
+    /// Whether no client may get what is on `topic`.
+    pub(super) fn is_denied(&self, topic: &TopicName) -> bool {
+        self.config.deny_subscribe.iter().any(|filter| filter.matches(topic))
     }
 
     /// An empty payload clears (MQTT-3.3.1-6).

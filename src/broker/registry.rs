@@ -10,15 +10,16 @@ use bytes::BytesMut;
 use tokio_util::sync::CancellationToken;
 
 use super::Broker;
-use super::client::{Client, Kick, Online, PAGE_ROWS, State, Tail, Terms};
+use super::client::{Aliases, Client, Delivery, Kick, Online, PAGE_ROWS, State, Tail, Terms};
 use super::convert;
+use super::index::Wanted;
 use super::session::Entry;
 use super::store::{Loaded, Op, OwedRow, Page, SessionId, SessionRow};
 use super::topics::Subscriber;
 use crate::clock::Moment;
 use crate::hub::OfferError;
 use crate::message::Message;
-use crate::topic::{TopicFilter, TopicName};
+use crate::topic::TopicName;
 use crate::wire::{ReasonCode, RetainHandling, SubscribeOptions, Version};
 
 /// A connection's hold on its session.
@@ -40,6 +41,7 @@ pub(super) struct Claim {
     pub(super) terms: Terms,
     pub(super) window: usize,
     pub(super) packet_bytes_max: usize,
+    pub(super) alias_max: u16,
 }
 
 /// What the store forgets when a will is safe.
@@ -121,6 +123,7 @@ impl Broker {
             kick: Arc::clone(kick),
             over: CancellationToken::new(),
             packet_bytes_max: claim.packet_bytes_max,
+            aliases: Aliases::new(claim.alias_max),
             outbox: BytesMut::new(),
         });
         drop(state);
@@ -187,6 +190,7 @@ impl Broker {
             state.terms.will = None;
         }
         let (kept, stored) = (state.terms.kept, state.stored);
+        let shared = if kept { Vec::new() } else { state.outbound.take_shared() };
         if kept {
             // The store has it all.
             state.outbound.clear();
@@ -210,11 +214,22 @@ impl Broker {
         }
         self.board.clients.fetch_sub(1, Ordering::Relaxed);
         let after = if kept { After::Row(Arc::clone(client)) } else { self.forget(client) };
+        shared.into_iter().for_each(|entry| self.hand_on(entry));
         match will {
             Some(will) => self.publish_will(will, after),
             None => self.settle(&after),
         }
         online.over.cancel();
+    }
+
+    /// A message of a shared subscription goes to another member when the session that had it ends (MQTT 5.0 section 4.8.2).
+    fn hand_on(&self, entry: Entry) {
+        let Entry { topic, message, retain, share, .. } = entry;
+        let Some(one) = share.and_then(|share| self.topics.pick(&share)) else {
+            return self.board.dropped("no_member_left");
+        };
+        let qos = one.qos.min(message.qos);
+        self.push_alone(&one.client, Delivery { topic, message, qos, retain, ids: one.ids, share: one.share });
     }
 
     /// Writes the session's row as it is, unless it is connected again or gone.
@@ -231,8 +246,9 @@ impl Broker {
     fn forget(&self, client: &Client) -> After {
         let mut state = client.lock();
         state.outbound.clear();
-        state.owed = 0;
+        self.board.dropped_many("session_ended", std::mem::take(&mut state.owed));
         state.subscriptions.clear();
+        state.filter_bytes = 0;
         let stored = std::mem::take(&mut state.stored);
         drop(state);
         self.topics.forget(client.id);
@@ -349,14 +365,16 @@ impl Broker {
         }
         for (id, row) in loaded.subscriptions {
             highest = highest.max(id.0);
-            let (Some(client), Ok(filter)) = (by_id.get(&id), TopicFilter::new(&row.filter)) else { continue };
+            let (Some(client), Ok(wanted)) = (by_id.get(&id), Wanted::parse(&row.filter)) else { continue };
             let subscriber = Subscriber {
                 client: Arc::clone(client),
                 options: options_from(row.options),
                 subscription_id: row.subscription_id,
             };
-            self.topics.subscribe(&filter, subscriber);
-            client.lock().subscriptions.insert(Arc::clone(&row.filter), row);
+            self.topics.subscribe(&wanted, subscriber);
+            let mut state = client.lock();
+            state.filter_bytes += row.filter.len();
+            state.subscriptions.insert(Arc::clone(&row.filter), row);
         }
         for (topic, message) in loaded.retained {
             if let Ok(topic) = TopicName::new(&topic) {
@@ -444,6 +462,7 @@ fn entry_of(row: OwedRow) -> Option<Entry> {
         ids: row.ids.into(),
         seq: Some(row.seq),
         ready: None,
+        share: None,
     })
 }
 

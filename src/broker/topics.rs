@@ -2,13 +2,14 @@
 //! may read at once.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::RwLock;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::client::Client;
-use super::index::{Retained, Subscriptions};
+use super::index::{Retained, Share, Subscriptions, Wanted};
 use super::store::SessionId;
 use crate::message::{Message, Qos};
 use crate::topic::{TopicFilter, TopicName};
@@ -22,36 +23,136 @@ pub(super) struct Subscriber {
     pub(super) subscription_id: Option<u32>,
 }
 
-/// What a client gets of one message: all of its subscriptions that match, taken together.
+/// What a client gets of one message: all of its own subscriptions that match, taken together; or one shared one.
 #[derive(Clone, Debug)]
 pub(super) struct Match {
     pub(super) client: Arc<Client>,
     pub(super) qos: Qos,
     pub(super) retain_as_published: bool,
     pub(super) ids: SmallVec<[u32; 1]>,
+    pub(super) share: Option<Arc<Share>>,
 }
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Topics {
-    subscriptions: RwLock<Subscriptions<SessionId, Subscriber>>,
+    tables: RwLock<Tables>,
     retained: RwLock<Retained<Arc<Message>>>,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    own: Subscriptions<SessionId, Subscriber>,
+    /// By ShareName.
+    shared: Subscriptions<Arc<str>, Group>,
+    /// The groups that a session is in.
+    memberships: FxHashMap<SessionId, Vec<Arc<Share>>>,
+}
+
+/// Those who share a filter under one name.
+#[derive(Debug)]
+struct Group {
+    share: Arc<Share>,
+    members: Vec<Subscriber>,
+    /// Whose turn it is.
+    turn: AtomicUsize,
+}
+
+impl Group {
+    /// The next member that is connected and keeps up; else one that is connected, else one whose session is kept.
+    fn pick(&self) -> Option<Match> {
+        let count = self.members.len();
+        let first = self.turn.fetch_add(1, Ordering::Relaxed);
+        let mut best: Option<(u8, &Subscriber)> = None;
+        for n in 0..count {
+            let Some(member) = self.members.get(first.wrapping_add(n) % count) else { continue };
+            let rank = member.client.lock().rank();
+            if best.is_none_or(|(other, _)| rank < other) {
+                best = Some((rank, member));
+            }
+            if rank == 0 {
+                break;
+            }
+        }
+        best.map(|(_, member)| Match {
+            client: Arc::clone(&member.client),
+            qos: member.options.qos,
+            retain_as_published: member.options.retain_as_published,
+            ids: member.subscription_id.into_iter().collect(),
+            share: Some(Arc::clone(&self.share)),
+        })
+    }
+}
+
+impl Tables {
+    fn join(&mut self, share: &Share, subscriber: Subscriber) {
+        let id = subscriber.client.id;
+        let group = self.shared.unsubscribe(&share.filter, &share.name);
+        let mut group = group.unwrap_or_else(|| {
+            let (share, turn) = (Arc::new(share.clone()), AtomicUsize::new(0));
+            Group { share, members: Vec::new(), turn }
+        });
+        match group.members.iter_mut().find(|member| member.client.id == id) {
+            Some(member) => *member = subscriber,
+            None => {
+                group.members.push(subscriber);
+                self.memberships.entry(id).or_default().push(Arc::clone(&group.share));
+            }
+        }
+        self.shared.subscribe(&share.filter, Arc::clone(&share.name), group);
+    }
+
+    fn leave(&mut self, share: &Share, id: SessionId) {
+        let Some(mut group) = self.shared.unsubscribe(&share.filter, &share.name) else { return };
+        group.members.retain(|member| member.client.id != id);
+        if !group.members.is_empty() {
+            self.shared.subscribe(&share.filter, Arc::clone(&share.name), group);
+        }
+    }
 }
 
 impl Topics {
     /// Adds or replaces a subscription.
-    pub(super) fn subscribe(&self, filter: &TopicFilter, subscriber: Subscriber) {
-        self.subscriptions.write().subscribe(filter, subscriber.client.id, subscriber);
+    pub(super) fn subscribe(&self, wanted: &Wanted, subscriber: Subscriber) {
+        let mut tables = self.tables.write();
+        match wanted {
+            Wanted::Own(filter) => drop(tables.own.subscribe(filter, subscriber.client.id, subscriber)),
+            Wanted::Shared(share) => tables.join(share, subscriber),
+        }
     }
 
     /// Removes one.
-    pub(super) fn unsubscribe(&self, filter: &TopicFilter, client: SessionId) {
-        self.subscriptions.write().unsubscribe(filter, &client);
+    pub(super) fn unsubscribe(&self, wanted: &Wanted, client: SessionId) {
+        let mut tables = self.tables.write();
+        match wanted {
+            Wanted::Own(filter) => drop(tables.own.unsubscribe(filter, &client)),
+            Wanted::Shared(share) => {
+                tables.leave(share, client);
+                if let Some(shares) = tables.memberships.get_mut(&client) {
+                    shares.retain(|other| **other != *share);
+                    if shares.is_empty() {
+                        tables.memberships.remove(&client);
+                    }
+                }
+            }
+        }
     }
 
     /// Removes all of a client's.
     pub(super) fn forget(&self, client: SessionId) {
-        self.subscriptions.write().remove_all(&client);
+        let mut tables = self.tables.write();
+        tables.own.remove_all(&client);
+        for share in tables.memberships.remove(&client).unwrap_or_default() {
+            tables.leave(&share, client);
+        }
+    }
+
+    /// How many subscriptions there are, and how many of them are shared.
+    #[cfg(test)]
+    pub(super) fn subscription_counts(&self) -> (usize, usize) {
+        let tables = self.tables.read();
+        let shared = tables.memberships.values().map(Vec::len).sum::<usize>();
+        (tables.own.len() + shared, shared)
     }
 
     /// Who gets a message on `topic` that `publisher` published.
@@ -59,14 +160,16 @@ impl Topics {
         let mut found: Vec<Match> = Vec::new();
         // A fan-out is long and has few repeats; looking each client up in a list would be quadratic.
         let mut at: FxHashMap<SessionId, usize> = FxHashMap::default();
-        for (id, subscriber) in self.subscriptions.read().matches(topic) {
+        let tables = self.tables.read();
+        for (id, subscriber) in tables.own.matches(topic) {
             let Subscriber { client, options, subscription_id } = subscriber;
             if options.no_local && publisher == Some(&*client.name) {
                 continue;
             }
             let slot = *at.entry(*id).or_insert_with(|| {
                 let client = Arc::clone(client);
-                found.push(Match { client, qos: Qos::AtMostOnce, retain_as_published: false, ids: SmallVec::new() });
+                let (qos, ids) = (Qos::AtMostOnce, SmallVec::new());
+                found.push(Match { client, qos, retain_as_published: false, ids, share: None });
                 found.len() - 1
             });
             if let Some(one) = found.get_mut(slot) {
@@ -75,7 +178,13 @@ impl Topics {
                 one.ids.extend(*subscription_id);
             }
         }
+        found.extend(tables.shared.matches(topic).filter_map(|(_, group)| group.pick()));
         found
+    }
+
+    /// Who of a group is next.
+    pub(super) fn pick(&self, share: &Share) -> Option<Match> {
+        self.tables.read().shared.get(&share.filter, &share.name).and_then(Group::pick)
     }
 
     /// Sets or clears (`None`) what is retained on `topic`. Whether something changed.

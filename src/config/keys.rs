@@ -27,6 +27,9 @@ pub(super) const BROKER: Keys = Keys {
         "session_messages_max",
         "connect_timeout",
         "connections_max",
+        "keep_alive_max",
+        "server_reference",
+        "deny_subscribe",
     ],
     planned: &["auth", "acl", "users"],
 };

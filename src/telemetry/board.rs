@@ -262,6 +262,14 @@ impl BrokerBoard {
         *dropped.entry(reason).or_default() += 1;
     }
 
+    /// Counts several drops under one reason.
+    pub fn dropped_many(&self, reason: &'static str, count: u64) {
+        if count > 0 {
+            let [dropped, _] = &mut *self.counts.lock();
+            *dropped.entry(reason).or_default() += count;
+        }
+    }
+
     /// Counts a refusal under its reason.
     pub fn refused(&self, reason: &'static str) {
         let [_, refused] = &mut *self.counts.lock();

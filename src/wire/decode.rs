@@ -55,6 +55,11 @@ impl Decoder {
         Self { role: Role::Server, version: None, size_max, missing: 1, failed: None }
     }
 
+    /// From now on packets may have `size_max` bytes.
+    pub const fn set_size_max(&mut self, size_max: usize) {
+        self.size_max = size_max;
+    }
+
     /// For a client's end of a connection that speaks `version`.
     #[must_use]
     pub const fn client(version: Version, size_max: usize) -> Self {

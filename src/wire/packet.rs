@@ -49,6 +49,28 @@ pub enum Packet {
 }
 
 impl Packet {
+    /// Leaves out what a packet may do without: Reason String and User Properties of anything but a PUBLISH.
+    pub fn strip_reason(&mut self) {
+        let (reason, user) = match self {
+            Self::Connack(packet) => (&mut packet.properties.reason, &mut packet.properties.user),
+            Self::Disconnect(packet) => (&mut packet.properties.reason, &mut packet.properties.user),
+            Self::Auth(packet) => (&mut packet.properties.reason, &mut packet.properties.user),
+            Self::Puback(ack) | Self::Pubrec(ack) | Self::Pubrel(ack) | Self::Pubcomp(ack) => {
+                (&mut ack.properties.reason, &mut ack.properties.user)
+            }
+            Self::Suback(packet) => (&mut packet.properties.reason, &mut packet.properties.user),
+            Self::Unsuback(packet) => (&mut packet.properties.reason, &mut packet.properties.user),
+            Self::Connect(_)
+            | Self::Publish(_)
+            | Self::Subscribe(_)
+            | Self::Unsubscribe(_)
+            | Self::Pingreq
+            | Self::Pingresp => return,
+        };
+        *reason = None;
+        user.clear();
+    }
+
     /// Which packet it is.
     #[must_use]
     pub fn kind(&self) -> PacketKind {

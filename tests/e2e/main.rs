@@ -18,6 +18,8 @@ mod mistakes;
 #[cfg(test)]
 mod outage;
 #[cfg(test)]
+mod paho;
+#[cfg(test)]
 mod refusals;
 #[cfg(test)]
 mod sessions;

@@ -64,7 +64,7 @@ impl Connection {
                 return Err(End::Told(ReasonCode::ImplementationSpecificError, "the broker's store has failed".into()));
             }
             match reply {
-                Reply::Packet(packet) => self.put(&packet),
+                Reply::Packet(packet) => self.put(*packet),
                 Reply::Pubcomp(id, code) => self.put_ack(AckKind::Pubcomp, id, code),
                 Reply::Puback(_) | Reply::Pubrec(_) => {}
             }
@@ -88,12 +88,15 @@ impl Connection {
             return Err(End::Told(code, "a message could not be accepted".into()));
         }
         match reply {
+            Reply::Puback(id) if code.is_error() => self.put_refusal(Packet::Puback, *id, code),
             Reply::Puback(id) => self.put_ack(AckKind::Puback, *id, code),
             Reply::Pubrec(id) => {
                 if due == Due::Durable {
                     self.broker.note_durable(&self.attached.client, *id);
                 } else if code.is_error() {
                     self.end_inbound(*id);
+                    self.put_refusal(Packet::Pubrec, *id, code);
+                    return Ok(());
                 }
                 self.put_ack(AckKind::Pubrec, *id, code);
             }
@@ -111,6 +114,14 @@ impl Connection {
         let stored = known && state.stored;
         drop(state);
         stored.then(|| self.broker.store.stage_one(Op::InboundGone(client.id, id)))
+    }
+
+    /// An acknowledgement that says no, and why (MQTT 5).
+    fn put_refusal(&mut self, packet: fn(Ack) -> Packet, id: u16, code: ReasonCode) {
+        let Some(id) = packet_id(id) else { return };
+        let mut ack = Ack::new(id, code);
+        ack.properties.reason = self.wants_reasons.then(|| words_of(code).into());
+        self.put(packet(ack));
     }
 
     fn put_ack(&mut self, kind: AckKind, id: u16, code: ReasonCode) {
@@ -172,6 +183,16 @@ impl Connection {
         state.owed = state.owed.saturating_sub(1);
         drop(state);
         self.broker.store.stage_one(Op::Settle(seq));
+    }
+}
+
+const fn words_of(code: ReasonCode) -> &'static str {
+    if matches!(code, ReasonCode::QuotaExceeded) {
+        "the buffer of a link that this message goes to is full"
+    } else if matches!(code, ReasonCode::NotAuthorized) {
+        "nobody but the broker publishes here"
+    } else {
+        "the message could not be stored where it must be; send it again later"
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio_util::sync::CancellationToken;
 
 use super::publish::TOPIC_ALIASES;
 use super::{Connection, FAREWELL_DEADLINE, READ_BYTES_MIN};
@@ -15,13 +16,31 @@ use crate::broker::client::Terms;
 use crate::broker::registry::{Attached, Claim};
 use crate::broker::session::Acks;
 use crate::broker::{Broker, Config, convert};
-use crate::wire::{Connack, ConnackProperties, Connect, Decoder, Packet, ReasonCode, Version, encode};
+use crate::wire::{Connack, ConnackProperties, Connect, Decoder, Packet, ReasonCode, Version, encode, encoded_len};
+
+/// A CONNECT's bytes at most: what a client that nobody knows yet may make us hold. A will of 64 KiB fits.
+const CONNECT_BYTES_MAX: usize = 128 << 10;
 
 /// Why a CONNECT is refused.
 struct Refusal {
     version: Version,
     code: ReasonCode,
     text: String,
+    /// What the client takes.
+    packet_bytes_max: usize,
+}
+
+impl Refusal {
+    fn of(connect: &Connect, code: ReasonCode, text: impl Into<String>) -> Self {
+        let packet_bytes_max = packet_bytes_max(connect);
+        Self { version: connect.version, code, text: text.into(), packet_bytes_max }
+    }
+}
+
+/// Maximum Packet Size of a CONNECT.
+fn packet_bytes_max(connect: &Connect) -> usize {
+    let most = connect.properties.maximum_packet_size.map_or(u32::MAX, NonZeroU32::get);
+    usize::try_from(most).unwrap_or(usize::MAX)
 }
 
 /// Reads the CONNECT, takes the session and sends CONNACK. `None`: it was refused, or the socket is gone.
@@ -32,7 +51,7 @@ pub(super) async fn greet(
     anonymous: bool,
 ) -> Option<Connection> {
     let size_max = usize::try_from(broker.config.max_packet_size.0).unwrap_or(usize::MAX);
-    let (mut decoder, mut input) = (Decoder::server(size_max), BytesMut::new());
+    let (mut decoder, mut input) = (Decoder::server(size_max.min(CONNECT_BYTES_MAX)), BytesMut::new());
     let first =
         tokio::time::timeout(broker.config.connect_timeout, first_packet(&mut reader, &mut decoder, &mut input));
     let Ok(first) = first.await else {
@@ -47,9 +66,11 @@ pub(super) async fn greet(
         Ok(connect) => connect,
         Err(refusal) => {
             refuse(broker, &mut writer, refusal).await;
+            super::drain(&mut reader).await;
             return None;
         }
     };
+    decoder.set_size_max(size_max);
     open(broker, *connect, reader, writer, decoder, input).await
 }
 
@@ -67,7 +88,8 @@ async fn first_packet(
             Ok(None) => {}
             Err(error) => {
                 let version = decoder.version().or(version).unwrap_or(Version::V311);
-                return Some(Err(Refusal { version, code: error.code, text: error.to_string() }));
+                let (code, text) = (error.code, error.to_string());
+                return Some(Err(Refusal { version, code, text, packet_bytes_max: usize::MAX }));
             }
         }
         input.reserve(READ_BYTES_MIN);
@@ -80,7 +102,7 @@ async fn first_packet(
 
 fn check(broker: &Broker, connect: &Connect, anonymous: bool) -> Result<(), Refusal> {
     let version = connect.version;
-    let refuse = |code, text: &str| Err(Refusal { version, code, text: text.to_owned() });
+    let refuse = |code, text: &str| Err(Refusal::of(connect, code, text));
     if connect.properties.auth_method.is_some() {
         return refuse(ReasonCode::BadAuthenticationMethod, "no authentication method is known here");
     }
@@ -103,14 +125,22 @@ fn check(broker: &Broker, connect: &Connect, anonymous: bool) -> Result<(), Refu
 }
 
 async fn refuse(broker: &Broker, writer: &mut OwnedWriteHalf, refusal: Refusal) {
-    let Refusal { version, code, text } = refusal;
+    let Refusal { version, code, text, packet_bytes_max } = refusal;
     tracing::info!(%code, text, "a client is refused");
     broker.board.refused("connect");
     // What MQTT 5 does not allow in a CONNACK is said by closing.
     let code = if code.belongs_in(crate::wire::PacketKind::Connack) { code } else { ReasonCode::UnspecifiedError };
-    let properties = ConnackProperties { reason: Some(text.into()), ..ConnackProperties::default() };
+    let elsewhere = broker.config.server_reference.clone();
+    let (code, server_reference) = match elsewhere.filter(|_| code == ReasonCode::ServerUnavailable) {
+        Some(elsewhere) => (ReasonCode::UseAnotherServer, Some(elsewhere)),
+        None => (code, None),
+    };
+    let properties = ConnackProperties { reason: Some(text.into()), server_reference, ..ConnackProperties::default() };
     let mut output = BytesMut::new();
-    let connack = Packet::Connack(Box::new(Connack { session_present: false, code, properties }));
+    let mut connack = Packet::Connack(Box::new(Connack { session_present: false, code, properties }));
+    if encoded_len(&connack, version).is_ok_and(|bytes| bytes > packet_bytes_max) {
+        connack.strip_reason();
+    }
     if encode(&connack, version, &mut output).is_err() {
         return;
     }
@@ -136,9 +166,13 @@ async fn open(
     decoder: Decoder,
     input: BytesMut,
 ) -> Option<Connection> {
-    let (version, keep_alive_s, clean_start) = (connect.version, connect.keep_alive_s, connect.clean_start);
+    let mut properties = connack_properties(broker, &connect);
+    let (version, clean_start) = (connect.version, connect.clean_start);
+    let keep_alive_s = properties.server_keep_alive_s.unwrap_or(connect.keep_alive_s);
+    let wants_reasons = connect.properties.request_problem_information.unwrap_or(true);
     let asked_expiry_s = connect.properties.session_expiry_s.unwrap_or(0);
-    let assigned = connect.client_id.is_empty();
+    let (assigned, wants_response) =
+        (connect.client_id.is_empty(), connect.properties.request_response_information == Some(true));
     let claim = match claim_of(broker, connect) {
         Ok(claim) => claim,
         Err(refusal) => {
@@ -147,39 +181,48 @@ async fn open(
             return None;
         }
     };
-    let (name, granted) = (Arc::clone(&claim.name), claim.terms.expiry_s);
+    let (name, granted, packet_bytes_max) = (Arc::clone(&claim.name), claim.terms.expiry_s, claim.packet_bytes_max);
     tracing::debug!(client = %name, %version, clean_start, "a client connects");
     let attached = broker.attach(claim).await;
     let mut connection = Connection::new(broker, attached, reader, writer, decoder, input, version, keep_alive_s);
-    connection.session_expiry_s = granted;
+    (connection.session_expiry_s, connection.packet_bytes_max) = (granted, packet_bytes_max);
+    connection.wants_reasons = wants_reasons;
     if let Some(position) = connection.attached.position
         && broker.store_mark.clone().passed(position).await.is_err()
     {
-        connection
-            .finish(super::End::Told(ReasonCode::ServerUnavailable, "the broker's store has failed".into()))
-            .await;
+        let end = super::End::Told(ReasonCode::ServerUnavailable, "the broker's store has failed".into());
+        connection.finish(end, &CancellationToken::new()).await;
         return None;
     }
-    let mut properties = connack_properties(&broker.config);
     properties.assigned_client_id = assigned.then(|| (*name).into());
     properties.session_expiry_s = (version.is_v5() && asked_expiry_s != granted).then_some(granted);
+    properties.response_information = response_information(&name).filter(|_| wants_response);
     let session_present = connection.attached.resumed;
-    connection.put(&Packet::Connack(Box::new(Connack { session_present, code: ReasonCode::Success, properties })));
+    connection.put(Packet::Connack(Box::new(Connack { session_present, code: ReasonCode::Success, properties })));
     Some(connection)
 }
 
-fn connack_properties(config: &Config) -> ConnackProperties {
+/// A topic below which a client may ask for responses: its own, where its name can stand in a topic.
+fn response_information(client: &str) -> Option<Box<str>> {
+    (!client.contains(['+', '#', '/'])).then(|| format!("response/{client}").into())
+}
+
+fn connack_properties(broker: &Broker, connect: &Connect) -> ConnackProperties {
+    let config = &broker.config;
+    let most = config.keep_alive_max.map(|most| u16::try_from(most.as_secs()).unwrap_or(u16::MAX));
+    let asked = connect.keep_alive_s;
     ConnackProperties {
         receive_maximum: NonZeroU16::new(config.receive_maximum),
         maximum_packet_size: u32::try_from(config.max_packet_size.0).ok().and_then(NonZeroU32::new),
         topic_alias_maximum: Some(TOPIC_ALIASES),
-        shared_subscriptions: Some(false),
+        // MQTT 3.x cannot be told: there the client's own counts.
+        server_keep_alive_s: most.filter(|most| connect.version.is_v5() && (asked == 0 || asked > *most)),
         ..ConnackProperties::default()
     }
 }
 
 fn claim_of(broker: &Broker, connect: Connect) -> Result<Claim, Refusal> {
-    let version = connect.version;
+    let (version, packet_bytes_max) = (connect.version, packet_bytes_max(&connect));
     let name: Arc<str> = if connect.client_id.is_empty() {
         format!("tg-{:016x}", rand::random::<u64>()).into()
     } else {
@@ -195,19 +238,18 @@ fn claim_of(broker: &Broker, connect: Connect) -> Result<Claim, Refusal> {
     let will_delay_s = connect.will.as_ref().and_then(|will| will.properties.delay_s).unwrap_or(0);
     let now = broker.clock.moment();
     let will = connect.will.map(|will| convert::will_message(will, &name, user.as_ref(), now)).transpose();
-    let will = will.map_err(|error| Refusal {
-        version,
-        code: ReasonCode::TopicNameInvalid,
-        text: format!("the will's topic: {error}"),
+    let will = will.map_err(|error| {
+        let text = format!("the will's topic: {error}");
+        Refusal { version, code: ReasonCode::TopicNameInvalid, text, packet_bytes_max }
     })?;
     let peer_window = connect.properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get);
-    let packet_bytes_max = connect.properties.maximum_packet_size.map_or(u32::MAX, NonZeroU32::get);
     Ok(Claim {
         name,
         clean_start: connect.clean_start,
         terms: Terms { version, kept: expiry_s > 0, expiry_s, user, will: will.map(Arc::new), will_delay_s },
         window: usize::from(peer_window.min(broker.config.in_flight)),
-        packet_bytes_max: usize::try_from(packet_bytes_max).unwrap_or(usize::MAX),
+        packet_bytes_max,
+        alias_max: connect.properties.topic_alias_maximum.unwrap_or(0),
     })
 }
 
@@ -252,6 +294,9 @@ impl Connection {
             last_seen: broker.clock.now(),
             tick: Box::pin(tokio::time::sleep(keep_alive.unwrap_or_default())),
             session_expiry_s: 0,
+            packet_bytes_max: usize::MAX,
+            wants_reasons: true,
+            is_oversize: false,
             is_reading: true,
         }
     }

@@ -19,7 +19,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
-use tokio::io::AsyncWriteExt;
+use nix::sys::socket::{setsockopt, sockopt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::oneshot;
@@ -36,7 +37,7 @@ use crate::hub::Mark;
 use crate::topic::TopicName;
 use crate::wire::{
     Decoder, Disconnect, DisconnectProperties, Packet, PacketId, ReasonCode, ReasonProperties, SubscribeOptions,
-    Version, encode,
+    Version, encode, encoded_len,
 };
 
 /// What is read at a time from a client that fills it; others get [`READ_BYTES_MIN`].
@@ -57,11 +58,23 @@ const PENDING_BYTES_MAX: usize = 1 << 20;
 /// Replies other than to a PUBLISH that may be held.
 const OTHERS_MAX: usize = 1_024;
 
+/// A silent peer is probed after so many seconds, so often, so many times: a half-open connection ends within three minutes.
+const PROBE_AFTER_S: u32 = 120;
+
+/// See [`PROBE_AFTER_S`].
+const PROBE_EVERY_S: u32 = 15;
+
+/// See [`PROBE_AFTER_S`].
+const PROBES: u32 = 4;
+
 /// At the end: how long what was received may take to be acknowledged (DESIGN.md section 9).
 const RECEIPTS_DEADLINE: Duration = Duration::from_secs(5);
 
 /// At the end: how long a client may take to receive its last bytes.
 const FAREWELL_DEADLINE: Duration = Duration::from_secs(1);
+
+/// At the end: how long we listen on to a client that was told its last, see [`drain`].
+const DRAIN_DEADLINE: Duration = Duration::from_secs(3);
 
 /// What can wake a connection.
 enum Event {
@@ -120,14 +133,19 @@ struct Connection {
     last_seen: Instant,
     tick: Pin<Box<tokio::time::Sleep>>,
     session_expiry_s: u32,
+    packet_bytes_max: usize,
+    /// Request Problem Information: reason strings may be sent with any packet.
+    wants_reasons: bool,
+    /// Something was to be sent that is larger than the client takes.
+    is_oversize: bool,
     user: Option<Arc<str>>,
     is_reading: bool,
 }
 
 /// Serves a client from its first byte to its last. `stop` asks it to end in order.
 pub(super) async fn serve(broker: Arc<Broker>, stream: TcpStream, anonymous: bool, stop: CancellationToken) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "TCP_NODELAY cannot be set");
+    if let Err(error) = prepare_socket(&stream) {
+        tracing::debug!(%error, "a socket's options cannot be set");
     }
     let (reader, writer) = stream.into_split();
     let greeted = tokio::select! {
@@ -146,7 +164,7 @@ pub(super) async fn serve(broker: Arc<Broker>, stream: TcpStream, anonymous: boo
             () = deadline_of(&stop) => {}
         }
     }
-    connection.finish(end).await;
+    connection.finish(end, &stop).await;
 }
 
 /// However it ends, a panic included, the session is handed back: else its client id could never connect again.
@@ -175,6 +193,9 @@ impl Connection {
             self.take_packets()?;
             self.start_offer();
             self.release_acks()?;
+            if self.is_oversize {
+                return Err(End::Told(ReasonCode::PacketTooLarge, String::new()));
+            }
             self.feed_retained();
             self.ask_page();
             self.pump();
@@ -278,7 +299,7 @@ impl Connection {
             Packet::Subscribe(subscribe) => self.handle_subscribe(&subscribe),
             Packet::Unsubscribe(unsubscribe) => self.handle_unsubscribe(&unsubscribe),
             Packet::Pingreq => {
-                self.put(&Packet::Pingresp);
+                self.put(Packet::Pingresp);
                 Ok(())
             }
             Packet::Disconnect(disconnect) => Err(self.handle_disconnect(&disconnect)),
@@ -319,8 +340,19 @@ impl Connection {
         Ok(())
     }
 
-    fn put(&mut self, packet: &Packet) {
-        if let Err(error) = encode(packet, self.version, &mut self.output) {
+    /// Encodes a packet other than PUBLISH. Reason strings and user properties are left out where they would make it larger
+    /// than the client takes (MQTT-3.2.2-19 and its like).
+    fn put(&mut self, mut packet: Packet) {
+        let (version, most) = (self.version, self.packet_bytes_max);
+        let is_large = |packet: &Packet| encoded_len(packet, version).is_ok_and(|bytes| bytes > most);
+        if is_large(&packet) {
+            packet.strip_reason();
+            if is_large(&packet) {
+                self.is_oversize = true;
+                return;
+            }
+        }
+        if let Err(error) = encode(&packet, version, &mut self.output) {
             tracing::error!(%error, packet = %packet.kind(), "a packet of our own cannot be encoded");
         }
     }
@@ -415,7 +447,7 @@ impl Connection {
     }
 
     /// Hands the session back, then says why to the client.
-    async fn finish(mut self, end: End) {
+    async fn finish(mut self, end: End, stop: &CancellationToken) {
         self.hand_receipts_over();
         let ending = match end {
             End::Disconnect { with_will: false } => Ending::Orderly,
@@ -433,8 +465,13 @@ impl Connection {
         let Some((code, text)) = ended_by_us else { return };
         if self.version.is_v5() {
             let reason = Some(text.into_boxed_str()).filter(|text| !text.is_empty());
-            let properties = DisconnectProperties { reason, ..DisconnectProperties::default() };
-            self.put(&Packet::Disconnect(Disconnect { code, properties }));
+            let elsewhere = self.broker.config.server_reference.clone();
+            let (code, server_reference) = match elsewhere.filter(|_| code == ReasonCode::ServerShuttingDown) {
+                Some(elsewhere) => (ReasonCode::UseAnotherServer, Some(elsewhere)),
+                None => (code, None),
+            };
+            let properties = DisconnectProperties { reason, server_reference, ..DisconnectProperties::default() };
+            self.put(Packet::Disconnect(Disconnect { code, properties }));
         }
         let farewell = async {
             self.writer.write_all(&self.output).await?;
@@ -443,7 +480,30 @@ impl Connection {
         if !matches!(tokio::time::timeout(FAREWELL_DEADLINE, farewell).await, Ok(Ok(()))) {
             tracing::debug!("a client did not take its last bytes");
         }
+        tokio::select! {
+            () = drain(&mut self.reader) => {}
+            () = stop.cancelled() => {}
+        }
     }
+}
+
+/// Reads to the end what a client still sends that has been told its last. A socket that is closed with unread bytes resets the
+/// connection, and the client may never see why it was ended.
+async fn drain(reader: &mut OwnedReadHalf) {
+    let mut waste = [0; 2 << 10];
+    let all = async { while matches!(reader.read(&mut waste).await, Ok(1..)) {} };
+    // One that goes on and on is reset all the same.
+    drop(tokio::time::timeout(DRAIN_DEADLINE, all).await);
+}
+
+/// No delay; and the system finds peers that are gone without a word, for clients that asked for no keep-alive.
+fn prepare_socket(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    setsockopt(stream, sockopt::TcpKeepIdle, &PROBE_AFTER_S)?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &PROBE_EVERY_S)?;
+    setsockopt(stream, sockopt::TcpKeepCount, &PROBES)?;
+    Ok(())
 }
 
 /// A link that blocks must not hold up the gateway's end.

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use super::acks::{Reply, Wait};
 use super::{Connection, End, Outcome};
 use crate::broker::convert;
+use crate::broker::index::{LEVELS_MAX, is_too_deep};
 use crate::broker::session::Arrived;
 use crate::hub::{OfferError, Publication, Receipt};
 use crate::message::{Message, Qos};
@@ -62,11 +63,16 @@ impl Connection {
     pub(super) fn handle_publish(&mut self, publish: Publish) -> Outcome {
         let topic = self.topic_of(&publish)?;
         let id = publish.id.map_or(0, |id| id.get());
+        // Only the broker speaks there.
+        if topic.as_str().starts_with("$SYS/") {
+            self.forbid(publish.qos, id);
+            return Ok(());
+        }
         let slot = match publish.qos {
             Qos::AtMostOnce => Slot::Nobody,
             Qos::AtLeastOnce => Slot::Puback(self.publishes.push(Reply::Puback(id), Wait::Offer)),
             Qos::ExactlyOnce => {
-                let arrived = self.attached.client.lock().inbound.handle_publish(id);
+                let arrived = self.begin_exchange(id)?;
                 match arrived {
                     Arrived::New => Slot::Pubrec(self.publishes.push(Reply::Pubrec(id), Wait::Offer), id),
                     Arrived::Finished => {
@@ -87,6 +93,28 @@ impl Connection {
         self.pending_bytes += publication.payload.len() + 64;
         self.pending.push_back(Job::Publish(Box::new(publication), slot));
         Ok(())
+    }
+
+    fn forbid(&mut self, qos: Qos, id: u16) {
+        self.broker.board.refused("not_allowed");
+        match qos {
+            Qos::AtMostOnce => {}
+            Qos::AtLeastOnce => drop(self.publishes.push(Reply::Puback(id), Wait::Code(ReasonCode::NotAuthorized))),
+            Qos::ExactlyOnce => drop(self.publishes.push(Reply::Pubrec(id), Wait::Code(ReasonCode::NotAuthorized))),
+        }
+    }
+
+    /// A QoS 2 PUBLISH. MQTT 3.x has no Receive Maximum: its packet ids are the bound.
+    fn begin_exchange(&self, id: u16) -> Result<Arrived, End> {
+        let mut state = self.attached.client.lock();
+        let arrived = state.inbound.handle_publish(id);
+        let most = usize::from(self.broker.config.receive_maximum);
+        if arrived == Arrived::New && self.version.is_v5() && state.inbound.len() > most {
+            state.inbound.handle_end(id);
+            let words = format!("{most} QoS 2 messages may be open at a time");
+            return Err(End::Told(ReasonCode::ReceiveMaximumExceeded, words));
+        }
+        Ok(arrived)
     }
 
     /// An exchange that an earlier connection left open: its receipt, if there is one, or once more to the links.
@@ -115,6 +143,10 @@ impl Connection {
         }
         let topic = match &self.last_topic {
             Some(last) if last.as_str().as_bytes() == publish.topic.as_bytes() => last.clone(),
+            _ if is_too_deep(publish.topic.as_str()) => {
+                let words = format!("a topic has at most {LEVELS_MAX} levels");
+                return Err(End::Told(ReasonCode::TopicNameInvalid, words));
+            }
             _ => TopicName::new(publish.topic.as_str())
                 .map_err(|error| End::Told(ReasonCode::TopicNameInvalid, error.to_string()))?,
         };

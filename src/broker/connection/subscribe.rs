@@ -5,17 +5,24 @@ use std::sync::Arc;
 use super::acks::{Reply, Wait};
 use super::{Connection, Outcome, no_properties};
 use crate::broker::client::Delivery;
+use crate::broker::index::Wanted;
 use crate::broker::registry::options_byte;
-use crate::broker::store::{Op, SubscriptionRow, encode_body};
+use crate::broker::store::{Op, SubscriptionRow};
 use crate::broker::topics::Subscriber;
-use crate::message::Qos;
-use crate::topic::{TopicFilter, TopicName};
+use crate::topic::TopicName;
 use crate::wire::{
-    Packet, ReasonCode, RetainHandling, Suback, Subscribe, SubscribeOptions, Subscription, Unsuback, Unsubscribe,
+    Packet, ReasonCode, ReasonProperties, RetainHandling, Suback, Subscribe, SubscribeOptions, Subscription, Unsuback,
+    Unsubscribe,
 };
 
 /// Bytes in a clean session's outbox up to which retained messages are added.
 const RETAINED_FILL: usize = 64 << 10;
+
+/// Subscriptions of one session at most.
+const SUBSCRIPTIONS_MAX: usize = 10_000;
+
+/// Bytes of their filters at most: each level may cost a node in the tree.
+const FILTER_BYTES_MAX: usize = 1 << 20;
 
 /// Its queue up to which they are.
 const RETAINED_QUEUE: usize = 256;
@@ -26,50 +33,70 @@ impl Connection {
         let mut ops = Vec::new();
         let mut codes = Vec::with_capacity(subscribe.subscriptions.len());
         let mut retained = Vec::new();
+        let mut reason: Option<Box<str>> = None;
         for Subscription { filter, options } in &subscribe.subscriptions {
-            codes.push(match TopicFilter::new(filter.as_str()) {
-                Err(_not_a_filter) => ReasonCode::TopicFilterInvalid,
-                Ok(filter) if filter.as_str().starts_with("$share/") => ReasonCode::SharedSubscriptionsNotSupported,
-                Ok(filter) => {
-                    let is_new = self.subscribe(&filter, *options, subscription_id, &mut ops);
-                    let sends = match options.retain_handling {
-                        RetainHandling::Send => true,
-                        RetainHandling::SendIfNew => is_new,
-                        RetainHandling::DoNotSend => false,
-                    };
-                    if sends {
-                        let topics = self.broker.topics.retained_topics(&filter);
+            match self.wanted(filter.as_str()) {
+                Err((code, words)) => {
+                    codes.push(code);
+                    reason.get_or_insert_with(|| format!("`{filter}`: {words}").into());
+                }
+                Ok(wanted) => {
+                    let is_new = self.subscribe(filter.as_str(), &wanted, *options, subscription_id, &mut ops);
+                    if brings_retained(&wanted, options.retain_handling, is_new) {
+                        let topics = self.broker.topics.retained_topics(wanted.filter());
                         retained.extend(topics.into_iter().map(|topic| (topic, *options, subscription_id)));
                     }
-                    ReasonCode::granted(options.qos)
+                    codes.push(ReasonCode::granted(options.qos));
                 }
-            });
+            }
         }
         let position = self.stage(ops);
-        let suback = Suback { id: subscribe.id, codes, properties: no_properties() };
+        let properties = ReasonProperties { reason: reason.filter(|_| self.wants_reasons), user: Vec::new() };
+        let suback = Suback { id: subscribe.id, codes, properties };
         self.others.push(Reply::Packet(Box::new(Packet::Suback(suback))), Wait::Store(position));
         self.retained.extend(retained);
         Ok(())
     }
 
+    /// What a filter asks for, or why it is refused.
+    fn wanted(&self, filter: &str) -> Result<Wanted, (ReasonCode, String)> {
+        let wanted = Wanted::parse(filter).map_err(|error| (ReasonCode::TopicFilterInvalid, error.to_string()))?;
+        let denied = &self.broker.config.deny_subscribe;
+        if denied.iter().any(|denied| covers(denied.as_str(), wanted.filter().as_str())) {
+            return Err((ReasonCode::UnspecifiedError, "it is not to be had".to_owned()));
+        }
+        let state = self.attached.client.lock();
+        let is_new = !state.subscriptions.contains_key(filter);
+        if is_new
+            && (state.subscriptions.len() >= SUBSCRIPTIONS_MAX || state.filter_bytes + filter.len() > FILTER_BYTES_MAX)
+        {
+            return Err((ReasonCode::QuotaExceeded, "the client has too many subscriptions".to_owned()));
+        }
+        Ok(wanted)
+    }
+
     /// Whether the subscription is new.
     fn subscribe(
         &self,
-        filter: &TopicFilter,
+        filter: &str,
+        wanted: &Wanted,
         options: SubscribeOptions,
         subscription_id: Option<u32>,
         ops: &mut Vec<Op>,
     ) -> bool {
         let client = &self.attached.client;
-        let name: Arc<str> = filter.as_str().into();
+        let name: Arc<str> = filter.into();
         let row = SubscriptionRow { filter: Arc::clone(&name), options: options_byte(options), subscription_id };
         let mut state = client.lock();
         let is_new = state.subscriptions.insert(name, row.clone()).is_none();
+        if is_new {
+            state.filter_bytes += filter.len();
+        }
         if state.terms.kept {
             ops.push(Op::Subscribe(client.id, row));
         }
         drop(state);
-        self.broker.topics.subscribe(filter, Subscriber { client: Arc::clone(client), options, subscription_id });
+        self.broker.topics.subscribe(wanted, Subscriber { client: Arc::clone(client), options, subscription_id });
         is_new
     }
 
@@ -81,12 +108,15 @@ impl Connection {
             let mut state = client.lock();
             let existed = state.subscriptions.remove(filter.as_str());
             let stored = state.stored;
+            if existed.is_some() {
+                state.filter_bytes = state.filter_bytes.saturating_sub(filter.len());
+            }
             drop(state);
             codes.push(match existed {
                 None => ReasonCode::NoSubscriptionExisted,
                 Some(row) => {
-                    if let Ok(filter) = TopicFilter::new(&row.filter) {
-                        self.broker.topics.unsubscribe(&filter, client.id);
+                    if let Ok(wanted) = Wanted::parse(&row.filter) {
+                        self.broker.topics.unsubscribe(&wanted, client.id);
                     }
                     if stored {
                         ops.push(Op::Unsubscribe(client.id, row.filter));
@@ -130,14 +160,54 @@ impl Connection {
         let (broker, client) = (&self.broker, &self.attached.client);
         let now = broker.clock.moment();
         let Some(message) = broker.topics.retained(&topic).filter(|message| !message.has_expired(now)) else { return };
-        let qos = options.qos.min(message.qos);
-        let ids = subscription_id.into_iter().collect();
-        let delivery = Delivery { topic, message: Arc::clone(&message), qos, retain: true, ids };
-        let body = || encode_body(&message);
-        if qos != Qos::AtMostOnce && client.lock().terms.kept {
-            broker.store.stage(|unit| broker.push(client, delivery, Some(unit), None, now, body));
-        } else {
-            broker.push(client, delivery, None, None, now, body);
+        if broker.is_denied(&topic) {
+            return;
+        }
+        let (qos, ids) = (options.qos.min(message.qos), subscription_id.into_iter().collect());
+        broker.push_alone(client, Delivery { topic, message, qos, retain: true, ids, share: None });
+    }
+}
+
+/// A shared subscription brings no retained messages (MQTT 5.0 section 4.8.2).
+const fn brings_retained(wanted: &Wanted, handling: RetainHandling, is_new: bool) -> bool {
+    let sends = match handling {
+        RetainHandling::Send => true,
+        RetainHandling::SendIfNew => is_new,
+        RetainHandling::DoNotSend => false,
+    };
+    sends && matches!(wanted, Wanted::Own(_))
+}
+
+/// Whether all that `filter` asks for is in what `wide` asks for.
+fn covers(wide: &str, filter: &str) -> bool {
+    let mut levels = filter.split('/');
+    for wide in wide.split('/') {
+        match (wide, levels.next()) {
+            ("#", _) => return true,
+            ("+", Some(level)) if level != "#" => {}
+            (wide, Some(level)) if wide == level => {}
+            _ => return false,
+        }
+    }
+    levels.next().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_is_denied_if_all_of_it_is() {
+        for (wide, filter, expected) in [
+            ("secret/#", "secret", true),
+            ("secret/#", "secret/a/+", true),
+            ("secret/#", "#", false),
+            ("secret/#", "+/a", false),
+            ("secret/+", "secret/+", true),
+            ("secret/+", "secret/#", false),
+            ("a", "a/b", false),
+        ] {
+            assert_eq!(covers(wide, filter), expected, "{wide} {filter}");
         }
     }
 }

@@ -4,11 +4,13 @@
 //! step, and not the drop either, recurses with the depth of a topic; branches that hold nothing are gone.
 //!
 //! PURE: this module knows no packet, session or store, takes no lock and reads no clock. Keys and values are its
-//! user's, and so are merging overlapping subscriptions and everything about shared ones (the user strips `$share`).
+//! user's, and so are merging overlapping subscriptions and choosing who gets a shared one ([`Wanted`] tells them apart).
 
 mod retained;
+mod share;
 mod subscriptions;
 mod tree;
 
 pub use retained::{Retained, RetainedMatches};
+pub use share::{FilterError, LEVELS_MAX, Share, Wanted, is_too_deep};
 pub use subscriptions::{SubscriptionMatches, Subscriptions};

@@ -105,6 +105,16 @@ impl<K: Ord + Clone, V> Subscriptions<K, V> {
         }
     }
 
+    /// The value that `key` has on exactly this filter.
+    #[must_use]
+    pub fn get(&self, filter: &TopicFilter, key: &K) -> Option<&V> {
+        let (levels, below) = levels(filter);
+        let entries = self.tree.content(self.tree.find(levels)?)?;
+        let list = if below { &entries.below } else { &entries.here };
+        let at = list.binary_search_by(|(other, _)| other.cmp(key)).ok()?;
+        list.get(at).map(|(_, value)| value)
+    }
+
     /// Takes away the subscription of `key` on exactly this filter.
     pub fn unsubscribe(&mut self, filter: &TopicFilter, key: &K) -> Option<V> {
         let (levels, below) = levels(filter);
@@ -329,9 +339,11 @@ mod tests {
                 match step {
                     Step::Subscribe(text, key) => {
                         let old = index.subscribe(&filter(&text), key, value);
-                        prop_assert_eq!(old, model.insert((text, key), value));
+                        prop_assert_eq!(old, model.insert((text.clone(), key), value));
+                        prop_assert_eq!(index.get(&filter(&text), &key), Some(&value));
                     }
                     Step::Unsubscribe(text, key) => {
+                        prop_assert_eq!(index.get(&filter(&text), &key), model.get(&(text.clone(), key)));
                         prop_assert_eq!(index.unsubscribe(&filter(&text), &key), model.remove(&(text, key)));
                     }
                     Step::RemoveAll(key) => {

@@ -115,7 +115,6 @@ impl Inbound {
     }
 
     /// How many ids are in the set.
-    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.exchanges.len()
     }

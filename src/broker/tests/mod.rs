@@ -1,6 +1,8 @@
 //! The broker over real sockets, by raw packets.
 
 mod delivery;
+mod five;
 mod links;
 mod sessions;
+mod shared;
 mod support;

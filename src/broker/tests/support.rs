@@ -20,7 +20,7 @@ use crate::router::{LinkId, Table};
 use crate::telemetry::board::BrokerBoard;
 use crate::wire::{
     Ack, Connack, Connect, ConnectProperties, Decoder, Packet, PacketId, Publish, PublishProperties, Subscribe,
-    SubscribeOptions, Subscription, Version, encode,
+    SubscribeOptions, Subscription, Unsubscribe, Version, encode,
 };
 
 /// Longer than anything takes, short enough to end a test that hangs.
@@ -200,6 +200,13 @@ impl Peer {
             .await;
         let Packet::Suback(suback) = self.receive().await else { panic!("no SUBACK") };
         assert!(suback.codes.iter().all(|code| !code.is_error()), "{suback:?}");
+    }
+
+    pub(super) async fn unsubscribe(&mut self, filter: &str) {
+        let id = PacketId::new(1).unwrap();
+        self.send(Packet::Unsubscribe(Unsubscribe { id, user: Vec::new(), filters: vec![filter.into()] })).await;
+        let Packet::Unsuback(unsuback) = self.receive().await else { panic!("no UNSUBACK") };
+        assert!(unsuback.codes.iter().all(|code| !code.is_error()), "{unsuback:?}");
     }
 
     /// Publishes with QoS 1 or 2 and awaits the end of the exchange.

@@ -6,6 +6,7 @@ use super::Resolver;
 use super::value::{Item, Section};
 use crate::broker::{Config, Listener};
 use crate::config::keys;
+use crate::topic::TopicFilter;
 use crate::units::ByteSize;
 
 /// MQTT's own limit: a Remaining Length of 268,435,455 and the fixed header (MQTT 5.0 section 2.1.4).
@@ -45,7 +46,26 @@ impl Resolver<'_> {
         if let Some(connections) = connections.and_then(|connections| usize::try_from(connections).ok()) {
             config.connections_max = connections;
         }
+        self.protocol(&section, &mut config);
         config
+    }
+
+    /// What MQTT 5 clients are told, and what nobody may subscribe to.
+    fn protocol(&mut self, section: &Section<'_>, config: &mut Config) {
+        let second = Duration::from_secs(1);
+        config.keep_alive_max = self.duration(section.get("keep_alive_max"), second..=u32::from(u16::MAX) * second);
+        config.server_reference = self.text(section.get("server_reference")).map(|text| text.value.into());
+        let Some(list) = section.get("deny_subscribe") else { return };
+        for item in self.items(&list) {
+            let Some(text) = self.text(Some(item.clone())) else { continue };
+            match TopicFilter::new(&text.value) {
+                Ok(filter) => config.deny_subscribe.push(filter),
+                Err(error) => {
+                    let wrong = format!("`{}` is no topic filter: {error}", text.given);
+                    self.mistakes.error(item.place(), wrong, "such as `secret/#`".to_owned());
+                }
+            }
+        }
     }
 
     /// What packet ids can number: 1 to 65,535.

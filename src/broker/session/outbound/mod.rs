@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use crate::broker::index::Share;
 use crate::clock::Moment;
 use crate::message::{Message, Qos};
 use crate::topic::TopicName;
@@ -31,6 +32,8 @@ pub(crate) struct Entry {
     pub(crate) seq: Option<u64>,
     /// The store position that must be durable before it leaves (R17); `None`: at once.
     pub(crate) ready: Option<u64>,
+    /// The shared subscription that brought it.
+    pub(crate) share: Option<Arc<Share>>,
 }
 
 impl Entry {
@@ -176,6 +179,16 @@ impl Outbound {
         let entry = self.queue.pop_front()?;
         self.queue_bytes = self.queue_bytes.saturating_sub(entry.bytes());
         Some(entry)
+    }
+
+    /// Takes what another member of a shared subscription may get when this session ends: what was not sent, and what was sent
+    /// with QoS 1 and not acknowledged. A QoS 2 message that was sent goes to nobody else (MQTT-4.8.2-5).
+    pub(crate) fn take_shared(&mut self) -> Vec<Entry> {
+        let may_go = |flight: &Flight| flight.phase == Phase::Fresh || flight.entry.qos == Qos::AtLeastOnce;
+        let flights = std::mem::take(&mut self.flights).into_iter().filter(may_go).map(|flight| flight.entry);
+        let queue = std::mem::take(&mut self.queue);
+        self.clear();
+        flights.chain(queue).filter(|entry| entry.share.is_some()).collect()
     }
 
     /// Forgets all: the store has it.

@@ -9,7 +9,7 @@ const NOW: Moment = Moment { wall: crate::clock::WallMs(1_000), up_ms: 1_000, bo
 
 fn entry(qos: Qos, seq: Option<u64>, ready: Option<u64>) -> Entry {
     let message = Arc::new(message("a/b", b"x"));
-    Entry { topic: message.topic.clone(), message, qos, retain: false, ids: SmallVec::new(), seq, ready }
+    Entry { topic: message.topic.clone(), message, qos, retain: false, ids: SmallVec::new(), seq, ready, share: None }
 }
 
 /// What a transmit looks like, without its message.

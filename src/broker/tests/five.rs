@@ -1,0 +1,221 @@
+//! What MQTT 5 adds, packet by packet.
+
+use std::num::{NonZeroU16, NonZeroU32};
+
+use super::support::*;
+use crate::broker::Config;
+use crate::message::Qos;
+use crate::router::Table;
+use crate::topic::TopicFilter;
+use crate::wire::{
+    Disconnect, DisconnectProperties, Packet, PacketId, ReasonCode, Subscribe, SubscribeOptions, Subscription, Version,
+};
+
+async fn rig_with(dir: &tempfile::TempDir, config: Config) -> Rig {
+    Rig::with(dir.path(), config, Table::default(), Vec::new()).await
+}
+
+/// Subscribes and answers the codes.
+async fn codes(peer: &mut Peer, filters: &[&str]) -> (Vec<ReasonCode>, Option<String>) {
+    let options = SubscribeOptions::default();
+    let subscriptions = filters.iter().map(|filter| Subscription { filter: (*filter).into(), options }).collect();
+    let id = PacketId::new(1).unwrap();
+    peer.send(Packet::Subscribe(Subscribe { id, subscription_id: None, user: Vec::new(), subscriptions })).await;
+    let Packet::Suback(suback) = peer.receive().await else { panic!("no SUBACK") };
+    (suback.codes, suback.properties.reason.map(Into::into))
+}
+
+async fn ended_with(peer: &mut Peer) -> ReasonCode {
+    let packet = peer.receive().await;
+    let Packet::Disconnect(told) = packet else { panic!("expected a DISCONNECT, got {packet:?}") };
+    assert_eq!(peer.next().await, None);
+    told.code
+}
+
+#[tokio::test]
+async fn a_client_gets_topic_aliases_up_to_its_maximum() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let mut aliased = kept("aliased");
+    aliased.properties.topic_alias_maximum = Some(2);
+    let mut one = rig.peer("one").await;
+    for _ in 0..2 {
+        let mut two = Peer::open(rig.address, aliased.clone()).await.0;
+        two.subscribe("+", Qos::ExactlyOnce).await;
+        let mut seen = Vec::new();
+        for (id, topic) in [(1, "a"), (2, "b"), (3, "a"), (4, "c"), (5, "b"), (6, "c")] {
+            one.deliver(topic, "", Qos::AtMostOnce, id).await;
+            let got = two.publication().await;
+            seen.push((got.topic.as_str().to_owned(), got.properties.topic_alias.map(NonZeroU16::get)));
+        }
+        let expected = [("a", Some(1)), ("b", Some(2)), ("", Some(1)), ("c", None), ("", Some(2)), ("c", None)];
+        // The second time round shows that a connection begins without any.
+        assert_eq!(seen, expected.map(|(topic, alias)| (topic.to_owned(), alias)));
+    }
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_packet_above_the_clients_maximum_sets_no_alias() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let mut small = connect("small");
+    small.properties.topic_alias_maximum = Some(2);
+    small.properties.maximum_packet_size = NonZeroU32::new(64);
+    let mut small = Peer::open(rig.address, small).await.0;
+    small.subscribe("a", Qos::AtMostOnce).await;
+    let mut one = rig.peer("one").await;
+    one.deliver("a", &"x".repeat(100), Qos::AtLeastOnce, 1).await;
+    one.deliver("a", "fits", Qos::AtLeastOnce, 2).await;
+    let got = small.publication().await;
+    assert_eq!((got.topic.as_str(), got.properties.topic_alias), ("a", NonZeroU16::new(1)));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn keep_alives_above_the_maximum_are_answered_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { keep_alive_max: Some(std::time::Duration::from_secs(60)), ..Config::default() };
+    let rig = rig_with(&dir, config).await;
+    for (asked, version, told) in [
+        (120, Version::V5, Some(60)),
+        (0, Version::V5, Some(60)),
+        (60, Version::V5, None),
+        (10, Version::V5, None),
+        (120, Version::V311, None),
+    ] {
+        let mut one = connect("one");
+        (one.keep_alive_s, one.version) = (asked, version);
+        let connack = Peer::open(rig.address, one).await.1;
+        assert_eq!(connack.properties.server_keep_alive_s, told, "{asked} in {version}");
+    }
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_without_an_id_gets_one_and_response_information_if_it_asks() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let mut nameless = connect("");
+    nameless.properties.request_response_information = Some(true);
+    let (first, second) = (Peer::open(rig.address, nameless.clone()).await, Peer::open(rig.address, nameless).await);
+    let ids = [&first.1, &second.1].map(|connack| connack.properties.assigned_client_id.clone().unwrap());
+    assert_ne!(ids[0], ids[1]);
+    assert_eq!(first.1.properties.response_information.unwrap(), format!("response/{}", ids[0]).into());
+    let plain = Peer::open(rig.address, connect("named")).await.1;
+    assert_eq!((plain.properties.assigned_client_id, plain.properties.response_information), (None, None));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_stop_names_the_other_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = rig_with(&dir, Config { server_reference: Some("other:1883".into()), ..Config::default() }).await;
+    let mut one = rig.peer("one").await;
+    rig.stop().await;
+    let Some(Packet::Disconnect(told)) = one.next().await else { panic!("not told") };
+    assert_eq!(
+        (told.code, told.properties.server_reference.as_deref()),
+        (ReasonCode::UseAnotherServer, Some("other:1883"))
+    );
+}
+
+#[tokio::test]
+async fn more_open_qos_2_messages_than_the_receive_maximum_end_the_connection() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = rig_with(&dir, Config { receive_maximum: 3, ..Config::default() }).await;
+    let (mut one, connack) = Peer::open(rig.address, connect("one")).await;
+    assert_eq!(connack.properties.receive_maximum, NonZeroU16::new(3));
+    for round in 0..3 {
+        // A completed one makes room, and one that comes again takes none.
+        one.deliver("a", "", Qos::ExactlyOnce, 10 + round).await;
+    }
+    for id in [1, 2, 3, 3] {
+        one.send(Packet::Publish(publish("a", "", Qos::ExactlyOnce, id))).await;
+        assert_eq!(one.receive().await, Packet::Pubrec(ack(id)));
+    }
+    one.send(Packet::Publish(publish("a", "", Qos::ExactlyOnce, 4))).await;
+    assert_eq!(ended_with(&mut one).await, ReasonCode::ReceiveMaximumExceeded);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_expiry_at_disconnect_counts_but_cannot_begin_a_session() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let leave = |expiry_s| {
+        let properties = DisconnectProperties { session_expiry_s: Some(expiry_s), ..DisconnectProperties::default() };
+        Packet::Disconnect(Disconnect { code: ReasonCode::Success, properties })
+    };
+    let mut one = Peer::open(rig.address, kept("one")).await.0;
+    one.send(leave(0)).await;
+    assert_eq!(one.next().await, None);
+    let (mut one, connack) = Peer::open(rig.address, kept("one")).await;
+    assert!(!connack.session_present, "0 at the end: the session was gone at once");
+    one.send(leave(1_000)).await;
+    assert_eq!(one.next().await, None);
+    assert!(Peer::open(rig.address, kept("one")).await.1.session_present);
+    let mut clean = rig.peer("clean").await;
+    clean.send(leave(10)).await;
+    assert_eq!(ended_with(&mut clean).await, ReasonCode::ProtocolError);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn the_session_expiry_granted_is_told_and_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let max = std::time::Duration::from_secs(100);
+    let rig = rig_with(&dir, Config { session_expiry_max: max, ..Config::default() }).await;
+    let connack = Peer::open(rig.address, kept("one")).await.1;
+    assert_eq!(connack.properties.session_expiry_s, Some(100));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn each_filter_of_a_subscribe_is_answered_by_itself_and_a_refusal_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let deny_subscribe = vec![TopicFilter::new("secret/#").unwrap()];
+    let rig = rig_with(&dir, Config { deny_subscribe, ..Config::default() }).await;
+    let mut one = rig.peer("one").await;
+    let (given, reason) = codes(&mut one, &["a", "a#", "$share/g", "secret/a", "#"]).await;
+    use ReasonCode::{Success, TopicFilterInvalid, UnspecifiedError};
+    assert_eq!(given, [Success, TopicFilterInvalid, TopicFilterInvalid, UnspecifiedError, Success]);
+    assert!(reason.unwrap().starts_with("`a#`"), "the first that was refused");
+    one.deliver("secret/a", "", Qos::AtLeastOnce, 1).await;
+    one.expect_silence().await;
+    let mut quiet = connect("quiet");
+    quiet.properties.request_problem_information = Some(false);
+    let mut quiet = Peer::open(rig.address, quiet).await.0;
+    assert_eq!(codes(&mut quiet, &["a#"]).await, (vec![TopicFilterInvalid], None));
+    let mut small = connect("small");
+    small.properties.maximum_packet_size = NonZeroU32::new(64);
+    let mut small = Peer::open(rig.address, small).await.0;
+    let long = format!("{}#", "x".repeat(50));
+    assert_eq!(codes(&mut small, &[&long]).await, (vec![TopicFilterInvalid], None), "left out where it does not fit");
+    let many: Vec<String> = (0..80).map(|n| format!("{n}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let options = SubscribeOptions::default();
+    let subscriptions = many.iter().map(|filter| Subscription { filter: (*filter).into(), options }).collect();
+    let id = PacketId::new(1).unwrap();
+    small.send(Packet::Subscribe(Subscribe { id, subscription_id: None, user: Vec::new(), subscriptions })).await;
+    assert_eq!(ended_with(&mut small).await, ReasonCode::PacketTooLarge, "a SUBACK that cannot be made smaller");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn only_the_broker_publishes_below_sys() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let (mut one, mut watcher) = (rig.peer("one").await, rig.peer("watcher").await);
+    watcher.subscribe("$SYS/broker/mine", Qos::AtLeastOnce).await;
+    one.send(Packet::Publish(publish("$SYS/broker/mine", "", Qos::AtMostOnce, 0))).await;
+    one.send(Packet::Publish(publish("$SYS/broker/mine", "", Qos::AtLeastOnce, 1))).await;
+    let Packet::Puback(puback) = one.receive().await else { panic!("no PUBACK") };
+    assert_eq!((puback.code, puback.properties.reason.is_some()), (ReasonCode::NotAuthorized, true));
+    one.send(Packet::Publish(publish("$SYS/broker/mine", "", Qos::ExactlyOnce, 2))).await;
+    let Packet::Pubrec(pubrec) = one.receive().await else { panic!("no PUBREC") };
+    assert_eq!(pubrec.code, ReasonCode::NotAuthorized);
+    watcher.expect_silence().await;
+    assert_eq!(rig.board.snapshot().refused["not_allowed"], 3);
+    rig.stop().await;
+}
