@@ -1,10 +1,16 @@
 //! Remote MQTT broker → hub: subscribes with a session that the remote keeps, acknowledges in order what is durable here.
+//!
+//! A remote that kept the session may send all that it owes before it answers our SUBSCRIBE, beyond our Receive Maximum too
+//! (Mosquitto 2.0.11 does, tens of thousands of messages). So the answer is awaited beside what comes, never before it.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+
 use super::Config;
-use super::client::{Ack, Asked, Direction, Inbound, Live, Settings};
+use super::client::{Ack, Asked, Direction, Inbound, Live, Settings, Subscribed};
 use crate::hub::Publication;
 use crate::links::{Identity, LinkError, Received, Source, SourceConnection};
 use crate::message::Qos;
@@ -12,6 +18,10 @@ use crate::topic::TopicName;
 
 /// Messages of one batch for the runner.
 const BATCH_MAX: usize = 256;
+
+/// Messages taken before the SUBACK. A remote that sends more is plainly serving the session it kept: the link is online, and
+/// the SUBACK is looked at when it comes.
+const EARLY_MAX: usize = 256;
 
 /// How soon acknowledgements that found the client's queue full are tried again.
 const ACK_RETRY: Duration = Duration::from_millis(5);
@@ -30,8 +40,46 @@ pub struct MqttSourceConnection {
     acks: Acks,
     /// In order, not yet taken by the client.
     due: VecDeque<Ack>,
+    /// What came before the SUBACK.
+    early: VecDeque<Inbound>,
+    /// While the SUBACK is still to come.
+    subscribing: Option<Subscribing>,
     /// Why the connection ended, while what needs no acknowledgement is still handed on.
     over: Option<LinkError>,
+}
+
+/// A SUBSCRIBE that is on its way.
+struct Subscribing {
+    client_id: String,
+    filters: Vec<String>,
+    answers: BoxFuture<'static, Result<Vec<Subscribed>, String>>,
+}
+
+impl fmt::Debug for Subscribing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscribing").field("filters", &self.filters).finish_non_exhaustive()
+    }
+}
+
+impl Subscribing {
+    /// Ends with the SUBACK. Cancel safe; not to be called again after it has answered.
+    async fn answered(&mut self) -> Result<(), LinkError> {
+        let answers = self.answers.as_mut().await.map_err(LinkError::Transient)?;
+        for (filter, answer) in self.filters.iter().zip(answers) {
+            match answer {
+                Ok(Qos::AtMostOnce) => {
+                    let words = "the remote grants only QoS 0: messages are lost while the link is down";
+                    tracing::warn!(client_id = %self.client_id, %filter, "{words}");
+                }
+                Ok(Qos::AtLeastOnce | Qos::ExactlyOnce) => {}
+                Err(why) => {
+                    let words = format!("the remote refuses the subscription to `{filter}`: {why}");
+                    return Err(LinkError::Misconfigured(words));
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Identifies a received message of one connection.
@@ -50,28 +98,38 @@ impl Source for MqttSource {
     type Connection = MqttSourceConnection;
 
     async fn connect(&mut self) -> Result<Self::Connection, LinkError> {
-        let mut live = self.settings.connect().await?;
-        let qos = self.settings.config.qos.max(Qos::AtLeastOnce);
-        let client = live.client.clone();
-        let answers = tokio::select! {
-            biased;
-            error = live.polling.ended() => return Err(error),
-            answers = client.subscribe(&self.filters, qos) => answers.map_err(LinkError::Transient)?,
+        let live = self.settings.connect().await?;
+        let mut subscribing = self.subscribe(&live);
+        let mut connection = MqttSourceConnection {
+            live,
+            acks: Acks::default(),
+            due: VecDeque::new(),
+            early: VecDeque::new(),
+            subscribing: None,
+            over: None,
         };
-        for (filter, answer) in self.filters.iter().zip(answers) {
-            match answer {
-                Ok(Qos::AtMostOnce) => {
-                    let words = "the remote grants only QoS 0: messages are lost while the link is down";
-                    tracing::warn!(client_id = %self.settings.client_id, %filter, "{words}");
-                }
-                Ok(Qos::AtLeastOnce | Qos::ExactlyOnce) => {}
-                Err(why) => {
-                    let words = format!("the remote refuses the subscription to `{filter}`: {why}");
-                    return Err(LinkError::Misconfigured(words));
-                }
+        while connection.early.len() < EARLY_MAX {
+            tokio::select! {
+                biased;
+                error = connection.live.polling.ended() => return Err(error),
+                answered = subscribing.answered() => return answered.map(|()| connection),
+                Some(message) = connection.live.inbound.recv() => connection.early.push_back(message),
             }
         }
-        Ok(MqttSourceConnection { live, acks: Acks::default(), due: VecDeque::new(), over: None })
+        connection.subscribing = Some(subscribing);
+        Ok(connection)
+    }
+}
+
+impl MqttSource {
+    fn subscribe(&self, live: &Live) -> Subscribing {
+        let qos = self.settings.config.qos.max(Qos::AtLeastOnce);
+        let (client, filters) = (live.client.clone(), self.filters.clone());
+        Subscribing {
+            client_id: self.settings.client_id.clone(),
+            filters: self.filters.clone(),
+            answers: Box::pin(async move { client.subscribe(&filters, qos).await }),
+        }
     }
 }
 
@@ -84,16 +142,24 @@ impl SourceConnection for MqttSourceConnection {
                 return Err(error);
             }
             self.flush();
-            let Live { inbound, polling, .. } = &mut self.live;
-            let mut next = tokio::select! {
-                biased;
-                error = polling.ended() => return self.last(error),
-                Some(first) = inbound.recv() => Some(first),
-            };
+            let mut next = self.early.pop_front();
+            if next.is_none() {
+                let Live { inbound, polling, .. } = &mut self.live;
+                next = tokio::select! {
+                    biased;
+                    error = polling.ended() => return self.last(error),
+                    answered = answered(&mut self.subscribing) => {
+                        self.subscribing = None;
+                        answered?;
+                        continue;
+                    }
+                    first = inbound.recv() => first,
+                };
+            }
             let mut batch = Vec::new();
             while let Some(message) = next {
                 self.take(message, &mut batch)?;
-                next = if batch.len() < BATCH_MAX { self.live.inbound.try_recv().ok() } else { None };
+                next = if batch.len() < BATCH_MAX { self.next_here() } else { None };
             }
             if !batch.is_empty() {
                 return Ok(batch);
@@ -124,7 +190,20 @@ impl SourceConnection for MqttSourceConnection {
     }
 }
 
+/// The SUBACK, if one is still to come; else never.
+async fn answered(subscribing: &mut Option<Subscribing>) -> Result<(), LinkError> {
+    match subscribing {
+        Some(subscribing) => subscribing.answered().await,
+        None => std::future::pending().await,
+    }
+}
+
 impl MqttSourceConnection {
+    /// A message that is here already.
+    fn next_here(&mut self) -> Option<Inbound> {
+        self.early.pop_front().or_else(|| self.live.inbound.try_recv().ok())
+    }
+
     fn take(&mut self, message: Inbound, batch: &mut Vec<Received<MqttToken>>) -> Result<(), LinkError> {
         let token = self.acks.received(message.ack);
         let topic = std::str::from_utf8(&message.topic).ok().and_then(|topic| TopicName::new(topic).ok());
@@ -156,7 +235,7 @@ impl MqttSourceConnection {
     /// not (QoS 0) is handed on.
     fn last(&mut self, error: LinkError) -> Result<Vec<Received<MqttToken>>, LinkError> {
         let mut batch = Vec::new();
-        while let Ok(message) = self.live.inbound.try_recv() {
+        while let Some(message) = self.next_here() {
             if message.ack.is_none() {
                 self.take(message, &mut batch)?;
             }

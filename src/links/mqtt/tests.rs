@@ -212,6 +212,36 @@ async fn what_was_not_acknowledged_comes_again_and_changed_filters_reach_a_kept_
     }
 }
 
+/// Mosquitto 2.0.11 sends all that a kept session is owed at once, and answers SUBSCRIBE behind it: a source that waits for the
+/// answer first never comes online again.
+#[tokio::test]
+async fn what_a_kept_session_is_owed_may_come_before_the_suback() {
+    const OWED: u64 = 3_000;
+    for version in [Version::V5, Version::V4] {
+        let remote = Mosquitto::start("allow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 0").await;
+        let config = remote.config(version);
+        connect_source(&config, &["a/#"]).await.close().await;
+        let mut outbound = connect_sink(&config).await;
+        for first in (0..OWED).step_by(100) {
+            (first..first + 100).for_each(|offset| send(&mut outbound, outgoing(offset, "a/b")));
+            confirmed(&mut outbound, first..first + 100).await;
+        }
+        let mut inbound = connect_source(&config, &["a/#", "c"]).await;
+        let mut expected = 0;
+        while expected < OWED {
+            for one in timeout(SOON, inbound.receive()).await.unwrap().unwrap() {
+                assert_eq!(one.publication.payload, expected.to_string(), "{version:?}");
+                inbound.settled(one.token).unwrap();
+                expected += 1;
+            }
+        }
+        // The SUBACK was looked at, too: what the new filter matches comes.
+        send(&mut outbound, outgoing(OWED, "c"));
+        confirmed(&mut outbound, OWED..OWED + 1).await;
+        assert_eq!(payloads(&receive(&mut inbound, 1).await), [OWED.to_string()]);
+    }
+}
+
 #[tokio::test]
 async fn a_killed_remote_ends_the_connection_and_a_new_one_can_be_made() {
     for version in [Version::V5, Version::V4] {
