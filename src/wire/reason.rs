@@ -190,6 +190,12 @@ impl ReasonCode {
         }
     }
 
+    /// Whether a return code of MQTT 3.x says it, and not only one that is near.
+    #[must_use]
+    pub const fn has_return_code(self) -> bool {
+        matches!(self.byte(), 0x00 | 0x84..=0x8A | 0x8C)
+    }
+
     /// The meaning of a CONNACK return code of MQTT 3.x; `None` for a reserved one.
     #[must_use]
     pub const fn from_connack_return_code(byte: u8) -> Option<Self> {
@@ -235,9 +241,11 @@ mod tests {
         for byte in 0..=5 {
             let code = ReasonCode::from_connack_return_code(byte).unwrap();
             assert_eq!(code.connack_return_code(), byte);
+            assert!(code.has_return_code());
         }
         assert_eq!(ReasonCode::from_connack_return_code(6), None);
         assert_eq!(ReasonCode::Banned.connack_return_code(), 5);
         assert_eq!(ReasonCode::PacketTooLarge.connack_return_code(), 3);
+        assert!(!ReasonCode::PacketTooLarge.has_return_code() && !ReasonCode::MalformedPacket.has_return_code());
     }
 }

@@ -128,6 +128,8 @@ async fn refuse(broker: &Broker, writer: &mut OwnedWriteHalf, refusal: Refusal) 
     let Refusal { version, code, text, packet_bytes_max } = refusal;
     tracing::info!(%code, text, "a client is refused");
     broker.board.refused("connect");
+    // MQTT 3.x has five return codes; what none of them says is said by closing (3.1.1: MQTT-3.1.4-1 and MQTT-3.2.2-6).
+    let has_words = version.is_v5() || code.has_return_code();
     // What MQTT 5 does not allow in a CONNACK is said by closing.
     let code = if code.belongs_in(crate::wire::PacketKind::Connack) { code } else { ReasonCode::UnspecifiedError };
     let elsewhere = broker.config.server_reference.clone();
@@ -141,8 +143,8 @@ async fn refuse(broker: &Broker, writer: &mut OwnedWriteHalf, refusal: Refusal) 
     if encoded_len(&connack, version).is_ok_and(|bytes| bytes > packet_bytes_max) {
         connack.strip_reason();
     }
-    if encode(&connack, version, &mut output).is_err() {
-        return;
+    if has_words && encode(&connack, version, &mut output).is_err() {
+        output.clear();
     }
     let farewell = async {
         writer.write_all(&output).await?;

@@ -219,3 +219,113 @@ async fn only_the_broker_publishes_below_sys() {
     assert_eq!(rig.board.snapshot().refused["not_allowed"], 3);
     rig.stop().await;
 }
+
+#[tokio::test]
+async fn a_refusal_leaves_its_reason_out_where_it_does_not_fit() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    for (maximum, has_reason) in [(1_000, true), (38, false)] {
+        let mut one = connect("one");
+        one.properties.maximum_packet_size = NonZeroU32::new(maximum);
+        let mut one = Peer::open(rig.address, one).await.0;
+        one.send(Packet::Publish(publish("$SYS/a", "", Qos::AtLeastOnce, 1))).await;
+        let Packet::Puback(puback) = one.receive().await else { panic!("no PUBACK") };
+        one.send(Packet::Publish(publish("$SYS/a", "", Qos::ExactlyOnce, 2))).await;
+        let Packet::Pubrec(pubrec) = one.receive().await else { panic!("no PUBREC") };
+        for answer in [puback, pubrec] {
+            assert_eq!(answer.code, ReasonCode::NotAuthorized);
+            assert_eq!(answer.properties.reason.is_some(), has_reason, "{maximum}: {answer:?}");
+        }
+    }
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_disconnect_leaves_its_reason_out_where_it_does_not_fit() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    for (maximum, has_reason) in [(1_000, true), (24, false)] {
+        let mut one = connect("one");
+        one.properties.maximum_packet_size = NonZeroU32::new(maximum);
+        let mut one = Peer::open(rig.address, one).await.0;
+        let mut aliased = publish("a", "", Qos::AtMostOnce, 0);
+        aliased.properties.topic_alias = NonZeroU16::new(17);
+        one.send(Packet::Publish(aliased)).await;
+        let Packet::Disconnect(told) = one.receive().await else { panic!("no DISCONNECT") };
+        assert_eq!((told.code, told.properties.reason.is_some()), (ReasonCode::TopicAliasInvalid, has_reason));
+    }
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_refused_connect_leaves_its_reason_out_where_it_does_not_fit() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    for (maximum, has_reason) in [(1_000, true), (20, false)] {
+        let mut one = connect("one");
+        one.properties.maximum_packet_size = NonZeroU32::new(maximum);
+        one.properties.auth_method = Some("unknown".into());
+        let connack = Peer::open(rig.address, one).await.1;
+        assert_eq!(connack.code, ReasonCode::BadAuthenticationMethod);
+        assert_eq!(connack.properties.reason.is_some(), has_reason);
+    }
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn what_waited_is_sent_with_what_is_left_of_its_expiry() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    Peer::open(rig.address, kept("two")).await.0.subscribe("a", Qos::AtLeastOnce).await;
+    let mut one = rig.peer("one").await;
+    for (id, expiry_s) in [(1, 1_000), (2, 100)] {
+        let mut sent = publish("a", "x", Qos::AtLeastOnce, id);
+        (sent.properties.expiry_s, sent.retain) = (Some(expiry_s), id == 1);
+        one.send(Packet::Publish(sent)).await;
+        assert_eq!(one.receive().await, Packet::Puback(ack(id)));
+    }
+    rig.clock.pass(std::time::Duration::from_secs(300));
+    let mut two = Peer::open(rig.address, kept("two")).await.0;
+    let left = two.publication().await.properties.expiry_s.unwrap();
+    assert!((600..=700).contains(&left), "{left}");
+    two.expect_silence().await;
+    assert_eq!(rig.board.snapshot().dropped["expired"], 1);
+    one.subscribe("a", Qos::AtMostOnce).await;
+    let left = one.publication().await.properties.expiry_s.unwrap();
+    assert!((600..=700).contains(&left), "{left}: a retained message too");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_message_that_lapsed_at_once_is_acknowledged_and_delivered_to_nobody_who_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let mut two = Peer::open(rig.address, kept("two")).await.0;
+    two.subscribe("a", Qos::ExactlyOnce).await;
+    let mut one = rig.peer("one").await;
+    let mut sent = publish("a", "", Qos::ExactlyOnce, 1);
+    sent.properties.expiry_s = Some(0);
+    one.send(Packet::Publish(sent)).await;
+    assert_eq!(one.receive().await, Packet::Pubrec(ack(1)));
+    one.send(Packet::Pubrel(ack(1))).await;
+    assert_eq!(one.receive().await, Packet::Pubcomp(ack(1)));
+    two.expect_silence().await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_that_lapsed_is_forgotten_and_what_it_was_owed_is_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    Peer::open(rig.address, kept("two")).await.0.subscribe("a", Qos::AtLeastOnce).await;
+    let mut one = rig.peer("one").await;
+    rig.until("it is away", |rig| rig.broker.figures().sessions_offline == 1).await;
+    one.deliver("a", "", Qos::AtLeastOnce, 1).await;
+    rig.clock.pass(std::time::Duration::from_secs(3_599 - 600));
+    assert_eq!((rig.broker.figures().sessions_offline, rig.broker.figures().owed), (1, 1));
+    rig.clock.pass(std::time::Duration::from_secs(1_200));
+    rig.until("it is forgotten", |rig| rig.broker.figures().sessions_offline == 0).await;
+    assert_eq!(rig.board.snapshot().dropped["session_ended"], 1);
+    assert!(!Peer::open(rig.address, kept("two")).await.1.session_present);
+    rig.stop().await;
+}

@@ -1,5 +1,6 @@
 //! The broker over real sockets, by raw packets.
 
+mod conformance;
 mod delivery;
 mod five;
 mod links;

@@ -137,9 +137,7 @@ async fn members_that_are_away_get_messages_only_if_nobody_else_is_there_and_kee
     drop(away);
     let mut here = rig.peer("here").await;
     here.subscribe("$share/g/a", Qos::AtLeastOnce).await;
-    while rig.broker.figures().sessions_offline == 0 {
-        tokio::task::yield_now().await;
-    }
+    rig.until("the member is away", |rig| rig.broker.figures().sessions_offline == 1).await;
     publish_many(&rig, "a", Qos::AtLeastOnce, 3).await;
     for wanted in 1..=3 {
         let got = here.publication().await;
@@ -183,5 +181,26 @@ async fn an_unsubscribed_member_gets_no_more() {
     one.expect_silence().await;
     two.unsubscribe("$share/g/a").await;
     assert_eq!(rig.broker.topics.subscription_counts(), (0, 0));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_qos_2_message_of_a_share_goes_on_with_the_member_that_has_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let mut one = Peer::open(rig.address, kept("one")).await.0;
+    one.subscribe("$share/g/a", Qos::ExactlyOnce).await;
+    publish_many(&rig, "a", Qos::ExactlyOnce, 1).await;
+    let id = one.publication().await.id.unwrap().get();
+    one.send(Packet::Pubrec(ack(id))).await;
+    assert_eq!(one.receive().await, Packet::Pubrel(ack(id)));
+    let mut other = rig.peer("other").await;
+    other.subscribe("$share/g/a", Qos::ExactlyOnce).await;
+    drop(one);
+    let mut one = Peer::open(rig.address, kept("one")).await.0;
+    assert_eq!(one.receive().await, Packet::Pubrel(ack(id)));
+    one.send(Packet::Pubcomp(ack(id))).await;
+    one.expect_silence().await;
+    other.expect_silence().await;
     rig.stop().await;
 }

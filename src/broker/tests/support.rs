@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -13,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, Config, Listener};
 use crate::buffer::Buffer;
-use crate::clock;
+use crate::clock::{self, Clock, Moment};
 use crate::hub::Hub;
 use crate::message::{IdSource, Properties, Qos};
 use crate::router::{LinkId, Table};
@@ -31,12 +32,34 @@ pub(super) async fn soon<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, what).await.expect("it did not happen in time")
 }
 
+/// The machine's clock, and as much more as a test says has passed.
+#[derive(Debug, Default)]
+pub(super) struct Later(AtomicU64);
+
+impl Later {
+    pub(super) fn pass(&self, time: Duration) {
+        self.0.fetch_add(u64::try_from(time.as_millis()).unwrap(), Ordering::Relaxed);
+    }
+}
+
+impl Clock for Later {
+    fn now(&self) -> Instant {
+        clock::now()
+    }
+
+    fn moment(&self) -> Moment {
+        let (moment, more) = (clock::moment(), self.0.load(Ordering::Relaxed));
+        Moment { wall: clock::WallMs(moment.wall.0 + more), up_ms: moment.up_ms + more, ..moment }
+    }
+}
+
 /// A running broker.
 pub(super) struct Rig {
     pub(super) broker: Arc<Broker>,
     pub(super) hub: Arc<Hub>,
     pub(super) board: Arc<BrokerBoard>,
     pub(super) address: SocketAddr,
+    pub(super) clock: Arc<Later>,
     stop: CancellationToken,
     serving: JoinHandle<()>,
 }
@@ -51,16 +74,18 @@ impl Rig {
             *listener = Listener { bind: SocketAddr::from(([127, 0, 0, 1], 0)), anonymous: listener.anonymous };
         }
         let ids = IdSource::new("test".into(), rand::random());
-        let hub = Arc::new(Hub::new(ids, table, buffers, clock::system()));
+        let later = Arc::new(Later::default());
+        let clock: Arc<dyn Clock> = Arc::<Later>::clone(&later);
+        let hub = Arc::new(Hub::new(ids, table, buffers, Arc::clone(&clock)));
         let board = Arc::new(BrokerBoard::default());
-        let broker = Broker::open(config, dir, Arc::clone(&hub), Arc::clone(&board), clock::system()).unwrap();
+        let broker = Broker::open(config, dir, Arc::clone(&hub), Arc::clone(&board), clock).unwrap();
         hub.attach(Arc::clone(&broker) as _);
         let bound = broker.bind().await.unwrap();
         let address = bound.addresses()[0];
         let stop = CancellationToken::new();
         #[expect(clippy::disallowed_methods, reason = "a test holds the handle")]
         let serving = tokio::spawn(bound.serve(stop.clone()));
-        Self { broker, hub, board, address, stop, serving }
+        Self { broker, hub, board, address, clock: later, stop, serving }
     }
 
     /// A SIGKILL, as the disk sees it: the folder as it is at this moment, which a next broker opens.
@@ -82,6 +107,15 @@ impl Rig {
         self.stop.cancel();
         soon(self.serving).await.unwrap();
         soon(self.broker.close()).await;
+    }
+
+    /// Polls: what the broker does by itself tells nobody.
+    pub(super) async fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        let begun = clock::now();
+        while !is_so(self) {
+            assert!(begun.elapsed() < PATIENCE, "it did not come to this: {what}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     pub(super) async fn peer(&self, client_id: &str) -> Peer {

@@ -206,3 +206,22 @@ proptest! {
         prop_assert_eq!(done, (0..pushed).collect::<Vec<_>>());
     }
 }
+
+#[test]
+fn ids_of_messages_in_flight_are_never_given_twice() {
+    let now = crate::clock::moment();
+    let mut outbound = Outbound::new(3);
+    let mut open = VecDeque::new();
+    // More than there are ids; the first one stays open all the time.
+    for _ in 0..70_000 {
+        outbound.push(entry(Qos::AtLeastOnce, None, None));
+        for seen in send_all(&mut outbound, 0, now) {
+            let Seen::Publish(id, false) = seen else { panic!("{seen:?}") };
+            assert!(id != 0 && !open.contains(&id), "{id} is in flight");
+            open.push_back(id);
+        }
+        if open.len() == 3 {
+            outbound.handle_puback(open.remove(1).unwrap()).unwrap();
+        }
+    }
+}
