@@ -37,7 +37,9 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// Binds a free port.
     pub(crate) async fn bind(upstream: u16, line: watch::Receiver<Line>) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("no port for the proxy")?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, super::site::free_port()?))
+            .await
+            .context("no port for the proxy")?;
         let address = listener.local_addr()?;
         let upstream = SocketAddr::from((Ipv4Addr::LOCALHOST, upstream));
         Ok(Self { listener: Some(listener), address, upstream, line })

@@ -143,10 +143,18 @@ pub(crate) async fn status(data_dir: &Path) -> Option<Status> {
     client::status(data_dir).await.ok()
 }
 
-/// A free port on the loopback: bound, read, given back. The gateway that gets it is started at once.
+/// Below those that systems give to outgoing connections: one of them could take the port while its gateway is killed.
+const PORTS: std::ops::Range<u16> = 10_000..32_000;
+
+/// A free port on the loopback: bound and given back. The gateway that gets it is started at once.
 pub(crate) fn free_port() -> anyhow::Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port")?;
-    Ok(listener.local_addr()?.port())
+    for _ in 0..100 {
+        let port = rand::random_range(PORTS);
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no free port between {} and {}", PORTS.start, PORTS.end)
 }
 
 /// What the edge's route makes of `factory/#`.
