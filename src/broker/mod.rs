@@ -109,6 +109,7 @@ impl Broker {
             next_session: AtomicU64::new(1),
             tasks: TaskTracker::new(),
         });
+        broker.board.dropped_many("damaged", loaded.damaged);
         broker.restore(loaded);
         Ok(broker)
     }

@@ -31,6 +31,8 @@ pub(super) struct Attached {
     pub(super) resumed: bool,
     /// The store position that must be durable before CONNACK.
     pub(super) position: Option<u64>,
+    /// What it has in flight could not be read: it must not go on, since its packet ids are not known.
+    pub(super) unreadable: bool,
 }
 
 /// What a CONNECT asks for.
@@ -75,11 +77,9 @@ impl Broker {
             held_by.cancelled().await;
         };
         let position = self.note_connected(&client);
-        if resumed {
-            self.load_in_flight(&client).await;
-        }
+        let unreadable = resumed && !self.load_in_flight(&client).await;
         self.board.clients.fetch_add(1, Ordering::Relaxed);
-        Attached { client, kick, resumed, position }
+        Attached { client, kick, resumed, position, unreadable }
     }
 
     /// `Err`: somebody holds it; the token says when no longer.
@@ -144,15 +144,30 @@ impl Broker {
             .1
     }
 
-    /// What was sent and not acknowledged is in memory again before anything is sent.
-    async fn load_in_flight(&self, client: &Client) {
-        let Ok(page) = self.store.in_flight(client.id).await else { return };
+    /// What was sent and not acknowledged is in memory again before anything is sent. `false`: it cannot be read.
+    async fn load_in_flight(&self, client: &Client) -> bool {
+        let Ok(page) = self.store.in_flight(client.id).await else { return false };
+        self.drop_damaged(client, &page.damaged);
         let mut state = client.lock();
         for row in page.rows {
             if let Some((id, received, entry)) = entry_in_flight(row) {
                 state.outbound.restore(id, entry, received);
             }
         }
+        true
+    }
+
+    /// Rows that do not read back will never: they are dropped, counted.
+    fn drop_damaged(&self, client: &Client, rows: &[u64]) {
+        if rows.is_empty() {
+            return;
+        }
+        self.board.dropped_many("damaged", rows.len() as u64);
+        self.store.stage(|unit| {
+            let mut state = client.lock();
+            state.owed = state.owed.saturating_sub(rows.len() as u64);
+            rows.iter().for_each(|seq| unit.push(Op::Settle(*seq)));
+        });
     }
 
     /// Asks for the next rows that are left to the store.
@@ -163,6 +178,7 @@ impl Broker {
 
     /// Takes rows in. `asked` is what was known when they were asked for.
     pub(super) fn take_page(&self, client: &Client, asked: Tail, page: Page) {
+        self.drop_damaged(client, &page.damaged);
         let mut state = client.lock();
         let Some(tail) = &mut state.tail else { return };
         tail.after = page.last.unwrap_or(tail.after).max(tail.after);

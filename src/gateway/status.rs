@@ -32,12 +32,17 @@ impl admin::Control for Shared {
 impl Shared {
     fn broker_status(&self) -> BrokerStatus {
         let figures = self.broker.figures();
+        let mut counted = self.broker_board.snapshot();
+        match self.hub.bad_topics() {
+            0 => {}
+            bad => drop(counted.dropped.insert("bad_topic".to_owned(), bad)),
+        }
         BrokerStatus {
             listeners: self.listeners.clone(),
             sessions_offline: figures.sessions_offline,
             owed: figures.owed,
             retained: figures.retained,
-            ..self.broker_board.snapshot()
+            ..counted
         }
     }
 }

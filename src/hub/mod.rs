@@ -127,6 +127,7 @@ pub struct Hub {
     stopping: AtomicBool,
     loops_stopped: AtomicU64,
     unrouted: AtomicU64,
+    bad_topics: AtomicU64,
 }
 
 /// A publication that every target has room for.
@@ -163,6 +164,7 @@ impl Hub {
             stopping: AtomicBool::new(false),
             loops_stopped: AtomicU64::new(0),
             unrouted: AtomicU64::new(0),
+            bad_topics: AtomicU64::new(0),
         }
     }
 
@@ -190,6 +192,12 @@ impl Hub {
         self.unrouted.load(Ordering::Relaxed)
     }
 
+    /// How many local deliveries were dropped because what a route made of the topic is none.
+    #[must_use]
+    pub fn bad_topics(&self) -> u64 {
+        self.bad_topics.load(Ordering::Relaxed)
+    }
+
     /// Routes, admits, stamps, delivers locally and appends each publication of the batch, in order. Waits only for
     /// `when_full: block` (and, for QoS 2, for the broker's store: R18). One answer for each publication: a receipt that
     /// settles when it is durable everywhere it must be, or why it was refused. Dropping the future gives up what was
@@ -209,6 +217,7 @@ impl Hub {
             if plan == plan::Plan::default() {
                 self.note_unrouted(source, &message);
             }
+            self.bad_topics.fetch_add(plan.bad_topics, Ordering::Relaxed);
             match self.admit(&message, plan.links, &mut ready, &mut answers).await {
                 Ok(appends) => {
                     let (message, local_topics) = (Arc::new(message), plan.local_topics);

@@ -22,6 +22,8 @@ pub(super) struct Plan {
     pub(super) local_topics: Vec<TopicName>,
     /// Records to append.
     pub(super) links: Vec<LinkTarget>,
+    /// Local topics that a template made and that are none.
+    pub(super) bad_topics: u64,
 }
 
 /// One record for one link.
@@ -71,6 +73,7 @@ fn follow(table: &Table, arrival: Arrival<'_>, source: &Source, chained: bool, p
                 }
                 // A capture of a valid topic in a checked template can only become too long.
                 Err(error) => {
+                    plan.bad_topics += 1;
                     tracing::warn!(route = %decision.route, topic = decision.destination, %error, "not delivered locally");
                 }
             },

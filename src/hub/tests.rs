@@ -185,6 +185,15 @@ async fn a_source_s_message_without_a_route_is_counted_and_a_client_s_is_not() {
 }
 
 #[tokio::test]
+async fn a_local_topic_that_a_route_makes_too_long_is_counted_and_the_publisher_s_own_is_delivered() {
+    let bench = bench(&[("broker/#", "broker/copy/{rest}")], &[], false);
+    let long = "a".repeat(65_533);
+    assert!(bench.hub.offer(&from_broker(), vec![publication(&long, b"")]).await.remove(0).is_ok());
+    assert_eq!(bench.hub.bad_topics(), 1);
+    assert_eq!(*bench.local.delivered.lock(), [long]);
+}
+
+#[tokio::test]
 async fn r12_what_has_passed_this_site_goes_no_further_and_is_counted() {
     let bench = bench(&[("broker/#", "lake/t")], &[("lake", WhenFull::DropOldest, BIG)], false);
     let mut looped = publication("a", b"1");

@@ -209,6 +209,8 @@ pub struct Received<Token> {
     pub token: Token,
     /// The remote says that it has been delivered before (redelivered, DUP).
     pub again: bool,
+    /// The remote forgets it once it is sent (MQTT QoS 0): what is not taken now is lost, and counted.
+    pub once: bool,
 }
 
 /// Makes source connections of one kind.
@@ -238,6 +240,10 @@ pub trait SourceConnection: Send {
     /// Time-driven upkeep, such as a pending batch of acknowledgements that is due (R24: at the latest 50 ms after the last). Cancel safe:
     /// the runner selects over it; return `pending` where nothing is ever due.
     fn upkeep(&mut self) -> impl Future<Output = Result<(), LinkError>> + Send;
+
+    /// How many messages nothing could be made of since the last call. They were acknowledged or passed over, each with a
+    /// line in the log, and are counted by the runner.
+    fn take_unreadable(&mut self) -> u64;
 
     /// Acknowledges what is settled and says good-bye.
     fn close(self) -> impl Future<Output = ()> + Send;

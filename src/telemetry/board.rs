@@ -59,6 +59,10 @@ pub struct HalfStatus {
     pub connects: u64,
     /// Messages a second, over the last seconds.
     pub rate: f64,
+    /// Received and lost (source), by reason, since the start: only what the remote does not send again, and what nothing
+    /// can be made of.
+    #[serde(default)]
+    pub dropped: BTreeMap<String, u64>,
 }
 
 /// A half's entry: the runner writes, the status page reads.
@@ -105,6 +109,13 @@ impl HalfBoard {
     /// One more message sent or received again.
     pub fn again(&self) {
         self.resent.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// So many messages of the remote were lost, for this reason.
+    pub fn dropped(&self, reason: &'static str, count: u64) {
+        if count > 0 {
+            *self.state.lock().dropped.entry(reason.to_owned()).or_default() += count;
+        }
     }
 
     /// How much is in flight.
@@ -258,11 +269,10 @@ pub struct BrokerBoard {
 impl BrokerBoard {
     /// Counts a drop under its reason.
     pub fn dropped(&self, reason: &'static str) {
-        let [dropped, _] = &mut *self.counts.lock();
-        *dropped.entry(reason).or_default() += 1;
+        self.dropped_many(reason, 1);
     }
 
-    /// Counts several drops under one reason.
+    /// Counts so many drops under their reason.
     pub fn dropped_many(&self, reason: &'static str, count: u64) {
         if count > 0 {
             let [dropped, _] = &mut *self.counts.lock();

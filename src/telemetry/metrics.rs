@@ -130,6 +130,13 @@ impl Families<'_, '_> {
         self.counter("tidegate_link_bytes", "Payload bytes of those", figure(|half| half.bytes))?;
         self.counter("tidegate_link_resent", "Messages sent or received again", figure(|half| half.resent))?;
         self.counter("tidegate_link_connects", "Connections made", figure(|half| half.connects))?;
+        let dropped = halves(links).flat_map(|(labels, half)| {
+            half.dropped.iter().map(move |(reason, count)| {
+                let labels = labels.iter().copied().chain([("reason", reason.as_str())]).collect();
+                (labels, *count)
+            })
+        });
+        self.counter("tidegate_link_dropped", "Messages of the remote that were lost on arrival", dropped)?;
         let in_flight = figure(|half| half.in_flight);
         self.gauge(
             "tidegate_link_in_flight_messages",
@@ -226,11 +233,14 @@ mod tests {
 
     fn status() -> Status {
         let sink = HalfStatus { state: LinkState::BackingOff, messages: 7, rate: 2.5, ..HalfStatus::default() };
+        let dropped = BTreeMap::from([("unreadable".to_owned(), 2)]);
+        let source = HalfStatus { dropped, ..HalfStatus::default() };
         let link = |name: &str| LinkStatus {
             name: name.to_owned(),
             kind: "mqtt".to_owned(),
             state: LinkState::BackingOff,
             sink: Some(sink.clone()),
+            source: Some(source.clone()),
             depth: 42,
             oldest_age_ms: Some(1_500),
             ledger: BTreeMap::from([("accepted".to_owned(), 49), ("delivered".to_owned(), 7)]),
@@ -261,6 +271,7 @@ mod tests {
             "tidegate_link_oldest_age_seconds{link=\"cloud\"} 1.5",
             "tidegate_link_ledger{link=\"cloud\",kind=\"accepted\"} 49",
             "tidegate_link_messages_total{link=\"cloud\",direction=\"out\"} 7",
+            "tidegate_link_dropped_total{link=\"lake\",direction=\"in\",reason=\"unreadable\"} 2",
             "tidegate_broker_received_total 100",
             "tidegate_broker_dropped_total{reason=\"session_full\"} 3",
         ] {

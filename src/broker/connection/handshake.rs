@@ -8,12 +8,11 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio_util::sync::CancellationToken;
 
 use super::publish::TOPIC_ALIASES;
 use super::{Connection, FAREWELL_DEADLINE, READ_BYTES_MIN};
 use crate::broker::client::Terms;
-use crate::broker::registry::{Attached, Claim};
+use crate::broker::registry::{Attached, Claim, Ending};
 use crate::broker::session::Acks;
 use crate::broker::{Broker, Config, convert};
 use crate::wire::{Connack, ConnackProperties, Connect, Decoder, Packet, ReasonCode, Version, encode, encoded_len};
@@ -189,11 +188,14 @@ async fn open(
     let mut connection = Connection::new(broker, attached, reader, writer, decoder, input, version, keep_alive_s);
     (connection.session_expiry_s, connection.packet_bytes_max) = (granted, packet_bytes_max);
     connection.wants_reasons = wants_reasons;
+    if connection.attached.unreadable {
+        connection.turn_away("what is owed to the session cannot be read").await;
+        return None;
+    }
     if let Some(position) = connection.attached.position
         && broker.store_mark.clone().passed(position).await.is_err()
     {
-        let end = super::End::Told(ReasonCode::ServerUnavailable, "the broker's store has failed".into());
-        connection.finish(end, &CancellationToken::new()).await;
+        connection.turn_away("the broker's store has failed").await;
         return None;
     }
     properties.assigned_client_id = assigned.then(|| (*name).into());
@@ -256,6 +258,19 @@ fn claim_of(broker: &Broker, connect: Connect) -> Result<Claim, Refusal> {
 }
 
 impl Connection {
+    /// The session is handed back as it was, its will unpublished, and CONNACK says why.
+    async fn turn_away(mut self, text: &str) {
+        self.broker.detach(&self.attached, Ending::Orderly);
+        let refusal = Refusal {
+            version: self.version,
+            code: ReasonCode::ServerUnavailable,
+            text: text.to_owned(),
+            packet_bytes_max: self.packet_bytes_max,
+        };
+        let broker = Arc::clone(&self.broker);
+        refuse(&broker, &mut self.writer, refusal).await;
+    }
+
     #[expect(clippy::too_many_arguments, reason = "the parts of a connection, joined here once")]
     fn new(
         broker: &Arc<Broker>,

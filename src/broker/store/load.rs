@@ -152,20 +152,21 @@ pub(super) fn waiting(connection: &Connection, id: SessionId, after: u64, count:
 
 fn page(connection: &Connection, sql: &str, params: &[&dyn rusqlite::ToSql], count: usize) -> rusqlite::Result<Page> {
     let mut page = Page::default();
-    let (mut seen, mut damaged) = (0, 0_u64);
+    let mut seen = 0;
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query(params)?;
     while let Some(row) = rows.next()? {
         seen += 1;
-        page.last = Some(unsigned(row, 0)?);
+        let seq = unsigned(row, 0)?;
+        page.last = Some(seq);
         match owed(row) {
             Ok(row) => page.rows.push(row),
-            Err(_damaged) => damaged += 1,
+            Err(_damaged) => page.damaged.push(seq),
         }
     }
     page.more = seen >= count;
-    if damaged > 0 {
-        tracing::error!(rows = damaged, "messages owed to a session are damaged and were skipped");
+    if !page.damaged.is_empty() {
+        tracing::error!(rows = page.damaged.len(), "messages owed to a session are damaged and were skipped");
     }
     Ok(page)
 }

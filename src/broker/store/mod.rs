@@ -118,6 +118,8 @@ pub(super) struct OweOp {
 pub(super) struct Page {
     /// The rows that read back.
     pub(super) rows: Vec<OwedRow>,
+    /// The numbers of those that did not.
+    pub(super) damaged: Vec<u64>,
     /// The highest number looked at, damaged rows included; the next page begins behind it.
     pub(super) last: Option<u64>,
     /// Whether there may be more.

@@ -144,7 +144,7 @@ async fn one_corrupt_row_does_not_stop_the_start_and_is_counted() {
     assert_eq!((loaded.sessions.len(), loaded.retained.len(), loaded.damaged), (1, 2, 1));
     let page = store.waiting(SESSION, 0, 10).await.unwrap();
     assert_eq!(page.rows.iter().map(|row| row.seq).collect::<Vec<_>>(), [good]);
-    assert_eq!(page.last, Some(good));
+    assert_eq!((page.last, page.damaged), (Some(good), vec![bad]));
 }
 
 #[tokio::test]

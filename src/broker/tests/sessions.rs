@@ -285,3 +285,64 @@ async fn what_is_owed_to_an_offline_session_beyond_its_limit_is_dropped_oldest_f
     }
     rig.stop().await;
 }
+
+/// Leaves a kept session `two` behind that is owed three messages.
+async fn owed_three(dir: &std::path::Path) -> Rig {
+    let rig = Rig::start(dir).await;
+    let mut two = Peer::open(rig.address, kept("two")).await.0;
+    two.subscribe("a", Qos::AtLeastOnce).await;
+    two.send(disconnect(ReasonCode::Success)).await;
+    assert_eq!(two.next().await, None);
+    let mut one = rig.peer("one").await;
+    for id in 1..=3 {
+        one.deliver("a", &id.to_string(), Qos::AtLeastOnce, id).await;
+    }
+    rig
+}
+
+fn change_store(dir: &std::path::Path, sql: &str) {
+    rusqlite::Connection::open(dir.join("broker.db")).unwrap().execute_batch(sql).unwrap();
+}
+
+#[tokio::test]
+async fn what_is_owed_and_does_not_read_back_is_dropped_and_counted_and_the_rest_arrives() {
+    let dir = tempfile::tempdir().unwrap();
+    owed_three(dir.path()).await.stop().await;
+    change_store(dir.path(), "UPDATE owed SET body = substr(body, 1, 20) WHERE seq = (SELECT min(seq) + 1 FROM owed)");
+    let rig = Rig::start(dir.path()).await;
+    assert_eq!(rig.broker.figures().owed, 3);
+    let mut two = Peer::open(rig.address, kept("two")).await.0;
+    for payload in ["1", "3"] {
+        let got = two.publication().await;
+        assert_eq!(got.payload, payload.as_bytes());
+        two.send(Packet::Puback(ack(got.id.unwrap().get()))).await;
+    }
+    assert_eq!(rig.board.snapshot().dropped["damaged"], 1);
+    soon(async {
+        while rig.broker.figures().owed > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    rig.stop().await;
+    let rig = Rig::start(dir.path()).await;
+    assert_eq!(rig.broker.figures().owed, 0, "the damaged row is gone");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_whose_store_cannot_be_read_is_not_resumed_and_its_client_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = owed_three(dir.path()).await;
+    change_store(dir.path(), "ALTER TABLE owed RENAME TO away");
+    let (mut two, connack) = Peer::open(rig.address, kept("two")).await;
+    assert_eq!((connack.code, connack.session_present), (ReasonCode::ServerUnavailable, false));
+    assert_eq!(two.next().await, None);
+    change_store(dir.path(), "ALTER TABLE away RENAME TO owed");
+    let (mut two, connack) = Peer::open(rig.address, kept("two")).await;
+    assert!(connack.session_present);
+    for payload in ["1", "2", "3"] {
+        assert_eq!(two.publication().await.payload, payload.as_bytes());
+    }
+    rig.stop().await;
+}

@@ -104,6 +104,7 @@ fn half(direction: &str, half: &HalfStatus, now: WallMs) -> Vec<Vec<Span>> {
             grouped(half.connects),
         )),
     ]];
+    lines.extend(counts("dropped", &half.dropped));
     if let Some(next) = half.next_try_ms {
         lines.push(vec![Span::plain(format!("       next try in {}", until(next, now)))]);
     }
@@ -176,7 +177,9 @@ mod tests {
             balanced: true,
             ..LinkStatus::default()
         };
-        let source = HalfStatus { state: LinkState::Online, since_ms: 40_000, rate: 12.34, ..HalfStatus::default() };
+        let dropped = BTreeMap::from([("unreadable".to_owned(), 2)]);
+        let source =
+            HalfStatus { state: LinkState::Online, since_ms: 40_000, rate: 12.34, dropped, ..HalfStatus::default() };
         let hq = LinkStatus {
             name: "hq".to_owned(),
             kind: "rabbitmq".to_owned(),
@@ -224,7 +227,8 @@ link cloud (mqtt)  backing_off
   ledger accepted 6,900  delivered 4,000  buffered 2,900  balanced
 
 link hq (rabbitmq)  online
-  in   online for 1m  accepted 0  12.3/s  in flight 0  again 0  connects 0";
+  in   online for 1m  accepted 0  12.3/s  in flight 0  again 0  connects 0
+       dropped: unreadable 2";
         assert_eq!(shown(&status()), expected);
     }
 

@@ -96,7 +96,7 @@ impl Source for KafkaSource {
         });
         let consumer = consumer.await?;
         shared.watch.clear();
-        Ok(KafkaSourceConnection { consumer, shared, over: None })
+        Ok(KafkaSourceConnection { consumer, shared, over: None, unreadable: 0 })
     }
 }
 
@@ -122,6 +122,7 @@ pub struct KafkaSourceConnection {
     shared: Arc<Shared>,
     /// An error that came behind records: told with the next call.
     over: Option<LinkError>,
+    unreadable: u64,
 }
 
 /// What the callbacks tell. They run inside of `receive`, on its thread.
@@ -144,13 +145,13 @@ impl SourceConnection for KafkaSourceConnection {
         loop {
             let mut batch = Vec::new();
             match consumer.recv().await {
-                Ok(message) => batch.extend(self.shared.received(&message)),
+                Ok(message) => self.shared.received(&message, &mut batch, &mut self.unreadable),
                 Err(error) => self.shared.consumption_error(&error)?,
             }
             while self.over.is_none() && !batch.is_empty() && batch.len() < BATCH_MAX {
                 let next = std::pin::pin!(consumer.recv());
                 match next.poll(&mut Context::from_waker(Waker::noop())) {
-                    Poll::Ready(Ok(message)) => batch.extend(self.shared.received(&message)),
+                    Poll::Ready(Ok(message)) => self.shared.received(&message, &mut batch, &mut self.unreadable),
                     Poll::Ready(Err(error)) => self.over = self.shared.consumption_error(&error).err(),
                     Poll::Pending => break,
                 }
@@ -177,6 +178,10 @@ impl SourceConnection for KafkaSourceConnection {
         std::future::pending().await
     }
 
+    fn take_unreadable(&mut self) -> u64 {
+        std::mem::take(&mut self.unreadable)
+    }
+
     async fn close(self) {
         let Some(consumer) = self.consumer.get().map(Arc::clone) else { return };
         let Self { consumer: offloaded, .. } = self;
@@ -201,7 +206,7 @@ impl SourceConnection for KafkaSourceConnection {
 }
 
 impl Shared {
-    fn received(&self, message: &BorrowedMessage<'_>) -> Option<Received<KafkaToken>> {
+    fn received(&self, message: &BorrowedMessage<'_>, batch: &mut Vec<Received<KafkaToken>>, unreadable: &mut u64) {
         let topic: Arc<str> = message.topic().into();
         let record = Incoming {
             topic: &topic,
@@ -214,11 +219,12 @@ impl Shared {
         // What is passed over here is passed over by the offsets too: the next that settles covers it.
         let Some(publication) = mapping::incoming(record, headers.map(|header| (header.key, header.value))) else {
             tracing::error!(topic = &*topic, offset, "passed over a record that gives no topic");
-            return None;
+            *unreadable += 1;
+            return;
         };
         let assignment = self.offsets.lock().deliver(&partition, offset);
         let token = KafkaToken { partition, offset, assignment };
-        Some(Received { channel: Some(topic), publication, token, again: false })
+        batch.push(Received { channel: Some(topic), publication, token, again: false, once: false });
     }
 
     /// Most errors librdkafka mends itself, and tells all the same.

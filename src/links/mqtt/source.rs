@@ -46,6 +46,7 @@ pub struct MqttSourceConnection {
     subscribing: Option<Subscribing>,
     /// Why the connection ended, while what needs no acknowledgement is still handed on.
     over: Option<LinkError>,
+    unreadable: u64,
 }
 
 /// A SUBSCRIBE that is on its way.
@@ -107,6 +108,7 @@ impl Source for MqttSource {
             early: VecDeque::new(),
             subscribing: None,
             over: None,
+            unreadable: 0,
         };
         while connection.early.len() < EARLY_MAX {
             tokio::select! {
@@ -183,6 +185,10 @@ impl SourceConnection for MqttSourceConnection {
         Ok(())
     }
 
+    fn take_unreadable(&mut self) -> u64 {
+        std::mem::take(&mut self.unreadable)
+    }
+
     async fn close(mut self) {
         // What finds no room is sent again by the remote.
         self.flush();
@@ -205,10 +211,12 @@ impl MqttSourceConnection {
     }
 
     fn take(&mut self, message: Inbound, batch: &mut Vec<Received<MqttToken>>) -> Result<(), LinkError> {
+        let once = message.ack.is_none();
         let token = self.acks.received(message.ack);
         let topic = std::str::from_utf8(&message.topic).ok().and_then(|topic| TopicName::new(topic).ok());
         let Some(topic) = topic else {
             tracing::warn!(topic = ?message.topic, "a message with an impossible topic is acknowledged and left out");
+            self.unreadable += 1;
             return self.settled(token);
         };
         batch.push(Received {
@@ -227,6 +235,7 @@ impl MqttSourceConnection {
             },
             token,
             again: message.again,
+            once,
         });
         Ok(())
     }

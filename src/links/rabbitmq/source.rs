@@ -52,7 +52,7 @@ impl Source for RabbitSource {
         for name in &self.queues {
             queues.push(consume(&client, &self.config, name).await?);
         }
-        Ok(RabbitSourceConnection { queues, next: 0, escape: self.config.topic_escape, client })
+        Ok(RabbitSourceConnection { queues, next: 0, unreadable: 0, escape: self.config.topic_escape, client })
     }
 }
 
@@ -87,6 +87,7 @@ pub struct RabbitSourceConnection {
     queues: Vec<Queue>,
     /// The queue that is looked at first, so that none starves the others.
     next: usize,
+    unreadable: u64,
     escape: bool,
     client: Client,
 }
@@ -136,6 +137,10 @@ impl SourceConnection for RabbitSourceConnection {
         }
     }
 
+    fn take_unreadable(&mut self) -> u64 {
+        std::mem::take(&mut self.unreadable)
+    }
+
     async fn close(mut self) {
         for queue in &mut self.queues {
             if let Err(error) = queue.acknowledge_settled() {
@@ -167,7 +172,10 @@ impl RabbitSourceConnection {
             while batch.len() < BATCH_MAX {
                 match Pin::new(&mut queue.consumer).poll_next(cx) {
                     Poll::Pending => break,
-                    Poll::Ready(Some(Ok(delivery))) => batch.extend(queue.received(index, delivery, self.escape)),
+                    Poll::Ready(Some(Ok(delivery))) => match queue.received(index, delivery, self.escape) {
+                        Some(received) => batch.push(received),
+                        None => self.unreadable += 1,
+                    },
                     // What came before the end is given up with it: it could not be acknowledged, and comes again.
                     Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(client::classify(&error))),
                     Poll::Ready(None) => {
@@ -195,6 +203,7 @@ impl Queue {
             publication,
             token: RabbitToken { queue: index, tag },
             again: delivery.redelivered,
+            once: false,
         })
     }
 

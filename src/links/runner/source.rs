@@ -75,6 +75,7 @@ struct Session<C: SourceConnection> {
 struct Offering<Token> {
     token: Token,
     bytes: u64,
+    once: bool,
     again: Publication,
     pause: Duration,
     give_up: Instant,
@@ -190,6 +191,7 @@ impl<S: Source, H: Intake> SourceRunner<S, H> {
         if self.common.now().duration_since(since) >= self.common.timing.retry_delay_max {
             self.backoff.reset();
         }
+        self.count_drops(&mut session);
         let next = match end {
             End::Stop => self.stop(session).await,
             End::Lost(error) => Next::BackOff(error),
@@ -203,6 +205,7 @@ impl<S: Source, H: Intake> SourceRunner<S, H> {
         session: &mut Session<S::Connection>,
         event: Event<<S::Connection as SourceConnection>::Token>,
     ) -> ControlFlow<End> {
+        self.common.board.dropped("unreadable", session.connection.take_unreadable());
         let done = match event {
             Event::Stop => return ControlFlow::Break(End::Stop),
             Event::Received(Ok(batch)) => {
@@ -238,6 +241,7 @@ impl<S: Source, H: Intake> SourceRunner<S, H> {
         session.offering = Some(Offering {
             token: received.token,
             bytes,
+            once: received.once,
             again,
             pause: FULL_PAUSE_MIN,
             give_up: self.common.now() + self.blocked_max,
@@ -270,8 +274,12 @@ impl<S: Source, H: Intake> SourceRunner<S, H> {
                 offering.pause = (pause * 2).min(FULL_PAUSE_MAX);
                 session.offering = Some(offering);
             }
-            Err(OfferError::Stopping) => return ControlFlow::Break(End::Stop),
+            Err(OfferError::Stopping) => {
+                session.offering = Some(offering);
+                return ControlFlow::Break(End::Stop);
+            }
             Err(error @ OfferError::Failed { .. }) => {
+                self.common.board.dropped("not_stored", u64::from(offering.once));
                 return ControlFlow::Break(End::Lost(LinkError::Transient(error.to_string())));
             }
         }
@@ -294,6 +302,14 @@ impl<S: Source, H: Intake> SourceRunner<S, H> {
             }
         }
         Ok(())
+    }
+
+    /// What will not come again ends with its connection.
+    fn count_drops(&self, session: &mut Session<S::Connection>) {
+        let offered = session.offering.iter().filter(|offering| offering.once).count();
+        let waiting = session.backlog.iter().filter(|received| received.once).count();
+        self.common.board.dropped("connection_ended", (offered + waiting) as u64);
+        self.common.board.dropped("unreadable", session.connection.take_unreadable());
     }
 
     /// Open receipts get a deadline; what is not offered yet is left to the remote, which sends it again.

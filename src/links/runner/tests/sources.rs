@@ -28,6 +28,9 @@ struct World {
     log: MarkSender,
     connects: Mutex<u64>,
     upkeeps: Mutex<u64>,
+    unreadable: Mutex<u64>,
+    /// The remote forgets what it has sent.
+    once: bool,
 }
 
 struct FakeSource(Arc<World>);
@@ -57,7 +60,8 @@ impl SourceConnection for FakeConnection {
             if !batch.is_empty() {
                 self.given.extend(&batch);
                 let again = *self.world.connects.lock() > 1;
-                return Ok(batch.into_iter().map(|number| received(number, again)).collect());
+                let once = self.world.once;
+                return Ok(batch.into_iter().map(|number| Received { once, ..received(number, again) }).collect());
             }
             self.world.arrived.notified().await;
         }
@@ -72,6 +76,10 @@ impl SourceConnection for FakeConnection {
         tokio::time::sleep(Duration::from_millis(1)).await;
         *self.world.upkeeps.lock() += 1;
         Ok(())
+    }
+
+    fn take_unreadable(&mut self) -> u64 {
+        std::mem::take(&mut self.world.unreadable.lock())
     }
 
     async fn close(self) {}
@@ -95,6 +103,7 @@ fn received(number: u64, again: bool) -> Received<u64> {
         },
         token: number,
         again,
+        once: false,
     }
 }
 
@@ -123,6 +132,10 @@ struct Running {
 
 impl Running {
     fn start(messages: std::ops::Range<u64>) -> Self {
+        Self::with(messages, false)
+    }
+
+    fn with(messages: std::ops::Range<u64>, once: bool) -> Self {
         let world = Arc::new(World {
             messages: Mutex::new(messages.collect()),
             arrived: Notify::new(),
@@ -134,6 +147,8 @@ impl Running {
             log: MarkSender::new(0),
             connects: Mutex::default(),
             upkeeps: Mutex::default(),
+            unreadable: Mutex::default(),
+            once,
         });
         Self { world, common: common(TIMING), tasks: JoinSet::new() }
     }
@@ -268,4 +283,33 @@ async fn stopping_waits_for_open_receipts() {
     let world = Arc::clone(&running.world);
     running.stop().await;
     assert_eq!(*world.acknowledged.lock(), [0, 1, 2]);
+}
+
+#[tokio::test]
+async fn what_a_remote_does_not_send_again_is_counted_where_it_is_lost() {
+    let running = Running::with(0..5, true);
+    *running.world.blocked.lock() = true;
+    let running = running.go_blocked_at_most(Duration::from_millis(20));
+    eventually("connected anew", || *running.world.connects.lock() >= 2).await;
+    // The one in the offer and the four behind it.
+    assert_eq!(status(&running.common.board).dropped["connection_ended"] % 5, 0);
+    running.stop().await;
+    let running = Running::with(0..1, true);
+    running.world.verdicts.lock().push_back(OfferError::Failed { link: LinkId::new("cloud"), reason: "disk".into() });
+    *running.world.unreadable.lock() = 3;
+    let running = running.go();
+    eventually("offered", || running.offered().len() == 1).await;
+    let dropped = status(&running.common.board).dropped;
+    assert_eq!((dropped.len(), dropped["not_stored"], dropped["unreadable"]), (2, 1, 3), "{dropped:?}");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_comes_again_is_not_counted_as_lost() {
+    let running = Running::start(0..5);
+    running.world.verdicts.lock().push_back(OfferError::Failed { link: LinkId::new("cloud"), reason: "disk".into() });
+    let running = running.go();
+    eventually("offered", || running.offered().len() == 5).await;
+    assert!(status(&running.common.board).dropped.is_empty());
+    running.stop().await;
 }
