@@ -70,6 +70,20 @@ fn the_shipped_files_are_free_of_mistakes() {
 }
 
 #[test]
+fn the_readme_s_routes_are_free_of_mistakes() {
+    let readme = std::fs::read_to_string("README.md").unwrap();
+    let blocks: Vec<_> = readme.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(!blocks.is_empty());
+    for block in blocks {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("routes.yaml");
+        std::fs::write(&file, block).unwrap();
+        let (code, out) = checked(file.to_str().unwrap(), &Env::real());
+        assert_eq!((code, out.lines().count()), (0, 1), "{out}");
+    }
+}
+
+#[test]
 fn r32_each_mistake_is_shown_with_its_place_and_what_would_be_right() {
     for file in yaml_files(Path::new("tests/config/bad")) {
         let (code, out) = checked(file.to_str().unwrap(), &env());

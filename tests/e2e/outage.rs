@@ -2,7 +2,7 @@
 //! acknowledged to a publisher arrives; what arrives twice stays within R9's bound.
 
 use rumqttc_v5::QoS;
-use tidegate::telemetry::board::LinkState;
+use tidegate::telemetry::board::{LinkState, LinkStatus};
 
 use crate::support::client::{Publishers, Subscriber, Work};
 use crate::support::gateway::Gateway;
@@ -147,4 +147,79 @@ routes:
     let acknowledged = publishers.finish().await;
     gateway.wait_until_drained("far").await;
     acknowledged
+}
+
+/// One route with three targets, each with its own bad weather at the same time: none holds up another, and none loses.
+#[tokio::test(flavor = "multi_thread")]
+async fn r09_three_links_of_one_route_lose_nothing_while_each_has_its_own_bad_day() {
+    if left_out(&["mosquitto", "rabbitmq", "kafka"]) {
+        return;
+    }
+    let behind = free_port();
+    let mut to_lake = Proxy::start(behind).await;
+    let (rabbit, kafka, mosquitto) =
+        tokio::join!(Rabbit::start("three"), Kafka::start_behind(behind, to_lake.port()), Mosquitto::start());
+    rabbit.declare("telemetry", "all").await;
+    kafka.create_topic("lake", 3).await;
+    let (mut to_cloud, mut to_hq) = (Proxy::start(rabbit.port).await, Proxy::start(mosquitto.port).await);
+    let hq = Subscriber::start(mosquitto.port, "hq", "plant/#", QoS::AtLeastOnce).await;
+    let patience =
+        format!("in_flight: {WINDOW}, retry: {{ min: 100ms, max: 1s }}, stall_after: 2s, connect_timeout: 2s");
+    let mut gateway = Gateway::start(&format!(
+        r#"
+links:
+  cloud: {{ rabbitmq: {{ url: "{}", exchange: telemetry }}, {patience} }}
+  lake: {{ kafka: {{ brokers: ["127.0.0.1:{}"], acks: all }}, {patience} }}
+  hq: {{ mqtt: {{ url: "mqtt://127.0.0.1:{}", version: 5, qos: 1 }}, {patience} }}
+routes:
+  - name: mirror
+    from: broker/line/#
+    to: [ "cloud/line/{{rest}}", "lake/lake", "hq/plant/{{rest}}" ]
+"#,
+        rabbit.url(to_cloud.port()),
+        to_lake.port(),
+        to_hq.port(),
+    ))
+    .await;
+    let work = Work {
+        port: gateway.port,
+        publishers: 4,
+        messages: MESSAGES,
+        qos: QoS::AtLeastOnce,
+        window: PUBLISHER_WINDOW,
+        topic: "line".into(),
+    };
+    let publishers = Publishers::start(work);
+    publishers.allow(5_000);
+    publishers.reach(4_000).await;
+
+    // One refused, one open but dead; the third does not notice.
+    to_cloud.set(Mode::Refuse).await;
+    to_lake.set(Mode::BlackHole).await;
+    publishers.allow(10_000);
+    publishers.reach(10_000).await;
+    let delivered = |link: &LinkStatus| link.ledger["delivered"] >= 10_000;
+    gateway.wait_for_link("hq", "all of it", delivered).await;
+    let cloud = gateway.wait_for_link("cloud", "backing off", |link| link.state == LinkState::BackingOff).await;
+    let dead = [LinkState::Stalled, LinkState::BackingOff];
+    let lake = gateway.wait_for_link("lake", "seen to be dead", |link| dead.contains(&link.state)).await;
+    assert!(cloud.depth >= 5_000 && lake.depth >= 5_000, "{} and {} kept", cloud.depth, lake.depth);
+
+    // Now the third, and a kill while all three are away.
+    to_hq.set(Mode::BlackHole).await;
+    publishers.allow(15_000);
+    publishers.reach(12_000).await;
+    gateway.kill_9();
+    gateway.start_again().await;
+    publishers.reach(15_000).await;
+    for proxy in [&mut to_cloud, &mut to_lake, &mut to_hq] {
+        proxy.set(Mode::Pass).await;
+    }
+    let acknowledged = publishers.finish().await;
+    for link in ["cloud", "lake", "hq"] {
+        gateway.wait_until_drained(link).await;
+    }
+    check("RabbitMQ", &acknowledged, &rabbit.receive("all", &acknowledged).await);
+    check("Kafka", &acknowledged, &kafka.receive("lake", &acknowledged).await);
+    check("MQTT", &acknowledged, &hq.receive(&acknowledged).await);
 }

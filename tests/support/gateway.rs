@@ -95,6 +95,11 @@ impl Gateway {
         process.exit(PATIENCE).await
     }
 
+    /// SIGTERM, while it runs on.
+    pub(crate) fn ask_to_end(&self) {
+        self.process.as_ref().expect("it runs").signal(Signal::SIGTERM);
+    }
+
     fn launch(&mut self) {
         let arguments = ["run".into(), "-c".into(), self.config()];
         self.process = Some(Process::start(Path::new(PROGRAM), &arguments, &self.room.file("log")));

@@ -387,6 +387,33 @@ mod tests {
     }
 
     #[test]
+    fn r26_the_producer_is_idempotent_and_no_option_changes_that() {
+        let settings = |acks: &str| {
+            let options = [("enable.idempotence", "false"), ("message.timeout.ms", "1000"), ("linger.ms", "50")];
+            let config = Config {
+                brokers: vec!["a:1".to_owned()],
+                acks: acks.to_owned(),
+                compression: None,
+                group: None,
+                options: options.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+                message_bytes_max: 1 << 20,
+            };
+            let identity = Identity { site: "s".into(), link: crate::router::LinkId::new("l") };
+            KafkaSink::new(&config, &identity).settings()
+        };
+        let safe = settings("all");
+        assert_eq!((safe.get("enable.idempotence"), safe.get("message.timeout.ms")), (Some("true"), Some("0")));
+        assert_eq!((safe.get("linger.ms"), safe.get("max.in.flight.requests.per.connection")), (Some("50"), None));
+        let weaker = settings("1");
+        let one_by_one = weaker.get("max.in.flight.requests.per.connection");
+        assert_eq!(
+            (weaker.get("enable.idempotence"), one_by_one),
+            (Some("false"), Some("1")),
+            "a retry overtakes nothing"
+        );
+    }
+
+    #[test]
     fn a_missing_topic_or_permission_is_the_link_s_misconfiguration() {
         for code in [RDKafkaErrorCode::UnknownTopicOrPartition, RDKafkaErrorCode::TopicAuthorizationFailed] {
             let LinkError::Misconfigured(words) = client::topic_refused("lake", code) else { panic!("{code:?}") };

@@ -9,6 +9,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
+use super::client::{Direction, Settings};
 use super::*;
 use crate::buffer::Offset;
 use crate::links::{
@@ -89,6 +90,22 @@ impl Mosquitto {
     }
 }
 
+/// Whether to do without a Mosquitto, because `TIDEGATE_WITHOUT` names it (`tests/run.sh --without mosquitto`). It is said in
+/// the file that `tests/run.sh` shows at its end.
+pub(in crate::links) fn left_out() -> bool {
+    let without = std::env::var("TIDEGATE_WITHOUT").unwrap_or_default();
+    if !without.split([',', ' ']).any(|name| name == "mosquitto") {
+        return false;
+    }
+    if let Some(list) = std::env::var_os("TIDEGATE_TESTS_LEFT_OUT") {
+        let mut list = std::fs::File::options().create(true).append(true).open(list).unwrap();
+        let thread = std::thread::current();
+        let line = format!("{}: without mosquitto\n", thread.name().unwrap_or("a test"));
+        std::io::Write::write_all(&mut list, line.as_bytes()).unwrap();
+    }
+    true
+}
+
 pub(in crate::links) fn identity() -> Identity {
     Identity { site: "here".into(), link: LinkId::new("hq") }
 }
@@ -160,6 +177,9 @@ fn payloads(received: &[Received<MqttToken>]) -> Vec<String> {
 
 #[tokio::test]
 async fn what_is_published_is_confirmed_and_arrives_in_order_with_its_properties() {
+    if left_out() {
+        return;
+    }
     let remote = Mosquitto::start("allow_anonymous true").await;
     let config = remote.config(Version::V5);
     let mut inbound = connect_source(&config, &["a/#"]).await;
@@ -189,6 +209,9 @@ async fn what_is_published_is_confirmed_and_arrives_in_order_with_its_properties
 
 #[tokio::test]
 async fn what_was_not_acknowledged_comes_again_and_changed_filters_reach_a_kept_session() {
+    if left_out() {
+        return;
+    }
     for version in [Version::V5, Version::V4] {
         let remote = Mosquitto::start("allow_anonymous true").await;
         let config = remote.config(version);
@@ -244,6 +267,9 @@ async fn what_a_kept_session_is_owed_may_come_before_the_suback() {
 
 #[tokio::test]
 async fn a_killed_remote_ends_the_connection_and_a_new_one_can_be_made() {
+    if left_out() {
+        return;
+    }
     for version in [Version::V5, Version::V4] {
         let mut remote = Mosquitto::start("allow_anonymous true").await;
         let config = remote.config(version);
@@ -263,6 +289,9 @@ async fn a_killed_remote_ends_the_connection_and_a_new_one_can_be_made() {
 
 #[tokio::test]
 async fn a_login_that_is_not_taken_is_a_misconfiguration_in_the_remotes_words() {
+    if left_out() {
+        return;
+    }
     let remote = Mosquitto::start("allow_anonymous false").await;
     for version in [Version::V5, Version::V4] {
         let config = Config { login: Some(("me".into(), "wrong".into())), ..remote.config(version) };
@@ -275,6 +304,9 @@ async fn a_login_that_is_not_taken_is_a_misconfiguration_in_the_remotes_words() 
 
 #[tokio::test]
 async fn what_the_remote_never_takes_is_refused_before_it_is_sent() {
+    if left_out() {
+        return;
+    }
     let remote = Mosquitto::start("allow_anonymous true\nmax_packet_size 2000").await;
     let mut outbound = connect_sink(&remote.config(Version::V5)).await;
     let mut large = outgoing(0, "a");
@@ -289,6 +321,9 @@ async fn what_the_remote_never_takes_is_refused_before_it_is_sent() {
 
 #[tokio::test]
 async fn a_publish_without_permission_is_refused_with_the_remotes_reason() {
+    if left_out() {
+        return;
+    }
     let dir = TempDir::new().unwrap();
     let acl = dir.path().join("acl");
     std::fs::write(&acl, "topic readwrite open/#\n").unwrap();
@@ -303,6 +338,9 @@ async fn a_publish_without_permission_is_refused_with_the_remotes_reason() {
 
 #[tokio::test]
 async fn qos_2_links_publish_and_receive() {
+    if left_out() {
+        return;
+    }
     for version in [Version::V5, Version::V4] {
         let remote = Mosquitto::start("allow_anonymous true").await;
         let config = Config { qos: Qos::ExactlyOnce, ..remote.config(version) };
@@ -320,5 +358,59 @@ async fn qos_2_links_publish_and_receive() {
         let mut inbound = connect_source(&config, &["a"]).await;
         send(&mut outbound, outgoing(1, "a"));
         assert_eq!(payloads(&receive(&mut inbound, 1).await), ["1"], "nothing comes twice");
+    }
+}
+
+#[tokio::test]
+async fn r21_a_reconnect_does_not_bring_retained_messages_again_and_they_keep_their_flag() {
+    if left_out() {
+        return;
+    }
+    let remote = Mosquitto::start("allow_anonymous true").await;
+    let config = remote.config(Version::V5);
+    let mut outbound = connect_sink(&config).await;
+    let retained = |offset| {
+        let mut record = outgoing(offset, "a/b");
+        record.envelope.message.retain = true;
+        record
+    };
+    send(&mut outbound, retained(0));
+    confirmed(&mut outbound, 0..1).await;
+    let mut inbound = connect_source(&config, &["a/#"]).await;
+    let mut received = receive(&mut inbound, 1).await;
+    send(&mut outbound, retained(1));
+    confirmed(&mut outbound, 1..2).await;
+    received.extend(receive(&mut inbound, 1).await);
+    assert_eq!(payloads(&received), ["0", "1"]);
+    assert!(received.iter().all(|one| one.publication.retain), "of a new subscription, and live");
+    received.into_iter().for_each(|one| inbound.settled(one.token).unwrap());
+    inbound.close().await;
+    let mut inbound = connect_source(&config, &["a/#"]).await;
+    send(&mut outbound, outgoing(2, "a/b"));
+    confirmed(&mut outbound, 2..3).await;
+    let received = receive(&mut inbound, 1).await;
+    assert_eq!((payloads(&received), received[0].publication.retain), (vec!["2".to_owned()], false));
+}
+
+#[test]
+fn r25_a_link_that_is_used_both_ways_has_two_client_ids() {
+    let config = |client_id: Option<&str>| Config {
+        host: "127.0.0.1".into(),
+        port: 1883,
+        tls: None,
+        version: Version::V5,
+        qos: Qos::AtLeastOnce,
+        client_id: client_id.map(str::to_owned),
+        login: None,
+        keep_alive_s: 30,
+        max_packet_size: ByteSize(1 << 20),
+    };
+    for (client_id, direction, both, want) in [
+        (None, Direction::Out, false, "here-hq"),
+        (None, Direction::Out, true, "here-hq-out"),
+        (Some("plant"), Direction::In, true, "plant-in"),
+        (Some("plant"), Direction::In, false, "plant"),
+    ] {
+        assert_eq!(Settings::new(&config(client_id), &identity(), direction, both).client_id, want);
     }
 }

@@ -488,8 +488,11 @@ async fn stopping_takes_the_answers_that_still_come() {
 
 #[tokio::test]
 async fn a_real_remote_that_is_killed_in_the_middle_confirms_everything_when_it_is_back() {
-    use crate::links::mqtt::tests::{Mosquitto, identity};
+    use crate::links::mqtt::tests::{Mosquitto, identity, left_out};
     use crate::links::mqtt::{MqttSink, Version};
+    if left_out() {
+        return;
+    }
     for version in [Version::V5, Version::V4] {
         let mut mosquitto = Mosquitto::start("allow_anonymous true").await;
         let config = mosquitto.config(version);
