@@ -27,7 +27,10 @@ fn readiness(status: &Status) -> Response {
     match (status.ready, status.phase.as_str()) {
         (_, "stopping") => (StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping\n").into_response(),
         (false, _) => {
-            let reason = "not ready: listeners, buffers and store are not all open yet\n";
+            let reason = match &status.broker.store_error {
+                Some(error) => format!("not ready: {error}\n"),
+                None => "not ready: listeners, buffers and store are not all open yet\n".to_owned(),
+            };
             (StatusCode::SERVICE_UNAVAILABLE, reason).into_response()
         }
         (true, _) => "ready\n".into_response(),

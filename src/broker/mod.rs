@@ -31,7 +31,7 @@ mod topics;
 
 pub use config::{Config, Listener};
 pub use listener::{BindError, Bound};
-pub use store::StoreError;
+pub use store::{StoreError, Trouble};
 
 use std::collections::HashMap;
 use std::fmt;
@@ -125,6 +125,12 @@ impl Broker {
             figures.sessions_offline += u64::from(state.terms.kept && state.online.is_none());
         }
         figures
+    }
+
+    /// Why QoS 1 and 2 publishers that need the store are refused, if they are.
+    #[must_use]
+    pub fn store_trouble(&self) -> Option<Trouble> {
+        self.store.trouble()
     }
 
     /// Commits what is staged and closes the store. After [`Bound::serve`] has ended.

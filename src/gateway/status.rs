@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::{Link, Orphan, Shared};
 use crate::admin;
+use crate::broker::Trouble;
 use crate::buffer::{Buffer, Ledger, SyncMode};
 use crate::clock::Moment;
 use crate::telemetry::board::{BrokerStatus, HalfStatus, LinkState, LinkStatus, Status};
@@ -18,7 +19,7 @@ impl admin::Control for Shared {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             started_ms: self.started.0,
-            ready: self.ready.load(Ordering::Acquire) && !self.is_stopping(),
+            ready: self.ready.load(Ordering::Acquire) && !self.is_stopping() && !self.has_store_failed(),
             phase: if self.is_stopping() { "stopping" } else { "running" }.to_owned(),
             links: links.chain(self.orphans.iter().map(|orphan| orphan.status(now))).collect(),
             broker: self.broker_status(),
@@ -30,6 +31,11 @@ impl admin::Control for Shared {
 }
 
 impl Shared {
+    /// A store that only waits for room goes on by itself: not ready is who needs a restart.
+    fn has_store_failed(&self) -> bool {
+        matches!(self.broker.store_trouble(), Some(Trouble::Failed(_)))
+    }
+
     fn broker_status(&self) -> BrokerStatus {
         let figures = self.broker.figures();
         let mut counted = self.broker_board.snapshot();
@@ -42,6 +48,7 @@ impl Shared {
             sessions_offline: figures.sessions_offline,
             owed: figures.owed,
             retained: figures.retained,
+            store_error: self.broker.store_trouble().map(|trouble| trouble.to_string()),
             ..counted
         }
     }

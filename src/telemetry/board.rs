@@ -224,6 +224,9 @@ pub struct BrokerStatus {
     pub dropped: BTreeMap<String, u64>,
     /// Publishes refused (not acknowledged, or with a reason code), by reason, since the start.
     pub refused: BTreeMap<String, u64>,
+    /// Why what must be stored (kept sessions, retained messages, QoS 2) is refused, if it is.
+    #[serde(default)]
+    pub store_error: Option<String>,
 }
 
 /// The whole gateway at one moment.

@@ -151,6 +151,8 @@ impl Families<'_, '_> {
         let broker = &status.broker;
         let one = |value: u64| [(vec![], value)];
         self.gauge("tidegate_broker_clients", "Clients connected", one(broker.clients))?;
+        let sound = one(u64::from(broker.store_error.is_none()));
+        self.gauge("tidegate_broker_store_ok", "Whether the store of sessions takes what it should", sound)?;
         let offline = one(broker.sessions_offline);
         self.gauge("tidegate_broker_sessions_offline", "Kept sessions without a connection", offline)?;
         self.gauge("tidegate_broker_owed_messages", "Messages owed to kept sessions", one(broker.owed))?;
@@ -272,6 +274,7 @@ mod tests {
             "tidegate_link_ledger{link=\"cloud\",kind=\"accepted\"} 49",
             "tidegate_link_messages_total{link=\"cloud\",direction=\"out\"} 7",
             "tidegate_link_dropped_total{link=\"lake\",direction=\"in\",reason=\"unreadable\"} 2",
+            "tidegate_broker_store_ok 1",
             "tidegate_broker_received_total 100",
             "tidegate_broker_dropped_total{reason=\"session_full\"} 3",
         ] {

@@ -4,12 +4,14 @@ use std::fs;
 
 use rumqttc_v5::{PubAckReason, PublishNoticeError, QoS};
 use tidegate::telemetry::board::LinkState;
+use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::task::JoinSet;
 
 use crate::support::client::{Publishers, Subscriber, Work, publish_once};
 use crate::support::disk::SmallDisk;
 use crate::support::gateway::{Gateway, configuration, run};
+use crate::support::http;
 use crate::support::ledger::{Ledger, Mark};
 use crate::support::process::{Room, did_not_run, free_port};
 use crate::support::proxy::{Mode, Proxy};
@@ -230,6 +232,7 @@ async fn a_full_disk_holds_up_what_kept_sessions_are_owed_and_loses_nothing() {
     publish_once(port, "free", "elsewhere", b"x".to_vec()).await.unwrap();
     let status = gateway.status().await;
     assert!(status.ready && status.broker.refused["store_overloaded"] >= 1, "{status:?}");
+    assert!(status.broker.store_error.is_some_and(|words| words.contains("its disk is full")));
 
     fs::remove_file(ballast).unwrap();
     for answer in waiting.join_all().await {
@@ -238,6 +241,7 @@ async fn a_full_disk_holds_up_what_kept_sessions_are_owed_and_loses_nothing() {
     }
     publish_once(port, "after", "line/7", large(acknowledged)).await.unwrap();
     acknowledged += 1;
+    assert_eq!(gateway.status().await.broker.store_error, None);
     gateway.kill_9();
     gateway.start_again().await;
     assert_eq!(gateway.status().await.broker.owed, acknowledged as u64);
@@ -245,4 +249,21 @@ async fn a_full_disk_holds_up_what_kept_sessions_are_owed_and_loses_nothing() {
     let got = String::from_utf8(got.stdout).unwrap();
     let marks: Vec<_> = got.lines().map(|line| Mark::read(line.as_bytes()).unwrap().number).collect();
     assert_eq!(marks, (0..acknowledged).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_fails_is_said_and_whoever_does_not_need_it_is_served() {
+    let admin = free_port();
+    let gateway = Gateway::start(&format!("admin: {{ bind: \"127.0.0.1:{admin}\" }}\n")).await;
+    let _keeper = Subscriber::start(gateway.port, "keeper", "line/#", QoS::AtLeastOnce).await;
+    let store = rusqlite::Connection::open(gateway.data().join("broker/broker.db")).unwrap();
+    store.execute_batch("DROP TABLE owed").unwrap();
+    let refused = publish_once(gateway.port, "probe", "line/7", b"x".to_vec()).await;
+    assert_eq!(refused, Err(PublishNoticeError::V5PubAck(PubAckReason::ImplementationSpecificError)));
+    publish_once(gateway.port, "free", "elsewhere", b"x".to_vec()).await.unwrap();
+    let status = gateway.status().await;
+    assert!(!status.ready && status.broker.store_error.is_some_and(|words| words.contains("no such table")));
+    let stream = TcpStream::connect(("127.0.0.1", admin)).await.unwrap();
+    let (code, said) = http::request(stream, "GET", "/readyz", "").await.unwrap();
+    assert!(code == 503 && said.contains("no such table"), "{code}: {said}");
 }

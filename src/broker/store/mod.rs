@@ -157,6 +157,17 @@ pub(super) fn encode_body(message: &Message) -> Bytes {
     codec::seal(&message.encode())
 }
 
+/// Why the store takes nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Trouble {
+    /// It waits for room, and goes on by itself.
+    #[error("the broker's store waits: its disk is full")]
+    Full,
+    /// Until the gateway is started anew.
+    #[error("{0}")]
+    Failed(Arc<str>),
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Store {
@@ -295,6 +306,14 @@ impl Store {
     /// Whether the store has failed for good.
     pub(super) fn has_failed(&self) -> bool {
         self.shared.mark.progress().failed.is_some()
+    }
+
+    /// Why what must be stored is refused, if it is: in words for people.
+    pub(super) fn trouble(&self) -> Option<Trouble> {
+        if let Some(reason) = self.shared.mark.progress().failed {
+            return Some(Trouble::Failed(reason));
+        }
+        self.shared.full.load(Ordering::Relaxed).then_some(Trouble::Full)
     }
 
     /// Asks for what a session has in flight: rows with a packet id, oldest first.

@@ -13,6 +13,9 @@ pub(super) fn lines(status: &Status, now: WallMs) -> Vec<Vec<Span>> {
     let mut lines = vec![head(status, now), broker(&status.broker)];
     lines.extend(counts("dropped", &status.broker.dropped));
     lines.extend(counts("refused", &status.broker.refused));
+    if let Some(error) = &status.broker.store_error {
+        lines.push(vec![Span::new(Style::Bad, format!("       store: {error}"))]);
+    }
     if status.loops_stopped > 0 {
         let loops = format!("       loops stopped: {}", grouped(status.loops_stopped));
         lines.push(vec![Span::new(Style::Warn, loops)]);
@@ -238,7 +241,9 @@ link hq (rabbitmq)  online
         status.links[0].balanced = false;
         status.links[0].note = Some("sync: never: acknowledged before it is safe".to_owned());
         status.links[0].dead_letters = 2;
+        status.broker.store_error = Some("the broker's store waits: its disk is full".to_owned());
         let text = shown(&status);
+        assert!(text.contains("\n       store: the broker's store waits"), "{text}");
         assert!(text.contains("buffered 2,900  DOES NOT BALANCE"), "{text}");
         assert!(text.contains("  note: sync: never") && text.contains("  dead letters 2"), "{text}");
     }
