@@ -60,7 +60,7 @@ async fn gateway(config: Config, until_stdin_closes: bool) -> Outcome {
     loop {
         tokio::select! {
             ended = &mut running => {
-                return ended.map(|()| Exit::Done).map_err(|error| Failure::new(Exit::Io, error));
+                return ended.map(|()| Exit::Done).map_err(|error| Failure { code: error.exit_code(), error: error.into() });
             }
             name = signals.next() => {
                 if signalled {

@@ -104,3 +104,21 @@ impl Shared {
         self.stopping.load(Ordering::Acquire)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_gateway_that_cannot_start_or_ends_by_itself_says_whose_fault_it_is_by_its_exit_code() {
+        let data = |kind| BuildError::Data { path: "data".into(), error: io::Error::from(kind) }.exit_code();
+        assert_eq!(data(io::ErrorKind::PermissionDenied), 77);
+        assert_eq!(data(io::ErrorKind::StorageFull), 74);
+        assert_eq!(BuildError::Locked { path: "data/LOCK".into() }.exit_code(), 69);
+        assert_eq!(RunError::Ended("the broker".to_owned()).exit_code(), 70);
+        let error = io::Error::from(io::ErrorKind::AddrInUse);
+        assert_eq!(RunError::Socket { path: "data/admin.sock".into(), error }.exit_code(), 74);
+    }
+}

@@ -38,6 +38,17 @@ pub enum RunError {
     },
 }
 
+impl RunError {
+    /// DESIGN.md section 5's exit code.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Ended(_) => 70,
+            Self::Socket { .. } => 74,
+        }
+    }
+}
+
 /// The stages' tokens, in the order in which they end.
 #[derive(Default)]
 struct Stages {

@@ -1,11 +1,15 @@
 //! A gateway's life: the demo, an ordered end, a second start, what operators and probes see.
 
+use std::process::Stdio;
+
 use rumqttc_v5::QoS;
 use tidegate::telemetry::board::{LinkState, Status};
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpStream;
+use tokio::process::Command;
 
 use crate::support::client::{Publishers, Subscriber, Work};
-use crate::support::gateway::{Gateway, run};
+use crate::support::gateway::{Gateway, PROGRAM, run};
 use crate::support::http;
 use crate::support::ledger::Ledger;
 use crate::support::process::free_port;
@@ -186,6 +190,21 @@ routes:
     let table = run(&["status", "-c", config.to_str().unwrap()]).await;
     let table = String::from_utf8_lossy(&table.stdout).into_owned();
     assert!(table.contains("far") && table.contains("backing"), "{table}");
+
+    let mut watching = Command::new(PROGRAM);
+    watching.args(["status", "--watch", "--json", "-c"]).arg(&config).stdout(Stdio::piped()).kill_on_drop(true);
+    let mut watching = watching.spawn().unwrap();
+    let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let twice = async {
+        let mut times = 0;
+        while times < 2 {
+            times += usize::from(lines.next_line().await.unwrap().expect("it goes on") == "{");
+        }
+    };
+    tokio::time::timeout(PATIENCE, twice).await.expect("it asks again and again");
+
+    let checked = run(&["check", config.to_str().unwrap()]).await;
+    assert_eq!(checked.status.code(), Some(0), "{}", String::from_utf8_lossy(&checked.stdout));
 
     for (path, want) in [("/livez", ""), ("/readyz", ""), ("/metrics", "tidegate_")] {
         let stream = TcpStream::connect(("127.0.0.1", admin)).await.unwrap();
