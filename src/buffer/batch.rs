@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, Bytes};
 
-use super::format::{FRAME_BYTES_MAX, FRAME_HEADER, FrameHeader, aligned, encode_record, record_len};
+use super::format::{FRAME_BYTES_MAX, FRAME_HEADER, FrameHeader, aligned, decode_record, encode_record, record_len};
 use super::wide;
 use crate::clock::{Moment, WallMs};
 
@@ -61,6 +61,11 @@ impl Frame {
     pub(super) const fn from(&self) -> u64 {
         self.base.saturating_sub(self.skipped)
     }
+
+    /// Bytes that writing it takes.
+    pub(super) fn disk_bytes(&self) -> u64 {
+        wide(FRAME_HEADER + aligned(self.body.len()))
+    }
 }
 
 impl Batch {
@@ -71,6 +76,11 @@ impl Batch {
     /// Bytes that writing it takes.
     pub(super) fn bytes(&self) -> u64 {
         disk_bytes(&self.cuts)
+    }
+
+    /// Behind its last record.
+    pub(super) const fn next(&self) -> u64 {
+        self.next
     }
 
     /// Payload bytes in it.
@@ -123,6 +133,24 @@ fn disk_bytes(cuts: &[Cut]) -> u64 {
 }
 
 impl Taken {
+    /// What these frames hold at or above `floor`, encoded anew into as few frames as there can be.
+    pub(super) fn of(frames: &[Frame], floor: u64) -> Option<Self> {
+        let mut batch = Batch::default();
+        for frame in frames {
+            let mut at = 0;
+            for offset in frame.base..frame.next() {
+                // What was staged by this process decodes.
+                let Some(record) = decode_record(&frame.body, at) else { break };
+                at = record.end;
+                if offset >= floor {
+                    let wall = WallMs(frame.at.wall.0.saturating_add_signed(i64::from(record.delta_ms)));
+                    batch.push(offset, &[&record.body], record.expires, Moment { wall, ..frame.at });
+                }
+            }
+        }
+        batch.take()
+    }
+
     /// Bytes that writing it takes.
     pub(super) fn bytes(&self) -> u64 {
         disk_bytes(&self.cuts)

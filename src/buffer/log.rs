@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::batch::Taken;
+use super::batch::{Frame, Taken};
 use super::cursor::Drop;
 use super::format::{Footer, SEGMENT_HEADER, SegmentHeader};
 use super::segment::{FrameMeta, Segment};
@@ -20,6 +20,9 @@ use super::{SyncMode, WhenFull, wide};
 
 /// A changed cursor is synced at the latest after this (R9).
 const CURSOR_SYNC: Duration = Duration::from_secs(1);
+/// The same where nothing on disk is owed, so that no record can be repeated (`sync: spill`): only a power cut forgets so
+/// much of the ledger, and flash is spared.
+const CURSOR_SYNC_IDLE: Duration = Duration::from_secs(60);
 /// How often a full disk is tried again, and `min_free` and `max_age` are looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// Numbers that are reserved ahead, so that none is given twice where a crash took records that somebody has seen.
@@ -56,6 +59,8 @@ pub(super) struct Identity {
     pub(super) reserved: u64,
     /// Closed in good order.
     pub(super) clean: bool,
+    /// Records may have been seen before they were durable: numbers may have been given beyond those in the files.
+    pub(super) ahead: bool,
 }
 
 /// See the module.
@@ -85,13 +90,15 @@ pub(super) struct Log {
 pub(super) struct Upkeep {
     cursor_synced: Instant,
     cursor_unsynced: bool,
+    /// Where the cursor was when it was last synced.
+    cursor_floor: u64,
     data_synced: Instant,
     looked: Option<Instant>,
 }
 
 impl Upkeep {
     pub(super) const fn new(now: Instant) -> Self {
-        Self { cursor_synced: now, cursor_unsynced: false, data_synced: now, looked: None }
+        Self { cursor_synced: now, cursor_unsynced: false, cursor_floor: 0, data_synced: now, looked: None }
     }
 }
 
@@ -110,7 +117,7 @@ impl Identity {
         out.extend(self.secret.to_le_bytes());
         out.extend(self.epoch.to_le_bytes());
         out.extend(self.reserved.to_le_bytes());
-        out.push(u8::from(self.clean));
+        out.push(u8::from(self.clean) | (u8::from(self.ahead) << 1));
         out
     }
 
@@ -124,7 +131,8 @@ impl Identity {
             secret: u32::from_le_bytes(*secret),
             epoch: u32::from_le_bytes(*epoch),
             reserved: u64::from_le_bytes(*reserved),
-            clean: *rest.first()? != 0,
+            clean: *rest.first()? & 1 != 0,
+            ahead: *rest.first()? & 2 != 0,
         })
     }
 
@@ -142,6 +150,8 @@ impl Log {
 
     /// Writes and syncs everything that is staged.
     pub(super) fn commit(&mut self) {
+        self.reserve_ahead();
+        self.acknowledge_settled();
         while !self.has_failed() {
             let Some(batch) = self.held.pop_front().or_else(|| self.take_staged()) else { return };
             let stuck = !self.store(batch);
@@ -153,14 +163,65 @@ impl Log {
         }
     }
 
+    /// With `sync: spill` numbers are seen before they are durable: they are reserved well before they are given.
+    fn reserve_ahead(&mut self) {
+        if !self.spills() {
+            return;
+        }
+        let next = self.shared.state.lock().next;
+        if next + RESERVE / 2 > self.identity.reserved
+            && let Err(trouble) = self.reserve_to(next + RESERVE)
+        {
+            tracing::error!(
+                ?trouble,
+                "no more numbers could be reserved: new records are sent only when they are written"
+            );
+        }
+    }
+
+    /// With `sync: spill` what the cursor has passed is acknowledged. The cursor is saved first, so that a kill forgets
+    /// nothing of the ledger that a publisher was told of.
+    fn acknowledge_settled(&mut self) {
+        let done = self.shared.mark.progress().done;
+        if !self.spills() || self.shared.state.lock().tracker.floor() <= done {
+            return;
+        }
+        match self.save_cursor(false) {
+            Ok(floor) => self.shared.mark.advance(floor),
+            Err(error) => {
+                tracing::error!(%error, "the cursor was not saved; the ledger may be behind after a crash");
+                // The remote has them (R1).
+                let floor = self.shared.state.lock().tracker.floor();
+                self.shared.mark.advance(floor);
+            }
+        }
+    }
+
+    fn spills(&self) -> bool {
+        matches!(self.shared.limits.sync, SyncMode::Spill(_))
+    }
+
     fn take_staged(&mut self) -> Option<Taken> {
-        let mut state = self.shared.state.lock();
-        let mut batch = state.staged.take()?;
-        state.in_write = batch.bytes();
-        drop(state);
+        let mut batch = if self.spills() { self.take_spilled()? } else { self.shared.state.lock().staged.take()? };
+        self.shared.state.lock().in_write = batch.bytes();
         batch.skipped = batch.base.saturating_sub(self.taken);
         self.taken = batch.next;
         Some(batch)
+    }
+
+    /// What the remote has not confirmed in time.
+    fn take_spilled(&self) -> Option<Taken> {
+        let now = self.shared.clock.moment();
+        let (due, floor) = {
+            let mut state = self.shared.state.lock();
+            let state = &mut *state;
+            let due = state.spill.as_mut()?.take_due(&mut state.staged, now);
+            // A reader still finds them while they are being written.
+            due.iter().for_each(|frame| state.tail.push(frame.clone()));
+            state.in_write = due.iter().map(Frame::disk_bytes).sum();
+            (due, state.tracker.floor())
+        };
+        Taken::of(&due, floor)
     }
 
     fn has_failed(&self) -> bool {
@@ -203,6 +264,12 @@ impl Log {
 
     fn write_and_sync(&mut self, batch: &Taken) -> Result<(), Trouble> {
         self.reserve(batch.next)?;
+        if self.spills() && batch.skipped > 0 && self.upkeep.cursor_floor < batch.base {
+            // What this frame skips is in the ledger before it is in the file.
+            if let Err(error) = self.save_cursor(true) {
+                tracing::error!(%error, "the cursor was not saved; the ledger may be behind after a crash");
+            }
+        }
         let full = self.active.as_ref().is_some_and(|active| {
             active.len > wide(SEGMENT_HEADER) && active.len + batch.bytes() > self.shared.limits.segment_bytes
         });
@@ -211,7 +278,7 @@ impl Log {
         }
         self.write(batch)?;
         match self.shared.limits.sync {
-            SyncMode::Group => self.sync_active().map_err(|error| poisoned(&error))?,
+            SyncMode::Group | SyncMode::Spill(_) => self.sync_active().map_err(|error| poisoned(&error))?,
             SyncMode::Never => {}
             SyncMode::Interval(_) => {
                 self.unsynced.push(batch.clone());
@@ -220,7 +287,7 @@ impl Log {
                 }
             }
         }
-        if self.shared.limits.sync == SyncMode::Group {
+        if matches!(self.shared.limits.sync, SyncMode::Group | SyncMode::Spill(_)) {
             self.synced = batch.next;
         }
         self.publish(std::slice::from_ref(batch));
@@ -232,10 +299,20 @@ impl Log {
         if next <= self.identity.reserved {
             return Ok(());
         }
-        let identity = Identity { reserved: next + RESERVE, clean: false, ..self.identity };
+        self.reserve_to(next + RESERVE)
+    }
+
+    fn reserve_to(&mut self, reserved: u64) -> Result<(), Trouble> {
+        let identity = Identity { reserved, clean: false, ..self.identity };
         let saved = self.meta.save(&identity.encode()).and_then(|()| self.meta.sync());
         saved.map_err(|error| Trouble::of("meta", &error))?;
         self.identity = identity;
+        let mut state = self.shared.state.lock();
+        let next = state.next;
+        if let Some(spill) = &mut state.spill {
+            spill.reserve(reserved);
+            self.shared.readable.send_replace(next);
+        }
         Ok(())
     }
 
@@ -335,7 +412,7 @@ impl Log {
         let frame = footer.encode(active.salt, next);
         let written = active.file.write_at(&frame, active.len).and_then(|()| match self.shared.limits.sync {
             SyncMode::Never => Ok(()),
-            SyncMode::Group | SyncMode::Interval(_) => active.file.sync(),
+            SyncMode::Group | SyncMode::Spill(_) | SyncMode::Interval(_) => active.file.sync(),
         });
         if let Err(error) = written {
             tracing::warn!(%error, base = active.base, "a segment's footer was not written");
@@ -427,7 +504,7 @@ impl Log {
         let deletable = deletable || self.shared.state.lock().deletable() > 0;
         let sync = deletable
             || ((changed || self.upkeep.cursor_unsynced)
-                && now.saturating_duration_since(self.upkeep.cursor_synced) >= CURSOR_SYNC);
+                && now.saturating_duration_since(self.upkeep.cursor_synced) >= self.cursor_interval());
         if sync || unsaved >= self.shared.limits.window {
             match self.save_cursor(sync) {
                 Ok(floor) if deletable => self.delete_settled(floor),
@@ -438,6 +515,12 @@ impl Log {
             }
         }
         self.look_at_the_disk(now);
+    }
+
+    /// How old a changed cursor may become before it is synced.
+    fn cursor_interval(&self) -> Duration {
+        let nothing_to_repeat = self.spills() && self.upkeep.cursor_floor >= self.synced;
+        if nothing_to_repeat { CURSOR_SYNC_IDLE } else { CURSOR_SYNC }
     }
 
     fn sync_in_time(&mut self) {
@@ -469,6 +552,7 @@ impl Log {
         if sync {
             self.cursors.sync()?;
             self.upkeep.cursor_unsynced = false;
+            self.upkeep.cursor_floor = floor;
             self.upkeep.cursor_synced = self.shared.now();
         }
         Ok(floor)
@@ -523,15 +607,19 @@ impl Log {
         let short = state.pressure != Pressure::None;
         let dirty = state.tracker.is_changed() || self.upkeep.cursor_unsynced;
         let aging = state.tracker.owed(state.next) > 0;
+        let spill = state.spill_due_in(self.shared.clock.moment()).filter(|_| state.failed.is_none());
         drop(state);
         let mut look = None;
         let mut at_most = |wish: Duration| look = Some(look.map_or(wish, |look: Duration| look.min(wish)));
         if !self.held.is_empty() || short {
             at_most(LOOK_AGAIN);
         }
+        if let Some(due) = spill.filter(|_| self.held.is_empty()) {
+            at_most(due.max(Duration::from_millis(1)));
+        }
         if dirty {
             let since = self.shared.now().saturating_duration_since(self.upkeep.cursor_synced);
-            at_most(CURSOR_SYNC.saturating_sub(since).max(Duration::from_millis(1)));
+            at_most(self.cursor_interval().saturating_sub(since).max(Duration::from_millis(1)));
         }
         if let Some(max_age) = self.shared.limits.max_age.filter(|_| aging) {
             at_most((max_age / 8).clamp(Duration::from_millis(10), CURSOR_SYNC));
@@ -546,6 +634,7 @@ impl Log {
 
     /// The last words: everything is written, synced and saved.
     pub(super) fn finish(mut self) {
+        self.shared.hurry();
         self.commit();
         self.tend();
         if let Err(trouble) = self.seal() {

@@ -28,7 +28,9 @@
 //! # Writing
 //! [`Buffer::admit`] applies the limits, [`Buffer::append`] encodes into memory under a short lock, and one thread a log
 //! takes all that is staged: one write, one sync, then the mark moves and receipts settle. A lone record is committed at
-//! once; under load the batch grows while the disk is busy, so no timer is needed. After a failed write or sync the file
+//! once; under load the batch grows while the disk is busy, so no timer is needed. With `sync: spill` what is staged waits
+//! in memory for the remote's confirmation instead (module `spill`): what that passes is never written, its publisher is
+//! acknowledged when the cursor that passed it is saved, and the next frame says how many numbers it skipped. After a failed write or sync the file
 //! is not used again: what is not durable is written once more, from memory, into a new segment. If that fails too the
 //! buffer has failed and refuses offers. A full disk is no failure: the file is cut to its last good length, the batch
 //! waits in memory, `when_full` decides about new offers, confirming and deleting go on.
@@ -41,11 +43,14 @@
 //!
 //! # Reading
 //! One [`Reader`], the link's sink. From the tail in memory, or from disk with read-ahead; on a thread that may block
-//! where there is a tokio runtime. It sees only what the mark has passed.
+//! where there is a tokio runtime. It sees only what the mark has passed; with `sync: spill` also what is
+//! staged, as far as the numbers are reserved in `meta`, so that none is given twice.
 //!
 //! # Deleting
 //! [`Buffer::settle`] moves the cursor over the contiguous settled part. It is saved when `window` confirmations are
-//! unsaved, synced each second while it changes, and synced before segments below it are deleted (R9).
+//! unsaved, synced each second while it changes, and synced before segments below it are deleted (R9). With `sync: spill` it
+//! is saved before a confirmation acknowledges, so a kill forgets nothing of the ledger; it is synced before a frame that skips numbers,
+//! and each minute while nothing on disk is owed: a power cut may then forget so much of what was accepted and delivered.
 //!
 //! # Recovering
 //! See module `recovery`. A recovered file is closed with a footer and never appended to; the next record begins a new
@@ -63,6 +68,7 @@ mod recovery;
 mod scan;
 mod segment;
 mod slots;
+mod spill;
 mod state;
 mod storage;
 mod writer;
@@ -108,6 +114,9 @@ pub enum SyncMode {
     /// Before the acknowledgement, shared by all who wait.
     #[default]
     Group,
+    /// As [`SyncMode::Group`], but only what the remote has not confirmed after this time, or by the close: its
+    /// confirmation acknowledges too (R1).
+    Spill(Duration),
     /// At this interval; acknowledged at once.
     Interval(Duration),
     /// Never by us.
@@ -405,6 +414,12 @@ impl Buffer {
     /// [`Buffer::close`] it is not saved any more.
     pub fn settle(&self, offset: Offset, outcome: Outcome) {
         self.inner.shared.settle(offset, outcome);
+    }
+
+    /// The gateway is stopping: from now on what is staged is written at once, also with `sync: spill`, so that no
+    /// publisher waits for a remote.
+    pub fn hurry(&self) {
+        self.inner.shared.hurry();
     }
 
     /// The dead-letter log of this link.

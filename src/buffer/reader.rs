@@ -1,5 +1,5 @@
 //! Reads records in order: from the tail in memory where the reader is near the end, from the segments with read-ahead
-//! where it is not. It sees only what is durable.
+//! where it is not. It sees only what is durable; with `sync: spill` also what is staged.
 
 use std::io;
 use std::sync::Arc;
@@ -14,13 +14,15 @@ use super::storage::Storage;
 use super::{Mark, Offset, Record, Refused};
 use crate::clock::WallMs;
 
-/// Reads records in order. It sees only what is durable.
+/// Reads records in order. It sees only what is durable, or with [`super::SyncMode::Spill`] what may become so.
 #[derive(Debug)]
 pub struct Reader {
     shared: Arc<Shared>,
     storage: Arc<dyn Storage>,
     mark: Mark,
     closed: tokio::sync::watch::Receiver<bool>,
+    /// With `sync: spill` records are read before they are durable: everything below.
+    staged: tokio::sync::watch::Receiver<u64>,
     /// The next record to hand out.
     pos: u64,
     current: Option<Current>,
@@ -69,9 +71,9 @@ enum Place {
 
 impl Reader {
     pub(super) fn new(shared: Arc<Shared>, storage: Arc<dyn Storage>) -> Self {
-        let (mark, closed) = (shared.mark.mark(), shared.closed.subscribe());
+        let (mark, closed, staged) = (shared.mark.mark(), shared.closed.subscribe(), shared.readable.subscribe());
         let pos = shared.state.lock().tracker.floor();
-        Self { shared, storage, mark, closed, pos, current: None, disk: None, reading: None }
+        Self { shared, storage, mark, closed, staged, pos, current: None, disk: None, reading: None }
     }
 
     /// The next records, at least one: waits until there is one. At most `records_max` and about `bytes_max`
@@ -117,14 +119,14 @@ impl Reader {
         Offset(self.shared.state.lock().tracker.floor())
     }
 
-    /// Until something durable lies at or beyond `pos`. Looks at the state again after each wake-up.
+    /// Until something that may be read lies at or beyond `pos`. Looks at the state again after each wake-up.
     async fn wait_for_records(&mut self) -> Result<(), Refused> {
         loop {
             if *self.closed.borrow() {
                 return Err(Refused::Closed);
             }
             let progress = self.mark.progress();
-            if progress.done > self.pos {
+            if progress.done.max(*self.staged.borrow_and_update()) > self.pos {
                 return Ok(());
             }
             if let Some(reason) = progress.failed {
@@ -134,6 +136,7 @@ impl Reader {
                 biased;
                 changed = self.closed.changed() => if changed.is_err() { return Err(Refused::Closed) },
                 alive = self.mark.changed() => if !alive { return Err(Refused::Closed) },
+                changed = self.staged.changed() => if changed.is_err() { return Err(Refused::Closed) },
             }
         }
     }
@@ -159,7 +162,7 @@ impl Reader {
     }
 
     fn place(&mut self) -> Place {
-        let state = self.shared.state.lock();
+        let mut state = self.shared.state.lock();
         let pos = self.pos.max(state.tracker.floor());
         if pos > self.pos {
             return Place::Beyond(pos);
@@ -167,8 +170,7 @@ impl Reader {
         if self.reading.is_some() {
             return Place::Disk;
         }
-        if let Some(frame) = state.tail.frame_with(pos) {
-            let frame = frame.clone();
+        if let Some(frame) = state.frame_in_memory(pos).cloned() {
             drop(state);
             self.disk = None;
             return Place::Memory(frame);
@@ -292,7 +294,7 @@ impl Reader {
                     body: decoded.body,
                 });
             }
-            self.current = state.tail.frame_with(self.pos).map(|frame| Current {
+            self.current = state.frame_in_memory(self.pos).map(|frame| Current {
                 offset: frame.base,
                 at: 0,
                 frame: frame.clone(),

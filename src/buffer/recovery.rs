@@ -17,6 +17,7 @@ use super::log::{Identity, Log, RESERVE, Upkeep, footer_of};
 use super::scan::FrameScan;
 use super::segment::{FrameMeta, Point, Segment};
 use super::slots::{Held, Slots};
+use super::spill::Spill;
 use super::state::{Limits, Pressure, Shared, State, Tail, TurnedAway};
 use super::storage::{Handle, Storage, read_up_to};
 use super::{Config, Offset, OpenError, Recovery, SyncMode, wide};
@@ -56,6 +57,7 @@ pub(super) fn open(
     let headers = found.headers(&files, stored.is_none(), &mut identity)?;
     let mut segments = found.segments(headers, &identity)?;
     let first = segments.front().map_or(0, |segment| segment.base);
+    let has_cursor = saved.is_some();
     let mut tracker = match saved {
         Some((tracker, _)) => tracker,
         None => {
@@ -69,9 +71,11 @@ pub(super) fn open(
     found.seal_scanned(&mut segments)?;
 
     let end = segments.back().map_or(0, |segment| segment.segment.next).max(tracker.floor()).max(found.durable);
-    let next = found.next_number(end, &identity, fresh || identity.clean, config.sync, &mut tracker);
+    let clean = fresh || (identity.clean && has_cursor);
+    let next = found.next_number(end, &identity, clean, &mut tracker);
     identity.epoch += 1;
     identity.clean = false;
+    identity.ahead = config.sync != SyncMode::Group;
     identity.reserved = identity.reserved.max(next + RESERVE);
     let recovery = Recovery { buffered: tracker.owed(next), ..found.recovery };
     let mut log =
@@ -98,6 +102,10 @@ fn assemble(parts: Parts<'_>, segments: VecDeque<Known>, tracker: Tracker, next:
     let state = State {
         next,
         staged: Batch::default(),
+        spill: match parts.config.sync {
+            SyncMode::Spill(after) => Some(Spill::new(after, parts.identity.reserved, parts.end)),
+            SyncMode::Group | SyncMode::Interval(_) | SyncMode::Never => None,
+        },
         in_write: 0,
         granted: 0,
         tracker,
@@ -135,7 +143,7 @@ fn at(path: &Path) -> impl Fn(io::Error) -> OpenError + '_ {
 }
 
 fn fresh_identity() -> Identity {
-    Identity { uuid: rand::random(), secret: rand::random(), epoch: 0, reserved: 0, clean: false }
+    Identity { uuid: rand::random(), secret: rand::random(), epoch: 0, reserved: 0, clean: false, ahead: false }
 }
 
 /// A segment file whose name is ours.
@@ -392,16 +400,9 @@ impl Finding<'_> {
     }
 
     /// The number of the next record. Where records may have been lost that somebody has seen (a torn tail that was
-    /// acknowledged damage, or a mode without syncs), numbers that may have been given are left out.
-    fn next_number(
-        &mut self,
-        end: u64,
-        identity: &Identity,
-        clean: bool,
-        sync: SyncMode,
-        tracker: &mut Tracker,
-    ) -> u64 {
-        let safe = clean || (sync == SyncMode::Group && self.recovery.torn_bytes == 0);
+    /// acknowledged damage, or a mode that shows them before they are synced), numbers that may have been given are left out.
+    fn next_number(&mut self, end: u64, identity: &Identity, clean: bool, tracker: &mut Tracker) -> u64 {
+        let safe = clean || (!identity.ahead && self.recovery.torn_bytes == 0);
         if safe || identity.reserved <= end {
             return end;
         }

@@ -101,14 +101,15 @@ impl Segment {
             .map_or((self.base, wide(SEGMENT_HEADER)), |point| (point.offset, point.pos))
     }
 
-    /// Payload bytes at or above `offset`, in proportion to the records.
+    /// Payload bytes at or above `offset`, in proportion to the bytes of the file: numbers may be skipped, bytes are not.
     pub(super) fn payload_from(&self, offset: u64) -> u64 {
-        let all = self.next - self.base;
-        let left = self.next.saturating_sub(offset.max(self.base));
-        if left >= all {
-            return self.payload;
-        }
-        u64::try_from(u128::from(self.payload) * u128::from(left) / u128::from(all.max(1))).unwrap_or(self.payload)
+        let header = wide(SEGMENT_HEADER);
+        let at = self.points.partition_point(|point| point.offset <= offset);
+        let place = |point: &Point| (point.offset, point.pos);
+        let (from, pos) = at.checked_sub(1).and_then(|at| self.points.get(at)).map_or((self.base, header), place);
+        let (to, end) = self.points.get(at).map_or((self.next, self.data_end), place);
+        let passed = share(end - pos, offset.saturating_sub(from).min(to - from), to - from);
+        share(self.payload, self.data_end - pos - passed, self.data_end - header)
     }
 
     /// The offset below which every record is older than `max_age`.
@@ -124,6 +125,11 @@ impl Segment {
         let points = self.points.iter();
         points.map(|point| Mileage { offset: point.offset, pos: point.pos, at: point.at }).collect()
     }
+}
+
+/// The part `of` by `all` of a number.
+fn share(number: u64, of: u64, all: u64) -> u64 {
+    u64::try_from(u128::from(number) * u128::from(of) / u128::from(all.max(1))).unwrap_or(number)
 }
 
 /// A frame as a segment takes note of it.

@@ -10,7 +10,9 @@ use tokio::sync::watch;
 use super::batch::{Batch, Frame};
 use super::cursor::{Drop, Tracker};
 use super::format::{FRAME_HEADER, record_len};
+use super::log::RESERVE;
 use super::segment::Segment;
+use super::spill::Spill;
 use super::{Config, MarkSender, Outcome, Refused, Stats, SyncMode, WhenFull, wide};
 use crate::buffer::Offset;
 use crate::clock::{Clock, Moment, WallMs};
@@ -87,6 +89,8 @@ pub(super) enum Verdict {
 pub(super) struct State {
     pub(super) next: u64,
     pub(super) staged: Batch,
+    /// With `sync: spill`.
+    pub(super) spill: Option<Spill>,
     /// Bytes that the writer has in hand.
     pub(super) in_write: u64,
     /// Bytes of permits that are out.
@@ -132,10 +136,11 @@ pub(super) struct Tail {
 }
 
 impl Tail {
-    /// A tail for a log of this mode. What is not synced must stay, as its file may turn out to have failed.
+    /// A tail for a log of this mode. What is not synced must stay, as its file may turn out to have failed, or be read
+    /// before it is there (`sync: spill`).
     pub(super) fn of(sync: SyncMode) -> Self {
         let unsynced = match sync {
-            SyncMode::Interval(_) => 2 * STAGED_BYTES_MAX,
+            SyncMode::Interval(_) | SyncMode::Spill(_) => 2 * STAGED_BYTES_MAX,
             SyncMode::Group | SyncMode::Never => 0,
         };
         Self { bytes_max: TAIL_BYTES_MAX + unsynced, ..Self::default() }
@@ -174,6 +179,46 @@ impl Tail {
 }
 
 impl State {
+    /// Bytes that are staged and not written yet.
+    pub(super) fn staged_bytes(&self) -> u64 {
+        self.staged.bytes() + self.in_write + self.spill.as_ref().map_or(0, Spill::bytes)
+    }
+
+    /// The frame with `offset`, as far as it is in memory and a reader may see it.
+    pub(super) fn frame_in_memory(&mut self, offset: u64) -> Option<&Frame> {
+        let Self { tail, spill, staged, .. } = self;
+        tail.frame_with(offset).or_else(|| spill.as_mut()?.frame_with(offset, staged))
+    }
+
+    /// The cursor has moved.
+    fn floor_moved(&mut self) {
+        let floor = self.tracker.floor();
+        self.tail.forget_below(floor);
+        if let Some(spill) = &mut self.spill {
+            spill.settled_below(floor, &mut self.staged);
+        }
+    }
+
+    /// A record was confirmed: perhaps the remote is not behind any more.
+    fn confirmed(&mut self, offset: u64, now: Moment) {
+        let at = self.frame_in_memory(offset).map(|frame| frame.at);
+        if let (Some(at), Some(spill)) = (at, &mut self.spill) {
+            spill.confirmed(at, now);
+        }
+    }
+
+    /// How long what is staged may still wait (`sync: spill`).
+    pub(super) fn spill_due_in(&self, now: Moment) -> Option<Duration> {
+        self.spill.as_ref().and_then(|spill| spill.due_in(&self.staged, now))
+    }
+
+    /// What is staged cannot stay in memory.
+    fn urge(&mut self) {
+        if let Some(spill) = &mut self.spill {
+            spill.urge();
+        }
+    }
+
     pub(super) fn disk_bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.bytes).sum()
     }
@@ -216,7 +261,7 @@ impl State {
                 }
                 let dropped = self.tracker.drop_to(next, why);
                 tracing::warn!(dropped, below = next, ?why, "the oldest buffered records are dropped");
-                self.tail.forget_below(self.tracker.floor());
+                self.floor_moved();
                 true
             }
             None => false,
@@ -233,7 +278,7 @@ impl State {
         }
         if below > self.tracker.floor() {
             let dropped = self.tracker.drop_to(below, Drop::Age);
-            self.tail.forget_below(self.tracker.floor());
+            self.floor_moved();
             if dropped > 0 {
                 tracing::warn!(dropped, below, "records older than max_age are dropped");
             }
@@ -250,7 +295,7 @@ impl State {
         }
         let segment = self.segments.iter().find(|segment| segment.next > floor);
         segment.map_or_else(
-            || self.staged.at(),
+            || self.spill.as_ref().map_or_else(|| self.staged.at(), |spill| spill.oldest(&self.staged)),
             |segment| {
                 let at = segment.points.partition_point(|point| point.offset <= floor);
                 let point = segment.points.get(at.saturating_sub(1));
@@ -262,7 +307,8 @@ impl State {
     fn depth_bytes(&self) -> u64 {
         let floor = self.tracker.floor();
         let stored: u64 = self.segments.iter().map(|segment| segment.payload_from(floor)).sum();
-        stored + self.staged.payload()
+        let unwritten = self.spill.as_ref().map_or(0, |spill| spill.payload_from(floor));
+        stored + unwritten + self.staged.payload()
     }
 }
 
@@ -272,6 +318,8 @@ pub(super) struct Shared {
     pub(super) state: Mutex<State>,
     poke: Condvar,
     pub(super) mark: MarkSender,
+    /// With `sync: spill`: records below may be read, durable or not.
+    pub(super) readable: watch::Sender<u64>,
     /// Moves when space may have come back.
     pub(super) room: watch::Sender<u64>,
     /// Closed to offers and readers.
@@ -288,6 +336,7 @@ impl Shared {
             state: Mutex::new(state),
             poke: Condvar::new(),
             mark: MarkSender::new(durable),
+            readable: watch::Sender::new(0),
             room: watch::Sender::new(0),
             closed: watch::Sender::new(false),
             ended: watch::Sender::new(false),
@@ -317,10 +366,14 @@ impl Shared {
         if need.saturating_mul(2) > self.limits.max_size || bytes >= super::format::FRAME_BODY_MAX - 64 {
             return self.turn_away(state, Drop::WhenFull);
         }
-        let staged = state.staged.bytes() + state.in_write;
+        let staged = state.staged_bytes();
         // Room that is granted counts little here: its holder may be waiting for another link.
         let behind = staged > 0 && staged + need > self.limits.staged_bytes;
         if behind || state.granted > self.limits.staged_bytes.saturating_mul(8) {
+            if behind && state.spill.is_some() {
+                state.urge();
+                self.poke_locked(state);
+            }
             return Verdict::Wait;
         }
         let unwritten = staged + state.granted;
@@ -341,6 +394,7 @@ impl Shared {
         }
         match policy {
             WhenFull::DropOldest if state.drop_oldest(why) || unwritten > 0 => {
+                state.urge();
                 self.poke_locked(state);
                 Verdict::Wait
             }
@@ -369,15 +423,39 @@ impl Shared {
     pub(super) fn append(&self, need: u64, parts: &[&[u8]], expires: Option<WallMs>) -> Offset {
         let now = self.clock.moment();
         let mut state = self.state.lock();
+        let state = &mut *state;
         let offset = state.next;
         state.next += 1;
         state.granted -= need;
+        if state.spill.is_some() {
+            self.append_to_spill(state, offset, parts, expires, now);
+            return Offset(offset);
+        }
         let first = state.staged.is_empty();
         state.staged.push(offset, parts, expires, now);
         if first {
-            self.poke_locked(&mut state);
+            self.poke_locked(state);
         }
         Offset(offset)
+    }
+
+    /// Stages a record that the remote may confirm before it is written.
+    fn append_to_spill(&self, state: &mut State, offset: u64, parts: &[&[u8]], expires: Option<WallMs>, now: Moment) {
+        let Some(spill) = &mut state.spill else { return };
+        let first = spill.oldest(&state.staged).is_none();
+        spill.before(offset, &mut state.staged, now);
+        state.staged.push(offset, parts, expires, now);
+        let much = spill.bytes() + state.staged.bytes() > self.limits.staged_bytes / 2;
+        if much {
+            spill.urge();
+        }
+        let running_out = offset + RESERVE / 2 > spill.reserved();
+        if offset < spill.reserved() {
+            self.readable.send_replace(offset + 1);
+        }
+        if first || much || running_out {
+            self.poke_locked(state);
+        }
     }
 
     pub(super) fn settle(&self, offset: Offset, outcome: Outcome) {
@@ -389,13 +467,17 @@ impl Shared {
         }
         state.tracker.settle(offset.0, outcome);
         let new_floor = state.tracker.floor();
-        if new_floor > floor {
-            state.tail.forget_below(new_floor);
+        if outcome == Outcome::Delivered && state.spill.as_ref().is_some_and(Spill::is_behind) {
+            state.confirmed(offset.0, self.clock.moment());
         }
+        if new_floor > floor {
+            state.floor_moved();
+        }
+        let acknowledges = state.spill.is_some() && new_floor > floor;
         let due = state.tracker.unsaved() >= self.limits.window;
         let first = !was_changed && state.tracker.is_changed();
         let closed_segment = state.segments.front().is_some_and(|front| front.next <= new_floor && front.next > floor);
-        if due || first || closed_segment {
+        if due || first || closed_segment || acknowledges {
             self.poke_locked(&mut state);
         }
     }
@@ -445,6 +527,15 @@ impl Shared {
         drop(state);
         self.closed.send_replace(true);
         self.make_room();
+    }
+
+    /// See [`super::Buffer::hurry`].
+    pub(super) fn hurry(&self) {
+        let mut state = self.state.lock();
+        if let Some(spill) = &mut state.spill {
+            spill.hurry();
+        }
+        self.poke_locked(&mut state);
     }
 
     /// Nothing more will be durable here.

@@ -82,7 +82,7 @@ pub(super) const KAFKA: Keys = Keys {
 
 pub(super) const BUFFER: Keys = Keys {
     section: "links.NAME.buffer",
-    accepted: &["max_size", "max_age", "when_full", "sync", "min_free"],
+    accepted: &["max_size", "max_age", "when_full", "sync", "spill_after", "min_free"],
     planned: &["keep_delivered", "compression", "encryption"],
 };
 

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Gateway, Shared};
 use crate::admin;
+use crate::buffer::Buffer;
 use crate::links::{self, Identity};
 
 /// How long a stage of stopping may take. Stopping is safe at any point, since what was acknowledged is on disk: the limits only
@@ -173,6 +174,8 @@ async fn stop(
 ) {
     shared.stopping.store(true, Ordering::Release);
     tracing::info!("stopping: listeners and sources");
+    // No publisher's last receipt waits for a remote.
+    shared.links.iter().filter_map(|link| link.buffer.as_ref()).for_each(Buffer::hurry);
     stages.intake.cancel();
     finish("listeners and sources", intake).await;
     shared.hub.stop();

@@ -61,7 +61,7 @@ impl Link {
         let mut status = LinkStatus {
             name: self.config.id.to_string(),
             kind: self.config.kind.name().to_owned(),
-            note: weaker_promise(self.config.buffer.sync),
+            note: other_promise(self.config.buffer.sync),
             balanced: true,
             ..LinkStatus::default()
         };
@@ -124,10 +124,14 @@ fn by_name(ledger: &Ledger) -> BTreeMap<String, u64> {
     figures.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
 }
 
-/// R1: `status` says where an acknowledgement promises less than a sync.
-fn weaker_promise(sync: SyncMode) -> Option<String> {
+/// R1: `status` says where an acknowledgement is something else than a sync.
+fn other_promise(sync: SyncMode) -> Option<String> {
     match sync {
         SyncMode::Group => None,
+        SyncMode::Spill(after) => Some(format!(
+            "sync: spill: what the remote confirms within {} is not written to disk",
+            crate::units::show_duration(after)
+        )),
         SyncMode::Interval(every) => Some(format!(
             "sync: {}: a power cut may lose what was acknowledged in the last interval",
             crate::units::show_duration(every)

@@ -210,6 +210,47 @@ async fn a_reader_that_is_dropped_in_the_middle_of_a_wait_loses_nothing() {
     buffer.close().await;
 }
 
+#[tokio::test]
+async fn r01_a_confirmation_acknowledges_and_nothing_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let (buffer, _) = open(&Config { sync: SyncMode::Spill(Duration::from_secs(3_600)), ..config(dir.path()) });
+    let mut reader = buffer.reader();
+    for n in 0..200 {
+        let offset = put(&buffer, b"record").await;
+        assert_eq!((offset, buffer.mark().decided(n)), (Offset(n), None), "neither confirmed nor written");
+        assert_eq!(read(&mut reader, 1).await[0].offset, offset);
+        buffer.settle(offset, Outcome::Delivered);
+        buffer.mark().passed(n).await.unwrap();
+    }
+    let segments = || {
+        std::fs::read_dir(dir.path())
+            .unwrap()
+            .filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|end| end == "seg"))
+    };
+    assert_eq!(segments().count(), 0);
+    let waiting = put(&buffer, b"not confirmed").await;
+    buffer.hurry();
+    buffer.mark().passed(waiting.0).await.unwrap();
+    assert_eq!(segments().count(), 1, "a stop waits for no remote");
+    buffer.close().await;
+    drop((buffer, reader));
+    let (buffer, recovery) = open(&config(dir.path()));
+    assert_eq!(recovery, Recovery { buffered: 1, ..Recovery::default() });
+    assert_eq!(buffer.stats().ledger, Ledger { accepted: 201, delivered: 200, buffered: 1, ..Ledger::default() });
+    buffer.close().await;
+}
+
+#[tokio::test]
+async fn r01_what_nobody_confirms_is_acknowledged_when_it_is_on_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let (buffer, _) = open(&Config { sync: SyncMode::Spill(Duration::from_millis(50)), ..config(dir.path()) });
+    let offset = put(&buffer, b"record").await;
+    buffer.mark().passed(offset.0).await.unwrap();
+    assert!(buffer.stats().disk_bytes > 6);
+    assert_eq!(read(&mut buffer.reader(), 1).await[0].offset, offset);
+    buffer.close().await;
+}
+
 #[test]
 fn it_works_without_a_runtime() {
     let dir = tempfile::tempdir().unwrap();

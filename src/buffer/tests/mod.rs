@@ -15,3 +15,4 @@ mod faults;
 mod limits;
 mod model;
 mod skips;
+mod spill;

@@ -61,7 +61,7 @@ fn run(seed: u64, sync: SyncMode) {
             11 => {
                 bench.disk.capacity(None);
                 bench.disk.kill();
-                if sync == SyncMode::Group && dice.roll(2) == 0 {
+                if matches!(sync, SyncMode::Group | SyncMode::Spill(_)) && dice.roll(2) == 0 {
                     bench.disk.cut_power(&mut dice);
                 }
                 bench = reopen(bench, &mut reference, false);
@@ -126,6 +126,13 @@ fn reopen(bench: Bench, reference: &mut Reference, clean: bool) -> Bench {
 fn random_runs_agree_with_the_reference() {
     for seed in 0..300 {
         run(seed, SyncMode::Group);
+    }
+}
+
+#[test]
+fn r01_random_runs_agree_where_confirmations_acknowledge() {
+    for seed in 0..300 {
+        run(seed, SyncMode::Spill(Duration::from_millis(1_000)));
     }
 }
 

@@ -18,6 +18,10 @@ const SIZE_MIN: ByteSize = ByteSize(1 << 20);
 /// What a record holds beside the packet that brought it: stamps, destination, key. Generously.
 const HEADERS_BYTES: u64 = 64 << 10;
 const SIZE_MAX: ByteSize = ByteSize(1 << 50);
+/// No publisher waits for longer than that.
+const SPILL_AFTER_MAX: Duration = Duration::from_secs(60);
+/// How long `sync: spill` waits for the remote.
+const SPILL_AFTER: Duration = Duration::from_secs(2);
 
 impl Resolver<'_> {
     pub(super) fn buffer(&mut self, item: Option<Item<'_>>, dir: PathBuf) -> Config {
@@ -44,27 +48,33 @@ impl Resolver<'_> {
         if let Some(when_full) = self.choice(section.get("when_full"), &choices) {
             config.when_full = when_full;
         }
-        if let Some(sync) = self.sync(section.get("sync")) {
+        let spill_after = self.duration(section.get("spill_after"), Duration::from_millis(10)..=SPILL_AFTER_MAX);
+        if let Some(sync) = self.sync(section.get("sync"), spill_after) {
             config.sync = sync;
+        }
+        if let Some(item) = section.get("spill_after")
+            && !matches!(config.sync, SyncMode::Spill(_))
+        {
+            let hint = "only `sync: spill` waits for the remote before it writes".to_owned();
+            self.mistakes.warning(item.place(), "`spill_after` does nothing here", hint);
         }
         config.min_free = self.size(section.get("min_free"), ByteSize(0)..=SIZE_MAX);
         config
     }
 
-    fn sync(&mut self, item: Option<Item<'_>>) -> Option<SyncMode> {
+    fn sync(&mut self, item: Option<Item<'_>>, spill_after: Option<Duration>) -> Option<SyncMode> {
         let text = self.text(item)?;
         let mode = match text.value.as_str() {
             "group" => return Some(SyncMode::Group),
-            "spill" => {
-                self.not_built(text.place(), "sync: spill");
-                return None;
-            }
+            "spill" => return Some(SyncMode::Spill(spill_after.unwrap_or(SPILL_AFTER))),
             "never" => SyncMode::Never,
             interval => match parse_duration(interval) {
                 Ok(interval) if !interval.is_zero() => SyncMode::Interval(interval),
                 Ok(_) | Err(_) => {
-                    let wrong =
-                        format!("`{}` is no way to sync: `group`, `never` or an interval such as `200ms`", text.given);
+                    let wrong = format!(
+                        "`{}` is no way to sync: `group`, `spill`, `never` or an interval such as `200ms`",
+                        text.given
+                    );
                     self.mistakes.error(text.place(), wrong, None);
                     return None;
                 }
