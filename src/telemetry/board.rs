@@ -45,6 +45,8 @@ pub struct HalfStatus {
     pub since_ms: u64,
     /// The last error, in the remote's own words.
     pub last_error: Option<String>,
+    /// Why the last record became a dead letter, since the start.
+    pub last_dead_letter: Option<String>,
     /// When the next try is due (wall ms), while backing off.
     pub next_try_ms: Option<u64>,
     /// Records sent (sink) or received (source) and not yet confirmed or acknowledged.
@@ -116,6 +118,11 @@ impl HalfBoard {
         if count > 0 {
             *self.state.lock().dropped.entry(reason.to_owned()).or_default() += count;
         }
+    }
+
+    /// A record became a dead letter.
+    pub fn dead_letter(&self, reason: &str) {
+        self.state.lock().last_dead_letter = Some(reason.to_owned());
     }
 
     /// How much is in flight.

@@ -14,8 +14,9 @@ pub const FILTER_VARIABLE: &str = "TIDEGATE_LOG";
 /// The variable that holds the format where no flag is given.
 pub const FORMAT_VARIABLE: &str = "TIDEGATE_LOG_FORMAT";
 
-/// What our own code says, and of the libraries only what they warn of: their `info` is about their own insides.
-const DEFAULT_FILTER: &str = "warn,tidegate=info";
+/// What our own code says, and of the libraries only what they warn of: their `info` is about their own insides. Nothing of
+/// lapin: the link says the same in one line, and lapin's lines quote whole messages, payload included.
+const DEFAULT_FILTER: &str = "warn,lapin=off,tidegate=info";
 
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

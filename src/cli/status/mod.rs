@@ -15,7 +15,7 @@ use crate::telemetry::board::Status;
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 /// `tidegate status`.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct Args {
     /// Print the status as JSON
     #[arg(long)]

@@ -2,7 +2,7 @@
 
 use crate::cli::text::{self, Span, Style, grouped, ms, since, until};
 use crate::clock::WallMs;
-use crate::telemetry::board::{BrokerStatus, HalfStatus, LinkStatus, Status};
+use crate::telemetry::board::{BrokerStatus, HalfStatus, LinkState, LinkStatus, Status};
 use crate::units::ByteSize;
 
 /// The ledger's accounts in the order of the equation; others follow by name.
@@ -84,7 +84,9 @@ fn link(link: &LinkStatus, now: WallMs) -> Vec<Vec<Span>> {
         lines.push(ledger(link));
     }
     if link.dead_letters > 0 {
-        lines.push(vec![Span::new(Style::Warn, format!("  dead letters {}", grouped(link.dead_letters)))]);
+        let why = link.sink.as_ref().and_then(|sink| sink.last_dead_letter.as_ref());
+        let why = why.map_or_else(String::new, |reason| format!(", the last: {reason}"));
+        lines.push(vec![Span::new(Style::Warn, format!("  dead letters {}{why}", grouped(link.dead_letters)))]);
     }
     if let Some(note) = &link.note {
         lines.push(vec![Span::new(Style::Warn, format!("  note: {note}"))]);
@@ -93,12 +95,12 @@ fn link(link: &LinkStatus, now: WallMs) -> Vec<Vec<Span>> {
 }
 
 fn half(direction: &str, half: &HalfStatus, now: WallMs) -> Vec<Vec<Span>> {
-    let done = if direction == "out" { "confirmed" } else { "accepted" };
+    let (done, again) = if direction == "out" { ("confirmed", "sent again") } else { ("accepted", "received again") };
     let mut lines = vec![vec![
         Span::plain(format!("  {direction:<4} ")),
         Span::new(text::style(half.state), text::state(half.state)),
         Span::plain(format!(
-            " for {}  {done} {}  {:.1}/s  in flight {}  again {}  connects {}",
+            " for {}  {done} {}  {:.1}/s  in flight {}  {again} {}  connects {}",
             since(half.since_ms, now),
             grouped(half.messages),
             half.rate,
@@ -112,7 +114,9 @@ fn half(direction: &str, half: &HalfStatus, now: WallMs) -> Vec<Vec<Span>> {
         lines.push(vec![Span::plain(format!("       next try in {}", until(next, now)))]);
     }
     if let Some(error) = &half.last_error {
-        lines.push(vec![Span::plain(format!("       last error: {error}"))]);
+        // Of a link that is online it is history.
+        let when = if half.state == LinkState::Online { "earlier" } else { "last" };
+        lines.push(vec![Span::plain(format!("       {when} error: {error}"))]);
     }
     lines
 }
@@ -149,7 +153,6 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::telemetry::board::LinkState;
 
     fn ledger(pairs: &[(&str, u64)]) -> BTreeMap<String, u64> {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect()
@@ -223,16 +226,24 @@ broker 127.0.0.1:1883  clients 4  received 6,900  sent 0  offline sessions 0 (ow
        dropped: session_full 3
 
 link cloud (mqtt)  backing_off
-  out  backing_off for 3s  confirmed 4,000  0.0/s  in flight 0  again 12  connects 2
+  out  backing_off for 3s  confirmed 4,000  0.0/s  in flight 0  sent again 12  connects 2
        next try in 400ms
        last error: connection refused
   kept 2,900  300KiB  on disk 1MiB  oldest 6.1s  empty in 2s
   ledger accepted 6,900  delivered 4,000  buffered 2,900  balanced
 
 link hq (rabbitmq)  online
-  in   online for 1m  accepted 0  12.3/s  in flight 0  again 0  connects 0
+  in   online for 1m  accepted 0  12.3/s  in flight 0  received again 0  connects 0
        dropped: unreadable 2";
         assert_eq!(shown(&status()), expected);
+    }
+
+    #[test]
+    fn an_error_that_is_over_is_called_so() {
+        let mut status = status();
+        assert!(shown(&status).contains("\n       last error: connection refused\n"));
+        status.links[0].sink.as_mut().unwrap().state = LinkState::Online;
+        assert!(shown(&status).contains("\n       earlier error: connection refused\n"));
     }
 
     #[test]
@@ -242,9 +253,13 @@ link hq (rabbitmq)  online
         status.links[0].note = Some("sync: never: acknowledged before it is safe".to_owned());
         status.links[0].dead_letters = 2;
         status.broker.store_error = Some("the broker's store waits: its disk is full".to_owned());
+        status.links[0].sink.as_mut().unwrap().last_dead_letter = Some("312 NO_ROUTE".to_owned());
         let text = shown(&status);
         assert!(text.contains("\n       store: the broker's store waits"), "{text}");
         assert!(text.contains("buffered 2,900  DOES NOT BALANCE"), "{text}");
-        assert!(text.contains("  note: sync: never") && text.contains("  dead letters 2"), "{text}");
+        assert!(
+            text.contains("  note: sync: never") && text.contains("\n  dead letters 2, the last: 312 NO_ROUTE"),
+            "{text}"
+        );
     }
 }

@@ -43,6 +43,7 @@ impl Client {
 /// Connects and logs in. `role` stands in the connection's name, which the management pages show.
 pub(super) async fn connect(config: &Config, identity: &Identity, role: &str) -> Result<Client, LinkError> {
     let uri = uri(config)?;
+    let address = address(&uri);
     let tls = tls(config.ca.as_deref()).await?;
     let name = format!("tidegate {} {} {role}", identity.site, identity.link);
     let properties = ConnectionProperties::default().with_connection_name(name.into());
@@ -61,7 +62,8 @@ pub(super) async fn connect(config: &Config, identity: &Identity, role: &str) ->
             AMQPScheme::AMQPS => stream.into_tls(&uri.authority.host, tls.as_ref()).await?,
         })
     };
-    let connection = Connection::connector(uri, runtime, dial, properties).await.map_err(|error| classify(&error))?;
+    let connected = Connection::connector(uri, runtime, dial, properties).await;
+    let connection = connected.map_err(|error| at(&address, &error))?;
     Ok(Client { connection, _socket: socket })
 }
 
@@ -81,6 +83,26 @@ fn uri(config: &Config) -> Result<AMQPUri, LinkError> {
     }
     uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
     Ok(uri)
+}
+
+fn address(uri: &AMQPUri) -> String {
+    let (host, port) = (&uri.authority.host, uri.authority.port);
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+/// An error of connecting. The broker's own words speak for themselves; the system's do not say where.
+fn at(address: &str, error: &lapin::Error) -> LinkError {
+    let answered = matches!(error.kind(), ErrorKind::ProtocolError(_));
+    match classify(error) {
+        LinkError::Transient(words) if !answered => LinkError::Transient(format!("{address}: {}", plainly(words))),
+        LinkError::Misconfigured(words) if !answered => LinkError::Misconfigured(format!("{address}: {words}")),
+        other @ (LinkError::Transient(_) | LinkError::Misconfigured(_)) => other,
+    }
+}
+
+/// rustls's name for an answer that is no TLS at all.
+fn plainly(words: String) -> String {
+    if words.contains("InvalidContentType") { format!("no TLS is spoken there ({words})") } else { words }
 }
 
 /// The web's roots, and the operator's own authority beside them.
@@ -203,6 +225,18 @@ mod tests {
         };
         // The future of `connect` is gone: the peer sees the end of the stream.
         assert_eq!(accepted.read(&mut [0_u8; 8]).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_address_without_a_broker_is_named() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let config = config(&format!("amqp://user:secret@{address}/%2f"));
+        let error = connect(&config, &identity(), "test").await.err().unwrap();
+        assert!(matches!(error, LinkError::Transient(_)), "{error}");
+        let words = error.to_string();
+        assert!(words.starts_with(&format!("{address}: ")) && !words.contains("secret"), "{words}");
     }
 
     #[test]

@@ -28,6 +28,7 @@ use crate::buffer::{Buffer, DeadLetter, Mark, Offset, Outcome, Reader, Record, R
 use crate::clock::Moment;
 use crate::message::Envelope;
 use crate::telemetry::board::LinkState;
+use crate::units::show_duration;
 
 /// Bytes read from the buffer at once: enough for full speed with small messages, little to hold.
 const READ_BYTES_MAX: usize = 1 << 20;
@@ -198,7 +199,7 @@ impl<S: Sink> SinkRunner<S> {
         } else {
             (LinkState::BackingOff, self.backoff.next(rand::random()))
         };
-        tracing::warn!(link = %self.common.link, half = "sink", %error, next_try = ?pause, "not connected");
+        tracing::warn!(link = %self.common.link, direction = "out", %error, next_try = show_duration(pause), "not connected");
         self.show(state, Some(error.to_string()), Some(self.common.wall_in(pause)));
         self.pause(pause).await
     }
@@ -227,7 +228,7 @@ impl<S: Sink> SinkRunner<S> {
         self.window.set_limit(connection.window_max().map_or(limit, |most| most.min(limit)));
         self.reader.seek(self.reader.cursor());
         self.common.board.connected();
-        tracing::info!(link = %self.common.link, half = "sink", "connected");
+        tracing::info!(link = %self.common.link, direction = "out", "connected");
         let end = loop {
             if let ControlFlow::Break(end) = self.turn(&mut connection).await {
                 break end;
@@ -486,6 +487,7 @@ impl<S: Sink> SinkRunner<S> {
 
     fn dead_letter(&mut self, offset: Offset, body: bytes::Bytes, reason: String, attempts: u32) {
         tracing::warn!(link = %self.common.link, offset = offset.0, %reason, "dead letter");
+        self.common.board.dead_letter(&reason);
         self.on.letters.push_back(DeadLetter { offset, time: self.common.clock.wall(), reason, attempts, body });
     }
 

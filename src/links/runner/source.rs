@@ -19,6 +19,7 @@ use super::super::{LinkError, Received, Source, SourceConnection};
 use super::{Common, Intake, origin};
 use crate::hub::{OfferError, Publication, Receipt, Rejected, Source as Origin};
 use crate::telemetry::board::LinkState;
+use crate::units::show_duration;
 
 /// Unsettled messages of one connection at most; more are not received meanwhile. Covers a sync of the buffers at the
 /// rates that the kinds reach (about 100,000 messages a second, 20 ms a sync), and bounds the memory.
@@ -155,7 +156,7 @@ impl<S: Source, H: Intake> SourceRunner<S, H> {
         } else {
             (LinkState::BackingOff, self.backoff.next(rand::random()))
         };
-        tracing::warn!(link = %self.common.link, half = "source", %error, next_try = ?pause, "not connected");
+        tracing::warn!(link = %self.common.link, direction = "in", %error, next_try = show_duration(pause), "not connected");
         self.show(state, Some(error.to_string()), Some(self.common.wall_in(pause)));
         tokio::select! {
             () = self.common.token.cancelled() => Next::Stop,
@@ -169,7 +170,7 @@ impl<S: Source, H: Intake> SourceRunner<S, H> {
         self.misconfigured = false;
         self.common.board.connected();
         self.show(LinkState::Online, None, None);
-        tracing::info!(link = %self.common.link, half = "source", "connected");
+        tracing::info!(link = %self.common.link, direction = "in", "connected");
         let mut session = Session {
             connection,
             backlog: VecDeque::new(),

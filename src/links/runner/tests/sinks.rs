@@ -244,6 +244,8 @@ async fn r15_a_refused_record_is_a_dead_letter_and_the_others_go_on() {
     let letters = running.letters();
     let told = letters.iter().map(|letter| (letter.offset.0, &*letter.reason)).collect::<Vec<_>>();
     assert_eq!(told, [(3, "not authorised"), (5, "too large")]);
+    let shown = running.state(LinkState::Online).await.last_dead_letter;
+    assert!(told.iter().any(|(_, reason)| shown.as_deref() == Some(*reason)), "{shown:?}");
     assert_eq!(running.buffer.stats().ledger.dead_lettered, 2);
     running.stop().await;
 }
