@@ -97,6 +97,27 @@ pub(super) const ROUTE: Keys = Keys {
 pub(super) const ALL: [&Keys; 12] =
     [&TOP, &BROKER, &LISTENER, &ADMIN, &LINK, &MQTT, &RABBITMQ, &DECLARE, &KAFKA, &BUFFER, &RETRY, &ROUTE];
 
+/// What a key is called in other programs, and what says the same here: section, keys, hint.
+const HABITS: [(&Keys, &[&str], &str); 7] = [
+    (&MQTT, &["host", "address", "port", "username", "user", "password"], IN_MQTT_URL),
+    (&RABBITMQ, &["host", "hostname", "port", "username", "user", "password", "vhost", "virtual_host"], IN_AMQP_URL),
+    (&RABBITMQ, &["queue", "routing_key"], "it stands in the route: `to: LINK/ROUTING.KEY`, `from: LINK/QUEUE`"),
+    (&KAFKA, &["bootstrap.servers", "bootstrap_servers", "servers", "url"], "its name here is `brokers`"),
+    (&KAFKA, &["topic", "topics"], "it stands in the route: `to: LINK/TOPIC`, `from: LINK/TOPIC`"),
+    (&BROKER, &["port", "bind", "listen", "listener", "address", "anonymous", "allow_anonymous"], IN_LISTENERS),
+    (&LISTENER, &["port", "listener", "address", "host"], "it is a part of `bind`, such as `bind: \"127.0.0.1:1883\"`"),
+];
+const IN_MQTT_URL: &str = "it is a part of `url`: `mqtt://USER:PASSWORD@HOST:PORT`";
+const IN_AMQP_URL: &str = "it is a part of `url`: `amqp://USER:PASSWORD@HOST:PORT/VHOST`";
+const IN_LISTENERS: &str = "write `listeners: [ { bind: \"127.0.0.1:1883\", anonymous: true } ]`";
+
+/// What says the same here as a key that other programs have.
+pub(super) fn habit(keys: &Keys, key: &str) -> Option<&'static str> {
+    let key = key.to_ascii_lowercase();
+    let mut habits = HABITS.iter().filter(|(of, names, _)| of.section == keys.section && names.contains(&&*key));
+    habits.next().map(|(_, _, hint)| *hint)
+}
+
 /// The name among `known` that was most likely meant by `given`.
 pub(super) fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let given = given.to_ascii_lowercase();
@@ -155,8 +176,9 @@ mod tests {
     }
 
     #[test]
-    fn no_key_is_both_accepted_and_planned() {
+    fn no_key_is_both_accepted_and_planned_or_a_habit() {
         for keys in ALL {
+            assert!(keys.accepted.iter().chain(keys.planned).all(|key| habit(keys, key).is_none()), "{}", keys.section);
             assert!(keys.planned.iter().all(|key| !keys.accepted.contains(key)), "{}", keys.section);
         }
     }

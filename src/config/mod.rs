@@ -38,6 +38,9 @@ pub struct Report {
     pub diagnostics: Vec<Diagnostic>,
     /// There if nothing is an error and secrets were looked up.
     pub config: Option<Config>,
+    /// Where the gateway of this file keeps its data. There also if something else in the file is wrong or a secret is not
+    /// at hand: a running gateway can be asked all the same.
+    pub data_dir: Option<PathBuf>,
     /// How many links the file names.
     pub links: usize,
     /// How many routes the file names.
@@ -78,14 +81,15 @@ pub fn check(path: &Path, env: &Env) -> Report {
     }
     // What stands in a file that cannot be read is not known: the others' references to it would look wrong.
     if sources.is_empty() || trees.len() < sources.len() {
-        return Report { diagnostics: mistakes.sorted(), config: None, links: 0, routes: 0 };
+        return Report { diagnostics: mistakes.sorted(), config: None, data_dir: None, links: 0, routes: 0 };
     }
     let first = sources.first().map_or_else(|| Arc::new(Source::named(path)), Arc::clone);
     let whole = Place { source: first, span: 0..0 };
     let root = raw::merged(trees, whole);
     let (links, routes) = (count(&root, "links"), count(&root, "routes"));
+    let data_dir = resolve::data_dir(&root, env);
     let (config, mistakes) = resolve::resolve(&root, env, mistakes);
-    let mut report = Report { diagnostics: mistakes.sorted(), config, links, routes };
+    let mut report = Report { diagnostics: mistakes.sorted(), config, data_dir, links, routes };
     if report.has_errors() || env.no_secrets {
         report.config = None;
     }

@@ -69,6 +69,15 @@ impl Node {
         }
     }
 
+    /// Nothing, or a section without keys.
+    pub(super) fn is_empty(&self) -> bool {
+        match &self.value {
+            Value::Null => true,
+            Value::Map(entries) => entries.is_empty(),
+            Value::Scalar(_) | Value::List(_) => false,
+        }
+    }
+
     /// The place of bytes of the scalar's text, where the file holds that text as it is; else the whole scalar.
     pub(super) fn part(&self, part: Range<usize>) -> Place {
         let Value::Scalar(scalar) = &self.value else { return self.place.clone() };
@@ -137,9 +146,25 @@ fn syntax_error(error: &serde_saphyr::Error, source: &Arc<Source>) -> SyntaxErro
     let as_index = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
     let start = error.location().map_or(0, |at| source.byte_at(as_index(at.line()), as_index(at.column())));
     let (_, line) = source.line_of(start);
-    let flow = source.text.get(line.clone()).is_some_and(|line| line.matches(['{', '[']).count() > 1);
-    let hint = flow.then(|| "between `{ }` and `[ ]` text that holds one of `{}[],` needs quotes".to_owned());
+    let written = source.text.get(line.clone()).unwrap_or_default();
+    let hint = syntax_hint(&text, written).map(str::to_owned);
     SyntaxError { text, place: Place { source: Arc::clone(source), span: start..start.max(line.end) }, hint }
+}
+
+/// What is most likely wrong, from the library's words and the line.
+fn syntax_hint(text: &str, line: &str) -> Option<&'static str> {
+    let indentation = line.len() - line.trim_start().len();
+    if text.contains("tab") || line.get(..indentation).is_some_and(|indentation| indentation.contains('\t')) {
+        Some("YAML is indented with spaces only, not with tabs")
+    } else if line.matches(['{', '[']).count() > 1 {
+        Some("between `{ }` and `[ ]` text that holds one of `{}[],` needs quotes; and each bracket its partner")
+    } else if text.contains("expected ':'") {
+        Some("a key ends with `:` and a space")
+    } else if text.contains("did not find expected key") {
+        Some("is this line as far to the right as its neighbours?")
+    } else {
+        None
+    }
 }
 
 /// What the library gives us, before scalars are taken from the source as written.
@@ -310,6 +335,20 @@ mod tests {
             let error = parse(&source(text)).unwrap_err();
             assert_eq!(error.place.span.start, error.place.source.byte_at(line, col), "{text}: {}", error.text);
             assert!(!error.text.contains(" at line "), "{}", error.text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_yaml_has_a_hint_where_the_reason_is_likely() {
+        for (text, hint) in [
+            ("a:\n\tb: 1\n", "tab"),
+            ("a:\n  b: 1\n \tc: 2\n", "tab"),
+            ("a: { b: { c: 1 ]\n", "quotes"),
+            ("a: 1\nb c\nd: 1\n", "`:` and a space"),
+            ("a:\n  b: 1\n c: 2\n", "as far to the right"),
+        ] {
+            let error = parse(&source(text)).unwrap_err();
+            assert!(error.hint.as_ref().is_some_and(|given| given.contains(hint)), "{text}: {error:?}");
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Resolver;
 use super::value::{Item, Section};
 use crate::config::keys;
-use crate::config::raw::Entry;
+use crate::config::raw::{Entry, Value};
 use crate::config::source::Place;
 use crate::links::{Config, Kind, Timing, rabbitmq};
 use crate::router::{LinkId, Pattern};
@@ -94,6 +94,7 @@ impl Resolver<'_> {
     pub(super) fn links<'n>(&mut self, item: Option<Item<'n>>, data_dir: &Path) -> Vec<Draft<'n>> {
         let Some(item) = item else { return Vec::new() };
         let entries = self.entries(&item);
+        self.links_are_known = matches!(item.node.value, Value::Map(_) | Value::Null);
         let mut drafts: Vec<Draft<'n>> = Vec::new();
         for (at, entry) in entries.iter().enumerate() {
             if let Some(first) = entries.iter().take(at).find(|earlier| earlier.key == entry.key) {
@@ -250,6 +251,6 @@ fn is_name(text: &str) -> bool {
 }
 
 fn max_size_place(link: &Section<'_>) -> Option<Place> {
-    let crate::config::raw::Value::Map(entries) = &link.get("buffer")?.node.value else { return None };
+    let Value::Map(entries) = &link.get("buffer")?.node.value else { return None };
     entries.iter().find(|entry| entry.key == "max_size").map(|entry| entry.value.place.clone())
 }

@@ -20,7 +20,7 @@ use value::{Item, Section, beside};
 
 use super::diagnostic::Mistakes;
 use super::keys;
-use super::raw::{Entry, Node};
+use super::raw::{Entry, Node, Value};
 use super::source::Place;
 use crate::config::Env;
 use crate::gateway::Config;
@@ -33,23 +33,58 @@ const SITE_BYTES_MAX: usize = 64;
 struct Resolver<'e> {
     env: &'e Env,
     mistakes: Mistakes,
+    /// Not where `links` is no section: then every address would look wrong.
+    links_are_known: bool,
+}
+
+impl<'e> Resolver<'e> {
+    const fn new(env: &'e Env, mistakes: Mistakes) -> Self {
+        Self { env, mistakes, links_are_known: true }
+    }
 }
 
 /// What one file, or folder of files, says. The configuration may be used only if no mistake is an error, and never if
 /// secrets were not looked up.
 pub(super) fn resolve(root: &Node, env: &Env, mistakes: Mistakes) -> (Option<Config>, Mistakes) {
-    let mut resolver = Resolver { env, mistakes };
+    let mut resolver = Resolver::new(env, mistakes);
     let config = resolver.gateway(root);
     (config, resolver.mistakes)
 }
 
+/// The data folder alone, whatever else is wrong; `None` where the file does not tell.
+pub(super) fn data_dir(root: &Node, env: &Env) -> Option<PathBuf> {
+    let mut resolver = Resolver::new(env, Mistakes::default());
+    let entry = top_entry(root);
+    let top = resolver.section(&entry.item(), &keys::TOP);
+    match top.get("data_dir") {
+        Some(given) => resolver.path(Some(given)),
+        None if top.is_wrong => None,
+        None => Some(default_data_dir(&root.place)),
+    }
+}
+
+/// The root has no key; what is missing in it is shown at its beginning.
+fn top_entry(root: &Node) -> Entry {
+    Entry { key: "the file".to_owned(), place: root.place.clone(), value: root.clone() }
+}
+
+fn default_data_dir(root: &Place) -> PathBuf {
+    beside(root, Path::new("tidegate-data"))
+}
+
 impl Resolver<'_> {
     fn gateway(&mut self, root: &Node) -> Option<Config> {
-        // The root has no key; what is missing in it is shown at its beginning.
-        let entry = Entry { key: "the file".to_owned(), place: root.place.clone(), value: root.clone() };
-        let top = self.section(&entry.item(), &keys::TOP);
-        if top.is_wrong {
+        let entry = top_entry(root);
+        if matches!(root.value, Value::Scalar(_) | Value::List(_)) {
+            let wrong = format!("the file needs keys with a `:` behind them, not {}", root.describe());
+            let hint = "at its left margin `site:`, `data_dir:`, `broker:`, `links:` and `routes:` can stand";
+            self.mistakes.error(&root.place, wrong, hint.to_owned());
             return None;
+        }
+        let top = self.section(&entry.item(), &keys::TOP);
+        if root.is_empty() {
+            let wrong = "nothing stands here: the gateway would be a broker on 127.0.0.1:1883 that routes nothing";
+            self.mistakes.warning(&root.place, wrong, "files to start from are in routes/".to_owned());
         }
         let site = self.site(&top);
         let data_dir = self.data_dir(&top, &root.place);
@@ -82,7 +117,7 @@ impl Resolver<'_> {
     }
 
     fn data_dir(&mut self, top: &Section<'_>, root: &Place) -> PathBuf {
-        self.path(top.get("data_dir")).unwrap_or_else(|| beside(root, Path::new("tidegate-data")))
+        self.path(top.get("data_dir")).unwrap_or_else(|| default_data_dir(root))
     }
 
     fn admin(&mut self, item: Option<Item<'_>>, listeners: &[crate::broker::Listener]) -> Option<SocketAddr> {

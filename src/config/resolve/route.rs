@@ -128,6 +128,10 @@ impl Resolver<'_> {
         if let (Some(kind), Some(channel)) = (kind, &from.channel) {
             self.check_channel(kind, channel, text)?;
         }
+        if from.pattern.as_ref().is_some_and(|pattern| pattern.literals().any(|level| level == "*")) {
+            let wrong = "`*` is no wildcard in MQTT: this matches only topics that have a `*` there";
+            self.mistakes.warning(text.place(), wrong, "one level is `+` or `{name}`, all that follow `#`".to_owned());
+        }
         if let Endpoint::Link(link) = &endpoint
             && let Some(draft) = find(links, link.as_str())
         {
@@ -229,12 +233,13 @@ impl Resolver<'_> {
             Err(error) => return self.bad_address(text, &error),
         };
         if let Endpoint::Link(link) = &endpoint
+            && self.links_are_known
             && !links.iter().any(|draft| draft.name == link.as_str())
         {
             let names = || links.iter().map(|draft| draft.name).chain(["broker"]);
             let hint = match keys::nearest(link.as_str(), names()) {
                 Some(name) => format!("did you mean `{name}`?"),
-                None => format!("known: {}", listed(names())),
+                None => format!("known: {}; a topic of the built-in broker is `broker/TOPIC`", listed(names())),
             };
             self.wrong_part(text, 0..link.as_str().len(), format!("there is no link `{link}`"), Some(hint));
             return None;

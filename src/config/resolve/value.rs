@@ -4,7 +4,7 @@
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::ops::{Range, RangeInclusive};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::Resolver;
@@ -39,7 +39,8 @@ pub(super) struct Text<'n> {
 #[derive(Debug)]
 pub(super) struct Section<'n> {
     keys: &'static Keys,
-    entries: Vec<&'n Entry>,
+    /// By the key that was meant: what stands behind a misspelled one is checked too.
+    entries: Vec<(&'static str, &'n Entry)>,
     /// Where to point at when something is missing.
     pub(super) place: Place,
     /// What stands there is no section, which has been reported: nothing is to be missed in it.
@@ -84,7 +85,7 @@ impl<'n> Section<'n> {
     /// The value behind `key`, which the section's table has to name.
     pub(super) fn get(&self, key: &'static str) -> Option<Item<'n>> {
         debug_assert!(self.keys.accepted.contains(&key), "`{key}` is missing in config::keys");
-        self.entries.iter().find(|entry| entry.key == key).map(|entry| entry.item())
+        self.entries.iter().find(|(meant, _)| *meant == key).map(|(_, entry)| entry.item())
     }
 }
 
@@ -95,16 +96,24 @@ impl Resolver<'_> {
         let entries = self.entries(item);
         let is_wrong = matches!(item.node.value, Value::Scalar(_) | Value::List(_));
         let mut section = Section { keys, entries: Vec::new(), place, is_wrong };
+        let mut unknown = Vec::new();
         for entry in entries {
             let key = entry.key.as_str();
-            if let Some(first) = section.entries.iter().find(|earlier| earlier.key == key) {
+            if let Some((_, first)) = section.entries.iter().find(|(_, earlier)| earlier.key == key) {
                 self.repeated(entry, first, "key");
-            } else if keys.accepted.contains(&key) {
-                section.entries.push(entry);
+            } else if let Some(known) = keys.accepted.iter().find(|known| **known == key) {
+                section.entries.push((known, entry));
             } else if keys.planned.contains(&key) {
                 self.not_built(&entry.place, key);
             } else {
                 self.unknown_key(entry, keys);
+                unknown.push(entry);
+            }
+        }
+        for entry in unknown {
+            let meant = keys::nearest(&entry.key, keys.accepted.iter().copied());
+            if let Some(meant) = meant.filter(|meant| section.get(meant).is_none()) {
+                section.entries.push((meant, entry));
             }
         }
         section
@@ -116,7 +125,13 @@ impl Resolver<'_> {
             Value::Map(entries) => entries,
             Value::Null => &[],
             Value::Scalar(_) | Value::List(_) => {
-                self.wrong_type(item, "a section with keys", None);
+                let hint = match item.name {
+                    "links" => Some("write each link as `NAME:` with its keys below, without a `-`"),
+                    "mqtt" | "rabbitmq" => Some("such as `{ url: \"...\" }`"),
+                    "kafka" => Some("such as `{ brokers: [\"127.0.0.1:9092\"] }`"),
+                    _ => None,
+                };
+                self.wrong_type(item, "a section with keys", hint.map(str::to_owned));
                 &[]
             }
         }
@@ -148,7 +163,11 @@ impl Resolver<'_> {
         let meant = keys::nearest(key, keys.accepted.iter().copied());
         let elsewhere = || keys::ALL.iter().find(|other| other.accepted.contains(&key)).map(|other| other.section);
         let hint = match (meant, elsewhere()) {
+            _ if keys::habit(keys, key).is_some() => keys::habit(keys, key).unwrap_or_default().to_owned(),
             (Some(meant), _) => format!("did you mean `{meant}`?"),
+            _ if keys.section.is_empty() && looks_like_link(entry) => {
+                format!("if `{key}` is a link, indent it below `links:`")
+            }
             (None, Some("")) => format!("`{key}` stands at the top level, not in a section"),
             (None, Some(section)) => format!("`{key}` belongs to `{section}`"),
             (None, None) => format!("known here: {}", listed(keys.accepted)),
@@ -183,7 +202,7 @@ impl Resolver<'_> {
     fn text_with<'n>(&mut self, item: Option<Item<'n>>, url: bool) -> Option<Text<'n>> {
         let item = item?;
         let Value::Scalar(scalar) = &item.node.value else {
-            self.wrong_type(&item, "a value", None);
+            self.wrong_type(&item, "a value", unquoted_capture(item.node));
             return None;
         };
         let given = scalar.text.as_str();
@@ -324,9 +343,28 @@ impl Resolver<'_> {
     }
 }
 
-/// `path` as seen from the file that `place` is in.
+/// `path` as seen from the file that `place` is in, without the `./` that would only make messages longer.
 pub(super) fn beside(place: &Place, path: &Path) -> PathBuf {
-    place.source.path.parent().unwrap_or_else(|| Path::new("")).join(path)
+    let path = place.source.path.parent().unwrap_or_else(|| Path::new("")).join(path);
+    let short: PathBuf = path.components().filter(|part| *part != Component::CurDir).collect();
+    if short.as_os_str().is_empty() { PathBuf::from(".") } else { short }
+}
+
+/// A section that says what a remote is.
+fn looks_like_link(entry: &Entry) -> bool {
+    let Value::Map(entries) = &entry.value.value else { return false };
+    entries.iter().any(|entry| matches!(entry.key.as_str(), "mqtt" | "rabbitmq" | "kafka"))
+}
+
+/// `to: {rest}` without quotes is a section to YAML.
+fn unquoted_capture(node: &Node) -> Option<String> {
+    let Value::Map(entries) = &node.value else { return None };
+    match entries.as_slice() {
+        [Entry { key, value: Node { value: Value::Null, .. }, .. }] => {
+            Some(format!("text that begins with `{{` needs quotes: `\"{{{key}}}\"`"))
+        }
+        _ => None,
+    }
 }
 
 /// "`a`, `b`, `c`".
