@@ -52,19 +52,32 @@ impl From<Exit> for ExitCode {
 pub(crate) struct Failure {
     pub code: u8,
     pub error: anyhow::Error,
+    /// What else the operator may want to know: lines of their own.
+    notes: Vec<String>,
 }
 
 impl Failure {
     /// With one of the documented codes.
     pub(crate) fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
-        Self { code: exit.code(), error: error.into() }
+        Self::with_code(exit.code(), error)
+    }
+
+    /// With the code that another part decided on.
+    pub(crate) fn with_code(code: u8, error: impl Into<anyhow::Error>) -> Self {
+        Self { code, error: error.into(), notes: Vec::new() }
+    }
+
+    /// Adds a line.
+    pub(crate) fn note(&mut self, note: String) {
+        self.notes.push(note);
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The chain on one line: "failed to ...: ...: ...".
-        write!(f, "tidegate: {:#}", self.error)
+        write!(f, "tidegate: {:#}", self.error)?;
+        self.notes.iter().try_for_each(|note| write!(f, "\ntidegate: {note}"))
     }
 }
 

@@ -24,11 +24,18 @@ use exit::{Failure, Outcome};
 /// Where the configuration is looked for without `-c`, in this order.
 const DEFAULT_FILES: [&str; 2] = ["./routes.yaml", "/etc/tidegate/routes.yaml"];
 
+/// What somebody who has only the binary needs next.
+const AFTER_HELP: &str = "\
+Begin with `tidegate demo`. Then write a routes.yaml, `tidegate check` it, `tidegate run` it, and watch `tidegate status --watch`.
+
+Exit codes: 0 done, 1 the answer is no, 64 wrong usage, 65 wrong configuration, 69 a remote or the gateway is not there,
+70 our bug, 74 input or output failed, 77 not permitted; 130 and 143: SIGINT or SIGTERM ended it before its end.";
+
 /// An edge message gateway: a built-in MQTT broker, declarative routes, and a store-and-forward buffer on disk for every link.
 #[derive(Debug, Parser)]
-#[command(name = "tidegate", version, arg_required_else_help = true, max_term_width = 100)]
+#[command(name = "tidegate", version, arg_required_else_help = true, max_term_width = 100, after_help = AFTER_HELP)]
 struct Cli {
-    /// The configuration [default: ./routes.yaml, then /etc/tidegate/routes.yaml]
+    /// The configuration, a file or a folder of files [default: ./routes.yaml, then /etc/tidegate/routes.yaml]
     #[arg(short, long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -80,8 +87,12 @@ fn dispatch(cli: &Cli) -> Outcome {
         Command::Check { file, no_secrets } => {
             check(&config_file(file.as_deref().or(cli.config.as_deref()))?, *no_secrets)
         }
-        Command::Status(args) => status::status(args, &load(&config_file(cli.config.as_deref())?)?.0.data_dir),
-        Command::Demo(args) => demo::demo(args),
+        Command::Status(args) => ask_for_status(args, &config_file(cli.config.as_deref())?),
+        Command::Demo(args) if cli.config.is_none() => demo::demo(args),
+        Command::Demo(_) => {
+            let wrong = anyhow::anyhow!("`demo` brings its own configuration: leave out -c");
+            Err(Failure::new(Exit::Usage, wrong))
+        }
     }
 }
 
@@ -103,11 +114,26 @@ fn config_file(named: Option<&Path>) -> Result<PathBuf, Failure> {
 fn load(file: &Path) -> Result<(gateway::Config, String), Failure> {
     match config::load(file, &Env::real()) {
         Ok((config, warnings)) => Ok((config, config::render(&warnings))),
-        Err(mistakes) => {
-            let text = format!("{}{}", config::render(&mistakes), config::summary(&mistakes));
-            Err(Failure::new(Exit::Config, anyhow::anyhow!("{} cannot be used\n{text}", file.display())))
-        }
+        Err(mistakes) => Err(unusable(file, &mistakes)),
     }
+}
+
+/// Asks the gateway of a file. That needs no more of the file than the data folder: the secrets are the gateway's, and a file that
+/// is being edited must not hide the gateway that runs.
+fn ask_for_status(args: &status::Args, file: &Path) -> Outcome {
+    let report = config::check(file, &Env::real());
+    let Some(data_dir) = &report.data_dir else { return Err(unusable(file, &report.diagnostics)) };
+    let mut outcome = status::status(args, data_dir);
+    if let (Err(failure), true) = (&mut outcome, report.has_errors()) {
+        let (file, summary) = (file.display(), config::summary(&report.diagnostics));
+        failure.note(format!("{file} has mistakes ({summary}): `tidegate check {file}` shows them"));
+    }
+    outcome
+}
+
+fn unusable(file: &Path, mistakes: &[config::Diagnostic]) -> Failure {
+    let text = format!("{}{}", config::render(mistakes), config::summary(mistakes));
+    Failure::new(Exit::Config, anyhow::anyhow!("{} cannot be used\n{text}", file.display()))
 }
 
 fn check(file: &Path, no_secrets: bool) -> Outcome {
@@ -162,5 +188,25 @@ mod tests {
         assert_eq!(failure.code, 65);
         let text = failure.to_string();
         assert!(text.contains(":2:1: error: ") && text.contains(":3:1: error: "), "{text}");
+    }
+
+    #[test]
+    fn a_gateway_can_be_asked_without_its_secrets_and_while_its_file_is_wrong() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("routes.yaml");
+        let text =
+            "data_dir: there\nlinkz: {}\nlinks: { hq: { mqtt: { url: \"mqtt://x:${env:TIDEGATE_NOT_SET}@h\" } } }\n";
+        std::fs::write(&file, text).unwrap();
+        let args = status::Args::default();
+        let failure = ask_for_status(&args, &file).unwrap_err();
+        assert_eq!(failure.code, 69, "{failure}");
+        let socket = folder.path().join("there/admin.sock").display().to_string();
+        let told = failure.to_string();
+        assert!(told.contains(&socket) && told.contains("(2 errors, 0 warnings): `tidegate check "), "{told}");
+        // Where the folder itself cannot be known, the mistakes are the answer.
+        std::fs::write(&file, "data_dir: \"${env:TIDEGATE_NOT_SET}\"\n").unwrap();
+        let failure = ask_for_status(&args, &file).unwrap_err();
+        assert_eq!(failure.code, 65, "{failure}");
+        assert!(failure.to_string().contains(":1:12: error: "), "{failure}");
     }
 }

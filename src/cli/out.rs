@@ -28,7 +28,12 @@ pub(crate) fn colours() -> bool {
 
 /// How wide the terminal is.
 pub(crate) fn width() -> usize {
-    crossterm::terminal::size().map_or(80, |(columns, _)| usize::from(columns)).max(20)
+    columns(crossterm::terminal::size().ok())
+}
+
+/// A terminal that does not know its size, as one that `script` makes, says 0.
+fn columns(size: Option<(u16, u16)>) -> usize {
+    size.map(|(columns, _)| usize::from(columns)).filter(|columns| *columns > 0).unwrap_or(80).max(20)
 }
 
 /// Redraws a block of lines in place.
@@ -54,5 +59,17 @@ impl Redraw {
         out.queue(terminal::Clear(terminal::ClearType::FromCursorDown))?;
         self.drawn = lines.len();
         out.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_without_a_size_is_as_wide_as_usual() {
+        for (size, width) in [(None, 80), (Some((0, 0)), 80), (Some((5, 5)), 20), (Some((132, 40)), 132)] {
+            assert_eq!(columns(size), width, "{size:?}");
+        }
     }
 }

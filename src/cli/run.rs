@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::exit::{Exit, Failure, Outcome};
 use super::out;
-use super::signals::Signals;
+use super::signals::{self, Signals};
 use crate::clock;
 use crate::gateway::{Config, Gateway};
 use crate::telemetry::logging;
@@ -45,9 +45,9 @@ pub(crate) fn run(args: &Args, file: &Path) -> Outcome {
 
 async fn gateway(config: Config, until_stdin_closes: bool) -> Outcome {
     let mut signals = Signals::new().map_err(|error| Failure::new(Exit::Io, error))?;
-    let gateway = Gateway::build(config, clock::system()).await.map_err(|error| Failure {
-        code: error.exit_code(),
-        error: anyhow::Error::new(error).context("cannot start"),
+    let gateway = Gateway::build(config, clock::system()).await.map_err(|error| {
+        let code = error.exit_code();
+        Failure::with_code(code, anyhow::Error::new(error).context("cannot start"))
     })?;
     let stop = CancellationToken::new();
     if until_stdin_closes {
@@ -60,12 +60,13 @@ async fn gateway(config: Config, until_stdin_closes: bool) -> Outcome {
     loop {
         tokio::select! {
             ended = &mut running => {
-                return ended.map(|()| Exit::Done).map_err(|error| Failure { code: error.exit_code(), error: error.into() });
+                return ended.map(|()| Exit::Done).map_err(|error| Failure::with_code(error.exit_code(), error));
             }
             name = signals.next() => {
                 if signalled {
                     tracing::warn!(signal = name, "stopping at once");
-                    return Ok(Exit::No);
+                    let ended = anyhow::anyhow!("ended by a second {name}; what was acknowledged is on disk");
+                    return Err(Failure::with_code(signals::exit_code(name), ended));
                 }
                 tracing::info!(signal = name, "stopping in order; a second signal stops at once");
                 signalled = true;

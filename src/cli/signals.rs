@@ -31,3 +31,8 @@ impl Signals {
 pub(crate) async fn next() -> anyhow::Result<&'static str> {
     Ok(Signals::new()?.next().await)
 }
+
+/// The exit code of a command that a signal ended before its answer: 128 and the signal's number, as shells have it.
+pub(crate) fn exit_code(name: &str) -> u8 {
+    if name == "SIGINT" { 130 } else { 143 }
+}

@@ -30,7 +30,7 @@ const MACHINES: usize = 4;
 /// `tidegate demo`.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How many messages a second the four machines make together
+    /// How many messages a second the four machines make together, 4 to 20000
     #[arg(long, value_name = "N", default_value_t = 400, value_parser = clap::value_parser!(u32).range(4..=20_000))]
     messages_per_second: u32,
     /// Keep both sites' folders (routes.yaml, log, data) below DIR
@@ -47,12 +47,21 @@ pub(crate) fn demo(args: &Args) -> Outcome {
     let folder = Folder::new(args.keep.as_deref()).map_err(|error| Failure::new(Exit::Io, error))?;
     let outcome = runtime.block_on(async {
         tokio::select! {
-            report = Box::pin(story::play(folder.path(), args.messages_per_second)) => report,
-            signal = signals::next() => Err(signal.map_or_else(|error| error, |name| anyhow::anyhow!("ended by {name}"))),
+            report = Box::pin(story::play(folder.path(), args.messages_per_second)) => {
+                report.map_err(|error| Failure::new(Exit::No, error))
+            }
+            signal = signals::next() => Err(match signal {
+                Ok(name) => {
+                    let ended = anyhow::anyhow!("ended by {name} before its end; both gateways are stopped");
+                    Failure::with_code(signals::exit_code(name), ended)
+                }
+                Err(error) => Failure::new(Exit::Io, error),
+            }),
         }
     });
-    let report = outcome.map_err(|error| Failure::new(Exit::No, error))?;
+    let report = outcome?;
     out::line("");
+    out::line("Counted by the machines and by the receiver, outside both gateways:");
     for line in report.lines() {
         out::line(&line);
     }

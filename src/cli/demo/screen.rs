@@ -41,6 +41,8 @@ pub(crate) struct View {
 
 /// How often plain progress is printed.
 const PLAIN_EVERY: Duration = Duration::from_secs(2);
+/// What the lines are about, where no picture is drawn.
+const PLAIN_HEAD: &str = "tidegate demo: 4 machines -> edge gateway -> a line that fails -> cloud gateway -> receiver";
 /// Longest bar, in columns.
 const BAR_COLUMNS: usize = 36;
 
@@ -66,6 +68,7 @@ impl Screen {
         if out::is_terminal() {
             Self::Terminal(Redraw::default())
         } else {
+            out::line(PLAIN_HEAD);
             Self::Plain { begun: 0, ended: 0, last: Duration::ZERO }
         }
     }

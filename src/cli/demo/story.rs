@@ -91,13 +91,18 @@ struct Shared {
     steps: Vec<(&'static str, Progress)>,
     started: Option<Instant>,
     link: Option<LinkStatus>,
+    /// The story is told: what the sites do from now on is no part of it.
+    over: bool,
 }
 
 impl Scene {
     /// Asks the edge's gateway how its link is.
     async fn look(&self) {
         let asked = tokio::time::timeout(DRAW_EVERY, site::status(&self.edge_data)).await;
-        self.shared.lock().link = asked.ok().flatten().and_then(cloud_link);
+        let mut shared = self.shared.lock();
+        if !shared.over {
+            shared.link = asked.ok().flatten().and_then(cloud_link);
+        }
     }
 
     fn view(&self) -> View {
@@ -167,6 +172,7 @@ impl Stage {
             steps: STEPS.into_iter().map(|title| (title, Progress::Pending)).collect(),
             started: None,
             link: None,
+            over: false,
         };
         let shared = Arc::new(Mutex::new(shared));
         let scene = Scene { tally, shared, edge_data: edge.data_dir(), line: watched };
@@ -184,6 +190,9 @@ impl Stage {
         let drained = self.back().await?;
         tokio::time::sleep(STRAGGLERS).await;
         let report = self.scene.tally.lock().report(drained);
+        // The last screen stays: it shows the end of the story, not gateways that are being stopped.
+        self.scene.look().await;
+        self.scene.shared.lock().over = true;
         // The edge first: its link says good-bye to a cloud that is still there.
         self.edge.stop().await?;
         self.cloud.stop().await?;
