@@ -1,23 +1,26 @@
 #!/bin/bash
 # tests/run.sh [--without NAME]... [-- CARGO_TEST_ARGUMENTS]      all tests, with real brokers
 #   NAME   mosquitto, rabbitmq or kafka: the tests that need it are left out, and named at the end
+#   such as: tests/run.sh --without kafka -- --test e2e outage
 # Installs what is missing (Debian, as root or by sudo), fetches Kafka's jars, and runs `cargo test`. The tests start the brokers
 # themselves, on free loopback ports in throw-away folders; nothing of them is left, also when the tests fail or are interrupted.
 # Exit code: 0 if all tests passed; otherwise not, also where a broker could not be had and --without did not name it.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 70
-usage() { sed -n '2,3s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 64; }
+help() { sed -n '2,4s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { printf 'tests/run.sh: %s\n' "$*" >&2; help >&2; exit 64; }
 
 brokers=(mosquitto rabbitmq kafka)
 without=()
 while [ $# -gt 0 ]; do
   case $1 in
     --without)
-      case ${2:-} in mosquitto|rabbitmq|kafka) without+=("$2") ;; *) usage ;; esac
+      case ${2:-} in mosquitto|rabbitmq|kafka) without+=("$2") ;; *) usage "--without takes mosquitto, rabbitmq or kafka, not '${2:-}'" ;; esac
       shift 2 ;;
     --without=*) set -- --without "${1#*=}" "${@:2}" ;;
     --) shift; break ;;
-    *) usage ;;
+    -h|--help) help; exit 0 ;;
+    *) usage "unknown argument '$1' (arguments of cargo test come behind --)" ;;
   esac
 done
 say() { printf 'tests/run.sh: %s\n' "$*" >&2; }
