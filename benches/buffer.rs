@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use tidegate::buffer::{Admission, Buffer, Config, Direct, Offset, SyncMode, WhenFull};
+use tidegate::buffer::{Admission, Buffer, Compression, Config, Direct, Offset, SyncMode, WhenFull};
 use tidegate::clock;
 use tidegate::hub::Receipt;
 use tidegate::units::ByteSize;
@@ -79,6 +79,8 @@ impl Bench {
             when_full: WhenFull::DropOldest,
             sync: SyncMode::Group,
             min_free: Some(ByteSize(0)),
+            compress: Compression::None,
+            keep_delivered: None,
         }
     }
 
@@ -251,6 +253,8 @@ fn open_and_tell(dir: &Path) {
         when_full: WhenFull::DropOldest,
         sync: SyncMode::Group,
         min_free: Some(ByteSize(0)),
+        compress: Compression::None,
+        keep_delivered: None,
     };
     let runtime = Runtime::new().unwrap();
     let began = clock::now();

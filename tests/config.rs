@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
-use tidegate::buffer::{SyncMode, WhenFull};
+use tidegate::buffer::{Compression, SyncMode, WhenFull};
 use tidegate::cli::check::check;
 use tidegate::config::{self, Env, Severity};
 use tidegate::gateway::Config;
@@ -229,7 +229,8 @@ fn r3_the_page_of_limits_has_the_defaults_of_the_code() {
     for (key, default) in defaults {
         assert!(page.contains(&format!("| `{key}` | `{default}` |")), "docs/limits.md: `{key}` is {default}");
     }
-    assert_eq!((buffer.max_age, buffer.min_free), (None, None));
+    assert_eq!((buffer.max_age, buffer.min_free, buffer.keep_delivered), (None, None, None));
+    assert_eq!(buffer.compress, Compression::None);
     assert_eq!((buffer.when_full, buffer.sync), (WhenFull::DropOldest, SyncMode::Group));
 }
 

@@ -2,8 +2,9 @@
 
 use bytes::{BufMut, Bytes};
 
+use super::codec::Packer;
 use super::format::{FRAME_BYTES_MAX, FRAME_HEADER, FrameHeader, aligned, decode_record, encode_record, record_len};
-use super::wide;
+use super::{Compression, wide};
 use crate::clock::{Moment, WallMs};
 
 /// Records that become one write. All frames of a batch carry the time of its first record; each record its own delta.
@@ -17,7 +18,7 @@ pub(super) struct Batch {
 }
 
 /// One frame to be.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Cut {
     base: u64,
     count: u32,
@@ -25,6 +26,20 @@ struct Cut {
     to: usize,
     payload: u64,
     expiry_max_s: u32,
+    /// Its body compressed, where that is shorter.
+    packed: Option<(Compression, Bytes)>,
+}
+
+impl Cut {
+    /// Bytes of body in the file.
+    fn stored(&self) -> usize {
+        self.packed.as_ref().map_or(self.to - self.from, |(_, packed)| packed.len())
+    }
+
+    /// Bytes of the whole frame in the file.
+    fn frame_len(&self) -> u64 {
+        wide(FRAME_HEADER + aligned(self.stored()))
+    }
 }
 
 /// A batch that the writer has taken: it does not grow any more, and its bytes can be shared.
@@ -106,7 +121,7 @@ impl Batch {
         let from = self.bytes.len();
         let fits = self.cuts.last().is_some_and(|cut| cut.to - cut.from + len <= FRAME_BYTES_MAX);
         if !fits {
-            self.cuts.push(Cut { base: offset, count: 0, from, to: from, payload: 0, expiry_max_s: 0 });
+            self.cuts.push(Cut { base: offset, count: 0, from, to: from, payload: 0, expiry_max_s: 0, packed: None });
         }
         encode_record(&mut self.bytes, parts, delta, expires);
         self.next = offset + 1;
@@ -129,7 +144,7 @@ impl Batch {
 }
 
 fn disk_bytes(cuts: &[Cut]) -> u64 {
-    cuts.iter().map(|cut| wide(FRAME_HEADER + aligned(cut.to - cut.from))).sum()
+    cuts.iter().map(Cut::frame_len).sum()
 }
 
 impl Taken {
@@ -161,21 +176,33 @@ impl Taken {
         self.base.saturating_sub(self.skipped)
     }
 
+    /// Compresses the frames that get shorter by it.
+    pub(super) fn pack(&mut self, packer: &mut Packer) {
+        for cut in &mut self.cuts {
+            cut.packed = self.bytes.get(cut.from..cut.to).and_then(|raw| packer.pack(raw));
+        }
+    }
+
     /// As it goes to the file.
     pub(super) fn encode(&self, salt: u32, durable: u64) -> Vec<u8> {
         let mut out = Vec::with_capacity(usize::try_from(self.bytes()).unwrap_or(0));
         let mut skipped = self.skipped;
         for cut in &self.cuts {
-            let body = self.bytes.get(cut.from..cut.to).unwrap_or_default();
+            let raw = self.bytes.get(cut.from..cut.to).unwrap_or_default();
+            let (codec, stored) =
+                cut.packed.as_ref().map_or((Compression::None, raw), |(codec, packed)| (*codec, packed));
             let header = FrameHeader {
+                codec,
+                raw_len: u32::try_from(raw.len()).unwrap_or(u32::MAX),
                 durable,
                 at: self.at,
                 skipped: std::mem::take(&mut skipped),
                 expiry_max_s: cut.expiry_max_s,
-                ..FrameHeader::of(body, salt, cut.base, cut.count)
+                ..FrameHeader::of(stored, salt, cut.base, cut.count)
             };
             header.encode(salt, &mut out);
-            out.put_slice(body);
+            out.put_slice(stored);
+            out.put_bytes(0, aligned(stored.len()) - stored.len());
         }
         out
     }
@@ -191,7 +218,7 @@ impl Taken {
                 payload: cut.payload,
                 body: self.bytes.slice(cut.from..cut.to),
             };
-            (frame, wide(FRAME_HEADER + aligned(cut.to - cut.from)))
+            (frame, cut.frame_len())
         })
     }
 }

@@ -3,7 +3,7 @@
 
 use bytes::{Buf, BufMut, Bytes};
 
-use super::wide;
+use super::{Compression, wide};
 use crate::clock::{Moment, WallMs};
 
 /// The format that this program writes.
@@ -105,7 +105,12 @@ impl SegmentHeader {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FrameHeader {
     pub(super) footer: bool,
-    pub(super) body_len: u32,
+    /// How the body is stored; a footer is never compressed.
+    pub(super) codec: Compression,
+    /// Bytes of body in the file, without padding.
+    pub(super) stored_len: u32,
+    /// Bytes of the body uncompressed.
+    pub(super) raw_len: u32,
     pub(super) count: u32,
     pub(super) body_crc: u32,
     pub(super) base: u64,
@@ -121,13 +126,16 @@ pub(super) struct FrameHeader {
 }
 
 impl FrameHeader {
-    /// A header for `body`.
-    pub(super) fn of(body: &[u8], salt: u32, base: u64, count: u32) -> Self {
+    /// A header for a body that is stored as `stored`, as it is.
+    pub(super) fn of(stored: &[u8], salt: u32, base: u64, count: u32) -> Self {
+        let len = u32::try_from(stored.len()).unwrap_or(u32::MAX);
         Self {
             footer: false,
-            body_len: u32::try_from(body.len()).unwrap_or(u32::MAX),
+            codec: Compression::None,
+            stored_len: len,
+            raw_len: len,
             count,
-            body_crc: crc32c::crc32c_append(salt, body),
+            body_crc: crc32c::crc32c_append(salt, stored),
             base,
             durable: 0,
             at: Moment::default(),
@@ -140,11 +148,11 @@ impl FrameHeader {
         let at = out.len();
         out.put_u32_le(FRAME_MAGIC);
         out.put_u8(1);
-        out.put_u8(0);
+        out.put_u8(codec_byte(self.codec));
         out.put_u8(if self.footer { FLAG_FOOTER } else { 0 });
         out.put_u8(0);
-        out.put_u32_le(self.body_len);
-        out.put_u32_le(self.body_len);
+        out.put_u32_le(self.stored_len);
+        out.put_u32_le(self.raw_len);
         out.put_u32_le(self.count);
         out.put_u32_le(self.body_crc);
         out.put_u64_le(self.base);
@@ -167,11 +175,16 @@ impl FrameHeader {
         }
         head.advance(4);
         let (version, codec, flags, _lane) = (head.get_u8(), head.get_u8(), head.get_u8(), head.get_u8());
-        let (stored, raw) = (head.get_u32_le(), head.get_u32_le());
-        let known = version == 1 && codec == 0 && stored == raw && wide_u32(raw) <= wide(FRAME_BODY_MAX);
+        let (stored_len, raw_len) = (head.get_u32_le(), head.get_u32_le());
+        let (codec, footer) = (codec_of(codec)?, flags & FLAG_FOOTER != 0);
+        let plain = codec == Compression::None;
+        let fits = if plain { stored_len == raw_len } else { stored_len < raw_len && !footer };
+        let known = version == 1 && fits && wide_u32(raw_len) <= wide(FRAME_BODY_MAX);
         known.then(|| Self {
-            footer: flags & FLAG_FOOTER != 0,
-            body_len: raw,
+            footer,
+            codec,
+            stored_len,
+            raw_len,
             count: head.get_u32_le(),
             body_crc: head.get_u32_le(),
             base: head.get_u64_le(),
@@ -184,12 +197,17 @@ impl FrameHeader {
 
     /// Bytes of body that follow the header, padding included.
     pub(super) fn padded_body(&self) -> usize {
-        aligned(self.body())
+        aligned(self.stored())
     }
 
-    /// Bytes of body.
-    pub(super) fn body(&self) -> usize {
-        usize::try_from(self.body_len).unwrap_or(FRAME_BODY_MAX)
+    /// Bytes of body as it is stored.
+    pub(super) fn stored(&self) -> usize {
+        usize::try_from(self.stored_len).unwrap_or(FRAME_BODY_MAX)
+    }
+
+    /// Bytes of body as it was before it was stored.
+    pub(super) fn raw(&self) -> usize {
+        usize::try_from(self.raw_len).unwrap_or(FRAME_BODY_MAX)
     }
 
     /// The whole frame's length in the file.
@@ -207,9 +225,26 @@ impl FrameHeader {
         self.base.saturating_sub(self.skipped)
     }
 
-    /// Whether `body` is what was written.
-    pub(super) fn checks(&self, body: &[u8], salt: u32) -> bool {
-        body.len() == self.body() && crc32c::crc32c_append(salt, body) == self.body_crc
+    /// Whether `stored` is what was written.
+    pub(super) fn checks(&self, stored: &[u8], salt: u32) -> bool {
+        stored.len() == self.stored() && crc32c::crc32c_append(salt, stored) == self.body_crc
+    }
+}
+
+const fn codec_byte(codec: Compression) -> u8 {
+    match codec {
+        Compression::None => 0,
+        Compression::Zstd => 1,
+        Compression::Lz4 => 2,
+    }
+}
+
+const fn codec_of(byte: u8) -> Option<Compression> {
+    match byte {
+        0 => Some(Compression::None),
+        1 => Some(Compression::Zstd),
+        2 => Some(Compression::Lz4),
+        _ => None,
     }
 }
 

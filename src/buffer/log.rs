@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::batch::{Frame, Taken};
+use super::codec::Packer;
 use super::cursor::Drop;
 use super::format::{Footer, SEGMENT_HEADER, SegmentHeader};
 use super::segment::{FrameMeta, Segment};
@@ -17,6 +18,7 @@ use super::slots::Slots;
 use super::state::{Pressure, Shared};
 use super::storage::{Handle, Storage, is_no_space};
 use super::{SyncMode, WhenFull, wide};
+use crate::clock::Moment;
 
 /// A changed cursor is synced at the latest after this (R9).
 const CURSOR_SYNC: Duration = Duration::from_secs(1);
@@ -25,6 +27,8 @@ const CURSOR_SYNC: Duration = Duration::from_secs(1);
 const CURSOR_SYNC_IDLE: Duration = Duration::from_secs(60);
 /// How often a full disk is tried again, and `min_free` and `max_age` are looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// How often the age of what is kept is looked at, at the latest.
+const KEPT_LOOK: Duration = Duration::from_secs(60);
 /// Numbers that are reserved ahead, so that none is given twice where a crash took records that somebody has seen.
 pub(super) const RESERVE: u64 = 1 << 16;
 /// Written bytes that are not synced yet and stay in memory for a second attempt (`sync: <interval>`).
@@ -83,6 +87,7 @@ pub(super) struct Log {
     pub(super) unsynced: Vec<Taken>,
     /// Taken, and not written because the disk was full; in order.
     pub(super) held: VecDeque<Taken>,
+    pub(super) packer: Packer,
 }
 
 /// When what was last done.
@@ -206,6 +211,7 @@ impl Log {
         self.shared.state.lock().in_write = batch.bytes();
         batch.skipped = batch.base.saturating_sub(self.taken);
         self.taken = batch.next;
+        batch.pack(&mut self.packer);
         Some(batch)
     }
 
@@ -257,7 +263,7 @@ impl Log {
             tracing::error!("the disk is full: new records wait in memory until there is room");
         }
         state.pressure = Pressure::Short;
-        if self.shared.limits.when_full == WhenFull::DropOldest && state.deletable() == 0 {
+        if !state.reclaimable() && self.shared.limits.when_full == WhenFull::DropOldest {
             let _had_something = state.drop_oldest(Drop::MinFree);
         }
     }
@@ -479,7 +485,7 @@ impl Log {
 
     /// Everything that time or settling makes due: ages, the cursor, deletions, `min_free`.
     pub(super) fn tend(&mut self) {
-        let now = self.shared.now();
+        let (now, moment) = (self.shared.now(), self.shared.clock.moment());
         if let SyncMode::Interval(interval) = self.shared.limits.sync
             && !self.unsynced.is_empty()
             && now.duration_since(self.upkeep.data_synced) >= interval
@@ -489,25 +495,25 @@ impl Log {
         let (roll, deletable, unsaved, changed) = {
             let mut state = self.shared.state.lock();
             if let Some(max_age) = self.shared.limits.max_age {
-                state.drop_aged(max_age, self.shared.clock.moment());
+                state.drop_aged(max_age, moment);
             }
             if state.pressure != Pressure::None {
                 let _asked_for = state.reclaimable();
             }
-            (state.roll, state.deletable() > 0, state.tracker.unsaved(), state.tracker.is_changed())
+            (state.roll, state.deletable(moment) > 0, state.tracker.unsaved(), state.tracker.is_changed())
         };
         if (roll || self.is_stale())
             && let Err(Trouble::Broken(reason)) = self.seal()
         {
             tracing::error!(reason, "a segment could not be closed");
         }
-        let deletable = deletable || self.shared.state.lock().deletable() > 0;
+        let deletable = deletable || self.shared.state.lock().deletable(moment) > 0;
         let sync = deletable
             || ((changed || self.upkeep.cursor_unsynced)
                 && now.saturating_duration_since(self.upkeep.cursor_synced) >= self.cursor_interval());
         if sync || unsaved >= self.shared.limits.window {
             match self.save_cursor(sync) {
-                Ok(floor) if deletable => self.delete_settled(floor),
+                Ok(floor) if deletable => self.delete_settled(floor, moment),
                 Ok(_floor) => {}
                 Err(error) => {
                     tracing::error!(%error, "the cursor was not saved; records may be sent again after a crash");
@@ -531,10 +537,12 @@ impl Log {
         }
     }
 
-    /// With `max_age`, a segment is closed after a part of it, so that a slow link's records go about in time.
+    /// With `max_age`, or an age in `keep_delivered`, a segment is closed after a part of it, so that a slow link's records go
+    /// about in time.
     fn is_stale(&self) -> bool {
-        let Some(max_age) = self.shared.limits.max_age else { return false };
         let state = self.shared.state.lock();
+        let kept = state.retention.keep().and_then(|keep| keep.age);
+        let Some(max_age) = self.shared.limits.max_age.into_iter().chain(kept).min() else { return false };
         let made = state.segments.back().filter(|last| state.active && last.next > last.base).and_then(|s| s.made);
         made.is_some_and(|made| self.shared.clock.moment().since(made) > max_age / 8)
     }
@@ -560,13 +568,14 @@ impl Log {
 
     /// Deletes the segments below the cursor that has been synced. It may have moved on meanwhile: what it passed since stays
     /// until the next save, or a kill would find a gap above the saved cursor and take it for damage.
-    fn delete_settled(&mut self, floor: u64) {
+    fn delete_settled(&mut self, floor: u64, now: Moment) {
         loop {
             let path = {
                 let mut state = self.shared.state.lock();
-                if state.deletable_below(floor) == 0 {
+                if state.deletable_below(floor, now) == 0 {
                     break;
                 }
+                state.retention.gave_up();
                 state.segments.pop_front().map(|segment| segment.path)
             };
             let Some(path) = path else { break };
@@ -608,6 +617,7 @@ impl Log {
         let dirty = state.tracker.is_changed() || self.upkeep.cursor_unsynced;
         let aging = state.tracker.owed(state.next) > 0;
         let spill = state.spill_due_in(self.shared.clock.moment()).filter(|_| state.failed.is_none());
+        let kept = state.retention.keep().and_then(|keep| keep.age).filter(|_| !state.segments.is_empty());
         drop(state);
         let mut look = None;
         let mut at_most = |wish: Duration| look = Some(look.map_or(wish, |look: Duration| look.min(wish)));
@@ -623,6 +633,9 @@ impl Log {
         }
         if let Some(max_age) = self.shared.limits.max_age.filter(|_| aging) {
             at_most((max_age / 8).clamp(Duration::from_millis(10), CURSOR_SYNC));
+        }
+        if let Some(age) = kept {
+            at_most((age / 8).clamp(Duration::from_millis(10), KEPT_LOOK));
         }
         if let SyncMode::Interval(interval) = self.shared.limits.sync
             && !self.unsynced.is_empty()

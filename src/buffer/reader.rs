@@ -53,8 +53,10 @@ impl SegmentScan {
     /// The next frame that reaches beyond `pos`.
     fn frame_beyond(&mut self, pos: u64) -> io::Result<Option<Frame>> {
         while let Some(found) = self.scan.next()? {
-            if found.header.next() > pos {
-                return Ok(Some(found.frame()));
+            if found.header.next() > pos
+                && let Some(frame) = found.frame()
+            {
+                return Ok(Some(frame));
             }
         }
         Ok(None)
@@ -225,7 +227,8 @@ impl Reader {
     /// Goes on in the segment that is open, or opens the one that `pos` lies in.
     fn segment_scan(&mut self) -> Result<Option<SegmentScan>, Refused> {
         let state = self.shared.state.lock();
-        let segment = state.segments.iter().find(|segment| segment.next > self.pos).cloned();
+        let at = state.segments.partition_point(|segment| segment.next <= self.pos);
+        let segment = state.segments.get(at).cloned();
         drop(state);
         let Some(segment) = segment else {
             // Nothing durable is left of it: numbers that were skipped, or damage that was found at the start.

@@ -11,11 +11,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::codec::Packer;
 use super::cursor::Tracker;
 use super::format::{FRAME_HEADER, FrameHeader, HeaderRead, SEGMENT_HEADER, SegmentHeader};
 use super::log::{Identity, Log, RESERVE, Upkeep, footer_of};
+use super::retention::Retention;
 use super::scan::FrameScan;
-use super::segment::{FrameMeta, Point, Segment};
+use super::segment::{Point, Segment};
 use super::slots::{Held, Slots};
 use super::spill::Spill;
 use super::state::{Limits, Pressure, Shared, State, Tail, TurnedAway};
@@ -111,6 +113,7 @@ fn assemble(parts: Parts<'_>, segments: VecDeque<Known>, tracker: Tracker, next:
         tracker,
         segments: segments.into_iter().map(|known| known.segment).collect(),
         active: false,
+        retention: Retention::new(parts.config.keep_delivered),
         roll: false,
         tail: Tail::of(parts.config.sync),
         pressure: Pressure::None,
@@ -135,6 +138,7 @@ fn assemble(parts: Parts<'_>, segments: VecDeque<Known>, tracker: Tracker, next:
         taken: parts.end,
         unsynced: Vec::new(),
         held: VecDeque::new(),
+        packer: Packer::new(parts.config.compress),
     }
 }
 
@@ -310,7 +314,7 @@ impl Finding<'_> {
             if found.header.base > from {
                 skips.push((from, found.header.base));
             }
-            segment.push(&FrameMeta::of(&found.frame(), found.pos, found.header.frame_len()));
+            segment.push(&found.meta());
         }
         segment.bytes = segment.data_end;
         Ok(Known { segment, scanned: true, readable: true, holes, skips, len })

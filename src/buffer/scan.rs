@@ -5,7 +5,9 @@ use std::io;
 use bytes::Bytes;
 
 use super::batch::Frame;
-use super::format::{FRAME_HEADER, FrameHeader};
+use super::codec::unpack;
+use super::format::{FRAME_HEADER, FrameHeader, RECORD_HEADER};
+use super::segment::FrameMeta;
 use super::storage::{Handle, read_up_to};
 use super::wide;
 
@@ -28,21 +30,35 @@ pub(super) struct FrameScan {
 pub(super) struct Found {
     pub(super) header: FrameHeader,
     pub(super) pos: u64,
-    pub(super) body: Bytes,
+    /// Its body as it is stored; the checksum holds.
+    pub(super) stored: Bytes,
 }
 
 impl Found {
-    pub(super) fn frame(&self) -> Frame {
-        let (count, records) = (u64::from(self.header.count), usize::try_from(self.header.count).unwrap_or(0));
-        let payload = self.body.len().saturating_sub(records * super::format::RECORD_HEADER);
-        Frame {
-            base: self.header.base,
-            skipped: self.header.skipped,
-            count,
-            at: self.header.at,
-            payload: wide(payload),
-            body: self.body.clone(),
+    /// Its records; `None` where what is stored does not become them, although its checksum holds.
+    pub(super) fn frame(&self) -> Option<Frame> {
+        let header = &self.header;
+        let body = unpack(header.codec, &self.stored, header.raw())?;
+        let (base, skipped, count) = (header.base, header.skipped, u64::from(header.count));
+        Some(Frame { base, skipped, count, at: header.at, payload: self.payload(), body })
+    }
+
+    /// What a segment notes of it.
+    pub(super) fn meta(&self) -> FrameMeta {
+        let header = &self.header;
+        FrameMeta {
+            base: header.base,
+            next: header.next(),
+            pos: self.pos,
+            len: header.frame_len(),
+            payload: self.payload(),
+            at: header.at,
         }
+    }
+
+    fn payload(&self) -> u64 {
+        let records = usize::try_from(self.header.count).unwrap_or(0);
+        wide(self.header.raw().saturating_sub(records.saturating_mul(RECORD_HEADER)))
     }
 }
 
@@ -83,8 +99,8 @@ impl FrameScan {
         let Some(head) = self.bytes_at(pos, FRAME_HEADER)? else { return Ok(None) };
         let Some(header) = FrameHeader::decode(&head, self.salt) else { return Ok(None) };
         let Some(body) = self.bytes_at(pos + wide(FRAME_HEADER), header.padded_body())? else { return Ok(None) };
-        let body = body.slice(..header.body());
-        Ok(header.checks(&body, self.salt).then_some(Found { header, pos, body }))
+        let stored = body.slice(..header.stored());
+        Ok(header.checks(&stored, self.salt).then_some(Found { header, pos, stored }))
     }
 
     fn bytes_at(&mut self, pos: u64, len: usize) -> io::Result<Option<Bytes>> {

@@ -11,6 +11,7 @@ use super::batch::{Batch, Frame};
 use super::cursor::{Drop, Tracker};
 use super::format::{FRAME_HEADER, record_len};
 use super::log::RESERVE;
+use super::retention::Retention;
 use super::segment::Segment;
 use super::spill::Spill;
 use super::{Config, MarkSender, Outcome, Refused, Stats, SyncMode, WhenFull, wide};
@@ -99,6 +100,7 @@ pub(super) struct State {
     /// In order; the last one is being written while `active`.
     pub(super) segments: VecDeque<Segment>,
     pub(super) active: bool,
+    pub(super) retention: Retention,
     /// The active segment is to be closed although it is not full, so that it can go.
     pub(super) roll: bool,
     pub(super) tail: Tail,
@@ -223,20 +225,31 @@ impl State {
         self.segments.iter().map(|segment| segment.bytes).sum()
     }
 
-    /// Segments from the front of which everything is settled and that are not being written.
-    pub(super) fn deletable(&self) -> usize {
-        self.deletable_below(self.tracker.floor())
+    /// Segments from the front of which everything below `floor` is settled and that are not being written.
+    fn settled_below(&self, floor: u64) -> impl Iterator<Item = &Segment> + Clone {
+        let closed = self.segments.len() - usize::from(self.active && !self.segments.is_empty());
+        self.segments.iter().take(closed).take_while(move |segment| segment.next <= floor)
+    }
+
+    /// Segments from the front that are to go at `now`.
+    pub(super) fn deletable(&self, now: Moment) -> usize {
+        self.deletable_below(self.tracker.floor(), now)
     }
 
     /// The same for a cursor at `floor`.
-    pub(super) fn deletable_below(&self, floor: u64) -> usize {
-        let closed = self.segments.len() - usize::from(self.active && !self.segments.is_empty());
-        self.segments.iter().take(closed).take_while(|segment| segment.next <= floor).count()
+    pub(super) fn deletable_below(&self, floor: u64, now: Moment) -> usize {
+        self.retention.due(self.settled_below(floor), now)
     }
 
-    /// Whether space will come back by itself: the writer has only to be asked.
+    /// Bytes of segments that are settled and still there.
+    pub(super) fn settled_bytes(&self) -> u64 {
+        self.settled_below(self.tracker.floor()).map(|segment| segment.bytes).sum()
+    }
+
+    /// Whether space will come back by itself: the writer has only to be asked. What is kept although it is delivered goes then.
     pub(super) fn reclaimable(&mut self) -> bool {
-        if self.deletable() > 0 {
+        if self.settled_below(self.tracker.floor()).next().is_some() {
+            self.retention.need_one();
             return true;
         }
         let floor = self.tracker.floor();
@@ -552,6 +565,7 @@ impl Shared {
             ledger: state.tracker.ledger(state.next),
             depth_bytes: state.depth_bytes(),
             disk_bytes: state.disk_bytes(),
+            kept_bytes: if state.retention.keep().is_some() { state.settled_bytes() } else { 0 },
             oldest: state.oldest(),
             cursor: Offset(state.tracker.floor()),
             durable: Offset(self.mark.progress().done),

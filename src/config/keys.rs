@@ -82,9 +82,12 @@ pub(super) const KAFKA: Keys = Keys {
 
 pub(super) const BUFFER: Keys = Keys {
     section: "links.NAME.buffer",
-    accepted: &["max_size", "max_age", "when_full", "sync", "spill_after", "min_free"],
-    planned: &["keep_delivered", "compression", "encryption"],
+    accepted: &["max_size", "max_age", "when_full", "sync", "spill_after", "min_free", "compress", "keep_delivered"],
+    planned: &["encryption"],
 };
+
+pub(super) const KEEP: Keys =
+    Keys { section: "links.NAME.buffer.keep_delivered", accepted: &["age", "size"], planned: &[] };
 
 pub(super) const RETRY: Keys = Keys { section: "links.NAME.retry", accepted: &["min", "max"], planned: &[] };
 
@@ -94,8 +97,8 @@ pub(super) const ROUTE: Keys = Keys {
     planned: &["where", "priority", "transform", "throttle", "sample", "dedup", "batch", "retained", "retain", "qos"],
 };
 
-pub(super) const ALL: [&Keys; 12] =
-    [&TOP, &BROKER, &LISTENER, &ADMIN, &LINK, &MQTT, &RABBITMQ, &DECLARE, &KAFKA, &BUFFER, &RETRY, &ROUTE];
+pub(super) const ALL: [&Keys; 13] =
+    [&TOP, &BROKER, &LISTENER, &ADMIN, &LINK, &MQTT, &RABBITMQ, &DECLARE, &KAFKA, &BUFFER, &KEEP, &RETRY, &ROUTE];
 
 /// What a key is called in other programs, and what says the same here: section, keys, hint.
 const HABITS: [(&Keys, &[&str], &str); 7] = [

@@ -197,6 +197,8 @@ pub(super) fn keeping(dir: &Path) -> buffer::Config {
         when_full: buffer::WhenFull::Reject,
         sync: buffer::SyncMode::Group,
         min_free: Some(ByteSize(0)),
+        compress: buffer::Compression::None,
+        keep_delivered: Some(buffer::Keep { age: None, size: None }),
     }
 }
 

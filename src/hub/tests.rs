@@ -6,7 +6,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::*;
-use crate::buffer::{Config as BufferConfig, SyncMode, WhenFull};
+use crate::buffer::{Compression, Config as BufferConfig, SyncMode, WhenFull};
 use crate::clock;
 use crate::router::{Form, From, Route, To};
 use crate::units::ByteSize;
@@ -72,6 +72,8 @@ fn open(dir: &std::path::Path, name: &str, when_full: WhenFull, size: u64) -> Bu
         when_full,
         sync: SyncMode::Group,
         min_free: Some(ByteSize(0)),
+        compress: Compression::None,
+        keep_delivered: None,
     };
     Buffer::open(config, 16, clock::system()).unwrap().0
 }

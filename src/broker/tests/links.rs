@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::support::*;
 use crate::broker::Config;
-use crate::buffer::{Buffer, Config as BufferConfig, SyncMode, WhenFull};
+use crate::buffer::{Buffer, Compression, Config as BufferConfig, SyncMode, WhenFull};
 use crate::clock;
 use crate::message::Qos;
 use crate::router::{Form, From, LinkId, Route, Table, To};
@@ -20,6 +20,8 @@ fn buffer(dir: &Path, when_full: WhenFull, size: u64) -> Buffer {
         when_full,
         sync: SyncMode::Group,
         min_free: Some(ByteSize(0)),
+        compress: Compression::None,
+        keep_delivered: None,
     };
     Buffer::open(config, 16, clock::system()).unwrap().0
 }

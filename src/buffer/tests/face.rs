@@ -15,6 +15,8 @@ pub(super) fn config(dir: &Path) -> Config {
         when_full: WhenFull::DropOldest,
         sync: SyncMode::Group,
         min_free: Some(ByteSize(0)),
+        compress: Compression::None,
+        keep_delivered: None,
     }
 }
 

@@ -8,10 +8,12 @@
 )]
 
 mod bench;
+mod compress;
 mod direct;
 mod disk;
 mod face;
 mod faults;
+mod kept;
 mod limits;
 mod model;
 mod skips;

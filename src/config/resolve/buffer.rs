@@ -7,8 +7,9 @@ use super::Resolver;
 use super::broker::YEAR;
 use super::link::Draft;
 use super::value::Item;
-use crate::buffer::{Config, SyncMode, WhenFull};
+use crate::buffer::{Compression, Config, Keep, SyncMode, WhenFull};
 use crate::config::keys;
+use crate::config::raw::Value;
 use crate::units::{ByteSize, parse_duration};
 
 /// R3.
@@ -32,6 +33,8 @@ impl Resolver<'_> {
             when_full: WhenFull::default(),
             sync: SyncMode::default(),
             min_free: None,
+            compress: Compression::None,
+            keep_delivered: None,
         };
         let Some(item) = item else { return config };
         let section = self.section(&item, &keys::BUFFER);
@@ -59,7 +62,32 @@ impl Resolver<'_> {
             self.mistakes.warning(item.place(), "`spill_after` does nothing here", hint);
         }
         config.min_free = self.size(section.get("min_free"), ByteSize(0)..=SIZE_MAX);
+        let codecs = [("none", Compression::None), ("zstd", Compression::Zstd), ("lz4", Compression::Lz4)];
+        config.compress = self.choice(section.get("compress"), &codecs).unwrap_or_default();
+        config.keep_delivered = section.get("keep_delivered").and_then(|item| self.keep(&item));
+        if let (Some(item), SyncMode::Spill(_)) = (section.get("keep_delivered"), config.sync) {
+            let hint = "`sync: group` writes every message, and `compress` makes that less";
+            let wrong = "`sync: spill` does not write what the remote confirms in time: there is nothing to keep of it";
+            self.mistakes.error(item.place(), wrong, hint.to_owned());
+        }
         config
+    }
+
+    /// `24h`, or `{ age: 24h, size: 1GiB }` with one of both at least.
+    fn keep(&mut self, item: &Item<'_>) -> Option<Keep> {
+        let ages = Duration::from_secs(1)..=100 * YEAR;
+        if matches!(item.node.value, Value::Scalar(_)) {
+            let age = self.duration(Some(item.clone()), ages)?;
+            return Some(Keep { age: Some(age), size: None });
+        }
+        let section = self.section(item, &keys::KEEP);
+        let (age, size) = (section.get("age"), section.get("size"));
+        if age.is_none() && size.is_none() && !section.is_wrong {
+            let hint = "such as `keep_delivered: 24h` or `keep_delivered: { age: 24h, size: 1GiB }`";
+            self.mistakes.error(&section.place, "`keep_delivered` does not say for how long", hint.to_owned());
+        }
+        let (age, size) = (self.duration(age, ages), self.size(size, SIZE_MIN..=SIZE_MAX));
+        (age.is_some() || size.is_some()).then_some(Keep { age, size })
     }
 
     fn sync(&mut self, item: Option<Item<'_>>, spill_after: Option<Duration>) -> Option<SyncMode> {

@@ -149,6 +149,8 @@ impl Running {
             when_full: buffer::WhenFull::Block,
             sync: buffer::SyncMode::Group,
             min_free: Some(ByteSize(0)),
+            compress: buffer::Compression::None,
+            keep_delivered: None,
         };
         let (buffer, _) = Buffer::open(config, 64, crate::clock::system()).unwrap();
         let common = common(timing);
