@@ -3,8 +3,10 @@
 use bytes::{BufMut, Bytes};
 
 use super::codec::Packer;
-use super::format::{FRAME_BYTES_MAX, FRAME_HEADER, FrameHeader, aligned, decode_record, encode_record, record_len};
-use super::{Compression, wide};
+use super::format::{
+    DecodedRecord, FRAME_BYTES_MAX, FRAME_HEADER, FrameHeader, aligned, decode_record, encode_record, record_len,
+};
+use super::{Compression, Offset, Record, wide};
 use crate::clock::{Moment, WallMs};
 
 /// Records that become one write. All frames of a batch carry the time of its first record; each record its own delta.
@@ -80,6 +82,12 @@ impl Frame {
     /// Bytes that writing it takes.
     pub(super) fn disk_bytes(&self) -> u64 {
         wide(FRAME_HEADER + aligned(self.body.len()))
+    }
+
+    /// One of its records, as it is handed out.
+    pub(super) fn record(&self, offset: u64, decoded: DecodedRecord) -> Record {
+        let appended = self.at.wall.0.saturating_add_signed(i64::from(decoded.delta_ms));
+        Record { offset: Offset(offset), appended: WallMs(appended), expires: decoded.expires, body: decoded.body }
     }
 }
 

@@ -191,6 +191,12 @@ impl Tracker {
         }
     }
 
+    /// A replay sent so many records again.
+    pub(super) const fn count_replayed(&mut self, records: u64) {
+        self.counts.replayed += records;
+        self.changed = true;
+    }
+
     /// Records `[from, to)` are damaged. Answers the ranges that were not known and are still owed.
     pub(super) fn damage(&mut self, from: u64, to: u64) -> Vec<(u64, u64)> {
         let lost = self.dig(from, to);
@@ -260,6 +266,7 @@ impl Tracker {
             c.expired,
             c.dead_lettered,
             c.confirmed_after_drop,
+            c.replayed,
         ] {
             out.put_u64_le(number);
         }
@@ -274,7 +281,7 @@ impl Tracker {
 
     /// From what was saved; and how far the log was durable then.
     pub(super) fn decode(mut bytes: &[u8]) -> Option<(Self, u64)> {
-        if bytes.len() < 13 * 8 {
+        if bytes.len() < 14 * 8 {
             return None;
         }
         let mut number = || bytes.get_u64_le();
@@ -288,6 +295,7 @@ impl Tracker {
             expired: number(),
             dead_lettered: number(),
             confirmed_after_drop: number(),
+            replayed: number(),
             ..Ledger::default()
         };
         let holes = usize::try_from(number()).ok()?;

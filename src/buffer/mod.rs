@@ -25,6 +25,66 @@
 //! on behind the numbers that had been reserved, and those between are in no sum. A frame says how many numbers directly
 //! before it hold no record, so that they are told from a hole. `accepted` follows from the sequence.
 //!
+//! # Format, version 1
+//! Enough to write a reader from; `tests/buffer_format.rs` is one that was, and `tests/fixtures/buffer-v1` is what every later
+//! version still has to read. Integers are little endian; lengths and positions are bytes. `pad` is zeros up to a multiple of 8.
+//! `crc` is CRC-32C (Castagnoli); `crc(s, x)` goes on from the value `s`, as if `s` were the checksum of what was before, and
+//! `crc(x)` is `crc(0, x)`. Wall times are milliseconds since 1970 in UTC. `up` is the boot clock: milliseconds since the machine
+//! started, doubled, plus 1 where the wall clock was synchronised. What is called zero is written as zero and not looked at.
+//!
+//! **Segment** `<base in 20 decimal digits>.seg`: a header, frames one behind the other, and once it is complete a footer frame at its
+//! end. Numbers are in no two segments, and rise within one and from one to the next.
+//! ```text
+//! segment header, 64 bytes
+//!  0 magic[8] = "tgsegmnt"    8 version u16 = 1       10 header_len u16 = 64   12 flags u32 = 0
+//! 16 uuid[16] of the log     32 base u64, its first number, as in the name     40 epoch u32
+//! 44 salt u32                48 created u64, wall    56 boot u32, names the boot; 0: not known
+//! 60 crc u32 = crc(bytes 0..60)
+//!
+//! frame header, 72 bytes; its body follows, then pad
+//!  0 magic u32 = "TGFR"       4 version u8 = 1        5 codec u8 (0 none, 1 zstd, 2 LZ4 block)
+//!  6 flags u8 (1: footer)     7 lane u8 = 0
+//!  8 stored_len u32           12 raw_len u32          16 count u32, records    20 body_crc u32 = crc(salt, stored body)
+//! 24 base u64, the first record's number              32 durable u64: all below was durable when this was written
+//! 40 wall u64, of the first record                    48 up u64, of the first record
+//! 56 skipped u64: so many numbers directly before base hold no record
+//! 64 expiry_max_s u32: seconds since 1970 when the last record expires; 2^32-1: one never does
+//! 68 header_crc u32 = crc(salt, bytes 0..68)
+//! ```
+//! The salt is the one in the segment's header; where that is damaged it is
+//! `crc(crc(secret, base as u64), epoch as u32)` with `secret` from `meta` and an epoch up to the one there. `codec` 0 has
+//! `stored_len` = `raw_len`, which is at most 2^30; the others are shorter than `raw_len`, and become exactly `raw_len` bytes: one
+//! zstd frame, or one LZ4 block without a length before it. A frame with several records has at most 256 KiB raw. A reader
+//! that finds no sound frame where one should be tries again 8 bytes on. The body holds `count` records:
+//! ```text
+//! record:  body_len u32 · time_delta i32, ms from the frame's wall to when it was appended · flags u32 (1: expires) · zero u32
+//!          [expires u64, wall, if flagged] · body[body_len] · pad
+//! footer:  next u64, behind its last number · payload u64, bytes of bodies, about · last_wall u64 · last_up u64, of the last frame
+//!          points u32 · zero u32 · points times { number u64 · position u64 of a frame's header · wall u64 · up u64 }
+//!          position u64 of the footer's own header: the last 8 bytes of a complete segment
+//! ```
+//! A footer frame has `count` 0 and `base` = `next`. Its points are in order, at most 64, the first at the first frame. Where a number
+//! stands in two segments (a write was repeated after a failure), the one of the later segment counts, and what a segment has at or
+//! above its successor's base is not looked at.
+//!
+//! **`meta`, `cursors`**: two slots of 16 KiB; the sound one with the larger generation counts.
+//! ```text
+//! slot:    magic u32 = "TGSL" · version u16 = 1 · zero u16 · generation u64 · len u32 · crc u32 · payload[len]
+//!          crc = crc(crc(bytes 0..20), payload)
+//! meta:    uuid[16] · secret u32 · epoch u32, of the newest segment at most · reserved u64: numbers below may have been given
+//!          clean u8: closed in good order
+//! cursors: floor u64: all below is settled · durable u64: all below was durable · skipped u64: numbers that no record has · unnumbered u64:
+//!          records dropped without a number · delivered u64 · dropped_when_full u64 · dropped_age u64 · dropped_damaged u64 ·
+//!          dropped_min_free u64 · expired u64 · dead_lettered u64 · confirmed_after_drop u64 · replayed u64 ·
+//!          holes u64 · holes times { from u64 · to u64, exclusive }: numbers above the floor that hold no record that is owed
+//! ```
+//! **`dead-letters/letters`**: letters one behind the other.
+//! ```text
+//! letter:  magic u32 = "TGDL" · len u32 · crc u32 = crc(what follows, len bytes)
+//!          attempts u32 · offset u64, its record's number · time u64, wall · reason_len u32 · zero u32 · reason (UTF-8) · body · pad
+//! ```
+//! `len` counts from `attempts` to the end of the body.
+//!
 //! # Writing
 //! [`Buffer::admit`] applies the limits, [`Buffer::append`] encodes into memory under a short lock, and one thread a log
 //! takes all that is staged: one write, one sync, then the mark moves and receipts settle. A lone record is committed at
@@ -41,6 +101,10 @@
 //! restarts, no step of the wall clock makes a record older; across boots the wall clock counts only if it was right both
 //! times, and otherwise a record is as old as the present boot. What that cannot prove to be too old is kept.
 //!
+//! # Compression
+//! With `compress` the writer compresses each frame by itself, where that makes it shorter (module `codec`). The memory tail has it
+//! uncompressed. Every frame says how it is stored, so a log may hold all kinds.
+//!
 //! # Reading
 //! One [`Reader`], the link's sink. From the tail in memory, or from disk with read-ahead; on a thread that may block
 //! where there is a tokio runtime. It sees only what the mark has passed; with `sync: spill` also what is
@@ -51,6 +115,8 @@
 //! unsaved, synced each second while it changes, and synced before segments below it are deleted (R9). With `sync: spill` it
 //! is saved before a confirmation acknowledges, so a kill forgets nothing of the ledger; it is synced before a frame that skips numbers,
 //! and each minute while nothing on disk is owed: a power cut may then forget so much of what was accepted and delivered.
+//! With `keep_delivered` they stay for their age and size (module `retention`), and go before anything that is owed when space is
+//! needed (R2, R4). [`History`] reads them from any offset or time, for replay.
 //!
 //! # Recovering
 //! See module `recovery`. A recovered file is closed with a footer and never appended to; the next record begins a new
@@ -62,6 +128,7 @@ mod cursor;
 mod dead_letters;
 mod direct;
 mod format;
+mod history;
 mod log;
 pub mod mark;
 mod reader;
@@ -77,8 +144,10 @@ mod writer;
 
 pub use dead_letters::{DeadLetter, DeadLetters};
 pub use direct::Direct;
+pub use history::History;
 pub use mark::{Mark, MarkSender, Progress, Rejected};
 pub use reader::Reader;
+pub use slots::SlotFile;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -240,6 +309,8 @@ pub struct Ledger {
     pub dead_lettered: u64,
     /// Late confirmations of what was dropped meanwhile; in no sum.
     pub confirmed_after_drop: u64,
+    /// Records that a replay sent to this link again and the remote confirmed; in no sum.
+    pub replayed: u64,
 }
 
 impl Ledger {
@@ -271,6 +342,8 @@ pub struct Stats {
     pub kept_bytes: u64,
     /// When the oldest undelivered record was appended.
     pub oldest: Option<Moment>,
+    /// The oldest record that is still on disk, delivered or not.
+    pub first: Offset,
     /// Everything below is delivered, dropped or expired.
     pub cursor: Offset,
     /// Everything below is durable.
@@ -449,6 +522,27 @@ impl Buffer {
     /// publisher waits for a remote.
     pub fn hurry(&self) {
         self.inner.shared.hurry();
+    }
+
+    /// What the log still holds from `from` until before `until`, delivered or not; nothing beyond what is durable now.
+    #[must_use]
+    pub fn history(&self, from: Offset, until: Offset) -> History {
+        History::new(Arc::clone(&self.inner.shared), Arc::clone(&self.inner.storage), from, until)
+    }
+
+    /// The stretch of the log that can hold records appended from `from` until before `until` by the wall clock, from the
+    /// segments' sparse index: no others do, but some in it may be of other times.
+    #[must_use]
+    pub fn between(&self, from: Option<WallMs>, until: Option<WallMs>) -> (Offset, Offset) {
+        let (from, until) = history::between(&self.inner.shared.state.lock(), from, until);
+        (Offset(from), Offset(until))
+    }
+
+    /// Counts records that a replay has sent to this link's remote and that it confirmed (R7: in `replayed` alone).
+    pub fn count_replayed(&self, records: u64) {
+        let mut state = self.inner.shared.state.lock();
+        state.tracker.count_replayed(records);
+        self.inner.shared.poke_locked(&mut state);
     }
 
     /// The dead-letter log of this link.

@@ -12,7 +12,6 @@ use super::scan::FrameScan;
 use super::state::Shared;
 use super::storage::Storage;
 use super::{Mark, Offset, Record, Refused};
-use crate::clock::WallMs;
 
 /// Reads records in order. It sees only what is durable, or with [`super::SyncMode::Spill`] what may become so.
 #[derive(Debug)]
@@ -289,13 +288,7 @@ impl Reader {
                     continue;
                 }
                 bytes += decoded.body.len();
-                let appended = current.frame.at.wall.0.saturating_add_signed(i64::from(decoded.delta_ms));
-                records.push(Record {
-                    offset: Offset(offset),
-                    appended: WallMs(appended),
-                    expires: decoded.expires,
-                    body: decoded.body,
-                });
+                records.push(current.frame.record(offset, decoded));
             }
             self.current = state.frame_in_memory(self.pos).map(|frame| Current {
                 offset: frame.base,

@@ -11,7 +11,7 @@ use std::path::Path;
 use bytes::{Buf, BufMut};
 
 use super::format::FORMAT;
-use super::storage::{Handle, Storage, read_up_to};
+use super::storage::{Disk, Handle, Storage, read_up_to};
 use super::wide;
 
 /// Length of a slot; one block of most file systems is 4 KiB.
@@ -105,6 +105,50 @@ impl Slots {
     }
 }
 
+/// A small file of its own for what another part has to keep across a kill or a power cut: overwritten in place, never torn.
+#[derive(Debug)]
+pub struct SlotFile {
+    slots: Slots,
+}
+
+impl SlotFile {
+    /// Bytes that it holds at most.
+    pub const BYTES_MAX: usize = PAYLOAD_MAX;
+
+    /// Opens or makes the file, whose folder has to be there. Answers what was saved last, if anything was.
+    ///
+    /// # Errors
+    /// The file cannot be read or made, is damaged, or was written by a later version.
+    pub fn open(path: &Path) -> io::Result<(Self, Option<Vec<u8>>)> {
+        let is_new = !path.exists();
+        let (slots, held) = Slots::open(&Disk, path)?;
+        if is_new && let Some(folder) = path.parent() {
+            Disk.sync_dir(folder)?;
+        }
+        let wrong = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
+        match held {
+            Held::Payload(payload) => Ok((Self { slots }, Some(payload))),
+            Held::Nothing => Ok((Self { slots }, None)),
+            Held::Damaged => Err(wrong(format!("{}: damaged", path.display()))),
+            Held::Later(version) => {
+                Err(wrong(format!("{}: written by a later version (format {version})", path.display())))
+            }
+        }
+    }
+
+    /// Overwrites what was saved; with `sync` a power cut does not take it back.
+    ///
+    /// # Errors
+    /// The write or the sync, or more than [`SlotFile::BYTES_MAX`].
+    pub fn save(&mut self, bytes: &[u8], sync: bool) -> io::Result<()> {
+        if bytes.len() > Self::BYTES_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "more than a slot holds"));
+        }
+        self.slots.save(bytes)?;
+        if sync { self.slots.sync() } else { Ok(()) }
+    }
+}
+
 fn decode(slot: &[u8]) -> Option<(u16, u64, &[u8])> {
     let (mut head, rest) = slot.split_at_checked(HEADER)?;
     let sealed = head.get(..20)?;
@@ -121,7 +165,6 @@ fn decode(slot: &[u8]) -> Option<(u16, u64, &[u8])> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::storage::Disk;
     use super::*;
 
     fn open(path: &Path) -> (Slots, Option<Vec<u8>>) {

@@ -173,6 +173,12 @@ impl Tail {
         }
     }
 
+    /// Where the first frame that reaches beyond `offset` begins.
+    pub(super) fn first_beyond(&self, offset: u64) -> Option<u64> {
+        let at = self.frames.partition_point(|frame| frame.next() <= offset);
+        self.frames.get(at).map(|frame| frame.base.max(offset))
+    }
+
     /// The frame with `offset`.
     pub(super) fn frame_with(&self, offset: u64) -> Option<&Frame> {
         let at = self.frames.partition_point(|frame| frame.next() <= offset);
@@ -567,6 +573,7 @@ impl Shared {
             disk_bytes: state.disk_bytes(),
             kept_bytes: if state.retention.keep().is_some() { state.settled_bytes() } else { 0 },
             oldest: state.oldest(),
+            first: Offset(state.segments.front().map_or(state.next, |segment| segment.base)),
             cursor: Offset(state.tracker.floor()),
             durable: Offset(self.mark.progress().done),
             next: Offset(state.next),

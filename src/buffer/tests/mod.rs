@@ -13,6 +13,7 @@ mod direct;
 mod disk;
 mod face;
 mod faults;
+mod history;
 mod kept;
 mod limits;
 mod model;
