@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
+use serde_json::{Value, json};
 
-use super::Control;
+use super::{CommandError, Control};
 use crate::telemetry::board::Status;
 use crate::telemetry::metrics;
 
@@ -21,6 +22,28 @@ pub(super) fn router(control: Arc<dyn Control>) -> Router {
         .route("/metrics", get(|State(control): Shared| std::future::ready(scrape(&*control))))
         .route("/v1/status", get(|State(control): Shared| std::future::ready(Json(control.status()))))
         .with_state(control)
+}
+
+/// The pages, and the commands: only for those who may open the socket.
+pub(super) fn with_commands(control: Arc<dyn Control>) -> Router {
+    let commands = Router::new().route("/v1/commands/{name}", post(command)).with_state(Arc::clone(&control));
+    router(control).merge(commands)
+}
+
+async fn command(State(control): Shared, Path(name): Path<String>, Json(arguments): Json<Value>) -> Response {
+    // A task of its own: what was begun is not left half done where the asker hangs up.
+    let done = tokio::spawn(control.command(name, arguments)).await;
+    let error = match done {
+        Ok(Ok(answer)) => return Json(answer).into_response(),
+        Ok(Err(error)) => error,
+        Err(panic) => CommandError::Failed(panic.to_string()),
+    };
+    let status = match error {
+        CommandError::Unknown(_) | CommandError::NotThere(_) => StatusCode::NOT_FOUND,
+        CommandError::Refused(_) => StatusCode::CONFLICT,
+        CommandError::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    (status, Json(json!({ "error": error.to_string() }))).into_response()
 }
 
 fn readiness(status: &Status) -> Response {

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{Control, serve};
+use super::{Control, pages, serve};
 
-/// Owner only: whoever may ask may later also command.
+/// Owner only: whoever may ask may also command.
 const MODE: u32 = 0o600;
 
 /// A bound admin socket. Its file goes when this is dropped.
@@ -47,7 +47,7 @@ impl UnixSocket {
     /// Never for what a client does.
     pub async fn serve(mut self, control: Arc<dyn Control>, token: CancellationToken) -> io::Result<()> {
         match self.listener.take() {
-            Some(listener) => serve(listener, control, token).await,
+            Some(listener) => serve(listener, pages::with_commands(control), token).await,
             None => Ok(()),
         }
     }
@@ -125,6 +125,27 @@ mod tests {
         let answer = ask(&path, "/readyz").await;
         assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("not all open yet"), "{answer}");
         assert!(ask(&path, "/livez").await.starts_with("HTTP/1.1 200"));
+    }
+
+    #[tokio::test]
+    async fn commands_are_taken_over_the_socket_and_not_over_tcp() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("admin.sock");
+        let (mut tasks, token) = serving(&path, true);
+        let request = "POST /v1/commands/dance HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}";
+        let mut stream = UnixStream::connect(&path).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 404") && answer.contains("knows no command `dance`"), "{answer}");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tasks.spawn(super::super::serve_listener(listener, Arc::new(Fake(true)), token.clone()));
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 404") && !answer.contains("dance"), "{answer}");
     }
 
     #[tokio::test]

@@ -106,6 +106,36 @@ pub(crate) fn ms(ms: u64) -> String {
     show_duration(Duration::from_millis(ms))
 }
 
+/// A moment as RFC 3339 in UTC, to the second: `2026-11-26T17:05:00Z`.
+pub(crate) fn utc(moment: WallMs) -> String {
+    let s = moment.0 / 1_000;
+    let (year, month, day) = date(s / 86_400);
+    let (hour, minute, second) = (s / 3_600 % 24, s / 60 % 60, s % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+/// The date so many days after 1970-01-01. Years are counted off one by one: there are few.
+fn date(mut days: u64) -> (u64, u64, u64) {
+    let is_leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    // In 400 years the calendar repeats itself.
+    let mut year = 1_970 + 400 * (days / 146_097);
+    days %= 146_097;
+    while days >= 365 + u64::from(is_leap(year)) {
+        days -= 365 + u64::from(is_leap(year));
+        year += 1;
+    }
+    let months = [31, 28 + u64::from(is_leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let mut month = 1;
+    for length in months {
+        if days < length {
+            break;
+        }
+        days -= length;
+        month += 1;
+    }
+    (year, month, days + 1)
+}
+
 /// `12345` as `12,345`.
 pub(crate) fn grouped(value: u64) -> String {
     let digits = value.to_string();
@@ -127,6 +157,20 @@ mod tests {
     fn figures_are_grouped_by_thousands() {
         for (value, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
             assert_eq!(grouped(value), text);
+        }
+    }
+
+    #[test]
+    fn moments_are_written_as_rfc_3339() {
+        for (ms, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_400_000, "2000-02-29T00:00:00Z"),
+            (1_709_251_199_999, "2024-02-29T23:59:59Z"),
+            (1_798_761_600_000, "2027-01-01T00:00:00Z"),
+            (4_107_542_400_000, "2100-03-01T00:00:00Z"),
+            (13_574_563_200_000, "2400-02-29T00:00:00Z"),
+        ] {
+            assert_eq!(utc(WallMs(ms)), text);
         }
     }
 

@@ -5,7 +5,7 @@ mod render;
 use std::path::Path;
 use std::time::Duration;
 
-use super::client::{self, AskError};
+use super::client;
 use super::exit::{Exit, Failure, Outcome};
 use super::{out, text};
 use crate::clock;
@@ -61,14 +61,7 @@ async fn watch(args: &Args, data_dir: &Path) -> Outcome {
 }
 
 async fn ask(data_dir: &Path) -> Result<Status, Failure> {
-    client::status(data_dir).await.map_err(|error| {
-        let exit = match error {
-            AskError::NotThere(_) | AskError::Stale(_) | AskError::NoAnswer { .. } => Exit::Unavailable,
-            AskError::NotPermitted(_) => Exit::NotPermitted,
-            AskError::Strange { .. } => Exit::Io,
-        };
-        Failure::new(exit, error)
-    })
+    client::status(data_dir).await.map_err(|error| Failure::new(error.exit(), error))
 }
 
 fn print(args: &Args, status: &Status) -> Result<(), Failure> {
