@@ -186,7 +186,8 @@ fn damage(dir: &Path) {
     let mut third = fs::read(&files[2]).unwrap();
     let (_, frames) = independent::segment(&third);
     let hit = frames.iter().find(|frame| frame.base == DAMAGED.start && u64::from(frame.count) == 10);
-    third[hit.expect("frames of ten: write it again").at + 72 + 20] ^= 0x10;
+    let Some(hit) = hit else { panic!("frames of ten: write it again") };
+    third[hit.at + 72 + 20] ^= 0x10;
     fs::write(&files[2], third).unwrap();
 }
 

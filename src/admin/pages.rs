@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
+use tokio_util::task::TaskTracker;
 
 use super::{CommandError, Control};
 use crate::telemetry::board::Status;
@@ -32,7 +33,7 @@ pub(super) fn with_commands(control: Arc<dyn Control>) -> Router {
 
 async fn command(State(control): Shared, Path(name): Path<String>, Json(arguments): Json<Value>) -> Response {
     // A task of its own: what was begun is not left half done where the asker hangs up.
-    let done = tokio::spawn(control.command(name, arguments)).await;
+    let done = TaskTracker::new().spawn(control.command(name, arguments)).await;
     let error = match done {
         Ok(Ok(answer)) => return Json(answer).into_response(),
         Ok(Err(error)) => error,

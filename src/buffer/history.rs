@@ -30,7 +30,7 @@ pub struct History {
     current: Option<Current>,
     /// A read under way on a thread that may block, and where its segment ends. Kept here, so that `next` can be dropped at any
     /// time.
-    reading: Option<(u64, JoinHandle<io::Result<Option<(Open, Frame)>>>)>,
+    reading: Option<(u64, JoinHandle<io::Result<FrameRead>>)>,
 }
 
 /// A segment that is being read.
@@ -39,6 +39,9 @@ struct Open {
     base: u64,
     scan: FrameScan,
 }
+
+/// A frame of a segment, and the segment to go on with; `None`: it has no more.
+type FrameRead = Option<(Open, Frame)>;
 
 /// The frame that is being handed out.
 #[derive(Debug)]
@@ -164,7 +167,7 @@ impl History {
     }
 
     /// A frame of a segment that ends before `next`, or none any more.
-    fn take_up(&mut self, read: Option<(Open, Frame)>, next: u64) {
+    fn take_up(&mut self, read: FrameRead, next: u64) {
         match read {
             Some((open, frame)) => {
                 self.disk = Some(open);
@@ -198,12 +201,7 @@ impl History {
 }
 
 /// The next frame of `segment` that reaches beyond `pos`. A segment that was deleted meanwhile has none.
-fn read_on(
-    storage: &dyn Storage,
-    segment: &Segment,
-    open: Option<Open>,
-    pos: u64,
-) -> io::Result<Option<(Open, Frame)>> {
+fn read_on(storage: &dyn Storage, segment: &Segment, open: Option<Open>, pos: u64) -> io::Result<FrameRead> {
     let mut open = match open {
         Some(mut open) => {
             open.scan.extend(segment.data_end);

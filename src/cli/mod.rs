@@ -6,10 +6,12 @@ mod client;
 mod demo;
 mod exit;
 mod out;
+mod replay;
 mod run;
 mod signals;
 mod status;
 mod text;
+mod tool;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -56,6 +58,8 @@ enum Command {
     },
     /// Show what the running gateway is doing: exit code 1 if it is not ready or a ledger does not balance
     Status(status::Args),
+    /// Send again what a link's buffer still holds, delivered or not: by time, offset and topic, to the same link or another
+    Replay(replay::Args),
     /// Show the promise live: two sites, a line that fails, a gateway that is killed, and no message lost
     Demo(demo::Args),
 }
@@ -88,6 +92,7 @@ fn dispatch(cli: &Cli) -> Outcome {
             check(&config_file(file.as_deref().or(cli.config.as_deref()))?, *no_secrets)
         }
         Command::Status(args) => ask_for_status(args, &config_file(cli.config.as_deref())?),
+        Command::Replay(args) => replay::replay(args, &load(&config_file(cli.config.as_deref())?)?.0.data_dir),
         Command::Demo(args) if cli.config.is_none() => demo::demo(args),
         Command::Demo(_) => {
             let wrong = anyhow::anyhow!("`demo` brings its own configuration: leave out -c");

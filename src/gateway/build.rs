@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::{Config, Gateway, Link, Orphan, Shared, rename};
+use super::{Config, Gateway, Link, Orphan, Replays, Shared, rename};
 use crate::broker::{self, Broker};
 use crate::buffer::{self, Buffer, Recovery};
 use crate::clock::Clock;
@@ -113,6 +113,7 @@ impl Gateway {
         let admin = bind_admin(config.admin).await?;
         let shared = Arc::new(Shared {
             site: config.site,
+            replays: Replays::new(&config.data_dir),
             data_dir: config.data_dir,
             started: clock.wall(),
             clock,

@@ -7,7 +7,9 @@
 //! No other module names this one, `cli` excepted.
 
 mod build;
+mod commands;
 mod rename;
+mod replay;
 mod run;
 mod status;
 
@@ -20,6 +22,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use self::replay::Replays;
 use crate::broker::{self, Broker};
 use crate::buffer::Buffer;
 use crate::clock::{Clock, WallMs};
@@ -65,6 +68,7 @@ struct Shared {
     broker_board: Arc<BrokerBoard>,
     links: Vec<Link>,
     orphans: Vec<Orphan>,
+    replays: Replays,
     listeners: Vec<String>,
     admin: Option<SocketAddr>,
     ready: AtomicBool,

@@ -82,6 +82,7 @@ impl Gateway {
             bound.serve(token).await;
             "the broker".to_owned()
         });
+        shared.resume_replays();
         shared.ready.store(true, Ordering::Release);
         tracing::info!(site = %shared.site, listeners = ?shared.listeners, links = shared.links.len(), "ready");
 
@@ -182,6 +183,9 @@ async fn stop(
     tracing::info!("stopping: sinks and buffers");
     stages.sinks.cancel();
     finish("sinks", sinks).await;
+    if tokio::time::timeout(STAGE_LIMIT, shared.replays.stop()).await.is_err() {
+        tracing::warn!("a replay did not end in time and was cut off; it goes on after the next start");
+    }
     for link in &shared.links {
         if let Some(buffer) = &link.buffer {
             buffer.close().await;

@@ -1,10 +1,14 @@
 //! The gateway as the status page shows it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use futures_util::future::BoxFuture;
+use serde_json::Value;
+
 use super::{Link, Orphan, Shared};
-use crate::admin;
+use crate::admin::{self, CommandError};
 use crate::broker::Trouble;
 use crate::buffer::{Buffer, Ledger, SyncMode};
 use crate::clock::Moment;
@@ -22,11 +26,16 @@ impl admin::Control for Shared {
             ready: self.ready.load(Ordering::Acquire) && !self.is_stopping() && !self.has_store_failed(),
             phase: if self.is_stopping() { "stopping" } else { "running" }.to_owned(),
             links: links.chain(self.orphans.iter().map(|orphan| orphan.status(now))).collect(),
+            replays: self.replays.running(),
             broker: self.broker_status(),
             admin: self.admin.map(|address| address.to_string()),
             loops_stopped: self.hub.loops_stopped(),
             unrouted: self.hub.unrouted(),
         }
+    }
+
+    fn command(self: Arc<Self>, name: String, arguments: Value) -> BoxFuture<'static, Result<Value, CommandError>> {
+        Box::pin(async move { self.obey(&name, arguments).await })
     }
 }
 
@@ -97,6 +106,7 @@ fn fill_from_buffer(status: &mut LinkStatus, buffer: &Buffer, now: Moment) {
     status.depth = stats.ledger.buffered;
     status.depth_bytes = stats.depth_bytes;
     status.disk_bytes = stats.disk_bytes;
+    status.kept_bytes = stats.kept_bytes;
     let age = |oldest: Moment| u64::try_from(now.since(oldest).as_millis()).unwrap_or(u64::MAX);
     status.oldest_age_ms = stats.oldest.map(age);
     status.ledger = by_name(&stats.ledger);
@@ -120,6 +130,7 @@ fn by_name(ledger: &Ledger) -> BTreeMap<String, u64> {
         ("expired", ledger.expired),
         ("dead_lettered", ledger.dead_lettered),
         ("confirmed_after_drop", ledger.confirmed_after_drop),
+        ("replayed", ledger.replayed),
     ];
     figures.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
 }

@@ -20,7 +20,8 @@ mod refusal;
 mod runner;
 mod window;
 
-pub use runner::{run_sink, run_source, window};
+pub use runner::replay::{Pick, Picked, Replay, ReplayEnd, ReplayKeeper, ReplayProgress};
+pub use runner::{run_replay, run_sink, run_source, window};
 
 /// A link as `routes.yaml` describes it.
 #[derive(Clone, Debug)]

@@ -101,6 +101,11 @@ impl Flight {
         self.records.iter().find(|record| record.fate.is_none())
     }
 
+    /// The oldest that is not settled.
+    pub(super) fn front(&self) -> Option<Offset> {
+        self.records.front().map(|record| record.offset)
+    }
+
     /// Forgets all: the connection is gone, or everything is to be sent again.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
@@ -133,6 +138,11 @@ impl Window {
     /// How many records the span may hold now.
     pub(super) const fn size(&self) -> usize {
         self.size
+    }
+
+    /// How many it may hold at most.
+    pub(super) const fn limit(&self) -> usize {
+        self.limit
     }
 
     /// One at a time, until it has shown that it moves.

@@ -23,6 +23,8 @@ pub const TIME_UNSYNC: &str = "tg-time-unsync";
 pub const PATH: &str = "tg-path";
 /// How many gateways were passed.
 pub const HOPS: &str = "tg-hops";
+/// The replay that sends the message again; it stays on the message over all hops, so that nobody drops it as a copy (R12).
+pub const REPLAY: &str = "tg-replay";
 
 /// R12: a message that has passed this many sites goes no further.
 pub const PATH_SITES_MAX: usize = 16;
@@ -50,7 +52,22 @@ pub fn stamps(envelope: &Envelope, here: &str, seq: &str) -> Vec<(&'static str, 
     if let Some(user) = &message.origin.user {
         out.push((USER, user.to_string()));
     }
+    if let Some(id) = replay(message) {
+        out.push((REPLAY, id.to_owned()));
+    }
     out
+}
+
+/// The replay that the message comes from, here or at an earlier gateway.
+#[must_use]
+pub fn replay(message: &Message) -> Option<&str> {
+    message.properties.user.iter().find(|(name, _)| **name == *REPLAY).map(|(_, id)| &**id)
+}
+
+/// Marks a message as sent again by this replay.
+pub fn mark_replay(message: &mut Message, id: &str) {
+    message.properties.user.retain(|(name, _)| **name != *REPLAY);
+    message.properties.user.push((REPLAY.into(), id.into()));
 }
 
 /// User properties without any stamps of an earlier hop: what a link sends on beside its own stamps.
@@ -126,6 +143,24 @@ mod tests {
         received.properties.user.retain(|(name, _)| **name != *TIME_UNSYNC);
         adopt(&mut received);
         assert!(!received.time_unsync, "of a clock that was right, by a gateway whose own is not");
+    }
+
+    #[test]
+    fn r12_a_replay_is_marked_with_the_id_that_it_had_and_stays_marked_over_hops() {
+        let mut sent = message("a/b", b"x");
+        mark_replay(&mut sent, "r1");
+        mark_replay(&mut sent, "r2");
+        for site in ["ship", "shore"] {
+            let envelope = Envelope { destination: "a/b".into(), key: None, ordinal: 0, message: sent.clone() };
+            let marks: Vec<_> = stamps(&envelope, site, "b1-0-7");
+            let ids: Vec<_> = marks.iter().filter(|(name, _)| [ID, REPLAY].contains(name)).cloned().collect();
+            assert_eq!(ids, [(ID, message("a/b", b"x").id.to_string()), (REPLAY, "r2".to_owned())]);
+            assert_eq!(unstamped(&sent.properties).count(), 0, "once");
+            let mut received = message("a/b", b"x");
+            received.properties.user = marks.into_iter().map(|(n, v)| (n.into(), v.into())).collect();
+            adopt(&mut received);
+            sent = received;
+        }
     }
 
     #[test]

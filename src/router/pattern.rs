@@ -163,7 +163,8 @@ impl fmt::Display for Pattern {
 
 impl<'a> Captures<'a> {
     /// Nothing but the topic: what a route without a pattern captures.
-    pub(super) fn of(topic: &'a str) -> Self {
+    #[must_use]
+    pub fn of(topic: &'a str) -> Self {
         Self { topic, named: SmallVec::new(), rest: None }
     }
 

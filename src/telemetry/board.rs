@@ -9,6 +9,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use super::replay::ReplayStatus;
 use crate::clock::WallMs;
 
 /// R22: the closed list.
@@ -196,6 +197,9 @@ pub struct LinkStatus {
     pub depth_bytes: u64,
     /// Bytes on disk.
     pub disk_bytes: u64,
+    /// Of these, delivered records that are kept (`keep_delivered`).
+    #[serde(default)]
+    pub kept_bytes: u64,
     /// Age of the oldest undelivered record, ms.
     pub oldest_age_ms: Option<u64>,
     /// At the present drain rate, ms until empty.
@@ -253,6 +257,9 @@ pub struct Status {
     pub phase: String,
     /// By name.
     pub links: Vec<LinkStatus>,
+    /// Replays that run.
+    #[serde(default)]
+    pub replays: Vec<ReplayStatus>,
     /// The built-in broker.
     pub broker: BrokerStatus,
     /// Where the admin page is bound, if it is.

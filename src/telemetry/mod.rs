@@ -5,3 +5,4 @@ pub mod board;
 pub mod limited;
 pub mod logging;
 pub mod metrics;
+pub mod replay;

@@ -22,4 +22,6 @@ mod paho;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]
+mod replay;
+#[cfg(test)]
 mod sessions;

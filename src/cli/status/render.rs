@@ -1,5 +1,6 @@
 //! The status board as text for people. Pure.
 
+use crate::cli::replay;
 use crate::cli::text::{self, Span, Style, grouped, ms, since, until};
 use crate::clock::WallMs;
 use crate::telemetry::board::{BrokerStatus, HalfStatus, LinkState, LinkStatus, Status};
@@ -26,6 +27,9 @@ pub(super) fn lines(status: &Status, now: WallMs) -> Vec<Vec<Span>> {
     }
     if let Some(admin) = &status.admin {
         lines.push(vec![Span::plain(format!("admin  http://{admin}"))]);
+    }
+    for replay in &status.replays {
+        lines.push(vec![Span::plain(replay::in_list(replay))]);
     }
     for link in &status.links {
         lines.push(Vec::new());
@@ -128,6 +132,9 @@ fn buffer(link: &LinkStatus) -> Vec<Span> {
         ByteSize(link.depth_bytes),
         ByteSize(link.disk_bytes)
     );
+    if link.kept_bytes > 0 {
+        line += &format!(" (delivered {})", ByteSize(link.kept_bytes));
+    }
     if let Some(oldest) = link.oldest_age_ms {
         line += &format!("  oldest {}", ms(oldest));
     }
@@ -244,6 +251,19 @@ link hq (rabbitmq)  online
         assert!(shown(&status).contains("\n       last error: connection refused\n"));
         status.links[0].sink.as_mut().unwrap().state = LinkState::Online;
         assert!(shown(&status).contains("\n       earlier error: connection refused\n"));
+    }
+
+    #[test]
+    fn what_is_kept_and_what_is_replayed_is_on_the_page() {
+        let mut status = status();
+        assert!(!shown(&status).contains("delivered 3"), "{}", shown(&status));
+        status.links[0].kept_bytes = 300 << 10;
+        status.replays = vec![crate::telemetry::replay::ReplayStatus { id: "7f3a91c2".into(), ..Default::default() }];
+        let text = shown(&status);
+        assert!(
+            text.contains("on disk 1MiB (delivered 300KiB)") && text.contains("\nreplay 7f3a91c2  running"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //! lapsed); no message of a source is acknowledged before its receipt has settled; a half's failure stays in that half.
 //! What it must not know: protocols, the built-in broker, files.
 
+pub(super) mod replay;
 mod sink;
 mod source;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use self::replay::{Replay, ReplayEnd, ReplayRunner};
 use self::sink::SinkRunner;
 use self::source::SourceRunner;
 use super::{Config, Identity, Kind, Sink, Timing, kafka, mqtt, rabbitmq};
@@ -67,6 +69,38 @@ pub async fn run_sink(
         Kind::Kafka(remote) => {
             let sink = kafka::KafkaSink::new(remote, &identity);
             Box::pin(SinkRunner::new(common, sink, buffer, most).run()).await;
+        }
+    }
+}
+
+/// Sends again what a log still holds, on a connection of its own to the remote of `config`, until it is done or `token` is cancelled.
+///
+/// Never fails: what goes wrong is a state on `board`. After the cancellation it returns within about three seconds.
+pub async fn run_replay(
+    config: Config,
+    replay: Replay,
+    identity: Identity,
+    board: SharedHalf,
+    clock: Arc<dyn Clock>,
+    token: CancellationToken,
+) -> ReplayEnd {
+    let common = Common { link: config.id.clone(), timing: config.timing, board, clock, token };
+    let most = config.in_flight;
+    match &config.kind {
+        Kind::Mqtt(remote) => {
+            // Two clients of one id would throw each other out.
+            let link = remote.client_id.clone().unwrap_or_else(|| format!("{}-{}", identity.site, identity.link));
+            let remote = mqtt::Config { client_id: Some(format!("{link}-replay-{}", replay.id)), ..remote.clone() };
+            let sink = mqtt::MqttSink::new(&remote, &identity, false);
+            Box::pin(ReplayRunner::new(common, sink, replay, most).run()).await
+        }
+        Kind::Rabbitmq(remote) => {
+            let sink = rabbitmq::RabbitSink::new(remote, &identity);
+            Box::pin(ReplayRunner::new(common, sink, replay, most).run()).await
+        }
+        Kind::Kafka(remote) => {
+            let sink = kafka::KafkaSink::new(remote, &identity);
+            Box::pin(ReplayRunner::new(common, sink, replay, most).run()).await
         }
     }
 }

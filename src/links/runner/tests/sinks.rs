@@ -19,7 +19,7 @@ use crate::units::ByteSize;
 
 /// What the remote does with one record.
 #[derive(Clone, Debug)]
-enum Reaction {
+pub(super) enum Reaction {
     Confirm,
     Refuse,
     Retry,
@@ -28,13 +28,13 @@ enum Reaction {
     TooLarge,
 }
 
-type Script = Box<dyn FnMut(u64, &Outgoing) -> Reaction + Send>;
+pub(super) type Script = Box<dyn FnMut(u64, &Outgoing) -> Reaction + Send>;
 
 /// A remote that a test scripts and reads.
-struct Remote {
+pub(super) struct Remote {
     script: Mutex<Script>,
-    connects: Mutex<VecDeque<Result<(), LinkError>>>,
-    connections: Mutex<u64>,
+    pub(super) connects: Mutex<VecDeque<Result<(), LinkError>>>,
+    pub(super) connections: Mutex<u64>,
     /// Connection number and offset of all that was sent.
     sent: Mutex<Vec<(u64, u64)>>,
     /// Answers that a test gives by hand, on the present connection.
@@ -44,7 +44,7 @@ struct Remote {
 }
 
 impl Remote {
-    fn new(script: impl FnMut(u64, &Outgoing) -> Reaction + Send + 'static) -> Arc<Self> {
+    pub(super) fn new(script: impl FnMut(u64, &Outgoing) -> Reaction + Send + 'static) -> Arc<Self> {
         Arc::new(Self {
             script: Mutex::new(Box::new(script)),
             connects: Mutex::default(),
@@ -56,19 +56,19 @@ impl Remote {
         })
     }
 
-    fn give(&self, answer: Answer) {
+    pub(super) fn give(&self, answer: Answer) {
         self.answers.lock().push_back(answer);
         self.answered.notify_one();
     }
 
-    fn sent(&self) -> Vec<u64> {
+    pub(super) fn sent(&self) -> Vec<u64> {
         self.sent.lock().iter().map(|(_, offset)| *offset).collect()
     }
 }
 
-struct FakeSink(Arc<Remote>);
+pub(super) struct FakeSink(pub(super) Arc<Remote>);
 
-struct FakeConnection {
+pub(super) struct FakeConnection {
     remote: Arc<Remote>,
     number: u64,
     dead: bool,

@@ -1,0 +1,362 @@
+//! Replays: started, listed and cancelled by the operator; each has a file of its own in `data_dir/replays`, so that it goes on
+//! after a kill or a restart.
+//!
+//! A file is a [`SlotFile`] with JSON: [`Kept`].
+
+mod plan;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::plan::Plan;
+use super::Shared;
+use crate::admin::CommandError;
+use crate::buffer::SlotFile;
+use crate::links::{self, Identity, ReplayEnd, ReplayKeeper, ReplayProgress};
+use crate::telemetry::board::{HalfBoard, LinkState};
+use crate::telemetry::replay::{ReplayCounts, ReplayRequest, ReplayState, ReplayStatus};
+
+/// Version of [`Kept`].
+const VERSION: u16 = 1;
+/// Replays that run at once at most: each has a connection of its own.
+const RUNNING_MAX: usize = 8;
+/// Ended ones that are still listed.
+const ENDED_MAX: usize = 32;
+
+/// Why a replay was not begun.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum ReplayError {
+    /// What it names is not there.
+    #[error("{0}")]
+    NotThere(String),
+    /// It makes no sense, or there are too many.
+    #[error("{0}")]
+    Refused(String),
+    /// Its file.
+    #[error("{0}")]
+    Io(String),
+}
+
+/// What the file of a replay holds.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    version: u16,
+    status: ReplayStatus,
+    progress: ReplayProgress,
+}
+
+/// All replays that are known.
+pub(super) struct Replays {
+    dir: PathBuf,
+    jobs: Mutex<BTreeMap<String, Arc<Job>>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// One replay.
+struct Job {
+    /// Without what [`ReplayProgress`] holds.
+    status: Mutex<ReplayStatus>,
+    progress: Arc<Mutex<ReplayProgress>>,
+    board: Arc<HalfBoard>,
+    cancel: CancellationToken,
+    file: Mutex<Option<SlotFile>>,
+}
+
+impl Job {
+    fn new(status: ReplayStatus, progress: ReplayProgress, file: Option<SlotFile>, stop: &CancellationToken) -> Self {
+        Self {
+            status: Mutex::new(status),
+            progress: Arc::new(Mutex::new(progress)),
+            board: Arc::default(),
+            cancel: stop.child_token(),
+            file: Mutex::new(file),
+        }
+    }
+
+    fn is_running(&self) -> bool {
+        self.status.lock().state == ReplayState::Running
+    }
+
+    fn shown(&self) -> ReplayStatus {
+        let status = self.status.lock().clone();
+        let progress = *self.progress.lock();
+        let half = self.board.snapshot();
+        let waits = half.state != LinkState::Online && status.state == ReplayState::Running;
+        let told = half.last_error.filter(|_| waits || progress.unsendable + progress.refused > 0);
+        let note = told.or_else(|| status.note.clone());
+        with_progress(ReplayStatus { note, ..status }, progress)
+    }
+
+    /// Writes its file.
+    fn keep(&self, progress: ReplayProgress, sync: bool) -> io::Result<()> {
+        let status = with_progress(self.status.lock().clone(), progress);
+        let kept = serde_json::to_vec(&Kept { version: VERSION, status, progress }).map_err(io::Error::other)?;
+        match &mut *self.file.lock() {
+            Some(file) => file.save(&kept, sync),
+            None => Ok(()),
+        }
+    }
+}
+
+fn with_progress(status: ReplayStatus, progress: ReplayProgress) -> ReplayStatus {
+    let ReplayProgress { position, looked_at: _, replayed, bytes, passed_over, expired, unsendable, refused } =
+        progress;
+    ReplayStatus { position, replayed, bytes, passed_over, expired, unsendable, refused, ..status }
+}
+
+/// Keeps a running replay's position in its file.
+struct Keeper(Arc<Job>);
+
+impl ReplayKeeper for Keeper {
+    fn keep(&mut self, progress: ReplayProgress, sync: bool) -> io::Result<()> {
+        self.0.keep(progress, sync)
+    }
+}
+
+impl Replays {
+    pub(super) fn new(data_dir: &Path) -> Self {
+        let dir = data_dir.join("replays");
+        Self { dir, jobs: Mutex::default(), tasks: TaskTracker::new(), stop: CancellationToken::new() }
+    }
+
+    /// All of them, the newest first.
+    pub(super) fn list(&self) -> Vec<ReplayStatus> {
+        let mut all: Vec<_> = self.jobs.lock().values().map(|job| job.shown()).collect();
+        all.sort_by_key(|status| std::cmp::Reverse(status.started_ms));
+        all
+    }
+
+    /// Those that run.
+    pub(super) fn running(&self) -> Vec<ReplayStatus> {
+        let mut all = self.list();
+        all.retain(|status| status.state == ReplayState::Running);
+        all
+    }
+
+    /// Begins no more, and waits until those that run have saved their positions.
+    pub(super) async fn stop(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    fn path(&self, id: &str) -> PathBuf {
+        self.dir.join(id)
+    }
+
+    /// Forgets the oldest of those that have ended.
+    fn forget_old(&self) {
+        let mut ended: Vec<_> = self.list().into_iter().filter(|status| status.state != ReplayState::Running).collect();
+        for old in ended.drain(ENDED_MAX.min(ended.len())..) {
+            self.jobs.lock().remove(&old.id);
+            if let Err(error) = fs::remove_file(self.path(&old.id)) {
+                tracing::warn!(replay = old.id, %error, "the file of an ended replay was not removed");
+            }
+        }
+    }
+}
+
+/// `replay-cancel`.
+#[derive(Debug, Deserialize)]
+struct CancelArguments {
+    id: String,
+}
+
+impl From<ReplayError> for CommandError {
+    fn from(error: ReplayError) -> Self {
+        match error {
+            ReplayError::NotThere(words) => Self::NotThere(words),
+            ReplayError::Refused(words) => Self::Refused(words),
+            ReplayError::Io(words) => Self::Failed(words),
+        }
+    }
+}
+
+impl Shared {
+    /// What `tidegate replay` asks for.
+    pub(super) async fn obey_replay(&self, name: &str, arguments: Value) -> Result<Value, CommandError> {
+        match name {
+            "replay-count" => to_json(&self.count_replay(from_json(arguments)?).await?),
+            "replay-start" => to_json(&self.start_replay(from_json(arguments)?).await?),
+            "replay-list" => to_json(&self.replays.list()),
+            "replay-cancel" => {
+                let CancelArguments { id } = from_json(arguments)?;
+                to_json(&self.cancel_replay(&id)?)
+            }
+            _ => Err(CommandError::Unknown(name.to_owned())),
+        }
+    }
+
+    /// What a replay would send.
+    async fn count_replay(&self, request: ReplayRequest) -> Result<ReplayCounts, ReplayError> {
+        Plan::of(self, request)?.count(self).await
+    }
+
+    /// Begins a replay, which goes on after a restart.
+    async fn start_replay(&self, request: ReplayRequest) -> Result<ReplayStatus, ReplayError> {
+        let replays = &self.replays;
+        if replays.running().len() >= RUNNING_MAX {
+            let words = format!("{RUNNING_MAX} replays run already: cancel one, or wait until it is done");
+            return Err(ReplayError::Refused(words));
+        }
+        let plan = Plan::of(self, request)?;
+        let id = format!("{:08x}", rand::random::<u32>());
+        let status = ReplayStatus {
+            id: id.clone(),
+            request: plan.request.clone(),
+            from: plan.from.0,
+            until: plan.until.0,
+            started_ms: self.clock.wall().0,
+            note: plan.note.clone(),
+            ..ReplayStatus::default()
+        };
+        let progress = ReplayProgress { position: plan.from.0, ..ReplayProgress::default() };
+        let (dir, path, stop) = (replays.dir.clone(), replays.path(&id), replays.stop.clone());
+        let made = tokio::task::spawn_blocking(move || {
+            fs::create_dir_all(&dir)?;
+            let (file, _) = SlotFile::open(&path)?;
+            let job = Arc::new(Job::new(status, progress, Some(file), &stop));
+            job.keep(progress, true)?;
+            Ok(job)
+        });
+        let job = made.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        let job = job.map_err(|error: io::Error| ReplayError::Io(format!("the replay's file: {error}")))?;
+        replays.jobs.lock().insert(id.clone(), Arc::clone(&job));
+        replays.forget_old();
+        tracing::info!(
+            replay = id,
+            way = job.shown().way(),
+            from = plan.from.0,
+            until = plan.until.0,
+            "a replay begins"
+        );
+        let shown = job.shown();
+        self.run_replay(plan, job);
+        Ok(shown)
+    }
+
+    /// Ends a replay that runs.
+    fn cancel_replay(&self, id: &str) -> Result<ReplayStatus, ReplayError> {
+        let job = self.replays.jobs.lock().get(id).cloned();
+        let job = job.ok_or_else(|| {
+            ReplayError::NotThere(format!("there is no replay `{id}`: `tidegate replay list` shows those there are"))
+        })?;
+        if !job.is_running() {
+            return Err(ReplayError::Refused(format!("the replay `{id}` has ended already")));
+        }
+        job.status.lock().state = ReplayState::Cancelled;
+        job.cancel.cancel();
+        Ok(job.shown())
+    }
+
+    /// Goes on with what ran when the gateway ended.
+    pub(super) fn resume_replays(&self) {
+        let replays = &self.replays;
+        let Ok(entries) = fs::read_dir(&replays.dir) else { return };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let job = match load(&path, &replays.stop) {
+                Ok(job) => Arc::new(job),
+                Err(error) => {
+                    tracing::error!(path = %path.display(), %error, "the state of a replay cannot be read; it does not go on");
+                    continue;
+                }
+            };
+            let status = job.status.lock().clone();
+            replays.jobs.lock().insert(status.id.clone(), Arc::clone(&job));
+            if status.state != ReplayState::Running {
+                continue;
+            }
+            let position = job.progress.lock().position;
+            match Plan::again(self, &status, position) {
+                Ok(plan) => {
+                    tracing::info!(replay = status.id, way = status.way(), position, "a replay goes on");
+                    self.run_replay(plan, job);
+                }
+                Err(error) => {
+                    tracing::error!(replay = status.id, %error, "a replay cannot go on");
+                    self.replay_ended(&job, ReplayState::Failed, Some(error.to_string()));
+                }
+            }
+        }
+    }
+
+    fn run_replay(&self, plan: Plan, job: Arc<Job>) {
+        let id: Arc<str> = job.status.lock().id.as_str().into();
+        let identity = Identity { site: Arc::clone(&self.site), link: plan.config.id.clone() };
+        let config = plan.config.clone();
+        let (progress, board, token) = (Arc::clone(&job.progress), Arc::clone(&job.board), job.cancel.clone());
+        let keeper = Box::new(Keeper(Arc::clone(&job)));
+        let replay = plan.into_replay(&id, keeper, progress, Arc::clone(&self.clock));
+        let (clock, tasks) = (Arc::clone(&self.clock), self.replays.tasks.clone());
+        tasks.spawn(async move {
+            let end = links::run_replay(config, replay, identity, board, Arc::clone(&clock), token).await;
+            let state = job.status.lock().state;
+            match (end, state) {
+                (ReplayEnd::Done, _) => ended(job, ReplayState::Done, None, clock.wall().0).await,
+                (ReplayEnd::Stopped, ReplayState::Cancelled) => {
+                    ended(job, ReplayState::Cancelled, None, clock.wall().0).await;
+                }
+                // The gateway stops: it goes on after the next start.
+                (ReplayEnd::Stopped, _) => {}
+            }
+        });
+    }
+
+    fn replay_ended(&self, job: &Arc<Job>, state: ReplayState, note: Option<String>) {
+        let (job, now) = (Arc::clone(job), self.clock.wall().0);
+        self.replays.tasks.spawn(ended(job, state, note, now));
+    }
+}
+
+fn from_json<T: for<'a> Deserialize<'a>>(arguments: Value) -> Result<T, CommandError> {
+    serde_json::from_value(arguments).map_err(|error| CommandError::Refused(format!("not understood: {error}")))
+}
+
+fn to_json<T: Serialize>(value: &T) -> Result<Value, CommandError> {
+    serde_json::to_value(value).map_err(|error| CommandError::Failed(error.to_string()))
+}
+
+async fn ended(job: Arc<Job>, state: ReplayState, note: Option<String>, now_ms: u64) {
+    {
+        let mut status = job.status.lock();
+        status.state = state;
+        status.ended_ms = Some(now_ms);
+        status.note = note.or_else(|| status.note.take());
+    }
+    let shown = job.shown();
+    tracing::info!(
+        replay = shown.id,
+        ?state,
+        replayed = shown.replayed,
+        position = shown.position,
+        "a replay has ended"
+    );
+    let kept = tokio::task::spawn_blocking(move || {
+        let progress = *job.progress.lock();
+        job.keep(progress, true)
+    });
+    if let Ok(Err(error)) = kept.await {
+        tracing::error!(replay = shown.id, %error, "the end of a replay was not saved: it goes on after a restart");
+    }
+}
+
+fn load(path: &Path, stop: &CancellationToken) -> io::Result<Job> {
+    let (file, kept) = SlotFile::open(path)?;
+    let kept = kept.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "nothing was saved"))?;
+    let Kept { version, status, progress } = serde_json::from_slice(&kept)?;
+    if version > VERSION {
+        let words = format!("written by a later version (format {version}; this program knows {VERSION})");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, words));
+    }
+    Ok(Job::new(status, progress, Some(file), stop))
+}

@@ -1,0 +1,267 @@
+//! What a replay reads, where it sends it, and under which names: from what the operator asked for, or a sentence about what is wrong
+//! with it.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::super::{Link, Shared};
+use super::ReplayError;
+use crate::buffer::{Buffer, Offset, Record};
+use crate::clock::Clock;
+use crate::links::{self, Kind, Pick, Picked, Replay, ReplayKeeper, ReplayProgress};
+use crate::message::{Envelope, headers};
+use crate::router::{Captures, Pattern, Template};
+use crate::telemetry::replay::{ReplayCounts, ReplayPoint, ReplayRequest, ReplayStatus};
+
+/// Records read at once for a count.
+const COUNT_RECORDS: usize = 1_024;
+const COUNT_BYTES: usize = 1 << 20;
+
+/// A checked request.
+pub(super) struct Plan {
+    pub(super) request: ReplayRequest,
+    pub(super) from: Offset,
+    pub(super) until: Offset,
+    /// What the operator should know of it.
+    pub(super) note: Option<String>,
+    /// The link that it goes to.
+    pub(super) config: links::Config,
+    source: Buffer,
+    target: Buffer,
+    choice: Choice,
+}
+
+/// Which records, and under which names.
+#[derive(Clone)]
+struct Choice {
+    pattern: Option<Pattern>,
+    name: Name,
+    appended: (Option<u64>, Option<u64>),
+    expired: bool,
+}
+
+/// What a record's destination is.
+#[derive(Clone)]
+enum Name {
+    /// The one that its route gave it.
+    Recorded,
+    /// The topic that it was published to.
+    Topic,
+    Template(Template),
+}
+
+impl Plan {
+    /// Checks a new request.
+    pub(super) fn of(shared: &Shared, request: ReplayRequest) -> Result<Self, ReplayError> {
+        let mut plan = Self::resolve(shared, request)?;
+        let request = &plan.request;
+        let time = |point: Option<ReplayPoint>| match point {
+            Some(ReplayPoint::TimeMs(ms)) => Some(ms),
+            Some(ReplayPoint::Offset(_)) | None => None,
+        };
+        let wall = |ms: Option<u64>| ms.map(crate::clock::WallMs);
+        let (mut from, mut until) = plan.source.between(wall(time(request.from)), wall(time(request.until)));
+        let stats = plan.source.stats();
+        if let Some(ReplayPoint::Offset(offset)) = request.from {
+            from = Offset(offset);
+            if offset < stats.first.0 {
+                plan.note = Some(format!("records before {} are not there any more", stats.first.0));
+            }
+        }
+        if let Some(ReplayPoint::Offset(offset)) = request.until {
+            until = Offset(offset);
+        }
+        // What is still owed to the same link goes there anyway.
+        let end = if plan.is_to_itself() { stats.cursor } else { stats.durable };
+        plan.until = until.min(end);
+        plan.from = from.max(stats.first).min(plan.until);
+        Ok(plan)
+    }
+
+    /// Goes on with one that was checked before.
+    pub(super) fn again(shared: &Shared, status: &ReplayStatus, position: u64) -> Result<Self, ReplayError> {
+        let mut plan = Self::resolve(shared, status.request.clone())?;
+        plan.from = Offset(position);
+        plan.until = Offset(status.until);
+        Ok(plan)
+    }
+
+    fn resolve(shared: &Shared, request: ReplayRequest) -> Result<Self, ReplayError> {
+        let source = shared.replayable(&request.link)?;
+        let into = request.into.clone().unwrap_or_else(|| request.link.clone());
+        let (name, template) = into.split_once('/').map_or((into.as_str(), None), |(name, text)| (name, Some(text)));
+        let link = target(shared, &request, name)?;
+        let Some(target) = link.buffer.clone() else {
+            let words = format!("no route leads to `{name}`: a replay needs a link with a buffer, where it is counted");
+            return Err(ReplayError::Refused(words));
+        };
+        let pattern = request.topic.as_deref().map(Pattern::parse).transpose();
+        let pattern = pattern.map_err(|error| ReplayError::Refused(format!("--topic: {error}")))?;
+        let name = match template {
+            Some(text) => Name::Template(read_template(text, pattern.as_ref(), &link.config.kind)?),
+            None => recorded_or_topic(shared, &request.link, &link.config)?,
+        };
+        if request.rate.is_some_and(|rate| !rate.is_finite() || rate <= 0.0) {
+            return Err(ReplayError::Refused("--rate: more than nothing, such as `100/s`".to_owned()));
+        }
+        let time = |point: Option<ReplayPoint>| match point {
+            Some(ReplayPoint::TimeMs(ms)) => Some(ms),
+            Some(ReplayPoint::Offset(_)) | None => None,
+        };
+        let appended = (time(request.from), time(request.until));
+        let choice = Choice { pattern, name, appended, expired: request.expired };
+        let (config, zero) = (link.config.clone(), Offset(0));
+        Ok(Self { request, from: zero, until: zero, note: None, config, source, target, choice })
+    }
+
+    fn is_to_itself(&self) -> bool {
+        self.config.id.as_str() == self.request.link
+    }
+
+    /// Looks through all of it and sends nothing.
+    pub(super) async fn count(self, shared: &Shared) -> Result<ReplayCounts, ReplayError> {
+        let mut history = self.source.history(self.from, self.until);
+        let mut pick = self.choice.pick("", Arc::clone(&shared.clock));
+        let mut counts = ReplayCounts::default();
+        loop {
+            let records = history.next(COUNT_RECORDS, COUNT_BYTES).await;
+            let records = records.map_err(|error| ReplayError::Io(format!("the log cannot be read: {error}")))?;
+            if records.is_empty() {
+                return Ok(counts);
+            }
+            for record in records {
+                let (offset, appended) = (record.offset.0, record.appended.0);
+                match pick(record) {
+                    Picked::Send(envelope, _) => {
+                        counts.records += 1;
+                        counts.bytes += u64::try_from(envelope.message.payload.len()).unwrap_or(u64::MAX);
+                        counts.first_ms = Some(counts.first_ms.map_or(appended, |first| first.min(appended)));
+                        counts.last_ms = counts.last_ms.max(Some(appended));
+                        counts.first_offset.get_or_insert(offset);
+                        counts.last_offset = Some(offset);
+                    }
+                    Picked::PassedOver => counts.passed_over += 1,
+                    Picked::Expired => counts.expired += 1,
+                    Picked::Unsendable(_) => counts.unsendable += 1,
+                }
+            }
+            // Other tasks of this thread come between, however much lies in memory.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    pub(super) fn into_replay(
+        self,
+        id: &Arc<str>,
+        keeper: Box<dyn ReplayKeeper>,
+        progress: Arc<Mutex<ReplayProgress>>,
+        clock: Arc<dyn Clock>,
+    ) -> Replay {
+        Replay {
+            id: Arc::clone(id),
+            history: self.source.history(self.from, self.until),
+            source_id: self.source.id().to_owned(),
+            target: self.target,
+            rate: self.request.rate,
+            pick: self.choice.pick(id, clock),
+            keeper: Some(keeper),
+            progress,
+        }
+    }
+}
+
+impl Shared {
+    /// The log of a link, or of one that `routes.yaml` has no more (R34).
+    fn replayable(&self, link: &str) -> Result<Buffer, ReplayError> {
+        let own =
+            self.links.iter().find(|known| known.config.id.as_str() == link).and_then(|known| known.buffer.clone());
+        let orphaned = || self.orphans.iter().find(|orphan| orphan.name == link).map(|orphan| orphan.buffer.clone());
+        own.or_else(orphaned).ok_or_else(|| {
+            let named = self.links.iter().filter(|link| link.buffer.is_some()).map(|link| link.config.id.to_string());
+            let all: Vec<_> = named.chain(self.orphans.iter().map(|orphan| orphan.name.clone())).collect();
+            ReplayError::NotThere(format!("there is no link `{link}` with a buffer; there are: {}", all.join(", ")))
+        })
+    }
+}
+
+/// The link that is sent to.
+fn target<'s>(shared: &'s Shared, request: &ReplayRequest, name: &str) -> Result<&'s Link, ReplayError> {
+    let found = shared.links.iter().find(|link| link.config.id.as_str() == name);
+    found.ok_or_else(|| {
+        let words = if request.into.is_none() {
+            format!("link `{name}` is orphaned: routes.yaml has no such link, so name another with --into")
+        } else {
+            let all: Vec<_> = shared.links.iter().map(|link| link.config.id.to_string()).collect();
+            format!("--into: there is no link `{name}`; there are: {}", all.join(", "))
+        };
+        ReplayError::NotThere(words)
+    })
+}
+
+fn read_template(text: &str, pattern: Option<&Pattern>, kind: &Kind) -> Result<Template, ReplayError> {
+    let wrong = |words: String| ReplayError::Refused(format!("--into: {words}"));
+    let template = Template::parse(text).map_err(|error| wrong(error.to_string()))?;
+    for (name, _) in template.uses() {
+        let known = name == "topic" || pattern.is_some_and(|pattern| pattern.names().any(|known| known == name));
+        if !known {
+            let hint = "it is captured by --topic, such as `--topic 'factory/{line}/#'`";
+            return Err(wrong(format!("nothing captures `{{{name}}}`: {hint}")));
+        }
+    }
+    let levels = matches!(kind, Kind::Rabbitmq(rabbit) if !rabbit.exchange.is_empty());
+    Ok(if levels { template.with_dots_as_levels() } else { template })
+}
+
+/// Without a template: between links of one kind a record keeps its name; else its topic is its name, where that can be one.
+fn recorded_or_topic(shared: &Shared, source: &str, target: &links::Config) -> Result<Name, ReplayError> {
+    let from = shared.links.iter().find(|link| link.config.id.as_str() == source);
+    if from.is_some_and(|link| link.config.kind.name() == target.kind.name()) {
+        return Ok(Name::Recorded);
+    }
+    let id = &target.id;
+    match &target.kind {
+        Kind::Mqtt(_) => Ok(Name::Topic),
+        Kind::Rabbitmq(rabbit) if !rabbit.exchange.is_empty() => Ok(Name::Topic),
+        Kind::Rabbitmq(_) => Err(ReplayError::Refused(format!("--into: name the queue: `--into {id}/QUEUE`"))),
+        Kind::Kafka(_) => Err(ReplayError::Refused(format!("--into: name the Kafka topic: `--into {id}/TOPIC`"))),
+    }
+}
+
+impl Choice {
+    fn pick(self, id: &str, clock: Arc<dyn Clock>) -> Pick {
+        let id = id.to_owned();
+        Box::new(move |record| self.pick_one(record, &id, &*clock))
+    }
+
+    fn pick_one(&self, record: Record, id: &str, clock: &dyn Clock) -> Picked {
+        let (from, until) = self.appended;
+        let appended = record.appended.0;
+        if from.is_some_and(|from| appended < from) || until.is_some_and(|until| appended >= until) {
+            return Picked::PassedOver;
+        }
+        let mut envelope = match Envelope::decode(record.body.clone()) {
+            Ok(envelope) => envelope,
+            Err(error) => return Picked::Unsendable(format!("damaged record: {error}")),
+        };
+        let topic = envelope.message.topic.clone();
+        let captures = match &self.pattern {
+            Some(pattern) => pattern.captures(topic.as_str()),
+            None => Some(Captures::of(topic.as_str())),
+        };
+        let Some(captures) = captures else { return Picked::PassedOver };
+        let left = record.expiry_left_s(envelope.message.accepted, clock.moment());
+        if left == Some(0) && !self.expired {
+            return Picked::Expired;
+        }
+        match &self.name {
+            Name::Recorded => {}
+            Name::Topic => envelope.destination = topic.as_str().into(),
+            Name::Template(template) => envelope.destination = template.fill(&captures).into(),
+        }
+        // What is sent again must not take the place of a newer value.
+        envelope.message.retain = false;
+        headers::mark_replay(&mut envelope.message, id);
+        Picked::Send(Box::new(envelope), left.filter(|left| *left > 0))
+    }
+}
