@@ -31,23 +31,14 @@ impl Retention {
         self.needed = self.needed.saturating_sub(1);
     }
 
-    /// How many of the settled segments, oldest first, are to go at `now`.
+    /// How many of the settled segments, oldest first, are to go at `now`. Where some are kept it is one at most: this is asked at
+    /// every turn of the writer, and again after each that went.
     pub(super) fn due<'a>(&self, settled: impl Iterator<Item = &'a Segment> + Clone, now: Moment) -> usize {
-        let count = settled.clone().count();
-        let Some(keep) = self.keep else { return count };
-        let mut over = keep.size.map_or(0, |size| {
-            let bytes: u64 = settled.clone().map(|segment| segment.bytes).sum();
-            bytes.saturating_sub(size.0)
-        });
-        let is_old = |segment: &Segment| {
-            let lived = segment.last.map(|last| now.since(last));
-            keep.age.zip(lived).is_some_and(|(age, lived)| lived > age)
-        };
-        let due = settled.take_while(|segment| {
-            let goes = over > 0 || is_old(segment) || segment.last.is_none();
-            over = over.saturating_sub(segment.bytes);
-            goes
-        });
-        due.count().max(self.needed.min(count))
+        let Some(keep) = self.keep else { return settled.count() };
+        let Some(oldest) = settled.clone().next() else { return 0 };
+        let is_old = keep.age.zip(oldest.last).is_some_and(|(age, last)| now.since(last) > age);
+        let goes = self.needed > 0 || oldest.last.is_none() || is_old;
+        // Only a limit by size needs to look at all of them.
+        usize::from(goes || keep.size.is_some_and(|size| settled.map(|segment| segment.bytes).sum::<u64>() > size.0))
     }
 }
