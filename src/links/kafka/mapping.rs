@@ -216,6 +216,18 @@ mod tests {
     }
 
     #[test]
+    fn r35_a_replayed_message_says_so_over_kafka_and_back() {
+        let mut record = record("telemetry");
+        let marks = |record: &Outgoing| {
+            let user = back(record).properties.user;
+            user.into_iter().filter(|(name, _)| **name == *headers::REPLAY).map(|(_, id)| id).collect::<Vec<_>>()
+        };
+        assert!(marks(&record).is_empty());
+        headers::mark_replay(&mut record.envelope.message, "7f3a91c2");
+        assert_eq!(marks(&record), ["7f3a91c2".into()]);
+    }
+
+    #[test]
     fn a_message_keeps_its_meaning_over_kafka_and_back() {
         let mut record = record("telemetry");
         let message = &mut record.envelope.message;

@@ -426,6 +426,18 @@ mod tests {
     }
 
     #[test]
+    fn r35_a_replayed_message_says_so_over_amqp_and_back() {
+        let mut record = record("x/y");
+        let mapping = mapping(false, false);
+        assert_eq!(header(&outgoing(&record, &mapping).unwrap(), headers::REPLAY), None);
+        headers::mark_replay(&mut record.envelope.message, "7f3a91c2");
+        let mapped = outgoing(&record, &mapping).unwrap();
+        assert_eq!(header(&mapped, headers::REPLAY), Some(AMQPValue::LongString("7f3a91c2".into())));
+        let user = back(&record, &mapping).properties.user;
+        assert_eq!(user.iter().filter(|(name, id)| (&**name, &**id) == (headers::REPLAY, "7f3a91c2")).count(), 1);
+    }
+
+    #[test]
     fn a_message_keeps_its_meaning_over_amqp_and_back() {
         let mut record = record("x/y");
         let message = &mut record.envelope.message;
