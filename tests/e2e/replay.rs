@@ -8,6 +8,7 @@ use tidegate::telemetry::replay::{ReplayState, ReplayStatus};
 use crate::support::client::{Publishers, Subscriber, Work};
 use crate::support::gateway::{Gateway, link, run};
 use crate::support::ledger::{Delivery, Mark};
+use crate::support::process::free_port;
 use crate::support::remote::{Mosquitto, left_out};
 use crate::support::wait::{PATIENCE, until};
 
@@ -210,4 +211,37 @@ async fn a_replay_is_cancelled_and_stays_cancelled_and_mistakes_are_said() {
         let (found, text) = replay(&gateway, arguments).await;
         assert_eq!((found, text.contains(words)), (code, true), "{arguments:?}: {text}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r34_what_a_link_that_is_gone_has_left_is_replayed_into_another() {
+    if left_out(&["mosquitto"]) {
+        return;
+    }
+    let mosquitto = Mosquitto::start().await;
+    let subscriber = Subscriber::start(mosquitto.port, "watch", "rescued/#", QoS::AtLeastOnce).await;
+    let whole = configuration(mosquitto.port);
+    // Nobody listens there: everything is still owed.
+    let nobody = free_port();
+    let mut gateway = Gateway::start(&whole.replacen(&mosquitto.port.to_string(), &nobody.to_string(), 1)).await;
+    let owed = publish(gateway.port, "line/old", 200).await;
+    assert!(gateway.terminate().await.success());
+
+    let (_, other) = whole.split_once("  other:\n").unwrap();
+    let lines = other.lines().filter(|line| !line.contains("name: far"));
+    let only_other = lines.fold("\nlinks:\n  other:\n".to_owned(), |text, line| text + line + "\n");
+    gateway.configure(&only_other);
+    gateway.start_again().await;
+    let orphan = link(&gateway.status().await, "far").clone();
+    assert_eq!((orphan.kind.as_str(), orphan.depth), ("orphaned", 200));
+    let (code, text) = replay(&gateway, &["far"]).await;
+    assert_eq!((code, text.contains("name another with --into")), (1, true), "{text}");
+    let begun = start(&gateway, &["far", "--topic", "line/#", "--into", "other/rescued/{rest}"]).await;
+    let done = wait_for(&gateway, &begun.id, "done", |replay| replay.state == ReplayState::Done).await;
+    assert_eq!(done.replayed, 200);
+    let arrived = subscriber.receive(&owed).await;
+    assert_eq!(replayed(&arrived, &begun.id).len(), 200);
+    assert!(arrived.iter().all(|delivery| delivery.topic.starts_with("rescued/old/")));
+    let left = link(&gateway.status().await, "far").clone();
+    assert_eq!((left.depth, left.balanced), (200, true), "it is still there: a replay takes nothing away");
 }
