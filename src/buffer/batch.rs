@@ -71,7 +71,7 @@ pub(super) struct Frame {
 
 impl Frame {
     pub(super) const fn next(&self) -> u64 {
-        self.base + self.count
+        self.base.saturating_add(self.count)
     }
 
     /// Where what it accounts for begins.

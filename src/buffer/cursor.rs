@@ -70,7 +70,7 @@ impl Tracker {
     /// The equation of promise 3 for a log whose next record gets `next`.
     pub(super) fn ledger(&self, next: u64) -> Ledger {
         Ledger {
-            accepted: (next + self.unnumbered).saturating_sub(self.skipped),
+            accepted: next.saturating_add(self.unnumbered).saturating_sub(self.skipped),
             buffered: self.owed(next),
             ..self.counts
         }
@@ -309,7 +309,7 @@ impl Tracker {
                 return None;
             }
             tracker.holes.insert(from, to);
-            tracker.hole_records += to - from;
+            tracker.hole_records = tracker.hole_records.saturating_add(to - from);
         }
         Some((tracker, durable))
     }

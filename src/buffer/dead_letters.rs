@@ -229,7 +229,7 @@ fn encode(letter: &DeadLetter) -> Vec<u8> {
 }
 
 /// The letter at `pos` and its length, if one is there.
-fn read_letter(file: &dyn Handle, pos: u64, end: u64) -> io::Result<Option<(DeadLetter, usize)>> {
+pub(super) fn read_letter(file: &dyn Handle, pos: u64, end: u64) -> io::Result<Option<(DeadLetter, usize)>> {
     let head = read_up_to(file, pos, HEADER)?;
     let mut head = head.as_slice();
     if head.len() < HEADER || head.get_u32_le() != MAGIC {

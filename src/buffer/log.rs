@@ -441,13 +441,24 @@ impl Log {
         // What was begun is no part of the log.
         self.active = None;
         self.unsynced.clear();
-        if let Err(error) = self.cut_catalogue(from) {
-            self.shared.fail(&format!("the failed segment cannot be put aside: {error}"));
-            return false;
-        }
         match trouble {
-            Trouble::NoSpace => self.hold(again),
-            Trouble::Broken(reason) => self.shared.fail(&reason),
+            Trouble::NoSpace => match self.cut_catalogue(from) {
+                Ok(()) => self.hold(again),
+                Err(error) => self.shared.fail(&format!("the failed segment cannot be put aside: {error}")),
+            },
+            Trouble::Broken(reason) => {
+                // The file stays, and what was published of it can be read: with an interval it may hold the only copy of what was
+                // acknowledged. The next start looks at it again.
+                let mut state = self.shared.state.lock();
+                state.active = false;
+                if let Some(segment) = state.segments.back_mut().filter(|last| last.base >= from) {
+                    for (frame, len) in again.iter().flat_map(Taken::frames) {
+                        segment.push(&FrameMeta::of(&frame, segment.data_end, len));
+                    }
+                }
+                drop(state);
+                self.shared.fail(&reason);
+            }
         }
         false
     }
@@ -505,7 +516,8 @@ impl Log {
         if (roll || self.is_stale())
             && let Err(Trouble::Broken(reason)) = self.seal()
         {
-            tracing::error!(reason, "a segment could not be closed");
+            tracing::error!(reason, "a segment could not be closed; its file is not used again");
+            self.give_up_active();
         }
         let deletable = deletable || self.shared.state.lock().deletable(moment) > 0;
         let sync = deletable
@@ -532,7 +544,19 @@ impl Log {
     fn sync_in_time(&mut self) {
         if let Err(error) = self.sync_active() {
             tracing::error!(%error, "a sync failed; what is not durable is written once more into a new segment");
-            let again = std::mem::take(&mut self.unsynced);
+            self.give_up_active();
+        }
+    }
+
+    /// After a sync that failed: the file is not used again, and what it holds that is not durable is written into a new one.
+    fn give_up_active(&mut self) {
+        self.active = None;
+        let again = std::mem::take(&mut self.unsynced);
+        if again.is_empty() {
+            let mut state = self.shared.state.lock();
+            state.active = false;
+            state.roll = false;
+        } else {
             let _done = self.write_again(again);
         }
     }

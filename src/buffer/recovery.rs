@@ -21,7 +21,7 @@ use super::segment::{Point, Segment};
 use super::slots::{Held, Slots};
 use super::spill::Spill;
 use super::state::{Limits, Pressure, Shared, State, Tail, TurnedAway};
-use super::storage::{Handle, Storage, read_up_to};
+use super::storage::{Handle, Storage, is_no_space, read_past_bad_pages, read_up_to};
 use super::{Config, Offset, OpenError, Recovery, SyncMode, wide};
 use crate::buffer::batch::Batch;
 use crate::buffer::format::FORMAT;
@@ -29,6 +29,8 @@ use crate::clock::{Clock, Moment};
 
 /// Footers larger than this are not believed in.
 const FOOTER_MAX: u64 = 64 << 10;
+/// Bytes that are written over themselves at once.
+const PIECE: usize = 1 << 20;
 
 /// Opens or makes the log.
 pub(super) fn open(
@@ -69,10 +71,10 @@ pub(super) fn open(
             Tracker::starting_at(first)
         }
     };
-    found.settle_holes(&mut segments, &mut tracker)?;
+    let accounted = found.settle_holes(&mut segments, &mut tracker)?;
     found.seal_scanned(&mut segments)?;
 
-    let end = segments.back().map_or(0, |segment| segment.segment.next).max(tracker.floor()).max(found.durable);
+    let end = accounted.max(tracker.floor());
     let clean = fresh || (identity.clean && has_cursor);
     let next = found.next_number(end, &identity, clean, &mut tracker);
     identity.epoch += 1;
@@ -243,7 +245,8 @@ impl Finding<'_> {
         let mut read = Vec::new();
         for file in files {
             let opened = self.storage.open_to_read(&file.path).map_err(at(&file.path))?;
-            let bytes = read_up_to(&*opened, 0, SEGMENT_HEADER).map_err(at(&file.path))?;
+            // One that cannot be read is damaged like any other.
+            let bytes = read_past_bad_pages(&*opened, 0, SEGMENT_HEADER).unwrap_or_default();
             let header = match SegmentHeader::decode(&bytes) {
                 HeaderRead::Ours(header) => Some(header),
                 HeaderRead::Later(found) => {
@@ -284,7 +287,13 @@ impl Finding<'_> {
                     self.durable = self.durable.max(segment.next);
                     Known { segment, scanned: false, readable: true, holes: Vec::new(), skips: Vec::new(), len }
                 }
-                None => self.scan(handle, &file, salt, len, end).map_err(at(&file.path))?,
+                None => match self.scan(handle, &file, salt, len, end) {
+                    Ok(known) => known,
+                    Err(error) => {
+                        self.note(format!("{}: cannot be read: {error}", file.path.display()));
+                        Self::unreadable(file, len)
+                    }
+                },
             };
             segments.push_back(known);
         }
@@ -320,8 +329,9 @@ impl Finding<'_> {
         Ok(Known { segment, scanned: true, readable: true, holes, skips, len })
     }
 
-    /// Cuts the torn tail, counts damage, and clamps what disagrees.
-    fn settle_holes(&mut self, segments: &mut VecDeque<Known>, tracker: &mut Tracker) -> Result<(), OpenError> {
+    /// Cuts the torn tail, counts damage, and clamps what disagrees. Answers where the numbers end that are accounted for by then: by
+    /// records, damage, or the beginning of a segment that holds nothing.
+    fn settle_holes(&mut self, segments: &mut VecDeque<Known>, tracker: &mut Tracker) -> Result<u64, OpenError> {
         let durable = self.durable;
         for known in segments.iter_mut() {
             let torn = known.holes.iter().position(|hole| hole.from >= durable);
@@ -346,7 +356,7 @@ impl Finding<'_> {
             expected = expected.max(known.next);
         }
         self.lost(tracker, expected, durable);
-        Ok(())
+        Ok(expected.max(durable))
     }
 
     fn lost(&mut self, tracker: &mut Tracker, from: u64, to: u64) {
@@ -369,8 +379,16 @@ impl Finding<'_> {
             }
             let footer = footer_of(known).encode(known.salt, known.next);
             let file = self.storage.open(&known.path).map_err(at(&known.path))?;
-            let sealed = file.set_len(known.data_end).and_then(|()| file.write_at(&footer, known.data_end));
-            match sealed {
+            let cut = file.set_len(known.data_end);
+            match write_once_more(&*file, known, self.durable) {
+                // A file system that writes elsewhere needs room for it.
+                Err(error) if !is_no_space(&error) => return Err(at(&known.path)(error)),
+                Ok(()) | Err(_) => {}
+            }
+            // After a kill its records may be only in memory; from now on they count as durable.
+            file.sync().map_err(at(&known.path))?;
+            // The footer comes after that: where it is found, what it closes is durable.
+            match cut.and_then(|()| file.write_at(&footer, known.data_end)).and_then(|()| file.sync()) {
                 Ok(()) => known.segment.bytes = known.data_end + wide(footer.len()),
                 Err(error) => {
                     let path = known.path.display();
@@ -379,8 +397,6 @@ impl Finding<'_> {
                         .push(format!("{path}: cannot be closed ({error}); it is scanned again next time"));
                 }
             }
-            // After a kill its records may be only in memory; from now on they count as durable.
-            file.sync().map_err(at(&known.path))?;
         }
         segments.retain(|known| {
             let holds_nothing = known.scanned && known.next == known.base && known.base >= self.durable;
@@ -417,12 +433,31 @@ impl Finding<'_> {
 
 /// The salt of a segment whose header is damaged, from `meta`: the one that its first sound frame agrees with.
 fn guess_salt(handle: &dyn Handle, base: u64, identity: &Identity) -> Option<u32> {
-    let first = read_up_to(handle, wide(SEGMENT_HEADER), 64 << 10).ok()?;
+    let first = read_past_bad_pages(handle, wide(SEGMENT_HEADER), 64 << 10).ok()?;
     (0..=identity.epoch).rev().take(1_000).map(|epoch| identity.salt(base, epoch)).find(|salt| {
         (0..first.len())
             .step_by(8)
             .any(|at| first.get(at..at + FRAME_HEADER).is_some_and(|bytes| FrameHeader::decode(bytes, *salt).is_some()))
     })
+}
+
+/// Writes what is not known to be durable over itself. Where a start before this one failed in the sync, Linux holds these pages
+/// for clean: only pages that are dirty again are written by the next sync.
+fn write_once_more(file: &dyn Handle, known: &Segment, durable: u64) -> io::Result<()> {
+    if known.next <= durable {
+        return Ok(());
+    }
+    let (_, mut pos) = known.start_for(durable);
+    while pos < known.data_end {
+        let len = usize::try_from(known.data_end - pos).map_or(PIECE, |left| left.min(PIECE));
+        let bytes = read_up_to(file, pos, len)?;
+        if bytes.is_empty() {
+            break;
+        }
+        file.write_at(&bytes, pos)?;
+        pos += wide(bytes.len());
+    }
+    Ok(())
 }
 
 fn read_footer(handle: &dyn Handle, file: &Listed, salt: u32, len: u64) -> Option<Segment> {

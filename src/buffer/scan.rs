@@ -8,7 +8,7 @@ use super::batch::Frame;
 use super::codec::unpack;
 use super::format::{FRAME_HEADER, FrameHeader, RECORD_HEADER};
 use super::segment::FrameMeta;
-use super::storage::{Handle, read_up_to};
+use super::storage::{Handle, read_past_bad_pages};
 use super::wide;
 
 /// Bytes that are read at once: large enough that a disk streams, small enough that many links can do it.
@@ -116,7 +116,7 @@ impl FrameScan {
             return Ok(Some(bytes));
         }
         let ahead = usize::try_from(self.end - pos).map_or(READ_AHEAD, |left| left.min(READ_AHEAD));
-        self.chunk = read_up_to(&*self.file, pos, len.max(ahead))?.into();
+        self.chunk = read_past_bad_pages(&*self.file, pos, len.max(ahead))?.into();
         self.chunk_pos = pos;
         Ok(held(&self.chunk, self.chunk_pos))
     }

@@ -11,7 +11,7 @@ use std::path::Path;
 use bytes::{Buf, BufMut};
 
 use super::format::FORMAT;
-use super::storage::{Disk, Handle, Storage, read_up_to};
+use super::storage::{Disk, Handle, Storage, read_past_bad_pages};
 use super::wide;
 
 /// Length of a slot; one block of most file systems is 4 KiB.
@@ -57,9 +57,7 @@ impl Slots {
             }
             Err(error) => return Err(error),
         };
-        // After a kill the newest slot may be only in memory; from now on it is relied upon.
-        file.sync()?;
-        let bytes = read_up_to(&*file, 0, SLOT * 2)?;
+        let bytes = read_past_bad_pages(&*file, 0, SLOT * 2)?;
         let mut held = if bytes.iter().all(|byte| *byte == 0) { Held::Nothing } else { Held::Damaged };
         let (mut generation, mut safe) = (0, 0);
         for (slot, at) in bytes.chunks(SLOT).zip(0..) {
@@ -78,6 +76,12 @@ impl Slots {
         if bytes.len() < SLOT * 2 {
             file.write_at(&vec![0; SLOT * 2 - bytes.len()], wide(bytes.len()))?;
         }
+        // After a kill the newest slot may be only in memory, and from now on it is relied upon. It is written over itself, because
+        // after a sync that failed Linux holds its page for clean.
+        if let (Held::Payload(_), Some(newest)) = (&held, bytes.chunks(SLOT).zip(0..).find(|(_, at)| *at == safe)) {
+            file.write_at(newest.0, safe * wide(SLOT))?;
+        }
+        file.sync()?;
         Ok((Self { file, generation, safe }, held))
     }
 
@@ -149,7 +153,8 @@ impl SlotFile {
     }
 }
 
-fn decode(slot: &[u8]) -> Option<(u16, u64, &[u8])> {
+/// Version, generation and payload of a sound slot.
+pub(super) fn decode(slot: &[u8]) -> Option<(u16, u64, &[u8])> {
     let (mut head, rest) = slot.split_at_checked(HEADER)?;
     let sealed = head.get(..20)?;
     if head.get_u32_le() != MAGIC {

@@ -71,6 +71,43 @@ pub(super) fn read_up_to(file: &dyn Handle, pos: u64, len: usize) -> io::Result<
     Ok(bytes)
 }
 
+/// What a disk reads at once, and loses at once where it cannot.
+const PAGE: u64 = 4_096;
+
+/// Reads `len` bytes at `pos`, as [`read_up_to`] does; pages that cannot be read, tried again, are zeros: damage, which the checksums
+/// find. An error only where nothing of the file can be read.
+pub(super) fn read_past_bad_pages(file: &dyn Handle, pos: u64, len: usize) -> io::Result<Vec<u8>> {
+    match read_up_to(file, pos, len) {
+        Ok(bytes) => return Ok(bytes),
+        Err(error) => tracing::warn!(%error, pos, "a read failed; it is tried again, page by page"),
+    }
+    let whole = file.len()?.saturating_sub(pos).min(super::wide(len));
+    let (mut bytes, mut read, mut trouble) = (Vec::new(), false, None);
+    while super::wide(bytes.len()) < whole {
+        let at = pos + super::wide(bytes.len());
+        let page = (PAGE - at % PAGE).min(whole - super::wide(bytes.len()));
+        let page = usize::try_from(page).unwrap_or(len);
+        match read_up_to(file, at, page).or_else(|_once| read_up_to(file, at, page)) {
+            Ok(got) if got.is_empty() => break,
+            Ok(got) => {
+                read = true;
+                bytes.extend(got);
+            }
+            Err(error) => {
+                tracing::error!(%error, at, "a page cannot be read: what lies in it is lost");
+                bytes.resize(bytes.len() + page, 0);
+                trouble = Some(error);
+            }
+        }
+    }
+    // Where another place of the file can be read it is this one that is broken, however much of it.
+    let elsewhere = [0, file.len()?.saturating_sub(8)];
+    match trouble {
+        Some(error) if !read && elsewhere.iter().all(|at| read_up_to(file, *at, 8).is_err()) => Err(error),
+        _ => Ok(bytes),
+    }
+}
+
 /// Whether an error says that the disk (or the quota on it) is full.
 pub(super) fn is_no_space(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)

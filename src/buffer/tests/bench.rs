@@ -81,9 +81,12 @@ pub(super) fn config() -> Config {
     }
 }
 
+/// Confirmations that may be unsaved.
+pub(super) const WINDOW: usize = 8;
+
 pub(super) fn try_open(disk: &SimDisk, clock: &Arc<HandClock>, config: &Config) -> Result<(Log, Recovery), OpenError> {
     let clock: Arc<dyn Clock> = Arc::<HandClock>::clone(clock);
-    recovery::open(Arc::new(disk.clone()), config, 8, clock)
+    recovery::open(Arc::new(disk.clone()), config, WINDOW, clock)
 }
 
 impl Bench {
@@ -147,7 +150,12 @@ impl Bench {
         let mut reader = self.reader();
         let mut records = Vec::new();
         while let Some(read) = reader.next(7, 1 << 20).now_or_never() {
-            records.extend(read.unwrap());
+            match read {
+                Ok(read) => records.extend(read),
+                // Behind what is durable there will be no more.
+                Err(Refused::Failed(_)) if self.shared.stats().failed.is_some() => break,
+                Err(refused) => panic!("{refused}"),
+            }
         }
         records
     }

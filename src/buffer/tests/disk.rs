@@ -5,6 +5,7 @@
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -26,8 +27,8 @@ struct World {
     life: u64,
     capacity: Option<u64>,
     faults: Faults,
-    /// What was called, in order.
-    calls: Vec<String>,
+    /// What was called, in order, once somebody has asked.
+    calls: Option<Vec<String>>,
     /// What other threads do while a file of this name is being synced, once.
     meanwhile: Option<(&'static str, Meanwhile)>,
 }
@@ -48,6 +49,9 @@ pub(super) struct Faults {
     pub(super) failing: usize,
     /// So many syncs of segments fail.
     pub(super) syncs: usize,
+    /// So many calls that change nothing (read, open, list, length) succeed, then `reads_failing` fail.
+    pub(super) reads_after: Option<usize>,
+    pub(super) reads_failing: usize,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -55,6 +59,8 @@ struct Inode {
     cached: Vec<u8>,
     durable: Vec<u8>,
     dirty: Vec<Change>,
+    /// What cannot be read until it is written again.
+    broken: Option<Range<u64>>,
 }
 
 #[derive(Clone, Debug)]
@@ -104,7 +110,7 @@ impl SimDisk {
     }
 
     pub(super) fn calls(&self) -> Vec<String> {
-        std::mem::take(&mut self.0.lock().calls)
+        self.0.lock().calls.replace(Vec::new()).unwrap_or_default()
     }
 
     /// Does this in the middle of the next sync of `file`.
@@ -115,6 +121,11 @@ impl SimDisk {
     pub(super) fn read(&self, path: &Path) -> Vec<u8> {
         let world = self.0.lock();
         world.inodes[world.names[path]].cached.clone()
+    }
+
+    pub(super) fn len(&self, path: &Path) -> u64 {
+        let world = self.0.lock();
+        world.inodes[world.names[path]].cached.len() as u64
     }
 
     pub(super) fn change(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
@@ -129,9 +140,26 @@ impl SimDisk {
     pub(super) fn put(&self, path: &Path, bytes: &[u8]) {
         let mut world = self.0.lock();
         let at = world.inodes.len();
-        world.inodes.push(Inode { cached: bytes.to_vec(), durable: bytes.to_vec(), dirty: Vec::new() });
+        world.inodes.push(Inode { cached: bytes.to_vec(), durable: bytes.to_vec(), dirty: Vec::new(), broken: None });
         world.names.insert(path.to_owned(), at);
         world.durable_names.insert(path.to_owned(), at);
+    }
+
+    /// Bytes of a file that cannot be read any more.
+    pub(super) fn break_sectors(&self, path: &Path, range: Range<u64>) {
+        let mut world = self.0.lock();
+        let at = world.names[path];
+        world.inodes[at].broken = Some(range);
+    }
+
+    /// Another disk with the same files, as they are durable.
+    pub(super) fn copy(&self) -> Self {
+        let world = self.0.lock();
+        let copy = Self::default();
+        for (path, inode) in &world.names {
+            copy.put(path, &world.inodes[*inode].durable);
+        }
+        copy
     }
 
     pub(super) fn segments(&self) -> Vec<PathBuf> {
@@ -186,19 +214,29 @@ impl World {
         self.names.values().map(|inode| self.inodes[*inode].cached.len() as u64).sum()
     }
 
+    fn read_call(&mut self) -> io::Result<()> {
+        failing(&mut self.faults.reads_after, &mut self.faults.reads_failing)
+    }
+
     fn call(&mut self, what: &str, path: &Path) -> io::Result<()> {
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        self.calls.push(format!("{what} {name}"));
-        match &mut self.faults.after {
-            Some(0) if self.faults.failing > 0 => {
-                self.faults.failing -= 1;
-                Err(io::Error::from_raw_os_error(5))
-            }
-            Some(0) | None => Ok(()),
-            Some(left) => {
-                *left -= 1;
-                Ok(())
-            }
+        if let Some(calls) = &mut self.calls {
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            calls.push(format!("{what} {name}"));
+        }
+        failing(&mut self.faults.after, &mut self.faults.failing)
+    }
+}
+
+fn failing(after: &mut Option<usize>, failing: &mut usize) -> io::Result<()> {
+    match after {
+        Some(0) if *failing > 0 => {
+            *failing -= 1;
+            Err(io::Error::from_raw_os_error(5))
+        }
+        Some(0) | None => Ok(()),
+        Some(left) => {
+            *left -= 1;
+            Ok(())
         }
     }
 }
@@ -219,7 +257,12 @@ impl SimFile {
 
 impl Handle for SimFile {
     fn read_at(&self, buf: &mut [u8], pos: u64) -> io::Result<usize> {
-        let world = self.disk.0.lock();
+        let mut world = self.disk.0.lock();
+        world.read_call()?;
+        let to = pos.saturating_add(buf.len() as u64);
+        if world.inodes[self.inode].broken.as_ref().is_some_and(|broken| broken.start < to && pos < broken.end) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
         let bytes = world.inodes[self.inode].cached.get(pos as usize..).unwrap_or_default();
         let len = bytes.len().min(buf.len());
         buf[..len].copy_from_slice(&bytes[..len]);
@@ -229,12 +272,21 @@ impl Handle for SimFile {
     fn write_at(&self, bytes: &[u8], pos: u64) -> io::Result<()> {
         let mut world = self.disk.0.lock();
         self.alive(&world)?;
-        world.call("write", &self.path)?;
+        if let Err(error) = world.call("write", &self.path) {
+            // It fails half-way.
+            let change = Change::Write(pos, bytes[..bytes.len() / 2].to_vec());
+            let inode = &mut world.inodes[self.inode];
+            apply(&mut inode.cached, &change);
+            inode.dirty.push(change);
+            return Err(error);
+        }
         let grows = (pos + bytes.len() as u64).saturating_sub(world.inodes[self.inode].cached.len() as u64);
         let room = world.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(world.used()));
         let fits = bytes.len() - grows.saturating_sub(room) as usize;
         let change = Change::Write(pos, bytes[..fits].to_vec());
         let inode = &mut world.inodes[self.inode];
+        // The disk has spare sectors.
+        inode.broken.take_if(|broken| broken.start >= pos && broken.end <= pos + fits as u64);
         apply(&mut inode.cached, &change);
         inode.dirty.push(change);
         if fits < bytes.len() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
@@ -275,7 +327,9 @@ impl Handle for SimFile {
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(self.disk.0.lock().inodes[self.inode].cached.len() as u64)
+        let mut world = self.disk.0.lock();
+        world.read_call()?;
+        Ok(world.inodes[self.inode].cached.len() as u64)
     }
 }
 
@@ -297,7 +351,8 @@ impl Storage for SimDisk {
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        let world = self.0.lock();
+        let mut world = self.0.lock();
+        world.read_call()?;
         let files = world.names.keys().filter(|path| path.parent() == Some(dir));
         Ok(files.map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect())
     }
@@ -315,7 +370,8 @@ impl Storage for SimDisk {
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn Handle>> {
-        let world = self.0.lock();
+        let mut world = self.0.lock();
+        world.read_call()?;
         let inode = *world.names.get(path).ok_or(io::ErrorKind::NotFound)?;
         Ok(Box::new(SimFile { disk: self.clone(), path: path.to_owned(), inode, life: world.life }))
     }

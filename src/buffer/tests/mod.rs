@@ -16,6 +16,8 @@ mod faults;
 mod history;
 mod kept;
 mod limits;
+mod matrix;
 mod model;
 mod skips;
 mod spill;
+mod spill_model;
