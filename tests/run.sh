@@ -102,6 +102,8 @@ out=("${without[@]}" "${missing[@]}")
 TIDEGATE_WITHOUT=$(IFS=,; echo "${out[*]}")
 export TIDEGATE_WITHOUT TIDEGATE_TESTS_LEFT_OUT=$work/left-out TMPDIR=${TMPDIR:-/tmp}
 : >"$TIDEGATE_TESTS_LEFT_OUT"
+# Many random runs of the buffer against its reference; a plain `cargo test` has few.
+export TIDEGATE_MODEL_RUNS=${TIDEGATE_MODEL_RUNS:-100000}
 set -m
 cargo test --locked --no-fail-fast "$@" </dev/null &
 child=$!

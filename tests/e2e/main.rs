@@ -10,6 +10,8 @@ mod folders;
 #[cfg(test)]
 mod inbound;
 #[cfg(test)]
+mod kills;
+#[cfg(test)]
 mod life;
 #[cfg(test)]
 mod mirror;

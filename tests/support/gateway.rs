@@ -11,7 +11,7 @@ use tokio::net::UnixStream;
 
 use super::http;
 use super::process::{Process, Room, free_port};
-use super::wait::{PATIENCE, until};
+use super::wait::{PATIENCE, until, until_true};
 
 /// The program under test.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_tidegate");
@@ -103,6 +103,14 @@ impl Gateway {
     fn launch(&mut self) {
         let arguments = ["run".into(), "-c".into(), self.config()];
         self.process = Some(Process::start(Path::new(PROGRAM), &arguments, &self.room.file("log")));
+    }
+
+    /// Starts it again and kills it as soon as it has said something.
+    pub(crate) async fn kill_9_while_starting(&mut self) {
+        let before = self.log().len();
+        self.launch();
+        until_true("it says something", PATIENCE, || self.log().len() > before).await;
+        self.kill_9();
     }
 
     /// `Err`: it has ended instead.

@@ -47,10 +47,6 @@ impl Plan {
                 1 => Compression::Lz4,
                 _ => Compression::None,
             },
-            keep_delivered: (dice.roll(4) == 0).then(|| Keep {
-                age: (dice.roll(2) == 0).then(|| Duration::from_secs(1 + dice.roll(9))),
-                size: (dice.roll(2) == 0).then(|| ByteSize(dice.roll(30_000))),
-            }),
             ..config()
         };
         let group = config.sync == SyncMode::Group;
