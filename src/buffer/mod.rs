@@ -544,6 +544,9 @@ impl Buffer {
 
     /// Counts records that a replay has sent to this link's remote and that it confirmed (R7: in `replayed` alone).
     pub fn count_replayed(&self, records: u64) {
+        if records == 0 {
+            return;
+        }
         let mut state = self.inner.shared.state.lock();
         state.tracker.count_replayed(records);
         self.inner.shared.poke_locked(&mut state);

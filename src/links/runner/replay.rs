@@ -488,7 +488,6 @@ impl<S: Sink> ReplayRunner<S> {
             progress.bytes += record.payload_bytes;
             drop(progress);
             self.common.board.done(record.payload_bytes);
-            self.replay.target.count_replayed(1);
             self.unsaved += 1;
         }
     }
@@ -543,7 +542,9 @@ impl<S: Sink> ReplayRunner<S> {
     async fn keep(&mut self, sync: bool) {
         let Some(mut keeper) = self.replay.keeper.take() else { return };
         let progress = *self.replay.progress.lock();
-        (self.unsaved, self.changed) = (0, self.changed && !sync);
+        // With the position, and not one by one: each wakes the log's writer.
+        self.replay.target.count_replayed(std::mem::take(&mut self.unsaved));
+        self.changed &= !sync;
         if sync {
             self.synced = self.common.now();
         }
