@@ -115,7 +115,7 @@ routes:
     gateway.ask_to_end();
     until_true("the first is heard", PATIENCE, || gateway.log().contains("a second signal stops at once")).await;
     let ended = gateway.terminate().await;
-    assert_eq!(ended.code(), Some(1), "{}", gateway.log());
+    assert_eq!(ended.code(), Some(143), "{}", gateway.log());
     assert!(gateway.log().contains("stopping at once"));
     let acknowledged = publishers.acknowledged() as u64;
     drop(publishers);

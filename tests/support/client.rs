@@ -323,7 +323,7 @@ impl Subscriber {
 }
 
 /// How many of `marks` are not among `arrived`.
-pub(crate) fn missing(marks: &[Mark], arrived: &[Delivery]) -> usize {
+fn missing(marks: &[Mark], arrived: &[Delivery]) -> usize {
     if arrived.len() < marks.len() {
         return marks.len() - arrived.len();
     }

@@ -2,7 +2,7 @@
 //!
 //! RabbitMQ takes long to start: one node serves a whole run, with a virtual host for each test. The others are a test's own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,7 +22,6 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 
-use super::client::missing;
 use super::http;
 use super::ledger::{Delivery, Mark};
 use super::process::{Process, Room, did_not_run, free_port};
@@ -231,13 +230,20 @@ async fn gather(
 ) {
     /// A copy that was sent would be here by then.
     const QUIET: Duration = Duration::from_millis(1_500);
-    let all = async {
-        while arrived.len() < marks.len() || missing(marks, arrived) > 0 {
-            take(arrived).await;
+    let mut open: BTreeSet<Mark> = marks.iter().copied().collect();
+    let mut seen = 0;
+    loop {
+        for delivery in &arrived[seen..] {
+            open.remove(&delivery.mark());
         }
-    };
-    if tokio::time::timeout(PATIENCE, all).await.is_err() {
-        panic!("{from}: {} arrived of {}, {} missing", arrived.len(), marks.len(), missing(marks, arrived));
+        seen = arrived.len();
+        if open.is_empty() {
+            break;
+        }
+        // Patience is for the next one: how long all of them take is no business of a test.
+        if tokio::time::timeout(PATIENCE, take(arrived)).await.is_err() {
+            panic!("{from}: {seen} arrived of {}, {} missing, and nothing more comes", marks.len(), open.len());
+        }
     }
     while tokio::time::timeout(QUIET, take(arrived)).await.is_ok() {}
 }
