@@ -99,6 +99,18 @@ fn every_case_covers_a_statement() {
 }
 
 #[test]
+fn every_class_of_bugs_has_a_test() {
+    let mut code = String::new();
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut code);
+    let table = read("tests/conformance/bugs.tsv");
+    let rows: Vec<_> = table.lines().filter_map(|line| line.split_once('\t')).collect();
+    assert_eq!(rows.len(), 15);
+    for (class, test) in rows {
+        assert!(code.contains(&format!("fn {test}(")), "{class}: there is no test {test}");
+    }
+}
+
+#[test]
 fn a_table_that_is_wrong_is_found_out() {
     let (cases, code) = ("== one\n", "fn two(");
     let good = "MQTT-1.0.0-1\tw\tcase\tone\nMQTT-1.0.0-2\tw\ttest\ttwo\n";

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroU16;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::BytesMut;
 use parking_lot::{Mutex, MutexGuard};
@@ -98,6 +99,8 @@ pub(super) struct Online {
     pub(super) over: CancellationToken,
     pub(super) packet_bytes_max: usize,
     pub(super) aliases: Aliases,
+    /// In `outbox`, and not counted yet.
+    pub(super) packets: u64,
     pub(super) outbox: BytesMut,
 }
 
@@ -395,7 +398,8 @@ impl State {
                     let put = put_publish(online, version, &entry.topic, &entry.message, &entry.ids, now, how);
                     match put {
                         Ok(()) => {
-                            board.sent.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                            board.sent.fetch_add(1, Relaxed);
+                            board.publish_bytes_out.fetch_add(entry.message.payload.len() as u64, Relaxed);
                         }
                         Err(reason) => {
                             board.dropped(reason);
@@ -449,6 +453,7 @@ fn put_publish(
         online.outbox.truncate(before);
         return Err("too_large");
     }
+    online.packets += 1;
     if let Some((alias, false)) = alias {
         online.aliases.known.insert(topic.clone(), alias);
     }
@@ -458,6 +463,7 @@ fn put_publish(
 /// Appends an acknowledgement.
 pub(super) fn put_ack(online: &mut Online, kind: AckKind, id: u16, code: ReasonCode, version: Version) {
     if let Some(id) = PacketId::new(id) {
+        online.packets += 1;
         encode_ack(kind, id, code, version, &mut online.outbox);
     }
 }

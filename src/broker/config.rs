@@ -30,6 +30,8 @@ pub struct Config {
     pub keep_alive_max: Option<Duration>,
     /// Where MQTT 5 clients are sent when this broker stops or cannot take them (Server Reference). Default: nowhere.
     pub server_reference: Option<Box<str>>,
+    /// How often the figures below `$SYS/broker/` are published; zero: never. Default 10 s, as Mosquitto.
+    pub sys_interval: Duration,
     /// What no client may subscribe to, nor gets by a wider subscription. Default: nothing.
     pub deny_subscribe: Vec<TopicFilter>,
 }
@@ -47,6 +49,7 @@ impl Default for Config {
             connections_max: 10_000,
             keep_alive_max: None,
             server_reference: None,
+            sys_interval: Duration::from_secs(10),
             deny_subscribe: Vec::new(),
         }
     }

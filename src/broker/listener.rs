@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
@@ -93,6 +94,7 @@ impl Bound {
             tasks.spawn(acceptor.run());
         }
         tasks.spawn(keep_house(Arc::clone(&broker), stop.clone()));
+        tasks.spawn(super::sys::run(Arc::clone(&broker), stop.clone()));
         tasks.spawn(finish_exchanges(Arc::clone(&broker), stop.clone()));
         while let Some(ended) = tasks.join_next().await {
             if let Err(error) = ended {
@@ -126,6 +128,7 @@ impl Acceptor {
                 () = self.stop.cancelled() => return,
                 next = self.next() => next,
             };
+            self.broker.board.sockets.fetch_add(1, Ordering::Relaxed);
             let (broker, stop, anonymous) = (Arc::clone(&self.broker), self.stop.clone(), self.anonymous);
             self.connections.spawn(async move {
                 connection::serve(broker, stream, anonymous, stop).await;

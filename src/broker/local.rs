@@ -120,7 +120,11 @@ impl Broker {
         let mut state = client.lock();
         let pushed = match (delivery.qos, unit) {
             (Qos::AtMostOnce, _) => state.push_at_most_once(&delivery, now).inspect(|()| {
-                self.board.sent.fetch_add(u64::from(state.online.is_some()), Ordering::Relaxed);
+                if state.online.is_some() {
+                    self.board.sent.fetch_add(1, Ordering::Relaxed);
+                    let bytes = delivery.message.payload.len() as u64;
+                    self.board.publish_bytes_out.fetch_add(bytes, Ordering::Relaxed);
+                }
             }),
             (_, Some(unit)) if state.terms.kept => {
                 let limit = self.config.session_messages_max;

@@ -9,6 +9,7 @@
 //!   until their receipts settle; its length is the Receive Maximum, which is the back-pressure.
 //! - [`registry`]: which client id is which session; take-over, resumption, expiry, wills.
 //! - [`local`]: what the hub delivers here, to subscribers, kept sessions and the retained store.
+//! - [`sys`]: the broker's figures below `$SYS/`.
 //! - [`store`]: all state by key, durable. [`session`]: the protocol's state, pure. [`topics`]: who subscribed to what.
 //!
 //! Invariants: no acknowledgement leaves before its receipt has settled; what a kept session is owed is in the store
@@ -25,6 +26,7 @@ mod local;
 mod registry;
 mod session;
 mod store;
+mod sys;
 #[cfg(test)]
 mod tests;
 mod topics;
@@ -64,6 +66,8 @@ pub struct Broker {
     clients: Mutex<HashMap<Arc<str>, Arc<Client>>>,
     topics: Topics,
     next_session: AtomicU64,
+    /// Kept sessions whose time was over, since the start.
+    expired: AtomicU64,
     /// Wills and exchanges that outlive their connection.
     tasks: TaskTracker,
 }
@@ -107,6 +111,7 @@ impl Broker {
             clients: Mutex::default(),
             topics: Topics::default(),
             next_session: AtomicU64::new(1),
+            expired: AtomicU64::new(0),
             tasks: TaskTracker::new(),
         });
         broker.board.dropped_many("damaged", loaded.damaged);

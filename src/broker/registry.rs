@@ -79,6 +79,7 @@ impl Broker {
         let position = self.note_connected(&client);
         let unreadable = resumed && !self.load_in_flight(&client).await;
         self.board.clients.fetch_add(1, Ordering::Relaxed);
+        self.board.connects.fetch_add(1, Ordering::Relaxed);
         Attached { client, kick, resumed, position, unreadable }
     }
 
@@ -124,6 +125,7 @@ impl Broker {
             over: CancellationToken::new(),
             packet_bytes_max: claim.packet_bytes_max,
             aliases: Aliases::new(claim.alias_max),
+            packets: 0,
             outbox: BytesMut::new(),
         });
         drop(state);
@@ -360,6 +362,7 @@ impl Broker {
         drop(state);
         clients.remove(&client.name);
         drop(clients);
+        self.expired.fetch_add(1, Ordering::Relaxed);
         let after = self.forget(client);
         match will {
             Some(will) => self.publish_will(will, after),

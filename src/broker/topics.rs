@@ -15,6 +15,9 @@ use crate::message::{Message, Qos};
 use crate::topic::{TopicFilter, TopicName};
 use crate::wire::SubscribeOptions;
 
+/// Where the gateway's own values are: clients do not publish there.
+const OWN: &str = "$SYS/";
+
 /// One client's subscription to one filter.
 #[derive(Clone, Debug)]
 pub(super) struct Subscriber {
@@ -38,6 +41,8 @@ pub(super) struct Match {
 pub(super) struct Topics {
     tables: RwLock<Tables>,
     retained: RwLock<Retained<Arc<Message>>>,
+    /// The gateway's own values below `$SYS/`.
+    own_values: RwLock<Retained<Arc<Message>>>,
 }
 
 #[derive(Debug, Default)]
@@ -148,7 +153,6 @@ impl Topics {
     }
 
     /// How many subscriptions there are, and how many of them are shared.
-    #[cfg(test)]
     pub(super) fn subscription_counts(&self) -> (usize, usize) {
         let tables = self.tables.read();
         let shared = tables.memberships.values().map(Vec::len).sum::<usize>();
@@ -201,12 +205,24 @@ impl Topics {
 
     /// Which topics that match have a retained message.
     pub(super) fn retained_topics(&self, filter: &TopicFilter) -> Vec<TopicName> {
-        self.retained.read().matches(filter).map(|(topic, _)| topic.clone()).collect()
+        let names = |tree: &Retained<_>| tree.matches(filter).map(|(topic, _)| topic.clone()).collect::<Vec<_>>();
+        let mut topics = names(&self.retained.read());
+        // Only a filter that names it gets there (MQTT-4.7.2-1).
+        if filter.as_str().starts_with(OWN) {
+            topics.extend(names(&self.own_values.read()));
+        }
+        topics
     }
 
     /// What is retained on `topic`.
     pub(super) fn retained(&self, topic: &TopicName) -> Option<Arc<Message>> {
-        self.retained.read().get(topic).cloned()
+        let tree = if topic.as_str().starts_with(OWN) { &self.own_values } else { &self.retained };
+        tree.read().get(topic).cloned()
+    }
+
+    /// Sets one of the gateway's own values.
+    pub(super) fn keep_own(&self, topic: &TopicName, message: Arc<Message>) {
+        self.own_values.write().insert(topic, message);
     }
 
     /// How many topics have a retained message.

@@ -29,6 +29,7 @@ pub(super) const BROKER: Keys = Keys {
         "connections_max",
         "keep_alive_max",
         "server_reference",
+        "sys_interval",
         "deny_subscribe",
     ],
     planned: &["auth", "acl", "users"],

@@ -111,6 +111,8 @@ impl Gateway {
         hub.attach(outlet);
         let bound = broker.bind().await.map_err(BuildError::Listener)?;
         let admin = bind_admin(config.admin).await?;
+        let links_changed = Arc::default();
+        links.iter().for_each(|link| link.report_to(&links_changed));
         let shared = Arc::new(Shared {
             site: config.site,
             replays: Replays::new(&config.data_dir),
@@ -124,6 +126,7 @@ impl Gateway {
             orphans,
             listeners: bound.addresses().iter().map(ToString::to_string).collect(),
             admin: admin.as_ref().and_then(|listener| listener.local_addr().ok()),
+            links_changed,
             ready: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
         });

@@ -6,6 +6,7 @@
 //!
 //! No other module names this one, `cli` excepted.
 
+mod announce;
 mod build;
 mod commands;
 mod rename;
@@ -71,6 +72,8 @@ struct Shared {
     replays: Replays,
     listeners: Vec<String>,
     admin: Option<SocketAddr>,
+    /// The state of a link has changed.
+    links_changed: Arc<tokio::sync::Notify>,
     ready: AtomicBool,
     stopping: AtomicBool,
 }

@@ -83,6 +83,11 @@ impl Gateway {
             "the broker".to_owned()
         });
         shared.resume_replays();
+        let (announcer, token) = (Arc::clone(&shared), stages.intake.clone());
+        intake.spawn(async move {
+            super::announce::run(announcer, token).await;
+            "the announcements below $SYS".to_owned()
+        });
         shared.ready.store(true, Ordering::Release);
         tracing::info!(site = %shared.site, listeners = ?shared.listeners, links = shared.links.len(), "ready");
 

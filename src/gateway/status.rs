@@ -64,7 +64,7 @@ impl Shared {
 }
 
 impl Link {
-    fn status(&self, now: Moment) -> LinkStatus {
+    pub(super) fn status(&self, now: Moment) -> LinkStatus {
         let sink = self.sink.as_ref().map(|board| board.snapshot());
         let source = self.source.as_ref().map(|board| board.snapshot());
         let mut status = LinkStatus {

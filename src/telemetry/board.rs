@@ -2,12 +2,13 @@
 //! waits for a reader. The serialised form of [`Status`] is what `tidegate status --json` prints.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use super::replay::ReplayStatus;
 use crate::clock::WallMs;
@@ -77,6 +78,8 @@ pub struct HalfBoard {
     resent: AtomicU64,
     in_flight: AtomicU64,
     rate: Mutex<RateWindow>,
+    /// Who hears of a change of the state.
+    changed: OnceLock<Arc<Notify>>,
 }
 
 impl HalfBoard {
@@ -85,12 +88,20 @@ impl HalfBoard {
         let mut status = self.state.lock();
         if status.state != state || status.since_ms == 0 {
             status.since_ms = now.0;
+            if let Some(changed) = self.changed.get() {
+                changed.notify_one();
+            }
         }
         status.state = state;
         status.next_try_ms = next_try_ms;
         if error.is_some() {
             status.last_error = error;
         }
+    }
+
+    /// Has each change of the state noticed by `changed`. Once; a second call changes nothing.
+    pub fn report_to(&self, changed: Arc<Notify>) {
+        drop(self.changed.set(changed));
     }
 
     /// One more connection was made.
@@ -271,6 +282,27 @@ pub struct Status {
     pub unrouted: u64,
 }
 
+/// What has passed the broker's sockets since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Packets received.
+    pub packets_in: u64,
+    /// Packets sent.
+    pub packets_out: u64,
+    /// Bytes received.
+    pub bytes_in: u64,
+    /// Bytes sent.
+    pub bytes_out: u64,
+    /// Payload bytes of publishes received.
+    pub publish_bytes_in: u64,
+    /// Payload bytes of messages sent to clients.
+    pub publish_bytes_out: u64,
+    /// Connections accepted.
+    pub sockets: u64,
+    /// Clients let in.
+    pub connects: u64,
+}
+
 /// A place to count the broker's figures; shared.
 #[derive(Debug, Default)]
 pub struct BrokerBoard {
@@ -280,6 +312,22 @@ pub struct BrokerBoard {
     pub sent: AtomicU64,
     /// Clients connected.
     pub clients: AtomicU64,
+    /// Packets received.
+    pub packets_in: AtomicU64,
+    /// Packets sent.
+    pub packets_out: AtomicU64,
+    /// Bytes received.
+    pub bytes_in: AtomicU64,
+    /// Bytes sent.
+    pub bytes_out: AtomicU64,
+    /// Payload bytes of publishes received.
+    pub publish_bytes_in: AtomicU64,
+    /// Payload bytes of messages sent to clients.
+    pub publish_bytes_out: AtomicU64,
+    /// Connections accepted.
+    pub sockets: AtomicU64,
+    /// Clients let in.
+    pub connects: AtomicU64,
     counts: Mutex<[BTreeMap<&'static str, u64>; 2]>,
 }
 
@@ -301,6 +349,22 @@ impl BrokerBoard {
     pub fn refused(&self, reason: &'static str) {
         let [_, refused] = &mut *self.counts.lock();
         *refused.entry(reason).or_default() += 1;
+    }
+
+    /// What has passed the sockets.
+    #[must_use]
+    pub fn traffic(&self) -> Traffic {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Traffic {
+            packets_in: read(&self.packets_in),
+            packets_out: read(&self.packets_out),
+            bytes_in: read(&self.bytes_in),
+            bytes_out: read(&self.bytes_out),
+            publish_bytes_in: read(&self.publish_bytes_in),
+            publish_bytes_out: read(&self.publish_bytes_out),
+            sockets: read(&self.sockets),
+            connects: read(&self.connects),
+        }
     }
 
     /// The counted figures; the broker adds sessions, owed, retained and listeners.

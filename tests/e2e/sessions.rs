@@ -4,25 +4,39 @@ use std::collections::VecDeque;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use rumqttc_v5::QoS;
+use tidegate::telemetry::board::LinkState;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
 use crate::support::client::{Subscriber, Work, publish_exactly_once};
 use crate::support::gateway::Gateway;
 use crate::support::ledger::Ledger;
-use crate::support::remote::left_out;
+use crate::support::proxy::{Mode, Proxy};
+use crate::support::remote::{Mosquitto, left_out};
 use crate::support::wait::{PATIENCE, until_true};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn r18_qos_2_from_publisher_to_subscriber_is_exactly_once_over_kills() {
+    // Where the kills come is by seed. More of them: TIDEGATE_SEEDS=100.
+    let seeds = std::env::var("TIDEGATE_SEEDS").map_or(6, |seeds| seeds.parse().expect("TIDEGATE_SEEDS is a number"));
+    for seed in 0..seeds {
+        exactly_once_over_kills(seed).await;
+    }
+}
+
+async fn exactly_once_over_kills(seed: u64) {
+    let mut dice = StdRng::seed_from_u64(seed);
     let mut gateway = Gateway::start("").await;
     let subscriber = Subscriber::start(gateway.port, "once", "exact/#", QoS::ExactlyOnce).await;
     let work = Work {
         port: gateway.port,
         publishers: 1,
-        messages: 3_000,
+        messages: 1_000,
         qos: QoS::ExactlyOnce,
         window: 20,
         topic: "exact".into(),
@@ -30,8 +44,12 @@ async fn r18_qos_2_from_publisher_to_subscriber_is_exactly_once_over_kills() {
     let acknowledged = Arc::new(AtomicUsize::new(0));
     let publishing = publish_exactly_once(work, Arc::clone(&acknowledged));
     let killing = async {
-        for kill_at in [500, 1_500, 2_500] {
+        let mut kill_at = 0;
+        for _ in 0..3 {
+            kill_at += dice.random_range(1..300);
             until_true("exchanges complete", PATIENCE, || acknowledged.load(Ordering::Relaxed) >= kill_at).await;
+            // Not always right behind an acknowledgement.
+            tokio::time::sleep(Duration::from_micros(dice.random_range(0..3_000))).await;
             gateway.kill_9();
             gateway.start_again().await;
         }
@@ -40,8 +58,8 @@ async fn r18_qos_2_from_publisher_to_subscriber_is_exactly_once_over_kills() {
     let arrived = subscriber.receive(&published).await;
     // A copy would have been sent before the last message's acknowledgement.
     gateway.wait_for("nothing is owed", |status| status.broker.owed == 0).await;
-    Ledger::compare(published, &arrived).assert_exact("QoS 2 to QoS 2");
-    assert_eq!(arrived.len(), 3_000);
+    Ledger::compare(published, &arrived).assert_exact(&format!("QoS 2 to QoS 2, seed {seed}"));
+    assert_eq!(arrived.len(), 1_000);
     assert_eq!(subscriber.sessions(), 1, "the session was kept, and so not subscribed anew");
 }
 
@@ -117,6 +135,31 @@ async fn sessions_subscriptions_owed_and_retained_messages_survive_a_kill() {
     }
     let mut sub = Sub::start(&gateway, "mqttv5", &["-q", "1", "-t", "state"]).await;
     assert_eq!(sub.line().await, "state 1 1 on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plain_mqtt_client_sees_each_links_state_and_the_brokers_figures_below_sys() {
+    if left_out(&["mosquitto"]) {
+        return;
+    }
+    let remote = Mosquitto::start().await;
+    let mut proxy = Proxy::start(remote.port).await;
+    proxy.set(Mode::Refuse).await;
+    let links = format!(
+        "links:\n  far:\n    mqtt: {{ url: \"mqtt://127.0.0.1:{}\" }}\n    retry: {{ min: 50ms, max: 100ms }}\nroutes:\n  - {{ name: far, from: \"broker/line/#\", to: \"far/line/{{rest}}\" }}\n",
+        proxy.port()
+    );
+    let gateway = Gateway::start(&links).await;
+    gateway.wait_for_state("far", LinkState::BackingOff).await;
+    let mut sub = Sub::start(&gateway, "mqttv5", &["-t", "$SYS/tidegate/links/#"]).await;
+    let first = sub.line().await;
+    assert!(first.starts_with("$SYS/tidegate/links/far/state 0 1 "), "retained: {first}");
+    proxy.set(Mode::Pass).await;
+    while sub.line().await != "$SYS/tidegate/links/far/state 0 0 online" {}
+    proxy.set(Mode::Refuse).await;
+    while sub.line().await != "$SYS/tidegate/links/far/state 0 0 backing_off" {}
+    let mut sub = Sub::start(&gateway, "mqttv311", &["-t", "$SYS/broker/version"]).await;
+    assert_eq!(sub.line().await, concat!("$SYS/broker/version 0 1 tidegate version ", env!("CARGO_PKG_VERSION")));
 }
 
 fn client(gateway: &Gateway, program: &str, version: &str, arguments: &[&str]) -> Command {

@@ -126,6 +126,7 @@ impl Connection {
 
     fn put_ack(&mut self, kind: AckKind, id: u16, code: ReasonCode) {
         if let Some(id) = packet_id(id) {
+            self.packets_out += 1;
             encode_ack(kind, id, code, self.version, &mut self.output);
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -70,6 +71,7 @@ pub(super) async fn greet(
         }
     };
     decoder.set_size_max(size_max);
+    broker.board.packets_in.fetch_add(1, Ordering::Relaxed);
     open(broker, *connect, reader, writer, decoder, input).await
 }
 
@@ -314,6 +316,7 @@ impl Connection {
             packet_bytes_max: usize::MAX,
             wants_reasons: true,
             is_oversize: false,
+            packets_out: 0,
             is_reading: true,
         }
     }

@@ -16,6 +16,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
@@ -34,6 +35,7 @@ use super::registry::{Attached, Ending};
 use super::session::Acks;
 use super::store::{Op, Page};
 use crate::hub::Mark;
+use crate::telemetry::board::BrokerBoard;
 use crate::topic::TopicName;
 use crate::wire::{
     Decoder, Disconnect, DisconnectProperties, Packet, PacketId, ReasonCode, ReasonProperties, SubscribeOptions,
@@ -103,6 +105,18 @@ enum End {
 
 type Outcome = Result<(), End>;
 
+/// Packets of one read, counted at its end however that comes.
+struct Packets<'a> {
+    board: &'a BrokerBoard,
+    count: u64,
+}
+
+impl Drop for Packets<'_> {
+    fn drop(&mut self) {
+        self.board.packets_in.fetch_add(self.count, Ordering::Relaxed);
+    }
+}
+
 /// See the module.
 struct Connection {
     broker: Arc<Broker>,
@@ -138,6 +152,8 @@ struct Connection {
     wants_reasons: bool,
     /// Something was to be sent that is larger than the client takes.
     is_oversize: bool,
+    /// In `output`, and not counted yet.
+    packets_out: u64,
     user: Option<Arc<str>>,
     is_reading: bool,
 }
@@ -267,6 +283,7 @@ impl Connection {
                 let fills = bytes >= self.read_bytes;
                 self.read_bytes = if fills { (self.read_bytes * 2).min(READ_BYTES_MAX) } else { self.read_bytes };
                 self.last_seen = self.broker.clock.now();
+                self.broker.board.bytes_in.fetch_add(bytes as u64, Ordering::Relaxed);
                 Ok(())
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
@@ -275,9 +292,13 @@ impl Connection {
     }
 
     fn take_packets(&mut self) -> Outcome {
+        let mut packets = Packets { board: &Arc::clone(&self.broker).board, count: 0 };
         while self.may_read() && !self.input.is_empty() {
             match self.decoder.decode(&mut self.input) {
-                Ok(Some(packet)) => self.handle(packet)?,
+                Ok(Some(packet)) => {
+                    packets.count += 1;
+                    self.handle(packet)?;
+                }
                 Ok(None) => break,
                 Err(error) => return Err(End::Told(error.code, error.to_string())),
             }
@@ -352,6 +373,7 @@ impl Connection {
                 return;
             }
         }
+        self.packets_out += 1;
         if let Err(error) = encode(&packet, version, &mut self.output) {
             tracing::error!(%error, packet = %packet.kind(), "a packet of our own cannot be encoded");
         }
@@ -393,6 +415,7 @@ impl Connection {
             if let Some(online) = &mut state.online
                 && !online.outbox.is_empty()
             {
+                self.packets_out += std::mem::take(&mut online.packets);
                 if self.output.is_empty() {
                     std::mem::swap(&mut self.output, &mut online.outbox);
                 } else {
@@ -404,9 +427,12 @@ impl Connection {
         if self.output.is_empty() {
             return Ok(false);
         }
+        let board = &self.broker.board;
+        board.packets_out.fetch_add(std::mem::take(&mut self.packets_out), Ordering::Relaxed);
         match self.writer.try_write(&self.output) {
             Ok(0) => Err(End::Closed),
             Ok(bytes) if bytes == self.output.len() => {
+                board.bytes_out.fetch_add(bytes as u64, Ordering::Relaxed);
                 self.output.clear();
                 if self.output.capacity() > READ_BYTES_MAX {
                     self.output = BytesMut::new();
@@ -414,6 +440,7 @@ impl Connection {
                 Ok(true)
             }
             Ok(bytes) => {
+                board.bytes_out.fetch_add(bytes as u64, Ordering::Relaxed);
                 self.output.advance(bytes);
                 Ok(false)
             }
@@ -497,7 +524,7 @@ async fn drain(reader: &mut OwnedReadHalf) {
 }
 
 /// No delay; and the system finds peers that are gone without a word, for clients that asked for no keep-alive.
-fn prepare_socket(stream: &TcpStream) -> io::Result<()> {
+pub(super) fn prepare_socket(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     setsockopt(stream, sockopt::KeepAlive, &true)?;
     setsockopt(stream, sockopt::TcpKeepIdle, &PROBE_AFTER_S)?;

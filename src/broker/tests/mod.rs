@@ -1,9 +1,12 @@
 //! The broker over real sockets, by raw packets.
 
+mod bugs;
 mod conformance;
 mod delivery;
 mod five;
+mod hostile;
 mod links;
 mod sessions;
 mod shared;
 mod support;
+mod sys;

@@ -55,6 +55,9 @@ impl Resolver<'_> {
         let second = Duration::from_secs(1);
         config.keep_alive_max = self.duration(section.get("keep_alive_max"), second..=u32::from(u16::MAX) * second);
         config.server_reference = self.text(section.get("server_reference")).map(|text| text.value.into());
+        if let Some(every) = self.duration(section.get("sys_interval"), Duration::ZERO..=3_600 * second) {
+            config.sys_interval = every;
+        }
         let Some(list) = section.get("deny_subscribe") else { return };
         for item in self.items(&list) {
             let Some(text) = self.text(Some(item.clone())) else { continue };

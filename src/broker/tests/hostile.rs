@@ -1,0 +1,302 @@
+//! Clients that are slow, gone, wrong or hostile: what each costs is bounded, and nobody else notices.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::support::*;
+use crate::broker::Config;
+use crate::message::Qos;
+use crate::router::Table;
+use crate::units::ByteSize;
+use crate::wire::{
+    Packet, PacketId, ReasonCode, Subscribe, SubscribeOptions, Subscription, Unsubscribe, Version, encode,
+};
+
+async fn rig_with(dir: &tempfile::TempDir, config: Config) -> Rig {
+    Rig::with(dir.path(), config, Table::default(), Vec::new()).await
+}
+
+fn bytes_of(packet: &Packet, version: Version) -> BytesMut {
+    let mut bytes = BytesMut::new();
+    encode(packet, version, &mut bytes).unwrap();
+    bytes
+}
+
+/// A client that others must not harm.
+async fn is_served(rig: &Rig) {
+    let mut one = rig.peer("bystander").await;
+    one.subscribe("bystander", Qos::AtLeastOnce).await;
+    one.deliver("bystander", "x", Qos::AtMostOnce, 1).await;
+    assert_eq!(one.publication().await.payload, &b"x"[..]);
+}
+
+#[tokio::test]
+async fn slow_handshakes_end_at_the_timeout_and_keep_nobody_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = rig_with(&dir, Config { connect_timeout: Duration::from_millis(300), ..Config::default() }).await;
+    let mut slow = Vec::new();
+    for n in 0..50 {
+        let mut stream = TcpStream::connect(rig.address).await.unwrap();
+        // Nothing at all, a byte, and all but the last byte.
+        let connect = bytes_of(&Packet::Connect(Box::new(connect("slow"))), Version::V5);
+        let sent = [0, 1, connect.len() - 1][n % 3];
+        stream.write_all(&connect[..sent]).await.unwrap();
+        slow.push(stream);
+    }
+    is_served(&rig).await;
+    for mut stream in slow {
+        let mut rest = Vec::new();
+        soon(stream.read_to_end(&mut rest)).await.unwrap();
+        assert!(rest.is_empty(), "{rest:02X?}");
+    }
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_flood_of_connections_waits_outside_and_is_let_in_as_others_leave() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = rig_with(&dir, Config { connections_max: 3, ..Config::default() }).await;
+    let mut inside = Vec::new();
+    for n in 0..3 {
+        inside.push(rig.peer(&format!("in-{n}")).await);
+    }
+    let address = rig.address;
+    let waiting = async move { Peer::open(address, connect("out")).await.0 };
+    tokio::pin!(waiting);
+    // Those inside are served meanwhile.
+    tokio::select! {
+        biased;
+        _let_in = &mut waiting => panic!("a fourth was let in"),
+        () = async { for peer in &mut inside { peer.expect_silence().await; } } => {}
+    }
+    assert_eq!(rig.board.snapshot().clients, 3);
+    inside.pop();
+    waiting.await.expect_silence().await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_connect_is_small_whatever_packets_may_be_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = rig_with(&dir, Config { max_packet_size: ByteSize(1 << 20), ..Config::default() }).await;
+    let mut stream = TcpStream::connect(rig.address).await.unwrap();
+    // 200 KB are announced, and only the announcement is sent.
+    stream.write_all(b"\x10\xC0\x9A\x0C\x00\x04MQTT\x05").await.unwrap();
+    let mut rest = Vec::new();
+    soon(stream.read_to_end(&mut rest)).await.unwrap();
+    assert!(rest.is_empty(), "before the version is known no answer can be written: {rest:02X?}");
+    let mut one = rig.peer("one").await;
+    one.deliver("a", &"x".repeat(200_000), Qos::AtLeastOnce, 1).await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_packet_that_is_too_large_is_refused_at_its_announcement() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = rig_with(&dir, Config { max_packet_size: ByteSize(1 << 10), ..Config::default() }).await;
+    for version in [Version::V311, Version::V5] {
+        let mut stream = TcpStream::connect(rig.address).await.unwrap();
+        let connect = crate::wire::Connect { version, ..connect("large") };
+        let mut bytes = bytes_of(&Packet::Connect(Box::new(connect)), version);
+        // 256 MB to come.
+        bytes.extend_from_slice(b"\x30\xFF\xFF\xFF\x7F");
+        stream.write_all(&bytes).await.unwrap();
+        let mut answer = Vec::new();
+        soon(stream.read_to_end(&mut answer)).await.unwrap();
+        let told = answer.windows(3).any(|bytes| bytes[0] == 0xE0 && bytes[2] == 0x95);
+        assert_eq!((answer[0], told), (0x20, version.is_v5()), "{answer:02X?}");
+    }
+    is_served(&rig).await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_topic_that_is_too_deep_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let deep = "/".repeat(60_000);
+    let mut one = rig.peer("one").await;
+    let options = SubscribeOptions::default();
+    let subscriptions = vec![Subscription { filter: deep.as_str().into(), options }];
+    let id = PacketId::new(1).unwrap();
+    one.send(Packet::Subscribe(Subscribe { id, subscription_id: None, user: Vec::new(), subscriptions })).await;
+    let Packet::Suback(suback) = one.receive().await else { panic!("no SUBACK") };
+    assert_eq!(suback.codes, [ReasonCode::TopicFilterInvalid]);
+    let filters = vec![deep.as_str().into()];
+    one.send(Packet::Unsubscribe(Unsubscribe { id, user: Vec::new(), filters })).await;
+    let Packet::Unsuback(unsuback) = one.receive().await else { panic!("no UNSUBACK") };
+    assert_eq!(unsuback.codes, [ReasonCode::NoSubscriptionExisted]);
+    one.send(Packet::Publish(publish(&deep, "", Qos::AtLeastOnce, 1))).await;
+    let Packet::Disconnect(told) = one.receive().await else { panic!("not told") };
+    assert_eq!(told.code, ReasonCode::TopicNameInvalid);
+    is_served(&rig).await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn subscriptions_are_bounded_in_number_and_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let options = SubscribeOptions::default();
+    for (filters, fits) in [
+        ((0..10_100).map(|n| format!("{n}/+")).collect::<Vec<_>>(), 10_000),
+        ((0..20).map(|n| format!("{n:05}{}", "x".repeat(60_000))).collect(), 17),
+    ] {
+        let mut one = rig.peer("storm").await;
+        let mut granted = 0;
+        // In batches that fit a packet.
+        for batch in filters.chunks(if fits == 17 { 5 } else { 2_000 }) {
+            let subscriptions =
+                batch.iter().map(|filter| Subscription { filter: filter.as_str().into(), options }).collect();
+            let id = PacketId::new(1).unwrap();
+            one.send(Packet::Subscribe(Subscribe { id, subscription_id: None, user: Vec::new(), subscriptions })).await;
+            let Packet::Suback(suback) = one.receive().await else { panic!("no SUBACK") };
+            granted += suback.codes.iter().filter(|code| **code == ReasonCode::Success).count();
+            let refused = suback.codes.iter().find(|code| code.is_error());
+            assert!(refused.is_none_or(|code| *code == ReasonCode::QuotaExceeded), "{refused:?}");
+        }
+        assert_eq!(granted, fits);
+        assert_eq!(rig.broker.topics.subscription_counts().0, fits);
+        // What is given back may be used anew, and replacing costs nothing.
+        one.unsubscribe(&filters[0]).await;
+        one.subscribe(&filters[1], Qos::AtLeastOnce).await;
+        one.subscribe("new", Qos::AtMostOnce).await;
+        drop(one);
+        rig.until("its subscriptions are gone", |rig| rig.broker.topics.subscription_counts().0 == 0).await;
+    }
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn wildcards_that_all_match_bring_one_copy_to_each_client() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let mut storm = rig.peer("storm").await;
+    // Each of 10 levels literal or `+`: 1,024 filters that all match one topic.
+    for high in 0..4_u16 {
+        let filter = |n: u16| {
+            let levels = (0..10).map(|level| if (high << 8 | n) >> level & 1 == 1 { "+" } else { "l" });
+            levels.collect::<Vec<_>>().join("/")
+        };
+        let options = SubscribeOptions::default();
+        let subscriptions =
+            (0..256).map(|n| Subscription { filter: filter(n).as_str().into(), options }).collect::<Vec<_>>();
+        let id = PacketId::new(1).unwrap();
+        storm.send(Packet::Subscribe(Subscribe { id, subscription_id: None, user: Vec::new(), subscriptions })).await;
+        assert!(matches!(storm.receive().await, Packet::Suback(_)));
+    }
+    let mut one = rig.peer("one").await;
+    for _ in 0..20 {
+        one.deliver("l/l/l/l/l/l/l/l/l/l", "x", Qos::AtMostOnce, 1).await;
+        storm.publication().await;
+    }
+    storm.expect_silence().await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_costs_bounded_memory_and_slows_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let mut stuck = rig.peer("stuck").await;
+    stuck.subscribe("a", Qos::AtMostOnce).await;
+    let mut other = rig.peer("other").await;
+    other.subscribe("a", Qos::AtMostOnce).await;
+    let mut one = rig.peer("one").await;
+    let large = "x".repeat(64 << 10);
+    // Until the sockets' buffers are full, whatever their size, and the outbox is too.
+    let mut sent = 0;
+    while rig.board.snapshot().dropped.get("slow_subscriber").is_none_or(|count| *count < 100) {
+        sent += 1;
+        assert!(sent < 2_000, "nothing was dropped after {sent} messages");
+        one.deliver("a", &large, Qos::AtMostOnce, 1).await;
+        other.publication().await;
+    }
+    let held = rig.broker.clients.lock().get("stuck").unwrap().lock().online.as_ref().unwrap().outbox.len();
+    assert!(held <= (1 << 20) + large.len() + 100, "{held} bytes wait for it");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_acknowledges_nothing_costs_bounded_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = rig_with(&dir, Config { in_flight: 10, ..Config::default() }).await;
+    let mut stuck = rig.peer("stuck").await;
+    stuck.subscribe("a", Qos::AtLeastOnce).await;
+    let mut one = rig.peer("one").await;
+    one.send_all((1..=1_100).map(|id| Packet::Publish(publish("a", "x", Qos::AtLeastOnce, id)))).await;
+    for id in 1..=1_100 {
+        assert_eq!(one.receive().await, Packet::Puback(ack(id)));
+    }
+    for _ in 0..10 {
+        stuck.publication().await;
+    }
+    stuck.expect_silence().await;
+    assert_eq!(rig.board.snapshot().dropped["slow_subscriber"], 1_100 - 1_000 - 10);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn mqtt_3_1_1_may_open_every_packet_id_and_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let old = crate::wire::Connect { version: Version::V311, ..connect("old") };
+    let mut old = Peer::open(rig.address, old).await.0;
+    for from in (1..=u16::MAX).step_by(5_000) {
+        let ids = from..=from.saturating_add(4_999);
+        old.send_all(ids.clone().map(|id| Packet::Publish(publish("a", "", Qos::ExactlyOnce, id)))).await;
+        for id in ids {
+            assert_eq!(old.receive().await, Packet::Pubrec(ack(id)));
+        }
+    }
+    // All are in use: each is a copy now, until it is completed.
+    old.deliver("a", "", Qos::ExactlyOnce, 1).await;
+    let received = rig.board.snapshot().received;
+    assert_eq!(received, u64::from(u16::MAX));
+    old.deliver("a", "", Qos::ExactlyOnce, 1).await;
+    assert_eq!(rig.board.snapshot().received, received + 1);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_half_open_connection_is_probed_by_the_system() {
+    use nix::sys::socket::{getsockopt, sockopt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    crate::broker::connection::prepare_socket(&client).unwrap();
+    assert!(getsockopt(&client, sockopt::KeepAlive).unwrap());
+    let probes = getsockopt(&client, sockopt::TcpKeepIdle).unwrap()
+        + getsockopt(&client, sockopt::TcpKeepInterval).unwrap() * getsockopt(&client, sockopt::TcpKeepCount).unwrap();
+    assert!(probes <= 180, "docs/broker.md says three minutes");
+    assert!(client.nodelay().unwrap());
+}
+
+#[tokio::test]
+async fn noise_ends_its_own_connection_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    for seed in 0..64_u64 {
+        let mut stream = TcpStream::connect(rig.address).await.unwrap();
+        let mut bytes = BytesMut::new();
+        if seed % 2 == 0 {
+            bytes = bytes_of(&Packet::Connect(Box::new(connect("noise"))), Version::V5);
+        }
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        for _ in 0..2_000 {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            bytes.extend_from_slice(&state.to_le_bytes());
+        }
+        // The broker may have had enough of it already.
+        drop(stream.write_all(&bytes).await);
+        drop(stream.shutdown().await);
+        let mut rest = Vec::new();
+        drop(soon(stream.read_to_end(&mut rest)).await);
+    }
+    is_served(&rig).await;
+    rig.stop().await;
+}
