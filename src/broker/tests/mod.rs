@@ -6,6 +6,7 @@ mod delivery;
 mod five;
 mod hostile;
 mod links;
+mod model;
 mod sessions;
 mod shared;
 mod support;

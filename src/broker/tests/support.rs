@@ -91,15 +91,20 @@ impl Rig {
     /// A SIGKILL, as the disk sees it: the folder as it is at this moment, which a next broker opens.
     pub(super) fn crash(&self, from: &Path) -> tempfile::TempDir {
         let copy = tempfile::tempdir().unwrap();
+        self.crash_into(from, copy.path());
+        copy
+    }
+
+    /// The same, into a folder that is there.
+    pub(super) fn crash_into(&self, from: &Path, to: &Path) {
         // Of one moment: a kill does not tear a file in two.
         self.broker.store.frozen(|| {
             for name in ["broker.db", "broker.db-wal"] {
                 if from.join(name).exists() {
-                    std::fs::copy(from.join(name), copy.path().join(name)).unwrap();
+                    std::fs::copy(from.join(name), to.join(name)).unwrap();
                 }
             }
         });
-        copy
     }
 
     /// An orderly end.
