@@ -161,6 +161,10 @@ fn every_key_arrives_where_it_belongs() {
     assert!(!cloud.mandatory && cloud.topic_escape && cloud.prefetch == 100);
     assert!(cloud.declare.as_ref().is_some_and(|declare| declare.kind == "topic" && !declare.durable));
 
+    let share = |name| link(&config, name).drain;
+    assert_eq!((share("hq"), share("cloud")), (links::Drain::Fifo, links::Drain::LiveFirst { share: 25 }));
+    assert_eq!(share("queues"), links::Drain::LiveFirst { share: 10 });
+
     let Kind::Kafka(lake) = &link(&config, "lake").kind else { panic!() };
     assert_eq!(lake.options.get("sasl.password").map(String::as_str), Some("hunter2"));
     assert_eq!((lake.compression.as_deref(), lake.group.as_deref()), (Some("zstd"), Some("plant-7")));
@@ -215,6 +219,7 @@ fn r3_the_page_of_limits_has_the_defaults_of_the_code() {
         ("buffer.max_size", buffer.max_size.to_string()),
         ("links.NAME.connect_timeout", show_duration(timing.connect_timeout)),
         ("links.NAME.stall_after", show_duration(timing.stall_after)),
+        ("links.NAME.drain.live_first.share", format!("{}%", links::Drain::SHARE_DEFAULT)),
         ("links.NAME.retry.min", show_duration(timing.retry_delay_min)),
         ("links.NAME.retry.max", show_duration(timing.retry_delay_max)),
         ("mqtt.keep_alive", format!("{}s", mqtt.keep_alive_s)),

@@ -3,6 +3,11 @@
 //! Everything below `floor` is settled. Above it, what was settled out of order waits in `settled`, and `holes` are
 //! ranges that hold no record any more: numbers that were skipped after a crash, and records that damage took (counted
 //! when they were found). A cursor that is older than the log is only a lower bound: it repeats, it never loses.
+//!
+//! With `drain: live_first` there are further cursors above the floor, one a stream (R13): what is settled between a
+//! stream's start and its cursor is counted like what the floor passed. What is owed are the ranges between them: from
+//! the floor to the first start, from each cursor to the next start, and from the last cursor on, where the live records
+//! are. When a cursor reaches the next start the two become one.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -11,7 +16,9 @@ use bytes::{Buf, BufMut};
 use super::{Ledger, Outcome};
 
 /// Holes that are saved at most: what fits a slot.
-const HOLES_SAVED_MAX: usize = (super::slots::PAYLOAD_MAX - 128) / 16;
+const HOLES_SAVED_MAX: usize = (super::slots::PAYLOAD_MAX - 128) / 16 - STREAMS_MAX;
+/// Streams beside the floor: with it they leave eight ranges that are owed (R13).
+pub(super) const STREAMS_MAX: usize = 7;
 /// Ranges dropped while in flight that are remembered, to tell a late confirmation from a repeated one.
 const DROPS_REMEMBERED: usize = 64;
 
@@ -23,6 +30,38 @@ pub(super) enum Drop {
     MinFree,
 }
 
+/// What was settled from `start` on; its cursor is `pos`. Nothing yet: the two are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stream {
+    start: u64,
+    pos: u64,
+}
+
+/// What a saved cursor says is done with.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Passed {
+    floor: u64,
+    /// Ranges above it, in order, none touching the next.
+    ranges: Vec<(u64, u64)>,
+}
+
+impl Passed {
+    pub(super) const fn floor(&self) -> u64 {
+        self.floor
+    }
+
+    /// Whether there is nothing but the floor: what is done with is the front of the log.
+    pub(super) const fn is_in_order(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
+    /// Whether no record of `[from, to)` is owed.
+    pub(super) fn covers(&self, from: u64, to: u64) -> bool {
+        let from = from.max(self.floor);
+        to <= self.floor || self.ranges.iter().any(|(first, end)| *first <= from && from < to && to <= *end)
+    }
+}
+
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tracker {
@@ -31,6 +70,8 @@ pub(super) struct Tracker {
     /// First to end (exclusive); all at or above the floor.
     holes: BTreeMap<u64, u64>,
     hole_records: u64,
+    /// In order; all begin above the floor, and each behind the cursor before it.
+    streams: Vec<Stream>,
     /// `accepted` and `buffered` are derived and stay zero here.
     counts: Ledger,
     /// Numbers that no record was ever taken under.
@@ -78,12 +119,68 @@ impl Tracker {
 
     /// Records at or above the floor that are still owed.
     pub(super) fn owed(&self, next: u64) -> u64 {
-        next.saturating_sub(self.floor).saturating_sub(self.hole_records)
+        next.saturating_sub(self.floor).saturating_sub(self.hole_records).saturating_sub(self.streamed())
+    }
+
+    fn streamed(&self) -> u64 {
+        self.streams.iter().map(|stream| stream.pos - stream.start).sum()
+    }
+
+    /// The last cursor: where live records are read from. The floor where there is no other.
+    pub(super) fn live(&self) -> u64 {
+        self.streams.last().map_or(self.floor, |last| last.pos)
+    }
+
+    /// What is owed below the last stream begins at the floor and ends here.
+    pub(super) fn backlog_end(&self) -> Option<u64> {
+        self.streams.last().map(|last| last.start)
+    }
+
+    /// The ranges above the floor that streams have passed.
+    pub(super) fn streamed_ranges(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.streams.iter().map(|stream| (stream.start, stream.pos))
+    }
+
+    /// Begins a stream at `at` if more than `more_than` records are owed between the last cursor and there: they are
+    /// backlog from now on. `false` also where there are [`STREAMS_MAX`] already: then the last one goes on in order.
+    pub(super) fn begin_stream(&mut self, at: u64, more_than: u64) -> bool {
+        let live = self.live();
+        let at = self.hole_at(at).map_or(at, |(_, to)| to);
+        let gone: u64 = self.holes.range(live..at.max(live)).map(|(from, to)| to.min(&at) - from).sum();
+        let settled = super::wide(self.settled.range(live..at.max(live)).count());
+        if at.saturating_sub(live).saturating_sub(gone + settled) <= more_than {
+            return false;
+        }
+        // One of which nothing was delivered is part of the backlog now.
+        self.streams.pop_if(|last| last.start == last.pos);
+        if self.streams.len() >= STREAMS_MAX {
+            return false;
+        }
+        self.streams.push(Stream { start: at, pos: at });
+        self.changed = true;
+        true
+    }
+
+    /// What deleting may rely on once this has been saved and synced.
+    pub(super) fn passed(&self) -> Passed {
+        let mut ranges: Vec<(u64, u64)> = Vec::new();
+        if !self.streams.is_empty() {
+            let holes = self.holes.iter().take(HOLES_SAVED_MAX).map(|(from, to)| (*from, *to));
+            let mut all: Vec<(u64, u64)> = self.streamed_ranges().chain(holes).collect();
+            all.sort_unstable();
+            for (from, to) in all {
+                match ranges.last_mut() {
+                    Some(last) if last.1 >= from => last.1 = last.1.max(to),
+                    _ => ranges.push((from, to)),
+                }
+            }
+        }
+        Passed { floor: self.floor, ranges }
     }
 
     /// Whether the record is still owed: not settled, not dropped, not in a hole.
     pub(super) fn is_owed(&self, offset: u64) -> bool {
-        offset >= self.floor && !self.settled.contains_key(&offset) && self.hole_at(offset).is_none()
+        offset >= self.floor && !self.settled.contains_key(&offset) && self.gone_at(offset).is_none()
     }
 
     #[cfg(test)]
@@ -94,6 +191,12 @@ impl Tracker {
     fn hole_at(&self, offset: u64) -> Option<(u64, u64)> {
         let (from, to) = self.holes.range(..=offset).next_back()?;
         (offset < *to).then_some((*from, *to))
+    }
+
+    /// Where the hole or the settled part of a stream that `offset` lies in ends.
+    pub(super) fn gone_at(&self, offset: u64) -> Option<u64> {
+        let stream = self.streams.iter().find(|stream| (stream.start..stream.pos).contains(&offset));
+        stream.map(|stream| stream.pos).or_else(|| self.hole_at(offset).map(|(_, to)| to))
     }
 
     /// What became of one record; in any order; a second time changes nothing.
@@ -115,7 +218,11 @@ impl Tracker {
             self.floor += 1;
             self.advance();
         } else {
+            let begins = self.streams.iter().any(|stream| stream.pos == offset);
             self.settled.insert(offset, outcome);
+            if begins {
+                self.advance();
+            }
         }
     }
 
@@ -128,21 +235,38 @@ impl Tracker {
         }
     }
 
-    /// Passes what is settled and what is a hole, as far as they are contiguous.
+    /// Moves every cursor over what is settled and what is a hole, as far as they are contiguous with it, and joins the
+    /// cursors that meet.
     fn advance(&mut self) {
+        self.floor = self.pass(self.floor);
+        let mut kept: Vec<Stream> = Vec::new();
+        for stream in std::mem::take(&mut self.streams) {
+            let before = kept.last().map_or(self.floor, |last| last.pos);
+            if stream.start > before {
+                let pos = self.pass(stream.pos);
+                kept.push(Stream { pos, ..stream });
+                continue;
+            }
+            let joined = self.pass(before.max(stream.pos));
+            match kept.last_mut() {
+                Some(last) => last.pos = joined,
+                None => self.floor = joined,
+            }
+        }
+        self.streams = kept;
+    }
+
+    /// Where the settled part that begins at `at` ends; what lies in it is counted.
+    fn pass(&mut self, mut at: u64) -> u64 {
         loop {
-            if let Some(entry) = self.holes.first_entry().filter(|hole| *hole.key() <= self.floor) {
-                let (from, to) = entry.remove_entry();
-                self.hole_records -= to - from;
-                self.floor = self.floor.max(to);
-            } else if let Some(entry) = self.settled.first_entry().filter(|entry| *entry.key() <= self.floor) {
-                let (offset, outcome) = entry.remove_entry();
-                if offset == self.floor {
-                    self.count(outcome);
-                    self.floor += 1;
-                }
+            if let Some(to) = self.holes.remove(&at) {
+                self.hole_records -= to - at;
+                at = to;
+            } else if let Some(outcome) = self.settled.remove(&at) {
+                self.count(outcome);
+                at += 1;
             } else {
-                return;
+                return at;
             }
         }
     }
@@ -156,6 +280,7 @@ impl Tracker {
             self.advance();
             let until = to.min(self.settled.keys().next().map_or(to, |at| *at));
             let until = until.min(self.holes.keys().next().map_or(to, |at| *at));
+            let until = until.min(self.streams.first().map_or(to, |first| first.start));
             if until > self.floor {
                 dropped += until - self.floor;
                 self.floor = until;
@@ -215,7 +340,7 @@ impl Tracker {
         let mut dug = Vec::new();
         let mut at = from.max(self.floor);
         while at < to {
-            if let Some((_, end)) = self.hole_at(at) {
+            if let Some(end) = self.gone_at(at) {
                 at = end;
                 continue;
             }
@@ -225,6 +350,9 @@ impl Tracker {
             }
             let end = self.holes.range(at..).next().map_or(to, |(next, _)| to.min(*next));
             let end = self.settled.range(at..).next().map_or(end, |(next, _)| end.min(*next));
+            // A stream's cursor is never inside a hole.
+            let start = self.streams.iter().map(|stream| stream.start).find(|start| *start > at);
+            let end = start.map_or(end, |start| end.min(start));
             dug.push((at, end));
             at = end;
         }
@@ -237,12 +365,12 @@ impl Tracker {
         dug
     }
 
-    /// The ranges of `[from, to)` that are neither below the floor nor a known hole.
+    /// Whether some of `[from, to)` is neither below the floor nor known to be gone.
     pub(super) fn unknown_in(&self, from: u64, to: u64) -> bool {
         let mut at = from.max(self.floor);
         while at < to {
-            match self.hole_at(at) {
-                Some((_, end)) => at = end,
+            match self.gone_at(at) {
+                Some(end) => at = end,
                 None => return true,
             }
         }
@@ -275,6 +403,11 @@ impl Tracker {
         for (from, to) in self.holes.iter().take(holes) {
             out.put_u64_le(*from);
             out.put_u64_le(*to);
+        }
+        out.put_u64_le(super::wide(self.streams.len()));
+        for stream in &self.streams {
+            out.put_u64_le(stream.start);
+            out.put_u64_le(stream.pos);
         }
         out
     }
@@ -311,8 +444,27 @@ impl Tracker {
             tracker.holes.insert(from, to);
             tracker.hole_records = tracker.hole_records.saturating_add(to - from);
         }
+        tracker.streams = decode_streams(&mut bytes, floor)?;
         Some((tracker, durable))
     }
+}
+
+/// The streams, at the end of what was saved; a cursor that was saved before there were any ends without them.
+fn decode_streams(bytes: &mut &[u8], floor: u64) -> Option<Vec<Stream>> {
+    if bytes.is_empty() {
+        return Some(Vec::new());
+    }
+    let count = usize::try_from(bytes.try_get_u64_le().ok()?).ok().filter(|count| *count <= STREAMS_MAX)?;
+    let (mut streams, mut behind) = (Vec::with_capacity(count), floor);
+    for _ in 0..count {
+        let (start, pos) = (bytes.try_get_u64_le().ok()?, bytes.try_get_u64_le().ok()?);
+        if start <= behind || pos < start {
+            return None;
+        }
+        streams.push(Stream { start, pos });
+        behind = pos;
+    }
+    Some(streams)
 }
 
 #[cfg(test)]
@@ -327,6 +479,8 @@ mod tests {
         Drop(u64),
         Damage(u64, u64),
         Skip(u64, u64),
+        /// R13: whatever is owed from the last cursor on is backlog, live records begin here.
+        Stream(u64),
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -335,59 +489,153 @@ mod tests {
             1 => (0_u64..60).prop_map(Step::Drop),
             1 => (0_u64..60, 0_u64..9).prop_map(|(from, len)| Step::Damage(from, from + len)),
             1 => (0_u64..60, 0_u64..9).prop_map(|(from, len)| Step::Skip(from, from + len)),
+            1 => (0_u64..60).prop_map(Step::Stream),
         ]
+    }
+
+    /// Answers which records it is for, and the fate of those that have none yet.
+    fn apply(step: Step, tracker: &mut Tracker, fates: &[char], starts: &mut Vec<u64>) -> (std::ops::Range<u64>, char) {
+        match step {
+            Step::Settle(at) => {
+                tracker.settle(at, Outcome::Delivered);
+                (at..at + 1, 'd')
+            }
+            Step::Drop(to) => {
+                tracker.drop_to(to, Drop::Age);
+                (0..to, 'a')
+            }
+            Step::Damage(from, to) => {
+                tracker.damage(from, to);
+                (from..to, 'x')
+            }
+            Step::Skip(from, to) => {
+                tracker.skip(from, to);
+                (from..to, 's')
+            }
+            Step::Stream(at) => {
+                // As in life: nothing from there on has been touched.
+                let untouched = fates.iter().skip(usize::try_from(at).unwrap()).all(|fate| *fate == ' ');
+                if untouched && at >= tracker.live() && tracker.begin_stream(at, 3) {
+                    // One of which nothing was settled is no stream any more.
+                    let last = usize::try_from(*starts.last().unwrap()).unwrap();
+                    if last > 0 && fates[last] == ' ' {
+                        starts.pop();
+                    }
+                    starts.push(at);
+                }
+                (0..0, ' ')
+            }
+        }
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(300))]
-        /// The reference keeps a fate for each record; the first one decides.
+        /// The reference keeps a fate for each record; the first one decides. A cursor is where nothing is open between
+        /// its start and it.
         #[test]
-        fn r07_the_tracker_agrees_with_a_fate_for_each_record(steps in proptest::collection::vec(step(), 0..40)) {
+        fn r07_r13_the_tracker_agrees_with_a_fate_for_each_record(steps in proptest::collection::vec(step(), 0..60)) {
             const NEXT: u64 = 70;
             let mut tracker = Tracker::default();
             let mut fates = vec![' '; 70];
+            let mut starts = vec![0_u64];
             for step in steps {
-                let (range, fate) = match step {
-                    Step::Settle(at) => {
-                        tracker.settle(at, Outcome::Delivered);
-                        (at..at + 1, 'd')
-                    }
-                    Step::Drop(to) => {
-                        tracker.drop_to(to, Drop::Age);
-                        (0..to, 'a')
-                    }
-                    Step::Damage(from, to) => {
-                        tracker.damage(from, to);
-                        (from..to, 'x')
-                    }
-                    Step::Skip(from, to) => {
-                        tracker.skip(from, to);
-                        (from..to, 's')
-                    }
-                };
+                let (range, fate) = apply(step, &mut tracker, &fates, &mut starts);
                 for at in range {
                     let at = usize::try_from(at).unwrap();
                     if fates[at] == ' ' {
                         fates[at] = fate;
                     }
                 }
-                let floor = fates.iter().position(|fate| *fate == ' ').unwrap();
+                let end_of = |start: u64| {
+                    let from = usize::try_from(start).unwrap();
+                    fates.iter().skip(from).position(|fate| *fate == ' ').unwrap() + from
+                };
+                let floor = end_of(0);
                 prop_assert_eq!(tracker.floor(), super::super::wide(floor));
-                let count = |wanted, until: usize| super::super::wide(fates[..until].iter().filter(|f| **f == wanted).count());
+                prop_assert!(tracker.streams.len() <= STREAMS_MAX);
+                let passed = |at: usize| starts.iter().any(|start| {
+                    usize::try_from(*start).unwrap() <= at && at < end_of(*start)
+                });
+                let passed: Vec<bool> = (0..70).map(passed).collect();
+                let count = |wanted: char| super::super::wide(fates.iter().filter(|fate| **fate == wanted).count());
+                let counted = passed.iter().zip(&fates).filter(|(passed, fate)| **passed && **fate == 'd').count();
                 let ledger = tracker.ledger(NEXT);
-                prop_assert!(ledger.balances());
-                prop_assert_eq!(ledger.delivered, count('d', floor));
-                prop_assert_eq!(ledger.dropped_age, count('a', 70));
-                prop_assert_eq!(ledger.dropped_damaged, count('x', 70));
-                prop_assert_eq!(ledger.accepted, NEXT - count('s', 70));
+                prop_assert!(ledger.balances(), "{:?}", ledger);
+                prop_assert_eq!(ledger.delivered, super::super::wide(counted));
+                prop_assert_eq!(ledger.dropped_age, count('a'));
+                prop_assert_eq!(ledger.dropped_damaged, count('x'));
+                prop_assert_eq!(ledger.accepted, NEXT - count('s'));
+                for (at, fate) in (0..).zip(&fates) {
+                    prop_assert_eq!(tracker.is_owed(at), *fate == ' ', "{}", at);
+                }
+                let done = tracker.passed();
+                for at in 0..69 {
+                    let here = usize::try_from(at).unwrap();
+                    if done.covers(at, at + 2) {
+                        prop_assert!(fates[here] != ' ' && fates[here + 1] != ' ');
+                    }
+                    if passed[here] && passed[here + 1] {
+                        prop_assert!(done.covers(at, at + 2));
+                    }
+                }
             }
             let (read, durable) = Tracker::decode(&tracker.encode(5)).unwrap();
             prop_assert_eq!((read.ledger(NEXT), read.floor(), durable), (tracker.ledger(NEXT), tracker.floor(), 5));
+            prop_assert_eq!((read.live(), read.streams), (tracker.live(), tracker.streams));
         }
 
         #[test]
         fn the_decoder_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             drop(Tracker::decode(&bytes));
         }
+    }
+
+    fn deliver(tracker: &mut Tracker, range: std::ops::Range<u64>) {
+        range.for_each(|offset| tracker.settle(offset, Outcome::Delivered));
+    }
+
+    #[test]
+    fn r13_a_live_stream_is_counted_beside_the_backlog_and_joins_it() {
+        let mut tracker = Tracker::default();
+        assert!(!tracker.begin_stream(100, 100), "no more than a window is no backlog");
+        assert!(tracker.begin_stream(100, 99));
+        deliver(&mut tracker, 100..150);
+        assert_eq!((tracker.floor(), tracker.live(), tracker.ledger(150).delivered), (0, 150, 50));
+        assert_eq!(tracker.owed(150), 100);
+        assert!(tracker.passed().covers(110, 150) && !tracker.passed().covers(90, 150));
+        deliver(&mut tracker, 0..100);
+        assert_eq!((tracker.floor(), tracker.backlog_end(), tracker.ledger(150).delivered), (150, None, 150));
+    }
+
+    #[test]
+    fn r13_eight_ranges_and_then_in_order() {
+        let mut tracker = Tracker::default();
+        for outage in 1..=7 {
+            assert!(tracker.begin_stream(outage * 100, 50));
+            deliver(&mut tracker, outage * 100..outage * 100 + 10);
+        }
+        assert!(!tracker.begin_stream(800, 50), "the ninth range");
+        assert_eq!(tracker.live(), 710);
+        deliver(&mut tracker, 0..100);
+        assert_eq!(tracker.floor(), 110);
+        assert!(tracker.begin_stream(800, 50), "one range is done: there is room for another");
+    }
+
+    #[test]
+    fn r13_a_stream_of_which_nothing_was_delivered_becomes_backlog() {
+        let mut tracker = Tracker::default();
+        assert!(tracker.begin_stream(100, 50));
+        assert!(tracker.begin_stream(300, 50));
+        assert_eq!((tracker.backlog_end(), tracker.live(), tracker.streams.len()), (Some(300), 300, 1));
+    }
+
+    #[test]
+    fn r13_a_cursor_from_before_there_were_streams_reads_as_one_without() {
+        let mut tracker = Tracker::default();
+        deliver(&mut tracker, 0..5);
+        let mut saved = tracker.encode(9);
+        saved.truncate(saved.len() - 8);
+        let (read, durable) = Tracker::decode(&saved).unwrap();
+        assert_eq!((read.floor(), read.live(), durable), (5, 5, 9));
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::batch::{Frame, Taken};
 use super::codec::Packer;
-use super::cursor::Drop;
+use super::cursor::{Drop, Passed};
 use super::format::{Footer, SEGMENT_HEADER, SegmentHeader};
 use super::segment::{FrameMeta, Segment};
 use super::slots::Slots;
@@ -192,7 +192,7 @@ impl Log {
             return;
         }
         match self.save_cursor(false) {
-            Ok(floor) => self.shared.mark.advance(floor),
+            Ok(passed) => self.shared.mark.advance(passed.floor()),
             Err(error) => {
                 tracing::error!(%error, "the cursor was not saved; the ledger may be behind after a crash");
                 // The remote has them (R1).
@@ -511,7 +511,7 @@ impl Log {
             if state.pressure != Pressure::None {
                 let _asked_for = state.reclaimable();
             }
-            (state.roll, state.deletable(moment) > 0, state.tracker.unsaved(), state.tracker.is_changed())
+            (state.roll, state.is_deletable(moment), state.tracker.unsaved(), state.tracker.is_changed())
         };
         if (roll || self.is_stale())
             && let Err(Trouble::Broken(reason)) = self.seal()
@@ -519,14 +519,14 @@ impl Log {
             tracing::error!(reason, "a segment could not be closed; its file is not used again");
             self.give_up_active();
         }
-        let deletable = deletable || self.shared.state.lock().deletable(moment) > 0;
+        let deletable = deletable || self.shared.state.lock().is_deletable(moment);
         let sync = deletable
             || ((changed || self.upkeep.cursor_unsynced)
                 && now.saturating_duration_since(self.upkeep.cursor_synced) >= self.cursor_interval());
         if sync || unsaved >= self.shared.limits.window {
             match self.save_cursor(sync) {
-                Ok(floor) if deletable => self.delete_settled(floor, moment),
-                Ok(_floor) => {}
+                Ok(passed) if deletable => self.delete_settled(&passed, moment),
+                Ok(_passed) => {}
                 Err(error) => {
                     tracing::error!(%error, "the cursor was not saved; records may be sent again after a crash");
                 }
@@ -572,11 +572,11 @@ impl Log {
     }
 
     /// Saves cursor and ledger, in one write. Answers the cursor that was saved.
-    pub(super) fn save_cursor(&mut self, sync: bool) -> io::Result<u64> {
-        let (payload, floor) = {
+    pub(super) fn save_cursor(&mut self, sync: bool) -> io::Result<Passed> {
+        let (payload, passed) = {
             let mut state = self.shared.state.lock();
             state.tracker.saved();
-            (state.tracker.encode(self.synced), state.tracker.floor())
+            (state.tracker.encode(self.synced), state.tracker.passed())
         };
         // What fails now is due again with the next look.
         self.upkeep.cursor_unsynced = true;
@@ -584,23 +584,21 @@ impl Log {
         if sync {
             self.cursors.sync()?;
             self.upkeep.cursor_unsynced = false;
-            self.upkeep.cursor_floor = floor;
+            self.upkeep.cursor_floor = passed.floor();
             self.upkeep.cursor_synced = self.shared.now();
         }
-        Ok(floor)
+        Ok(passed)
     }
 
-    /// Deletes the segments below the cursor that has been synced. It may have moved on meanwhile: what it passed since stays
+    /// Deletes the segments that the cursor which has been synced has passed. It may have moved on meanwhile: what it passed since stays
     /// until the next save, or a kill would find a gap above the saved cursor and take it for damage.
-    fn delete_settled(&mut self, floor: u64, now: Moment) {
+    fn delete_settled(&mut self, passed: &Passed, now: Moment) {
         loop {
             let path = {
                 let mut state = self.shared.state.lock();
-                if state.deletable_below(floor, now) == 0 {
-                    break;
-                }
+                let Some(at) = state.deletable(passed, now) else { break };
                 state.retention.gave_up();
-                state.segments.pop_front().map(|segment| segment.path)
+                state.segments.remove(at).map(|segment| segment.path)
             };
             let Some(path) = path else { break };
             if let Err(error) = self.storage.remove(&path)
@@ -680,7 +678,7 @@ impl Log {
         let whole = self.held.is_empty() && !self.has_failed();
         let next = self.shared.state.lock().next;
         let identity = Identity { clean: whole, reserved: self.identity.reserved.max(next), ..self.identity };
-        let saved = self.save_cursor(true).and_then(|_floor| {
+        let saved = self.save_cursor(true).and_then(|_passed| {
             if whole { self.meta.save(&identity.encode()).and_then(|()| self.meta.sync()) } else { Ok(()) }
         });
         if let Err(error) = saved {

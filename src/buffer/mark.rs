@@ -89,6 +89,12 @@ impl Mark {
         }
     }
 
+    /// Everything below is durable.
+    #[must_use]
+    pub fn done(&self) -> u64 {
+        self.0.borrow().done
+    }
+
     /// Waits for any change since this was last asked. `false` when the log is gone.
     pub async fn changed(&mut self) -> bool {
         self.0.changed().await.is_ok()

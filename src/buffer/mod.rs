@@ -15,7 +15,7 @@
 //! # On disk
 //! ```text
 //! LOCK                    held while the log is open
-//! meta, cursors           two slots each (module `slots`): identity and reserved numbers; cursor and ledger (R7)
+//! meta, cursors           two slots each (module `slots`): identity and reserved numbers; cursor, streams and ledger (R7)
 //! <20-digit base>.seg     header (64 B), frames, and when it is complete a footer (module `format`)
 //! dead-letters/letters    what the remote refused (module `dead_letters`)
 //! ```
@@ -106,9 +106,16 @@
 //! uncompressed. Every frame says how it is stored, so a log may hold all kinds.
 //!
 //! # Reading
-//! One [`Reader`], the link's sink. From the tail in memory, or from disk with read-ahead; on a thread that may block
+//! One [`Reader`] for each of the sink's [`Streams`]. From the tail in memory, or from disk with read-ahead; on a thread that may block
 //! where there is a tokio runtime. It sees only what the mark has passed; with `sync: spill` also what is
 //! staged, as far as the numbers are reserved in `meta`, so that none is given twice.
+//!
+//! # Two streams
+//! With `drain: live_first` what is owed when the link comes back is backlog, and live records are delivered before it (R13):
+//! the cursor is then a floor and up to seven streams above it, each a start and a cursor of its own, saved in the same
+//! slot (module `cursor`). At most eight ranges are owed: floor to the first start, each cursor to the next start, the
+//! last cursor to the end. Limits give up the oldest first, so the backlog; a segment goes when no range reaches into it,
+//! also out of the middle.
 //!
 //! # Deleting
 //! [`Buffer::settle`] moves the cursor over the contiguous settled part. It is saved when `window` confirmations are
@@ -358,6 +365,16 @@ pub struct Stats {
     pub failed: Option<Arc<str>>,
 }
 
+/// Where to read from (R13): what is owed is the backlog, which a link with `drain: live_first` fills in bit by bit, and
+/// everything from `live` on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Streams {
+    /// From and until (exclusive); `None` where everything is sent in order. Ranges in it may have been delivered already.
+    pub backlog: Option<(Offset, Offset)>,
+    /// The first live record that is not delivered.
+    pub live: Offset,
+}
+
 /// What became of a record (R7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -509,7 +526,8 @@ impl Buffer {
         self.inner.shared.mark.mark()
     }
 
-    /// A reader that begins at the cursor. One at a time: the link's sink.
+    /// A reader that begins at the cursor. Each record belongs to one reader at a time: a link's sink has one for each of
+    /// its [`Streams`].
     #[must_use]
     pub fn reader(&self) -> Reader {
         Reader::new(Arc::clone(&self.inner.shared), Arc::clone(&self.inner.storage))
@@ -550,6 +568,14 @@ impl Buffer {
         let mut state = self.inner.shared.state.lock();
         state.tracker.count_replayed(records);
         self.inner.shared.poke_locked(&mut state);
+    }
+
+    /// Where the streams of `drain: live_first` are (R13). With `split_above`, a new one begins behind the newest durable
+    /// record if more than so many records are owed from the last one on: those are backlog from now on. There are at
+    /// most eight ranges that are owed; then the last stream goes on in order.
+    #[must_use]
+    pub fn streams(&self, split_above: Option<u64>) -> Streams {
+        self.inner.shared.streams(split_above)
     }
 
     /// The dead-letter log of this link.

@@ -24,6 +24,8 @@ pub struct Reader {
     staged: tokio::sync::watch::Receiver<u64>,
     /// The next record to hand out.
     pos: u64,
+    /// Nothing at or beyond is handed out.
+    until: u64,
     current: Option<Current>,
     disk: Option<SegmentScan>,
     /// A read under way on a thread that may block. Kept here, so that `next` can be dropped at any time.
@@ -74,7 +76,7 @@ impl Reader {
     pub(super) fn new(shared: Arc<Shared>, storage: Arc<dyn Storage>) -> Self {
         let (mark, closed, staged) = (shared.mark.mark(), shared.closed.subscribe(), shared.readable.subscribe());
         let pos = shared.state.lock().tracker.floor();
-        Self { shared, storage, mark, closed, staged, pos, current: None, disk: None, reading: None }
+        Self { shared, storage, mark, closed, staged, pos, until: u64::MAX, current: None, disk: None, reading: None }
     }
 
     /// The next records, at least one: waits until there is one. At most `records_max` and about `bytes_max`
@@ -106,12 +108,33 @@ impl Reader {
         }
     }
 
-    /// Goes back (or on) to `offset`; below the cursor it begins at the cursor.
+    /// Goes back (or on) to `offset`, and from there to the end; below the cursor it begins at the cursor.
     pub fn seek(&mut self, offset: Offset) {
+        self.seek_range(offset, Offset(u64::MAX));
+    }
+
+    /// The same, and hands out nothing at or beyond `until`: [`Reader::next`] waits there until it is told to go elsewhere.
+    pub fn seek_range(&mut self, offset: Offset, until: Offset) {
+        self.until = until.0;
         self.pos = offset.0.max(self.cursor().0);
         self.current = None;
         self.disk = None;
         self.reading = None;
+    }
+
+    /// Whether durable records are left to hand out, as far as is known without reading them.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        let end = self.mark.done().max(*self.staged.borrow()).min(self.until);
+        if end <= self.pos {
+            return false;
+        }
+        let state = self.shared.state.lock();
+        let mut pos = self.pos.max(state.tracker.floor());
+        while let Some(next) = state.tracker.gone_at(pos).filter(|_| pos < end) {
+            pos = next;
+        }
+        pos < end
     }
 
     /// The offset of the first undelivered record: where a new connection begins.
@@ -127,7 +150,7 @@ impl Reader {
                 return Err(Refused::Closed);
             }
             let progress = self.mark.progress();
-            if progress.done.max(*self.staged.borrow_and_update()) > self.pos {
+            if progress.done.max(*self.staged.borrow_and_update()).min(self.until) > self.pos {
                 return Ok(());
             }
             if let Some(reason) = progress.failed {
@@ -267,6 +290,10 @@ impl Reader {
         self.pos = self.pos.max(state.tracker.floor());
         while let Some(current) = &mut self.current {
             while current.offset < current.frame.next() {
+                if current.offset >= self.until {
+                    self.pos = self.pos.max(current.offset);
+                    return records;
+                }
                 if records.len() >= records_max || (bytes >= bytes_max && !records.is_empty()) {
                     return records;
                 }

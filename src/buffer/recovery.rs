@@ -74,7 +74,7 @@ pub(super) fn open(
     let accounted = found.settle_holes(&mut segments, &mut tracker)?;
     found.seal_scanned(&mut segments)?;
 
-    let end = accounted.max(tracker.floor());
+    let end = accounted.max(tracker.live());
     let clean = fresh || (identity.clean && has_cursor);
     let next = found.next_number(end, &identity, clean, &mut tracker);
     identity.epoch += 1;

@@ -8,13 +8,13 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
 
 use super::batch::{Batch, Frame};
-use super::cursor::{Drop, Tracker};
+use super::cursor::{Drop, Passed, Tracker};
 use super::format::{FRAME_HEADER, record_len};
 use super::log::RESERVE;
 use super::retention::Retention;
 use super::segment::Segment;
 use super::spill::Spill;
-use super::{Config, MarkSender, Outcome, Refused, Stats, SyncMode, WhenFull, wide};
+use super::{Config, MarkSender, Outcome, Refused, Stats, Streams, SyncMode, WhenFull, wide};
 use crate::buffer::Offset;
 use crate::clock::{Clock, Moment, WallMs};
 
@@ -231,30 +231,38 @@ impl State {
         self.segments.iter().map(|segment| segment.bytes).sum()
     }
 
-    /// Segments from the front of which everything below `floor` is settled and that are not being written.
-    fn settled_below(&self, floor: u64) -> impl Iterator<Item = &Segment> + Clone {
+    /// Segments of which everything is settled, for a cursor that has passed this much, and that are not being written; the
+    /// oldest first. With streams there may be others between them that are still owed (R13).
+    fn settled<'a>(&'a self, passed: &'a Passed) -> impl Iterator<Item = (usize, &'a Segment)> + Clone + 'a {
         let closed = self.segments.len() - usize::from(self.active && !self.segments.is_empty());
-        self.segments.iter().take(closed).take_while(move |segment| segment.next <= floor)
+        let is_done = |segment: &Segment| passed.covers(segment.base, segment.next);
+        let in_order = passed.is_in_order();
+        let reached = self.segments.iter().enumerate().take(closed);
+        reached
+            .take_while(move |(_, segment)| !in_order || is_done(segment))
+            .filter(move |(_, segment)| is_done(segment))
     }
 
-    /// Segments from the front that are to go at `now`.
-    pub(super) fn deletable(&self, now: Moment) -> usize {
-        self.deletable_below(self.tracker.floor(), now)
+    /// Whether there is a segment that is to go at `now`.
+    pub(super) fn is_deletable(&self, now: Moment) -> bool {
+        self.deletable(&self.tracker.passed(), now).is_some()
     }
 
-    /// The same for a cursor at `floor`.
-    pub(super) fn deletable_below(&self, floor: u64, now: Moment) -> usize {
-        self.retention.due(self.settled_below(floor), now)
+    /// Where the first segment stands that is to go at `now`, for a cursor that has passed this much.
+    pub(super) fn deletable(&self, passed: &Passed, now: Moment) -> Option<usize> {
+        let settled = self.settled(passed);
+        let due = self.retention.due(settled.clone().map(|(_, segment)| segment), now);
+        settled.take(due).next().map(|(at, _)| at)
     }
 
     /// Bytes of segments that are settled and still there.
     pub(super) fn settled_bytes(&self) -> u64 {
-        self.settled_below(self.tracker.floor()).map(|segment| segment.bytes).sum()
+        self.settled(&self.tracker.passed()).map(|(_, segment)| segment.bytes).sum()
     }
 
     /// Whether space will come back by itself: the writer has only to be asked. What is kept although it is delivered goes then.
     pub(super) fn reclaimable(&mut self) -> bool {
-        if self.settled_below(self.tracker.floor()).next().is_some() {
+        if self.settled(&self.tracker.passed()).next().is_some() {
             self.retention.need_one();
             return true;
         }
@@ -325,9 +333,12 @@ impl State {
 
     fn depth_bytes(&self) -> u64 {
         let floor = self.tracker.floor();
-        let stored: u64 = self.segments.iter().map(|segment| segment.payload_from(floor)).sum();
-        let unwritten = self.spill.as_ref().map_or(0, |spill| spill.payload_from(floor));
-        stored + unwritten + self.staged.payload()
+        let from = |at| -> u64 {
+            let stored: u64 = self.segments.iter().map(|segment| segment.payload_from(at)).sum();
+            stored + self.spill.as_ref().map_or(0, |spill| spill.payload_from(at))
+        };
+        let streamed: u64 = self.tracker.streamed_ranges().map(|(start, pos)| from(start) - from(pos)).sum();
+        from(floor).saturating_sub(streamed) + self.staged.payload()
     }
 }
 
@@ -498,6 +509,22 @@ impl Shared {
         let closed_segment = state.segments.front().is_some_and(|front| front.next <= new_floor && front.next > floor);
         if due || first || closed_segment || acknowledges {
             self.poke_locked(&mut state);
+        }
+    }
+
+    /// Where the streams are, after a new one has begun if more than `most` records are owed from the last one on.
+    pub(super) fn streams(&self, most: Option<u64>) -> Streams {
+        let mut state = self.state.lock();
+        let durable = self.mark.progress().done;
+        if most.is_some_and(|most| state.tracker.begin_stream(durable, most)) {
+            let backlog = state.tracker.owed(durable);
+            tracing::info!(backlog, live_from = durable, "live records go first; the backlog is filled in behind them");
+            self.poke_locked(&mut state);
+        }
+        let end = state.tracker.backlog_end();
+        Streams {
+            backlog: end.map(|end| (Offset(state.tracker.floor()), Offset(end))),
+            live: Offset(state.tracker.live()),
         }
     }
 

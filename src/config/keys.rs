@@ -55,9 +55,10 @@ pub(super) const LINK: Keys = Keys {
         "retry",
         "stall_after",
         "connect_timeout",
+        "drain",
         "renamed_from",
     ],
-    planned: &["drain", "rate", "priority", "dead_letters", "amqp10", "nats"],
+    planned: &["rate", "priority", "dead_letters", "amqp10", "nats"],
 };
 
 pub(super) const MQTT: Keys = Keys {
@@ -92,14 +93,33 @@ pub(super) const KEEP: Keys =
 
 pub(super) const RETRY: Keys = Keys { section: "links.NAME.retry", accepted: &["min", "max"], planned: &[] };
 
+pub(super) const DRAIN: Keys = Keys { section: "links.NAME.drain", accepted: &["live_first"], planned: &[] };
+
+pub(super) const LIVE_FIRST: Keys = Keys { section: "links.NAME.drain.live_first", accepted: &["share"], planned: &[] };
+
 pub(super) const ROUTE: Keys = Keys {
     section: "routes",
     accepted: &["name", "from", "to", "key", "ttl"],
     planned: &["where", "priority", "transform", "throttle", "sample", "dedup", "batch", "retained", "retain", "qos"],
 };
 
-pub(super) const ALL: [&Keys; 13] =
-    [&TOP, &BROKER, &LISTENER, &ADMIN, &LINK, &MQTT, &RABBITMQ, &DECLARE, &KAFKA, &BUFFER, &KEEP, &RETRY, &ROUTE];
+pub(super) const ALL: [&Keys; 15] = [
+    &TOP,
+    &BROKER,
+    &LISTENER,
+    &ADMIN,
+    &LINK,
+    &MQTT,
+    &RABBITMQ,
+    &DECLARE,
+    &KAFKA,
+    &BUFFER,
+    &KEEP,
+    &RETRY,
+    &DRAIN,
+    &LIVE_FIRST,
+    &ROUTE,
+];
 
 /// What a key is called in other programs, and what says the same here: section, keys, hint.
 const HABITS: [(&Keys, &[&str], &str); 7] = [

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::buffer::{Config as BufferConfig, Offset};
 use crate::hub::Publication;
-use crate::message::Envelope;
+use crate::message::{Envelope, headers};
 use crate::router::LinkId;
 
 mod backoff;
@@ -38,6 +38,8 @@ pub struct Config {
     pub sources: Vec<String>,
     /// See [`Timing`].
     pub timing: Timing,
+    /// See [`Drain`].
+    pub drain: Drain,
     /// Records in flight at most; `None`: the kind's default.
     pub in_flight: Option<usize>,
     /// What it was called before: the buffer of that name becomes its own at the next start (R34).
@@ -73,6 +75,26 @@ impl Kind {
             Self::Kafka(_) => "kafka",
         }
     }
+}
+
+/// How a backlog goes out when the link is back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Drain {
+    /// In the order in which it came, new records behind it.
+    #[default]
+    Fifo,
+    /// New records at once, the backlog behind and between them, marked (R13).
+    LiveFirst {
+        /// Per cent of the window in flight that backlog takes at most, and of the records sent while there are live
+        /// ones to send as well. 1 to 99.
+        share: u8,
+    },
+}
+
+impl Drain {
+    /// `live_first` without a `share`: a live record finds most of the window free, and a backlog is through in four
+    /// times the time that it would take alone.
+    pub const SHARE_DEFAULT: u8 = 25;
 }
 
 /// How patient a link is.
@@ -129,10 +151,20 @@ pub struct Outgoing {
     pub offset: Offset,
     /// `BUFFERID-LANE-NUMBER` for `tg-seq`.
     pub seq: String,
+    /// It was backlog when the link came back, and live records go before it (R13).
+    pub backfill: bool,
     /// The message with its destination.
     pub envelope: Envelope,
     /// Seconds that are left of the record's expiry (the message's own, or the route's `ttl`).
     pub expiry_left_s: Option<u32>,
+}
+
+impl Outgoing {
+    /// The stamps that travel with it from this site.
+    #[must_use]
+    pub fn stamps(&self, here: &str) -> Vec<(&'static str, String)> {
+        headers::stamps(&self.envelope, here, headers::Sending { seq: &self.seq, backfill: self.backfill })
+    }
 }
 
 /// What a sink's connection answers to a send.

@@ -26,12 +26,24 @@ pub const HOPS: &str = "tg-hops";
 /// The replay that sends the message again; it stays on the message over all hops, so that nobody drops it as a copy (R12).
 pub const REPLAY: &str = "tg-replay";
 
+/// The record was backlog when the link came back, and newer ones may have gone before it (R13); its value is `1`.
+pub const BACKFILL: &str = "tg-backfill";
+
 /// R12: a message that has passed this many sites goes no further.
 pub const PATH_SITES_MAX: usize = 16;
 
-/// The stamps of an envelope as it leaves `here` on a link under the link sequence `seq`.
+/// What a link says of one sending, beside what the message itself says.
+#[derive(Clone, Copy, Debug)]
+pub struct Sending<'a> {
+    /// The link's sequence (R11).
+    pub seq: &'a str,
+    /// See [`BACKFILL`].
+    pub backfill: bool,
+}
+
+/// The stamps of an envelope as it leaves `here` on a link.
 #[must_use]
-pub fn stamps(envelope: &Envelope, here: &str, seq: &str) -> Vec<(&'static str, String)> {
+pub fn stamps(envelope: &Envelope, here: &str, sending: Sending<'_>) -> Vec<(&'static str, String)> {
     let message = &envelope.message;
     let id = match envelope.ordinal {
         0 => message.id.to_string(),
@@ -39,13 +51,16 @@ pub fn stamps(envelope: &Envelope, here: &str, seq: &str) -> Vec<(&'static str, 
     };
     let mut path = message.origin.path.iter().map(|site| &**site).collect::<Vec<_>>();
     path.push(here);
-    let mut out = vec![(ID, id), (SEQ, seq.to_owned()), (SITE, message.origin.site.to_string())];
+    let mut out = vec![(ID, id), (SEQ, sending.seq.to_owned()), (SITE, message.origin.site.to_string())];
     out.push((TIME, message.time.to_string()));
     if message.time_unsync {
         out.push((TIME_UNSYNC, "1".to_owned()));
     }
     out.push((PATH, path.join(",")));
     out.push((HOPS, message.origin.hops.saturating_add(1).to_string()));
+    if sending.backfill {
+        out.push((BACKFILL, "1".to_owned()));
+    }
     if let Some(client_id) = &message.origin.client_id {
         out.push((CLIENT, client_id.to_string()));
     }
@@ -115,6 +130,19 @@ mod tests {
     use super::super::tests_support::message;
     use super::*;
 
+    const LIVE: Sending<'_> = Sending { seq: "b1-0-7", backfill: false };
+
+    #[test]
+    fn r13_a_backfilled_record_says_so_on_this_link_alone() {
+        let mut envelope = Envelope { destination: "a".into(), key: None, ordinal: 0, message: message("a", b"") };
+        let backfilled = stamps(&envelope, "ship", Sending { backfill: true, ..LIVE });
+        assert!(backfilled.contains(&(BACKFILL, "1".to_owned())), "{backfilled:?}");
+        envelope.message.properties.user =
+            backfilled.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+        assert!(!stamps(&envelope, "ship", LIVE).iter().any(|(name, _)| *name == BACKFILL));
+        assert_eq!(unstamped(&envelope.message.properties).count(), 0);
+    }
+
     #[test]
     fn r11_the_id_survives_a_hop_and_the_path_grows() {
         let mut sent = message("a/b", b"x");
@@ -122,7 +150,7 @@ mod tests {
         let envelope = Envelope { destination: "a/b".into(), key: None, ordinal: 0, message: sent.clone() };
         let mut received = message("a/b", b"x");
         received.properties.user =
-            stamps(&envelope, "ship", "b1-0-7").into_iter().map(|(n, v)| (n.into(), v.into())).collect();
+            stamps(&envelope, "ship", LIVE).into_iter().map(|(n, v)| (n.into(), v.into())).collect();
         adopt(&mut received);
         assert_eq!(received.id, sent.id);
         assert_eq!(received.origin.path, vec!["mine".into(), Box::<str>::from("ship")]);
@@ -134,7 +162,7 @@ mod tests {
     fn r35_a_time_that_was_not_synchronised_says_so_on_every_hop() {
         let sent = Message { time_unsync: true, ..message("a/b", b"x") };
         let envelope = Envelope { destination: "a/b".into(), key: None, ordinal: 0, message: sent };
-        let stamps = stamps(&envelope, "ship", "b1-0-7");
+        let stamps = stamps(&envelope, "ship", LIVE);
         assert!(stamps.contains(&(TIME_UNSYNC, "1".to_owned())), "{stamps:?}");
         let mut received = message("a/b", b"x");
         received.properties.user = stamps.into_iter().map(|(n, v)| (n.into(), v.into())).collect();
@@ -152,7 +180,7 @@ mod tests {
         mark_replay(&mut sent, "r2");
         for site in ["ship", "shore"] {
             let envelope = Envelope { destination: "a/b".into(), key: None, ordinal: 0, message: sent.clone() };
-            let marks: Vec<_> = stamps(&envelope, site, "b1-0-7");
+            let marks: Vec<_> = stamps(&envelope, site, LIVE);
             let ids: Vec<_> = marks.iter().filter(|(name, _)| [ID, REPLAY].contains(name)).cloned().collect();
             assert_eq!(ids, [(ID, message("a/b", b"x").id.to_string()), (REPLAY, "r2".to_owned())]);
             assert_eq!(unstamped(&sent.properties).count(), 0, "once");

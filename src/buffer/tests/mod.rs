@@ -21,3 +21,4 @@ mod model;
 mod skips;
 mod spill;
 mod spill_model;
+mod streams;

@@ -8,7 +8,7 @@ use super::value::{Item, Section};
 use crate::config::keys;
 use crate::config::raw::{Entry, Value};
 use crate::config::source::Place;
-use crate::links::{Config, Kind, Timing, rabbitmq};
+use crate::links::{Config, Drain, Kind, Timing, rabbitmq};
 use crate::router::{LinkId, Pattern};
 
 /// A link as far as it is known: routes are checked against it even where its own section has mistakes.
@@ -21,6 +21,8 @@ pub(super) struct Draft<'n> {
     /// `None`: it has mistakes, or a secret that was not looked up.
     pub(super) config: Option<Config>,
     pub(super) max_size_place: Option<Place>,
+    /// Where `drain` asks for `live_first`.
+    pub(super) live_first_place: Option<Place>,
     /// A route leads to it.
     pub(super) has_sink: bool,
     /// A route begins there.
@@ -177,10 +179,12 @@ impl Resolver<'_> {
         let kind = kind.map(|(kind, _)| kind);
         let buffer = self.buffer(section.get("buffer"), data_dir.join("links").join(&entry.key));
         let timing = self.timing(&section);
+        let drain = self.drain(section.get("drain"));
         // lapin slows down above (measured); MQTT and our Kafka window count with 16 bits.
         let window_max = if kind == Some(KindName::Rabbitmq) { 4_096 } else { 65_535 };
         let in_flight = self.number(section.get("in_flight"), 1..=window_max);
         let old = self.renamed_from(section.get("renamed_from"));
+        let is_live_first = matches!(drain, Some(Drain::LiveFirst { .. }));
         let config = remote.map(|kind| Config {
             id: LinkId::new(&entry.key),
             kind,
@@ -188,6 +192,7 @@ impl Resolver<'_> {
             has_sink: false,
             sources: Vec::new(),
             timing,
+            drain: drain.unwrap_or_default(),
             in_flight: in_flight.and_then(|window| usize::try_from(window).ok()),
             renamed_from: old.as_ref().map(|(name, _)| LinkId::new(name)),
         });
@@ -197,6 +202,7 @@ impl Resolver<'_> {
             kind,
             config,
             max_size_place: max_size_place(&section),
+            live_first_place: section.get("drain").map(|item| item.place().clone()).filter(|_| is_live_first),
             has_sink: false,
             has_source: false,
             patterns: Vec::new(),

@@ -5,6 +5,7 @@
 
 mod broker;
 mod buffer;
+mod drain;
 mod link;
 mod loops;
 mod remote;
@@ -96,6 +97,7 @@ impl Resolver<'_> {
         self.check_room(&links, broker.max_packet_size);
         self.check_disk(&links, &data_dir);
         self.check_channels(&links);
+        self.check_drain(&routes, &links);
         self.check_unused(&links);
         let routes = routes.into_iter().map(|route| route.route).collect();
         let links: Option<Vec<_>> = links.into_iter().map(|link| link.config).collect();

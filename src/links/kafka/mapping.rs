@@ -72,7 +72,7 @@ pub(super) fn outgoing(record: &Outgoing, site: &str, bytes_max: u32) -> Result<
     if let Some(data) = &message.properties.correlation_data {
         put(CORRELATION_ID, data);
     }
-    for (name, value) in headers::stamps(envelope, site, &record.seq) {
+    for (name, value) in record.stamps(site) {
         put(name, value.as_bytes());
     }
     for (name, value) in headers::unstamped(&message.properties) {
@@ -181,7 +181,7 @@ mod tests {
     fn record(destination: &str) -> Outgoing {
         let envelope =
             Envelope { destination: destination.into(), key: None, ordinal: 0, message: message("a/b", b"payload") };
-        Outgoing { offset: Offset(0), seq: "buf-0-0".to_owned(), envelope, expiry_left_s: None }
+        Outgoing { offset: Offset(0), seq: "buf-0-0".to_owned(), backfill: false, envelope, expiry_left_s: None }
     }
 
     fn back(record: &Outgoing) -> Publication {

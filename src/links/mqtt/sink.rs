@@ -6,7 +6,7 @@ use futures_util::stream::FuturesUnordered;
 use super::client::{Asked, Client, Direction, IN_FLIGHT_MAX, Live, Pending, Publish, Settings};
 use super::{Config, Version};
 use crate::links::{Answer, Identity, LinkError, Outgoing, Sent, Sink, SinkConnection};
-use crate::message::{Qos, headers};
+use crate::message::Qos;
 use crate::topic::TopicName;
 
 /// In flight at most unless configured. A clean line confirms a thousand in some milliseconds; remotes that can take
@@ -118,7 +118,7 @@ impl SinkConnection for MqttSinkConnection {
 impl MqttSinkConnection {
     fn publish(&self, record: &Outgoing) -> Publish {
         let message = &record.envelope.message;
-        let stamps = if self.stamped { headers::stamps(&record.envelope, &self.site, &record.seq) } else { Vec::new() };
+        let stamps = if self.stamped { record.stamps(&self.site) } else { Vec::new() };
         Publish {
             topic: record.envelope.destination.to_string(),
             payload: message.payload.clone(),

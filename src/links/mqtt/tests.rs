@@ -132,7 +132,8 @@ fn outgoing(offset: u64, topic: &str) -> Outgoing {
     message.properties.user = vec![("colour".into(), "blue".into()), ("tg-hops".into(), "3".into())];
     message.properties.content_type = Some("text/plain".into());
     let envelope = Envelope { destination: topic.into(), key: None, ordinal: 0, message };
-    Outgoing { offset: Offset(offset), seq: format!("cafe0001-0-{offset}"), envelope, expiry_left_s: Some(60) }
+    let (offset, seq) = (Offset(offset), format!("cafe0001-0-{offset}"));
+    Outgoing { offset, seq, backfill: false, envelope, expiry_left_s: Some(60) }
 }
 
 fn send(connection: &mut MqttSinkConnection, record: Outgoing) {

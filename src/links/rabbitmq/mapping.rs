@@ -80,7 +80,7 @@ pub(super) fn outgoing(record: &Outgoing, mapping: &Mapping) -> Result<Mapped, S
     let message = &record.envelope.message;
     let destination = &record.envelope.destination;
     let routing_key = routing_key(destination, mapping)?;
-    let stamps = headers::stamps(&record.envelope, &mapping.site, &record.seq);
+    let stamps = record.stamps(&mapping.site);
     let message_id = stamps.iter().find(|(name, _)| *name == headers::ID).map(|(_, id)| id.clone()).unwrap_or_default();
     let mut table = Table::default();
     for (name, value) in headers::unstamped(&message.properties) {
@@ -378,7 +378,7 @@ mod tests {
     fn record(destination: &str) -> Outgoing {
         let envelope =
             Envelope { destination: destination.into(), key: None, ordinal: 0, message: message("a/b", b"payload") };
-        Outgoing { offset: Offset(0), seq: "buf-0-0".to_owned(), envelope, expiry_left_s: None }
+        Outgoing { offset: Offset(0), seq: "buf-0-0".to_owned(), backfill: false, envelope, expiry_left_s: None }
     }
 
     fn back(record: &Outgoing, mapping: &Mapping) -> Publication {

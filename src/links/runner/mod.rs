@@ -3,6 +3,7 @@
 //!
 //! - [`sink`]: buffer → remote. Reads in order, keeps a window in flight, takes answers in any order, and tells the buffer
 //!   what became of each record.
+//! - [`streams`]: the orders in which a sink sends, and whose turn it is.
 //! - [`source`]: remote → hub. Acknowledges only what is durable everywhere it must be.
 //!
 //! Each is `connect`, `online`, `back_off` as methods, and each method ends when its state ends. The states of R22 go to
@@ -15,6 +16,7 @@
 pub(super) mod replay;
 mod sink;
 mod source;
+mod streams;
 #[cfg(test)]
 mod tests;
 
@@ -56,19 +58,19 @@ pub async fn run_sink(
     token: CancellationToken,
 ) {
     let common = Common { link: config.id.clone(), timing: config.timing, board, clock, token };
-    let most = config.in_flight;
+    let (most, drain) = (config.in_flight, config.drain);
     match &config.kind {
         Kind::Mqtt(remote) => {
             let sink = mqtt::MqttSink::new(remote, &identity, config.uses_both_halves());
-            Box::pin(SinkRunner::new(common, sink, buffer, most).run()).await;
+            Box::pin(SinkRunner::new(common, sink, buffer, drain, most).run()).await;
         }
         Kind::Rabbitmq(remote) => {
             let sink = rabbitmq::RabbitSink::new(remote, &identity);
-            Box::pin(SinkRunner::new(common, sink, buffer, most).run()).await;
+            Box::pin(SinkRunner::new(common, sink, buffer, drain, most).run()).await;
         }
         Kind::Kafka(remote) => {
             let sink = kafka::KafkaSink::new(remote, &identity);
-            Box::pin(SinkRunner::new(common, sink, buffer, most).run()).await;
+            Box::pin(SinkRunner::new(common, sink, buffer, drain, most).run()).await;
         }
     }
 }

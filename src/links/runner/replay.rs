@@ -390,7 +390,7 @@ impl<S: Sink> ReplayRunner<S> {
             Picked::Send(envelope, expiry_left_s) => {
                 let seq = format!("{}-0-{}", self.replay.source_id, offset.0);
                 let payload_bytes = u64::try_from(envelope.message.payload.len()).unwrap_or(u64::MAX);
-                let outgoing = Outgoing { offset, seq, envelope: *envelope, expiry_left_s };
+                let outgoing = Outgoing { offset, seq, backfill: false, envelope: *envelope, expiry_left_s };
                 self.on.unsent.push_back(Ready { outgoing, payload_bytes, body });
             }
             Picked::PassedOver if first_time => progress.passed_over += 1,

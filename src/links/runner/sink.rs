@@ -20,18 +20,16 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::backoff::Backoff;
-use super::super::refusal::{LossWatch, RefusalRun, Verdict};
-use super::super::window::{Fate, Flight, InFlight, Window};
-use super::super::{Answer, LinkError, Outgoing, Sent, Sink, SinkConnection};
+use super::super::refusal::{LOSSES_AT_ONE_HEAD_MAX, RefusalRun, Verdict};
+use super::super::window::{Fate, Window};
+use super::super::{Answer, Drain, LinkError, Outgoing, Sent, Sink, SinkConnection};
 use super::Common;
-use crate::buffer::{Buffer, DeadLetter, Mark, Offset, Outcome, Reader, Record, Refused};
+use super::streams::Streams;
+use crate::buffer::{Buffer, DeadLetter, Mark, Offset, Outcome, Record, Refused};
 use crate::clock::Moment;
 use crate::message::Envelope;
 use crate::telemetry::board::LinkState;
 use crate::units::show_duration;
-
-/// Bytes read from the buffer at once: enough for full speed with small messages, little to hold.
-const READ_BYTES_MAX: usize = 1 << 20;
 
 /// Bytes in flight, whatever the window: large messages must not multiply with a window of thousands.
 const FLIGHT_BYTES_MAX: usize = 16 << 20;
@@ -52,16 +50,12 @@ const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(20);
 pub(super) struct SinkRunner<S: Sink> {
     common: Common,
     sink: S,
-    buffer: Buffer,
-    reader: Reader,
+    streams: Streams,
     mark: Mark,
     in_flight_configured: Option<usize>,
     backoff: Backoff,
     window: Window,
     refusals: RefusalRun,
-    losses: LossWatch,
-    /// The highest offset ever sent in this process: what is sent at or below it again counts as resent.
-    sent_high: Option<Offset>,
     /// The connection was cut because nothing moved, and nothing has moved since.
     stalled: bool,
     misconfigured: bool,
@@ -72,13 +66,12 @@ pub(super) struct SinkRunner<S: Sink> {
 /// What belongs to one connection and goes with it.
 #[derive(Debug, Default)]
 struct OnConnection {
-    flight: Flight,
-    /// Read, not yet sent.
-    unsent: VecDeque<Record>,
-    /// Refused, not yet in the dead-letter log.
-    letters: VecDeque<DeadLetter>,
+    /// Refused, not yet in the dead-letter log; and of which stream.
+    letters: VecDeque<(usize, DeadLetter)>,
     letters_blocked: Option<LettersBlocked>,
     rewind: Option<Rewind>,
+    /// Nothing is sent until all in flight have been answered; then it is decided what is backlog.
+    regroup: bool,
     /// The remote asked us to hold back.
     blocked: bool,
     /// The client's own queue is full until the next answer.
@@ -94,10 +87,9 @@ struct LettersBlocked {
     retry: Instant,
 }
 
-/// Everything from `to` on is to be sent again, not before `after`.
+/// Everything that is not settled is to be sent again, not before `after`.
 #[derive(Debug)]
 struct Rewind {
-    to: Offset,
     after: Instant,
     next_try_ms: u64,
     words: String,
@@ -115,7 +107,7 @@ struct Shown {
 enum Event {
     Stop,
     Answer(Result<Answer, LinkError>),
-    Records(Result<Vec<Record>, Refused>),
+    Records(usize, Result<Vec<Record>, Refused>),
     Look,
 }
 
@@ -137,20 +129,23 @@ enum Next<C> {
 }
 
 impl<S: Sink> SinkRunner<S> {
-    pub(super) fn new(common: Common, sink: S, buffer: Buffer, in_flight_configured: Option<usize>) -> Self {
+    pub(super) fn new(
+        common: Common,
+        sink: S,
+        buffer: Buffer,
+        drain: Drain,
+        in_flight_configured: Option<usize>,
+    ) -> Self {
         let window = Window::new(in_flight_configured.unwrap_or_else(|| sink.window()));
         Self {
             backoff: Backoff::new(common.timing.retry_delay_min, common.timing.retry_delay_max),
             common,
             sink,
-            reader: buffer.reader(),
+            streams: Streams::new(&buffer, drain),
             mark: buffer.mark(),
-            buffer,
             in_flight_configured,
             window,
             refusals: RefusalRun::default(),
-            losses: LossWatch::default(),
-            sent_high: None,
             stalled: false,
             misconfigured: false,
             on: OnConnection::default(),
@@ -226,7 +221,7 @@ impl<S: Sink> SinkRunner<S> {
         self.on = OnConnection::default();
         let limit = self.in_flight_configured.unwrap_or_else(|| self.sink.window());
         self.window.set_limit(connection.window_max().map_or(limit, |most| most.min(limit)));
-        self.reader.seek(self.reader.cursor());
+        self.streams.begin(self.window.limit());
         self.common.board.connected();
         tracing::info!(link = %self.common.link, direction = "out", "connected");
         let end = loop {
@@ -266,10 +261,10 @@ impl<S: Sink> SinkRunner<S> {
         if !self.on.letters.is_empty() && self.on.letters_blocked.is_none() {
             return ControlFlow::Continue(());
         }
-        if self.stalled && self.has_nothing_to_send() {
+        if self.stalled && self.streams.is_empty() {
             self.stalled = false;
         }
-        self.common.board.set_in_flight(u64::try_from(self.on.flight.open()).unwrap_or(u64::MAX));
+        self.common.board.set_in_flight(u64::try_from(self.streams.open()).unwrap_or(u64::MAX));
         self.show_online();
         let event = self.next_event(connection).await;
         self.apply(event)
@@ -277,25 +272,24 @@ impl<S: Sink> SinkRunner<S> {
 
     async fn next_event(&mut self, connection: &mut S::Connection) -> Event {
         let room = self.room();
-        let read = room > 0 && self.on.unsent.is_empty();
         let look = self.next_look();
-        let Self { reader, common, .. } = self;
+        let Self { streams, common, .. } = self;
         tokio::select! {
             biased;
             () = common.token.cancelled() => Event::Stop,
             answer = connection.answer() => Event::Answer(answer),
-            records = reader.next(room.max(1), READ_BYTES_MAX), if read => Event::Records(records),
+            (at, records) = streams.read(room), if room > 0 => Event::Records(at, records),
             () = tokio::time::sleep_until(look) => Event::Look,
         }
     }
 
     fn apply(&mut self, event: Event) -> ControlFlow<End> {
         match event {
-            Event::Stop | Event::Records(Err(Refused::Closed)) => return ControlFlow::Break(End::Stop),
+            Event::Stop | Event::Records(_, Err(Refused::Closed)) => return ControlFlow::Break(End::Stop),
             Event::Answer(Ok(answer)) => self.answered(answer),
             Event::Answer(Err(error)) => return ControlFlow::Break(End::Lost(error)),
-            Event::Records(Ok(records)) => self.on.unsent.extend(records),
-            Event::Records(Err(error @ (Refused::Failed(_) | Refused::Full))) => {
+            Event::Records(at, Ok(records)) => self.streams.took(at, records),
+            Event::Records(_, Err(error @ (Refused::Failed(_) | Refused::Full))) => {
                 return ControlFlow::Break(End::BufferFailed(error.to_string()));
             }
             Event::Look => self.on.queue_full = false,
@@ -307,14 +301,14 @@ impl<S: Sink> SinkRunner<S> {
     fn next_look(&self) -> Instant {
         let now = self.common.now();
         let idle = now + if self.on.queue_full { QUEUE_FULL_PAUSE } else { LOOK_AROUND };
-        let rewind = self.on.rewind.as_ref().filter(|_| self.on.flight.open() == 0).map(|rewind| rewind.after);
+        let rewind = self.on.rewind.as_ref().filter(|_| self.may_begin()).map(|rewind| rewind.after);
         let letters = self.on.letters_blocked.as_ref().map(|blocked| blocked.retry);
         [self.stall_due(), rewind, letters].into_iter().flatten().fold(idle, Instant::min)
     }
 
     /// When the connection counts as stalled, or, once it does, when it is cut.
     fn stall_due(&self) -> Option<Instant> {
-        let waiting = self.on.flight.open() > 0 && !self.on.blocked;
+        let waiting = self.streams.open() > 0 && !self.on.blocked;
         let patience = self.common.timing.stall_after;
         let patience = if self.stalled { self.sink.cut_after(patience) } else { patience };
         self.on.progress.filter(|_| waiting).map(|progress| progress + patience)
@@ -327,16 +321,11 @@ impl<S: Sink> SinkRunner<S> {
                 return ControlFlow::Break(End::Cut);
             }
             self.stalled = true;
-            let (stall_after, open) = (self.common.timing.stall_after, self.on.flight.open());
+            let (stall_after, open) = (self.common.timing.stall_after, self.streams.open());
             tracing::warn!(link = %self.common.link, in_flight = open, "stalled: nothing back for {stall_after:?}");
             self.show_online();
         }
         ControlFlow::Continue(())
-    }
-
-    /// What did not move has been dropped or has expired: nothing is left that could stall.
-    fn has_nothing_to_send(&self) -> bool {
-        self.on.flight.open() == 0 && self.on.unsent.is_empty() && self.buffer.stats().ledger.buffered == 0
     }
 
     // Sending.
@@ -344,65 +333,77 @@ impl<S: Sink> SinkRunner<S> {
     /// How many more records may be put on their way now.
     fn room(&self) -> usize {
         let on = &self.on;
-        let held = on.blocked || on.queue_full || on.rewind.is_some() || !on.letters.is_empty();
-        if held || on.flight.bytes() >= FLIGHT_BYTES_MAX {
+        let held = on.blocked || on.queue_full || on.rewind.is_some() || on.regroup || !on.letters.is_empty();
+        if held || self.streams.bytes() >= FLIGHT_BYTES_MAX {
             return 0;
         }
-        let one = self.refusals.is_suspicious() || self.losses.one_at_a_time();
-        let size = if one { 1 } else { self.window.size() };
-        size.saturating_sub(on.flight.span())
+        self.size().saturating_sub(self.streams.span())
+    }
+
+    /// The window, or one at a time.
+    fn size(&self) -> usize {
+        let one = self.refusals.is_suspicious() || self.streams.one_at_a_time();
+        if one { 1 } else { self.window.size() }
     }
 
     fn fill(&mut self, connection: &mut S::Connection) -> Result<(), LinkError> {
         let now = self.common.clock.moment();
         while self.room() > 0 {
-            let Some(record) = self.on.unsent.pop_front() else { break };
-            self.send(connection, record, now)?;
+            let Some((at, record)) = self.streams.pop(self.size()) else { break };
+            self.send(connection, at, record, now)?;
         }
         Ok(())
     }
 
-    fn send(&mut self, connection: &mut S::Connection, record: Record, now: Moment) -> Result<(), LinkError> {
-        let envelope = match Envelope::decode(record.body.clone()) {
+    fn send(
+        &mut self,
+        connection: &mut S::Connection,
+        at: usize,
+        record: Record,
+        now: Moment,
+    ) -> Result<(), LinkError> {
+        let Some(stream) = self.streams.get(at) else { return Ok(()) };
+        let mut envelope = match Envelope::decode(record.body.clone()) {
             Ok(envelope) => envelope,
             Err(error) => {
-                self.dead_letter(record.offset, record.body, format!("damaged record: {error}"), 0);
+                self.dead_letter(at, record.offset, record.body, format!("damaged record: {error}"), 0);
                 return Ok(());
             }
         };
         // By the record, not by the message: the route may have given it a shorter life than its publisher.
         let expiry_left_s = record.expiry_left_s(envelope.message.accepted, now);
         if expiry_left_s == Some(0) {
-            self.buffer.settle(record.offset, Outcome::Expired);
+            stream.buffer.settle(record.offset, Outcome::Expired);
             return Ok(());
         }
+        // It would take the place of the newer value that live records may have set (R13).
+        envelope.message.retain &= !stream.backfill;
         let payload_bytes = u64::try_from(envelope.message.payload.len()).unwrap_or(u64::MAX);
         let outgoing = Outgoing {
             offset: record.offset,
-            seq: format!("{}-0-{}", self.buffer.id(), record.offset.0),
+            seq: format!("{}-0-{}", stream.buffer.id(), record.offset.0),
+            backfill: stream.backfill,
             expiry_left_s,
             envelope,
         };
         match connection.send(outgoing)? {
-            Sent::Queued => self.sent(record, payload_bytes),
+            Sent::Queued => self.sent(at, record, payload_bytes),
             Sent::Full(_same) => {
                 self.on.queue_full = true;
-                self.on.unsent.push_front(record);
+                self.streams.put_back(at, record);
             }
-            Sent::Refused(reason) => self.dead_letter(record.offset, record.body, reason, 0),
+            Sent::Refused(reason) => self.dead_letter(at, record.offset, record.body, reason, 0),
         }
         Ok(())
     }
 
-    fn sent(&mut self, record: Record, payload_bytes: u64) {
-        if self.on.flight.open() == 0 {
+    fn sent(&mut self, at: usize, record: Record, payload_bytes: u64) {
+        if self.streams.open() == 0 {
             self.on.progress = Some(self.common.now());
         }
-        if self.sent_high >= Some(record.offset) {
+        if self.streams.sent(at, record, payload_bytes) {
             self.common.board.again();
         }
-        self.sent_high = self.sent_high.max(Some(record.offset));
-        self.on.flight.push(InFlight::new(record.offset, record.body, payload_bytes));
     }
 
     // Answers.
@@ -414,24 +415,26 @@ impl<S: Sink> SinkRunner<S> {
             Answer::Confirmed(offset) => self.confirmed(offset),
             Answer::Refused(offset, reason) => self.refused(offset, reason),
             Answer::Retry(offset, reason) => {
-                if self.on.flight.answer(offset, Fate::Again).is_some() {
-                    self.losses.answered(offset);
+                if self.streams.answer(offset, Fate::Again).is_some() {
                     let pause = self.backoff.next(rand::random());
                     self.send_again_from(offset, pause, reason);
                 }
             }
-            Answer::Blocked(blocked) => self.on.blocked = blocked,
+            Answer::Blocked(blocked) => {
+                // What came meanwhile may be a backlog.
+                self.on.regroup |= self.on.blocked && !blocked && self.streams.is_far_behind(self.window.limit());
+                self.on.blocked = blocked;
+            }
             Answer::Alive => {}
         }
     }
 
     fn confirmed(&mut self, offset: Offset) {
-        if self.on.flight.answer(offset, Fate::Delivered).is_none() {
+        if self.streams.answer(offset, Fate::Delivered).is_none() {
             return;
         }
         self.stalled = false;
         self.refusals.confirmed();
-        self.losses.answered(offset);
         self.window.confirmed();
         if self.on.rewind.is_none() {
             self.backoff.reset();
@@ -441,11 +444,10 @@ impl<S: Sink> SinkRunner<S> {
 
     fn refused(&mut self, offset: Offset, reason: String) {
         let fate = if self.refusals.is_suspicious() { Fate::Again } else { Fate::Elsewhere };
-        let Some(record) = self.on.flight.answer(offset, fate) else { return };
+        let Some((at, record)) = self.streams.answer(offset, fate) else { return };
         self.stalled = false;
-        self.losses.answered(offset);
         match self.refusals.refused() {
-            Verdict::DeadLetter => self.dead_letter(offset, record.body, reason, 1),
+            Verdict::DeadLetter => self.dead_letter(at, offset, record.body, reason, 1),
             Verdict::Keep => {
                 let pause = self.common.timing.misconfigured_delay;
                 self.send_again_from(offset, pause, reason);
@@ -454,41 +456,44 @@ impl<S: Sink> SinkRunner<S> {
         self.settle_delivered();
     }
 
-    /// Settles what is confirmed with all before it. What was confirmed behind an open record is not settled yet: if the
-    /// open one must be sent again, so must they, for the last copies to be in order (R10).
     fn settle_delivered(&mut self) {
-        while let Some(record) = self.on.flight.next_delivered() {
-            self.buffer.settle(record.offset, Outcome::Delivered);
-            self.common.board.done(record.payload_bytes);
-        }
+        let Self { streams, common, .. } = self;
+        streams.settle_delivered().for_each(|bytes| common.board.done(bytes));
     }
 
     /// Nothing more is sent until all in flight have been answered and the pause has passed; then everything from
-    /// `offset` on goes again, so that the last copies are in order (R10), beginning with one at a time.
+    /// `offset` on in its stream goes again, so that the last copies are in order (R10), beginning with one at a time.
     fn send_again_from(&mut self, offset: Offset, pause: Duration, words: String) {
-        let to = self.on.rewind.as_ref().map_or(offset, |rewind| rewind.to.min(offset));
-        tracing::warn!(link = %self.common.link, offset = to.0, reason = %words, ?pause, "not taken, to be sent again");
+        tracing::warn!(link = %self.common.link, offset = offset.0, reason = %words, ?pause, "not taken, to be sent again");
         let (after, next_try_ms) = (self.common.now() + pause, self.common.wall_in(pause));
         self.window.restart();
-        self.on.rewind = Some(Rewind { to, after, next_try_ms, words });
+        self.on.rewind = Some(Rewind { after, next_try_ms, words });
+    }
+
+    /// Whether all that was sent is decided.
+    fn may_begin(&self) -> bool {
+        self.streams.open() == 0 && self.on.letters.is_empty()
     }
 
     fn rewind_if_due(&mut self) {
         let now = self.common.now();
-        let due = self.on.rewind.take_if(|rewind| rewind.after <= now && self.on.flight.open() == 0);
-        if let Some(rewind) = due {
-            self.on.flight.clear();
-            self.on.unsent.clear();
-            self.reader.seek(rewind.to);
+        if !self.may_begin() {
+            return;
+        }
+        let due = self.on.rewind.take_if(|rewind| rewind.after <= now).is_some();
+        if due || (self.on.regroup && self.on.rewind.is_none()) {
+            self.on.regroup = false;
+            self.streams.begin(self.window.limit());
         }
     }
 
     // Dead letters.
 
-    fn dead_letter(&mut self, offset: Offset, body: bytes::Bytes, reason: String, attempts: u32) {
+    fn dead_letter(&mut self, at: usize, offset: Offset, body: bytes::Bytes, reason: String, attempts: u32) {
         tracing::warn!(link = %self.common.link, offset = offset.0, %reason, "dead letter");
         self.common.board.dead_letter(&reason);
-        self.on.letters.push_back(DeadLetter { offset, time: self.common.clock.wall(), reason, attempts, body });
+        let letter = DeadLetter { offset, time: self.common.clock.wall(), reason, attempts, body };
+        self.on.letters.push_back((at, letter));
     }
 
     /// Stores the letters in order; a full log stops the link until there is room.
@@ -497,9 +502,10 @@ impl<S: Sink> SinkRunner<S> {
             return;
         }
         self.on.letters_blocked = None;
-        while let Some(letter) = self.on.letters.front().cloned() {
+        while let Some((at, letter)) = self.on.letters.front().cloned() {
+            let Some(buffer) = self.streams.get(at).map(|stream| stream.buffer.clone()) else { return };
             let offset = letter.offset;
-            if let Err(error) = self.buffer.dead_letters().put(letter).await {
+            if let Err(error) = buffer.dead_letters().put(letter).await {
                 let retry = self.common.now() + self.common.timing.misconfigured_delay;
                 let (state, words) = match error {
                     Refused::Full => (LinkState::DeadLettersFull, "the dead-letter log is full".to_owned()),
@@ -510,7 +516,7 @@ impl<S: Sink> SinkRunner<S> {
                 return;
             }
             self.on.letters.pop_front();
-            self.buffer.settle(offset, Outcome::DeadLettered);
+            buffer.settle(offset, Outcome::DeadLettered);
         }
     }
 
@@ -519,21 +525,17 @@ impl<S: Sink> SinkRunner<S> {
     /// R16: looks for the record that kills connections. One that does counts as refused (R15): a remote that hangs up at
     /// whatever it is sent makes the link misconfigured, and does not turn a backlog into dead letters. Answers what to tell.
     async fn lost(&mut self, error: LinkError) -> LinkError {
-        let head = self.on.flight.head().cloned();
-        let open = self.on.flight.open();
+        let guilty = if matches!(error, LinkError::Transient(_)) { self.streams.lost() } else { None };
         self.forget();
-        let Some(head) = head.filter(|_| matches!(error, LinkError::Transient(_))) else { return error };
-        if !self.losses.lost(head.offset, open) {
-            return error;
-        }
+        let Some((at, head)) = guilty else { return error };
         let reason = format!("connection lost at this message 3 times: {error}");
         match self.refusals.refused() {
             Verdict::Keep => return LinkError::Misconfigured(reason),
             Verdict::DeadLetter => {}
         }
-        self.dead_letter(head.offset, head.body, reason, super::super::refusal::LOSSES_AT_ONE_HEAD_MAX);
+        self.dead_letter(at, head.offset, head.body, reason, LOSSES_AT_ONE_HEAD_MAX);
         self.write_letters().await;
-        self.losses.answered(head.offset);
+        self.streams.acquit(at, head.offset);
         self.window.restart();
         error
     }
@@ -541,13 +543,14 @@ impl<S: Sink> SinkRunner<S> {
     /// What was in flight is unknown now: it is sent again from the cursor on the next connection.
     fn forget(&mut self) {
         self.on = OnConnection::default();
+        self.streams.forget();
         self.common.board.set_in_flight(0);
     }
 
     /// Takes the answers that still come, for a moment, and says good-bye.
     async fn stop(&mut self, mut connection: S::Connection) -> Next<S::Connection> {
         let deadline = self.common.now() + STOP_WAIT;
-        while self.on.flight.open() > 0 {
+        while self.streams.open() > 0 {
             match tokio::time::timeout_at(deadline, connection.answer()).await {
                 Ok(Ok(answer)) => self.answered(answer),
                 Ok(Err(_)) | Err(_) => break,
@@ -577,7 +580,7 @@ impl<S: Sink> SinkRunner<S> {
         } else if self.on.blocked {
             (LinkState::Blocked, Some("the remote asked us to hold back".to_owned()), None)
         } else if self.stalled {
-            let (stall_after, open) = (self.common.timing.stall_after, self.on.flight.open());
+            let (stall_after, open) = (self.common.timing.stall_after, self.streams.open());
             let words = (open > 0).then(|| format!("connected, but no answer for {stall_after:?}"));
             (LinkState::Stalled, words, None)
         } else if let Some(rewind) = &self.on.rewind {

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use super::*;
 use crate::buffer::{self, Admission, DeadLetter, Offset};
 use crate::clock::{Moment, WallMs};
-use crate::links::{Answer, LinkError, Outgoing, Sent, SinkConnection};
+use crate::links::{Answer, Drain, LinkError, Outgoing, Sent, SinkConnection};
 use crate::message::tests_support::message;
 use crate::message::{Envelope, Message};
 use crate::telemetry::board::LinkState;
@@ -137,10 +137,10 @@ struct Running {
 
 impl Running {
     fn start(remote: &Arc<Remote>, timing: Timing) -> Self {
-        Self::start_kind(FakeSink(Arc::clone(remote)), timing)
+        Self::start_kind(FakeSink(Arc::clone(remote)), timing, Drain::Fifo)
     }
 
-    fn start_kind(sink: impl Sink, timing: Timing) -> Self {
+    fn start_kind(sink: impl Sink, timing: Timing, drain: Drain) -> Self {
         let dir = TempDir::new().unwrap();
         let config = buffer::Config {
             dir: dir.path().join("hq"),
@@ -154,7 +154,7 @@ impl Running {
         };
         let (buffer, _) = Buffer::open(config, 64, crate::clock::system()).unwrap();
         let common = common(timing);
-        let runner = SinkRunner::new(common.clone(), sink, buffer.clone(), None);
+        let runner = SinkRunner::new(common.clone(), sink, buffer.clone(), drain, None);
         let mut tasks = JoinSet::new();
         tasks.spawn(runner.run());
         Self { buffer, common, tasks, _dir: dir }
@@ -398,7 +398,7 @@ async fn a_connection_that_does_not_come_up_is_given_up() {
     }
     let running = Running::start(&Remote::new(|_, _| Reaction::Confirm), TIMING);
     let common = common(Timing { connect_timeout: Duration::from_millis(10), ..TIMING });
-    let runner = SinkRunner::new(common.clone(), Never, running.buffer.clone(), None);
+    let runner = SinkRunner::new(common.clone(), Never, running.buffer.clone(), Drain::Fifo, None);
     let mut tasks = JoinSet::new();
     tasks.spawn(runner.run());
     eventually("backing off", || common.board.state() == LinkState::BackingOff).await;
@@ -500,7 +500,7 @@ async fn a_real_remote_that_is_killed_in_the_middle_confirms_everything_when_it_
     for version in [Version::V5, Version::V4] {
         let mut mosquitto = Mosquitto::start("allow_anonymous true").await;
         let config = mosquitto.config(version);
-        let running = Running::start_kind(MqttSink::new(&config, &identity(), true), TIMING);
+        let running = Running::start_kind(MqttSink::new(&config, &identity(), true), TIMING, Drain::Fifo);
         let common = running.common.clone();
         running.append_many(1_000).await;
         eventually("some delivered", || status(&common.board).messages > 300).await;
@@ -514,4 +514,124 @@ async fn a_real_remote_that_is_killed_in_the_middle_confirms_everything_when_it_
         assert!(shown.resent <= 2 * 1024, "two windows at most: {}", shown.resent);
         running.stop().await;
     }
+}
+
+/// A link that was away while `backlog` records came, with a window of 64 of which 16 are the backlog's. What was sent is
+/// told with its marks: offset, `tg-backfill`, retain.
+async fn after_an_outage(
+    backlog: u64,
+    mut script: impl FnMut(&Outgoing) -> Reaction + Send + 'static,
+) -> (Arc<Remote>, Running, Arc<Mutex<Vec<(u64, bool, bool)>>>) {
+    let told = Arc::<Mutex<Vec<_>>>::default();
+    let telling = Arc::clone(&told);
+    let remote = Remote::new(move |_, record| {
+        telling.lock().push((record.offset.0, record.backfill, record.envelope.message.retain));
+        script(record)
+    });
+    remote.connects.lock().extend((0..100_000).map(|_| Err(LinkError::Transient("away".into()))));
+    let patient = Timing { stall_after: Duration::from_secs(60), ..TIMING };
+    let running = Running::start_kind(FakeSink(Arc::clone(&remote)), patient, Drain::LiveFirst { share: 25 });
+    running.append_retained(backlog).await;
+    running.buffer.mark().passed(backlog - 1).await.unwrap();
+    remote.connects.lock().clear();
+    running.state(LinkState::Online).await;
+    (remote, running, told)
+}
+
+impl Running {
+    async fn append_retained(&self, count: u64) {
+        let retained = Message { retain: true, ..message("a", b"") };
+        for _ in 0..count {
+            self.append(&retained).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn r13_live_records_go_at_once_and_the_backlog_takes_its_share() {
+    let (remote, running, told) = after_an_outage(500, |_| Reaction::Silence).await;
+    eventually("its part of the window", || remote.sent().len() == 16).await;
+    running.append_retained(300).await;
+    eventually("the rest is for live records", || remote.sent().len() == 64).await;
+    assert_eq!(remote.sent(), (0..16).chain(500..548).collect::<Vec<_>>());
+    // While both have something to send, every fourth is backlog.
+    for n in 0..200 {
+        let next = remote.sent()[n];
+        remote.give(Answer::Confirmed(Offset(next)));
+        eventually("the next is sent", || remote.sent().len() == 65 + n).await;
+    }
+    let filled = remote.sent()[64..].iter().filter(|offset| **offset < 500).count();
+    assert!((45..=55).contains(&filled), "{filled} of 200");
+    let mut n = 200;
+    while running.buffer.stats().ledger.buffered > 0 {
+        let sent = remote.sent();
+        sent[n..].iter().for_each(|offset| remote.give(Answer::Confirmed(Offset(*offset))));
+        n = sent.len();
+        tokio::task::yield_now().await;
+    }
+    running.drained().await;
+    for (offset, backfill, retain) in told.lock().iter() {
+        assert_eq!((*backfill, *retain), (*offset < 500, *offset >= 500), "{offset}");
+    }
+    let (filled, live): (Vec<u64>, Vec<u64>) = remote.sent().into_iter().partition(|offset| *offset < 500);
+    assert_eq!((filled, live), ((0..500).collect(), (500..800).collect()), "each once, and in order");
+    assert_eq!(running.buffer.streams(None), buffer::Streams { backlog: None, live: Offset(800) });
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn r13_up_to_a_window_is_no_backlog() {
+    let (remote, running, told) = after_an_outage(64, |_| Reaction::Confirm).await;
+    running.append_retained(100).await;
+    running.drained().await;
+    assert_eq!(remote.sent(), (0..164).collect::<Vec<_>>());
+    assert!(told.lock().iter().all(|(_, backfill, retain)| !backfill && *retain));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn r13_what_came_while_the_remote_held_us_back_is_backlog_too() {
+    let (remote, running, told) = after_an_outage(1, |_| Reaction::Confirm).await;
+    running.drained().await;
+    remote.give(Answer::Blocked(true));
+    running.state(LinkState::Blocked).await;
+    running.append_retained(200).await;
+    running.buffer.mark().passed(200).await.unwrap();
+    remote.give(Answer::Blocked(false));
+    running.drained().await;
+    assert!(told.lock()[1..].iter().all(|(_, backfill, _)| *backfill), "{:?}", told.lock());
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn r13_a_backlog_record_that_is_not_taken_now_is_sent_again_in_its_stream() {
+    let mut refused = false;
+    let (remote, running, told) = after_an_outage(200, move |record| {
+        let first = record.offset.0 == 9 && !std::mem::replace(&mut refused, true);
+        if first { Reaction::Retry } else { Reaction::Confirm }
+    })
+    .await;
+    running.append_retained(50).await;
+    running.drained().await;
+    let filled: Vec<u64> = remote.sent().into_iter().filter(|offset| *offset < 200).collect();
+    let again = filled.iter().rposition(|offset| *offset == 9).unwrap();
+    assert!(again > 9 && filled[again..].is_sorted() && filled.last() == Some(&199), "{filled:?}");
+    assert!(told.lock().iter().all(|(offset, backfill, _)| *backfill || *offset >= 200));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn r16_a_backlog_record_that_kills_connections_is_found_although_live_ones_flow() {
+    let die = |record: &Outgoing| if record.offset.0 == 5 { Reaction::Die } else { Reaction::Confirm };
+    let (_remote, running, _told) = after_an_outage(100, die).await;
+    for _ in 0..2_000 {
+        running.append_retained(1).await;
+        if !running.letters().is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    running.drained().await;
+    assert_eq!(running.letters().iter().map(|letter| letter.offset).collect::<Vec<_>>(), [Offset(5)]);
+    running.stop().await;
 }

@@ -1,0 +1,275 @@
+//! The ordered streams of one link, and whose turn it is.
+//!
+//! With `drain: fifo` there is one: what is owed, in order. With `drain: live_first` there are two (R13): live records, and the
+//! backlog that is filled in behind them. Order holds within each; the window in flight is one for all.
+//!
+//! **What is backlog** is decided when the link can send again: when a connection has been made, when a remote that
+//! asked us to hold back lets go, and when records are sent again after a pause. If more than a window is owed by then,
+//! all of that is backlog and live records begin behind it; up to a window goes at once anyway. A live stream that falls
+//! behind while the link sends stays live: then the link is too slow, and order is worth more than haste.
+//!
+//! **The share** bounds the backlog twice: it takes at most that part of the window, so that a live record never waits for
+//! more than that on the line; and while there are live records to send as well, at most that part of what is sent. What
+//! live records leave free it may use within its part of the window, so it comes to an end on any line that is not
+//! full for ever.
+
+use std::collections::VecDeque;
+
+use futures_util::future::select_all;
+
+use super::super::Drain;
+use super::super::refusal::LossWatch;
+use super::super::window::{Fate, Flight, InFlight};
+use crate::buffer::{Buffer, Offset, Outcome, Reader, Record, Refused};
+
+/// Bytes read from a buffer at once: enough for full speed with small messages, little to hold.
+const READ_BYTES_MAX: usize = 1 << 20;
+
+/// One ordered stream.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) buffer: Buffer,
+    /// Backlog behind live records, and marked as such.
+    pub(super) backfill: bool,
+    reader: Reader,
+    flight: Flight,
+    /// Read, not yet sent.
+    unsent: VecDeque<Record>,
+    losses: LossWatch,
+    /// The highest offset ever sent in this process: what is sent at or below it again counts as resent.
+    sent_high: Option<Offset>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Streams {
+    /// In the order in which they are served: live ones before backlog.
+    all: Vec<Stream>,
+    drain: Drain,
+    /// What the backlog has coming, in per cent of a record, for the live records that went before it.
+    credit: u32,
+}
+
+/// The first of the streams that has something to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum First {
+    /// And has it at hand.
+    Ready(usize),
+    /// And is reading it: nothing may pass it.
+    Reading,
+    Nothing,
+}
+
+impl Stream {
+    fn new(buffer: Buffer, backfill: bool) -> Self {
+        Self {
+            reader: buffer.reader(),
+            buffer,
+            backfill,
+            flight: Flight::default(),
+            unsent: VecDeque::new(),
+            losses: LossWatch::default(),
+            sent_high: None,
+        }
+    }
+
+    /// Forgets what it has read and sent.
+    fn clear(&mut self) {
+        self.flight.clear();
+        self.unsent.clear();
+    }
+}
+
+impl Streams {
+    pub(super) fn new(buffer: &Buffer, drain: Drain) -> Self {
+        let backfills: &[bool] = if drain == Drain::Fifo { &[false] } else { &[false, true] };
+        let all = backfills.iter().map(|backfill| Stream::new(buffer.clone(), *backfill)).collect();
+        Self { all, drain, credit: 0 }
+    }
+
+    pub(super) fn get(&self, at: usize) -> Option<&Stream> {
+        self.all.get(at)
+    }
+
+    /// The link can send (again): nothing is in flight, and everything that is not settled is read anew. More than
+    /// `window` owed records become backlog, where the link is to send live ones first.
+    pub(super) fn begin(&mut self, window: usize) {
+        self.credit = 0;
+        let split = match self.drain {
+            Drain::Fifo => None,
+            Drain::LiveFirst { .. } => Some(u64::try_from(window).unwrap_or(u64::MAX)),
+        };
+        for stream in &mut self.all {
+            stream.clear();
+            let streams = stream.buffer.streams(split.filter(|_| !stream.backfill));
+            match (stream.backfill, streams.backlog) {
+                (true, Some((from, until))) => stream.reader.seek_range(from, until),
+                (true, None) => stream.reader.seek_range(Offset(0), Offset(0)),
+                (false, _) if split.is_some() => stream.reader.seek(streams.live),
+                (false, _) => stream.reader.seek(stream.reader.cursor()),
+            }
+        }
+    }
+
+    /// Whether [`Streams::begin`] would find more than a `window` to be backlog.
+    pub(super) fn is_far_behind(&self, window: usize) -> bool {
+        let window = u64::try_from(window).unwrap_or(u64::MAX);
+        let live = self.all.iter().filter(|stream| !stream.backfill && self.drain != Drain::Fifo);
+        live.map(|stream| stream.buffer.mark().done().saturating_sub(stream.buffer.streams(None).live.0))
+            .any(|owed| owed > window)
+    }
+
+    /// The connection is gone, and what was in flight is unknown.
+    pub(super) fn forget(&mut self) {
+        self.all.iter_mut().for_each(Stream::clear);
+    }
+
+    /// The next records of the first stream that has some, for those that have none at hand. Cancel safe.
+    pub(super) async fn read(&mut self, most: usize) -> (usize, Result<Vec<Record>, Refused>) {
+        let wanting = self.all.iter_mut().enumerate().filter(|(_, stream)| stream.unsent.is_empty());
+        let reads: Vec<_> = wanting
+            .map(|(at, stream)| Box::pin(async move { (at, stream.reader.next(most, READ_BYTES_MAX).await) }))
+            .collect();
+        if reads.is_empty() {
+            return std::future::pending().await;
+        }
+        select_all(reads).await.0
+    }
+
+    /// Takes what was read.
+    pub(super) fn took(&mut self, at: usize, records: Vec<Record>) {
+        if let Some(stream) = self.all.get_mut(at) {
+            stream.unsent.extend(records);
+        }
+    }
+
+    /// The record that goes next, and of which stream it is, with a window of this `size`. `None`: there is nothing to
+    /// send, or what should go first is being read.
+    pub(super) fn pop(&mut self, size: usize) -> Option<(usize, Record)> {
+        let at = self.turn(size)?;
+        let record = self.all.get_mut(at)?.unsent.pop_front()?;
+        Some((at, record))
+    }
+
+    fn turn(&mut self, size: usize) -> Option<usize> {
+        let live = self.first(false);
+        let Drain::LiveFirst { share } = self.drain else {
+            return if let First::Ready(at) = live { Some(at) } else { None };
+        };
+        let taken: usize = self.all.iter().filter(|stream| stream.backfill).map(|stream| stream.flight.span()).sum();
+        let room = taken < (size * usize::from(share) / 100).max(1);
+        let backfill = if room { self.first(true) } else { First::Nothing };
+        let (share, price) = (u32::from(share), 100_u32.saturating_sub(u32::from(share)));
+        match (live, backfill) {
+            (First::Ready(_) | First::Reading, First::Ready(at)) if self.credit >= price => {
+                self.credit -= price;
+                Some(at)
+            }
+            (First::Ready(at), First::Ready(_) | First::Reading) => {
+                self.credit = (self.credit + share).min(100);
+                Some(at)
+            }
+            (First::Ready(at), First::Nothing) | (First::Nothing, First::Ready(at)) => Some(at),
+            (First::Reading, _) | (First::Nothing, First::Reading | First::Nothing) => None,
+        }
+    }
+
+    fn first(&self, backfill: bool) -> First {
+        for (at, stream) in self.all.iter().enumerate().filter(|(_, stream)| stream.backfill == backfill) {
+            if !stream.unsent.is_empty() {
+                return First::Ready(at);
+            }
+            if stream.reader.is_behind() {
+                return First::Reading;
+            }
+        }
+        First::Nothing
+    }
+
+    /// The client had no place for it after all.
+    pub(super) fn put_back(&mut self, at: usize, record: Record) {
+        if let Some(stream) = self.all.get_mut(at) {
+            stream.unsent.push_front(record);
+        }
+    }
+
+    /// It is on its way. Answers whether it was once before.
+    pub(super) fn sent(&mut self, at: usize, record: Record, payload_bytes: u64) -> bool {
+        let Some(stream) = self.all.get_mut(at) else { return false };
+        let again = stream.sent_high >= Some(record.offset);
+        stream.sent_high = stream.sent_high.max(Some(record.offset));
+        stream.flight.push(InFlight::new(record.offset, record.body, payload_bytes));
+        again
+    }
+
+    /// The remote has answered for one: what it was, and of which stream; `None` where nothing waits for this answer.
+    pub(super) fn answer(&mut self, offset: Offset, fate: Fate) -> Option<(usize, InFlight)> {
+        let (at, stream, record) = self.all.iter_mut().enumerate().find_map(|(at, stream)| {
+            let record = stream.flight.answer(offset, fate)?;
+            Some((at, stream, record))
+        })?;
+        stream.losses.answered(offset);
+        Some((at, record))
+    }
+
+    /// Settles, in each stream, what is confirmed with all before it; answers each record's payload bytes. What was
+    /// confirmed behind an open record is not settled yet: if the open one must be sent again, so must they, for the
+    /// last copies to be in order (R10).
+    pub(super) fn settle_delivered(&mut self) -> impl Iterator<Item = u64> + '_ {
+        self.all.iter_mut().flat_map(|stream| {
+            let Stream { flight, buffer, .. } = stream;
+            std::iter::from_fn(move || {
+                let record = flight.next_delivered()?;
+                buffer.settle(record.offset, Outcome::Delivered);
+                Some(record.payload_bytes)
+            })
+        })
+    }
+
+    /// From the oldest unconfirmed to the newest sent, in all streams.
+    pub(super) fn span(&self) -> usize {
+        self.all.iter().map(|stream| stream.flight.span()).sum()
+    }
+
+    /// How many wait for an answer.
+    pub(super) fn open(&self) -> usize {
+        self.all.iter().map(|stream| stream.flight.open()).sum()
+    }
+
+    /// Bytes held for a possible dead letter or resend.
+    pub(super) fn bytes(&self) -> usize {
+        self.all.iter().map(|stream| stream.flight.bytes()).sum()
+    }
+
+    /// Whether nothing is owed, in flight or elsewhere.
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.iter().all(|stream| {
+            stream.flight.open() == 0 && stream.unsent.is_empty() && stream.buffer.stats().ledger.buffered == 0
+        })
+    }
+
+    /// R16: the connection was lost with these in flight. The guilty one, if it is found.
+    pub(super) fn lost(&mut self) -> Option<(usize, InFlight)> {
+        let open = self.open();
+        let mut guilty = None;
+        for (at, stream) in self.all.iter_mut().enumerate() {
+            let Some(head) = stream.flight.head().cloned() else { continue };
+            if stream.losses.lost(head.offset, open) {
+                guilty = Some((at, head));
+            }
+        }
+        guilty
+    }
+
+    /// R16: this record's losses are dealt with.
+    pub(super) fn acquit(&mut self, at: usize, offset: Offset) {
+        if let Some(stream) = self.all.get_mut(at) {
+            stream.losses.answered(offset);
+        }
+    }
+
+    /// R16: whether one record at a time is sent, to find the guilty one.
+    pub(super) fn one_at_a_time(&self) -> bool {
+        self.all.iter().any(|stream| stream.losses.one_at_a_time())
+    }
+}
