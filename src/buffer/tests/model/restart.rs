@@ -107,9 +107,9 @@ impl Run {
         let safe = self.reference.acknowledged;
         let failed = self.bench.shared.stats().failed.is_some();
         let safe = match self.plan.config.sync {
+            SyncMode::Never if end == End::PowerCut => 0,
             SyncMode::Interval(_) | SyncMode::Never if failed => safe.min(synced),
             SyncMode::Interval(_) if end == End::PowerCut => safe.min(synced),
-            SyncMode::Never if end == End::PowerCut => 0,
             _ => safe,
         };
         let unsaved = self.bench.shared.state.lock().tracker.unsaved();
