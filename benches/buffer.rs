@@ -5,7 +5,8 @@
 //! machine that is busy with something else spoils single rounds and not the figure. No test asks for a time; this
 //! program only prints. `docs/performance.md` says how to read it.
 //!
-//! Arguments behind `--`: `quick` (short rounds), `backlog=10GiB` (size of the log that is opened; default 1GiB).
+//! Arguments behind `--`: `quick` (short rounds), `backlog=10GiB` (size of the log that is opened; default 1GiB), `dir=PATH` (the
+//! disk to measure; default: that of `target`).
 
 #![expect(
     clippy::print_stdout,
@@ -22,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use tidegate::buffer::{Admission, Buffer, Compression, Config, Direct, Offset, SyncMode, WhenFull};
+use tidegate::buffer::{Admission, Buffer, Compression, Config, Direct, Offset, Outcome, SyncMode, WhenFull};
 use tidegate::clock;
 use tidegate::hub::Receipt;
 use tidegate::units::ByteSize;
@@ -48,7 +49,8 @@ fn main() {
     let quick = args.iter().any(|arg| arg == "quick");
     let backlog = args.iter().find_map(|arg| arg.strip_prefix("backlog=")).unwrap_or("1GiB");
     let backlog = ByteSize::parse(backlog).unwrap();
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let place = args.iter().find_map(|arg| arg.strip_prefix("dir=")).unwrap_or(env!("CARGO_TARGET_TMPDIR"));
+    let dir = tempfile::tempdir_in(place).unwrap();
     let bench = Bench {
         dir: dir.path().to_owned(),
         runtime: Runtime::new().unwrap(),
@@ -59,6 +61,7 @@ fn main() {
     bench.appends();
     bench.lone_publisher();
     bench.amplification();
+    bench.flash(quick);
     bench.reading();
     bench.opening(backlog);
 }
@@ -117,6 +120,7 @@ impl Bench {
             );
             self.runtime.block_on(buffer.close());
             drop((log, buffer));
+            self.remove("bare");
             self.remove("log");
             self.remove("buffer");
         }
@@ -158,6 +162,7 @@ impl Bench {
             median(alone)
         );
         self.runtime.block_on(buffer.close());
+        self.remove("bare");
         self.remove("lone");
     }
 
@@ -179,6 +184,30 @@ impl Bench {
             println!("{batch:>8} {ours:>8.2} [{whole:.2}]{target}");
             drop(log);
             self.remove("log");
+        }
+    }
+
+    /// Bytes written for each delivered message of a link that keeps up, with `sync: group` and `sync: spill`: messages
+    /// at a steady pace, each acknowledged before the next, a remote that confirms at once.
+    fn flash(&self, quick: bool) {
+        println!("\nbytes written to disk for each delivered message (in brackets: by the whole device)");
+        println!("{:>12} {:>18} {:>18}", "messages/s", "sync: group", "sync: spill");
+        let seconds = if quick { 1 } else { 10 };
+        for pace in [10, 1000] {
+            let [group, spill] = [SyncMode::Group, SyncMode::Spill(Duration::from_secs(2))].map(|sync| {
+                let config = Config { sync, ..self.config("flash") };
+                let (buffer, _) = Buffer::open(config, 1024, clock::system()).unwrap();
+                let (before, device) = (written_by_us(), written_to_device(&self.dir));
+                self.runtime.block_on(deliver(&buffer, pace, seconds));
+                self.runtime.block_on(buffer.close());
+                let delivered = buffer.stats().ledger.delivered as f64;
+                let ours = (written_by_us() - before) as f64 / delivered;
+                let whole = (written_to_device(&self.dir) - device) as f64 / delivered;
+                drop(buffer);
+                self.remove("flash");
+                format!("{ours:.0} [{whole:.0}]")
+            });
+            println!("{pace:>12} {group:>18} {spill:>18}");
         }
     }
 
@@ -288,6 +317,29 @@ async fn publish(buffer: &Buffer) -> Result<Offset, tidegate::hub::Rejected> {
     Ok(offset)
 }
 
+/// Publishes at a steady pace, and confirms what comes out.
+async fn deliver(buffer: &Buffer, pace: u32, seconds: u32) {
+    let messages = u64::from(pace * seconds);
+    let remote = async {
+        let mut reader = buffer.reader();
+        let mut left = messages;
+        while left > 0 {
+            for record in reader.next(64, 1 << 20).await.unwrap() {
+                buffer.settle(record.offset, Outcome::Delivered);
+                left -= 1;
+            }
+        }
+    };
+    let publisher = async {
+        let mut ticks = tokio::time::interval(Duration::from_secs(1) / pace);
+        for _ in 0..messages {
+            ticks.tick().await;
+            publish(buffer).await.unwrap();
+        }
+    };
+    tokio::join!(remote, publisher);
+}
+
 fn append_to_log(log: &mut Direct, batch: usize) -> u64 {
     let body = [7; PAYLOAD];
     for _ in 0..batch {
@@ -301,6 +353,7 @@ fn append_to_log(log: &mut Direct, batch: usize) -> u64 {
 struct Bare {
     dir: PathBuf,
     file: Option<File>,
+    files: u32,
     pos: u64,
     bytes: Vec<u8>,
     batch: u64,
@@ -308,7 +361,14 @@ struct Bare {
 
 impl Bare {
     fn new(dir: &Path, batch: usize) -> Self {
-        Self { dir: dir.to_owned(), file: None, pos: 0, bytes: vec![7; batch * PAYLOAD], batch: batch as u64 }
+        Self {
+            dir: dir.join("bare"),
+            file: None,
+            files: 0,
+            pos: 0,
+            bytes: vec![7; batch * PAYLOAD],
+            batch: batch as u64,
+        }
     }
 
     fn append(&mut self) -> u64 {
@@ -316,8 +376,10 @@ impl Bare {
             self.file = None;
         }
         if self.file.is_none() {
-            let path = self.dir.join("bare");
-            let _first = std::fs::remove_file(&path);
+            // None is deleted before the end, as the log's segments are not: else its pages would be warm and the log's new.
+            self.files += 1;
+            std::fs::create_dir_all(&self.dir).unwrap();
+            let path = self.dir.join(self.files.to_string());
             self.file = Some(OpenOptions::new().write(true).create_new(true).open(path).unwrap());
             self.pos = 0;
         }

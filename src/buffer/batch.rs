@@ -1,6 +1,6 @@
 //! What publishers have staged: encoded records, cut into frames as they come, in memory until they are written.
 
-use bytes::{BufMut, Bytes};
+use bytes::Bytes;
 
 use super::codec::Packer;
 use super::format::{
@@ -8,6 +8,9 @@ use super::format::{
 };
 use super::{Compression, Offset, Record, wide};
 use crate::clock::{Moment, WallMs};
+
+/// Bytes that a batch makes room for before it has any.
+const CAPACITY_MAX: usize = 1 << 20;
 
 /// Records that become one write. All frames of a batch carry the time of its first record; each record its own delta.
 #[derive(Debug, Default)]
@@ -101,6 +104,11 @@ impl Batch {
         disk_bytes(&self.cuts)
     }
 
+    /// How many records it has.
+    pub(super) const fn count(&self) -> u64 {
+        if self.is_empty() { 0 } else { self.next - self.base }
+    }
+
     /// Behind its last record.
     pub(super) const fn next(&self) -> u64 {
         self.next
@@ -146,7 +154,9 @@ impl Batch {
     /// Hands it to the writer.
     pub(super) fn take(&mut self) -> Option<Taken> {
         let at = self.at?;
-        let Self { bytes, cuts, base, next, .. } = std::mem::take(self);
+        // The next one is about as large: it need not grow, and be copied, step by step.
+        let bytes = Vec::with_capacity(self.bytes.len().min(CAPACITY_MAX));
+        let Self { bytes, cuts, base, next, .. } = std::mem::replace(self, Self { bytes, ..Self::default() });
         Some(Taken { base, next, skipped: 0, at, bytes: Bytes::from(bytes), cuts })
     }
 }
@@ -191,9 +201,9 @@ impl Taken {
         }
     }
 
-    /// As it goes to the file.
-    pub(super) fn encode(&self, salt: u32, durable: u64) -> Vec<u8> {
-        let mut out = Vec::with_capacity(usize::try_from(self.bytes()).unwrap_or(0));
+    /// The headers of its frames, one behind the other.
+    pub(super) fn headers(&self, salt: u32, durable: u64) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.cuts.len() * FRAME_HEADER);
         let mut skipped = self.skipped;
         for cut in &self.cuts {
             let raw = self.bytes.get(cut.from..cut.to).unwrap_or_default();
@@ -209,10 +219,21 @@ impl Taken {
                 ..FrameHeader::of(stored, salt, cut.base, cut.count)
             };
             header.encode(salt, &mut out);
-            out.put_slice(stored);
-            out.put_bytes(0, aligned(stored.len()) - stored.len());
         }
         out
+    }
+
+    /// As it goes to the file, behind these headers.
+    pub(super) fn parts<'a>(&'a self, headers: &'a [u8]) -> Vec<&'a [u8]> {
+        const PADDING: &[u8] = &[0; 8];
+        let bodies = self.cuts.iter().map(|cut| match &cut.packed {
+            Some((_, packed)) => packed,
+            None => self.bytes.get(cut.from..cut.to).unwrap_or_default(),
+        });
+        let frames = headers.chunks(FRAME_HEADER).zip(bodies).flat_map(|(header, body)| {
+            [header, body, PADDING.get(..aligned(body.len()) - body.len()).unwrap_or_default()]
+        });
+        frames.filter(|part| !part.is_empty()).collect()
     }
 
     /// Its frames, and how long each is in the file.

@@ -25,6 +25,9 @@ const CURSOR_SYNC: Duration = Duration::from_secs(1);
 /// The same where nothing on disk is owed, so that no record can be repeated (`sync: spill`): only a power cut forgets so
 /// much of the ledger, and flash is spared.
 const CURSOR_SYNC_IDLE: Duration = Duration::from_secs(60);
+/// The writer waits for publishers to come back for at most this part of the time that a commit takes.
+const GATHER_PART: u32 = 4;
+const GATHER_LOOKS_MAX: usize = 10_000;
 /// How often a full disk is tried again, and `min_free` and `max_age` are looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// How often the age of what is kept is looked at, at the latest.
@@ -88,6 +91,16 @@ pub(super) struct Log {
     /// Taken, and not written because the disk was full; in order.
     pub(super) held: VecDeque<Taken>,
     pub(super) packer: Packer,
+    pub(super) pace: Pace,
+}
+
+/// What the last commit was like, for a log with a thread of its own.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    /// Its records may be awaited: there is a thread that does nothing else.
+    pub(super) patient: bool,
+    records: u64,
+    took: Duration,
 }
 
 /// When what was last done.
@@ -207,12 +220,40 @@ impl Log {
     }
 
     fn take_staged(&mut self) -> Option<Taken> {
-        let mut batch = if self.spills() { self.take_spilled()? } else { self.shared.state.lock().staged.take()? };
+        let mut batch = if self.spills() {
+            self.take_spilled()?
+        } else {
+            self.gather();
+            self.shared.state.lock().staged.take()?
+        };
         self.shared.state.lock().in_write = batch.bytes();
         batch.skipped = batch.base.saturating_sub(self.taken);
         self.taken = batch.next;
         batch.pack(&mut self.packer);
         Some(batch)
+    }
+
+    /// Publishers that wait for each acknowledgement come back one by one after a commit; were the first one's record
+    /// written at once, all others would wait for that sync and the next. So while fewer are there than last time, and more come, the
+    /// writer waits for them, for a part of the time that a commit takes. A lone publisher is waited for by nobody.
+    fn gather(&self) {
+        let Pace { patient: true, records, took } = self.pace else { return };
+        let (limit, idle) = (took / GATHER_PART, took / GATHER_PART / 2);
+        let began = self.shared.now();
+        let (mut seen, mut moved) = (0, began);
+        // The clock may stand still (in tests).
+        for _ in 0..GATHER_LOOKS_MAX {
+            let staged = self.shared.state.lock().staged.count();
+            let now = self.shared.now();
+            if staged > seen {
+                (seen, moved) = (staged, now);
+            }
+            let over = now.saturating_duration_since(began) >= limit || now.saturating_duration_since(moved) >= idle;
+            if staged == 0 || staged >= records || over {
+                return;
+            }
+            std::thread::yield_now();
+        }
     }
 
     /// What the remote has not confirmed in time.
@@ -236,8 +277,13 @@ impl Log {
 
     /// `false`: it has to wait for space.
     fn store(&mut self, batch: Taken) -> bool {
+        let began = self.shared.now();
         match self.write_and_sync(&batch) {
-            Ok(()) => true,
+            Ok(()) => {
+                self.pace.records = batch.next - batch.base;
+                self.pace.took = self.shared.now().saturating_duration_since(began);
+                true
+            }
             Err(Trouble::NoSpace) => {
                 self.hold(vec![batch]);
                 false
@@ -328,8 +374,9 @@ impl Log {
             self.make_segment(batch.from())?;
         }
         let Some(active) = &mut self.active else { return Err(Trouble::Broken("no segment".to_owned())) };
-        let bytes = batch.encode(active.salt, self.synced);
-        if let Err(error) = active.file.write_at(&bytes, active.len) {
+        let headers = batch.headers(active.salt, self.synced);
+        let parts = batch.parts(&headers);
+        if let Err(error) = active.file.write_parts_at(&parts, active.len) {
             let cut = active.file.set_len(active.len);
             let trouble = Trouble::of("write", &error);
             return Err(match cut {
@@ -337,7 +384,7 @@ impl Log {
                 Err(error) => Trouble::Broken(format!("write, and then cutting the file: {error}")),
             });
         }
-        active.len += wide(bytes.len());
+        active.len += parts.iter().map(|part| wide(part.len())).sum::<u64>();
         Ok(())
     }
 

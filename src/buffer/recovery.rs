@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::codec::Packer;
 use super::cursor::Tracker;
 use super::format::{FRAME_HEADER, FrameHeader, HeaderRead, SEGMENT_HEADER, SegmentHeader};
-use super::log::{Identity, Log, RESERVE, Upkeep, footer_of};
+use super::log::{Identity, Log, Pace, RESERVE, Upkeep, footer_of};
 use super::retention::Retention;
 use super::scan::FrameScan;
 use super::segment::{Point, Segment};
@@ -141,6 +141,7 @@ fn assemble(parts: Parts<'_>, segments: VecDeque<Known>, tracker: Tracker, next:
         unsynced: Vec::new(),
         held: VecDeque::new(),
         packer: Packer::new(parts.config.compress),
+        pace: Pace::default(),
     }
 }
 

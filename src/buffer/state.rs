@@ -451,20 +451,25 @@ impl Shared {
 
     /// Stages one record with a permit of `need`.
     pub(super) fn append(&self, need: u64, parts: &[&[u8]], expires: Option<WallMs>) -> Offset {
-        let now = self.clock.moment();
         let mut state = self.state.lock();
         let state = &mut *state;
         let offset = state.next;
         state.next += 1;
         state.granted -= need;
         if state.spill.is_some() {
-            self.append_to_spill(state, offset, parts, expires, now);
+            self.append_to_spill(state, offset, parts, expires, self.clock.moment());
             return Offset(offset);
         }
-        let first = state.staged.is_empty();
-        state.staged.push(offset, parts, expires, now);
-        if first {
-            self.poke_locked(state);
+        // A batch has the time of its first record by all clocks, its records their distance from it by one.
+        match state.staged.at() {
+            Some(first) => {
+                let now = Moment { wall: self.clock.wall(), ..first };
+                state.staged.push(offset, parts, expires, now);
+            }
+            None => {
+                state.staged.push(offset, parts, expires, self.clock.moment());
+                self.poke_locked(state);
+            }
         }
         Offset(offset)
     }

@@ -4,9 +4,14 @@
 use std::any::Any;
 use std::fmt::Debug;
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+
+/// Bytes up to which parts are joined before they are written.
+const PARTS_COPIED: usize = 64 << 10;
+/// What Linux takes in one call (`IOV_MAX`).
+const PARTS_AT_ONCE: usize = 1024;
 
 /// Room on the file system, in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +52,10 @@ pub(super) trait Handle: Send + Sync + Debug {
     fn read_at(&self, buf: &mut [u8], pos: u64) -> io::Result<usize>;
     /// Writes all.
     fn write_at(&self, bytes: &[u8], pos: u64) -> io::Result<()>;
+    /// Writes all parts, one behind the other.
+    fn write_parts_at(&self, parts: &[&[u8]], pos: u64) -> io::Result<()> {
+        self.write_at(&parts.concat(), pos)
+    }
     /// Cuts (or extends).
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Makes the contents durable (fdatasync).
@@ -178,6 +187,30 @@ impl Handle for File {
 
     fn write_at(&self, bytes: &[u8], pos: u64) -> io::Result<()> {
         self.write_all_at(bytes, pos)
+    }
+
+    fn write_parts_at(&self, parts: &[&[u8]], mut pos: u64) -> io::Result<()> {
+        // Little is copied faster than it is described to the kernel.
+        if parts.iter().map(|part| part.len()).sum::<usize>() <= PARTS_COPIED {
+            return Handle::write_at(self, &parts.concat(), pos);
+        }
+        for group in parts.chunks(PARTS_AT_ONCE) {
+            let mut slices: Vec<IoSlice<'_>> = group.iter().map(|part| IoSlice::new(part)).collect();
+            let mut left = slices.as_mut_slice();
+            while !left.is_empty() {
+                let at = i64::try_from(pos).map_err(io::Error::other)?;
+                match nix::sys::uio::pwritev(self, left, at) {
+                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                    Ok(written) => {
+                        pos += super::wide(written);
+                        IoSlice::advance_slices(&mut left, written);
+                    }
+                    Err(nix::errno::Errno::EINTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
