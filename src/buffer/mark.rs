@@ -203,7 +203,7 @@ impl Mark {
     /// Everything below is durable.
     #[must_use]
     pub fn done(&self) -> u64 {
-        self.0.borrow().done
+        self.line.done.load(Ordering::Acquire)
     }
 
     /// Waits for any change since this was last asked. `false` when the log is gone.
