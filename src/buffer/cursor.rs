@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Buf, BufMut};
 
+use super::offline::Ranges;
 use super::{Ledger, Outcome};
 
 /// Holes that are saved at most: what fits a slot.
@@ -79,6 +80,8 @@ pub(super) struct Tracker {
     /// Records that were taken and dropped without a number (`drop_newest`).
     unnumbered: u64,
     dropped: VecDeque<(u64, u64)>,
+    /// Dead letters that were sent again: each took a new number, and is no new record.
+    returned: u64,
     /// Confirmations since the last save.
     unsaved: u64,
     /// Whether anything changed since the last save.
@@ -181,6 +184,29 @@ impl Tracker {
     /// Whether the record is still owed: not settled, not dropped, not in a hole.
     pub(super) fn is_owed(&self, offset: u64) -> bool {
         offset >= self.floor && !self.settled.contains_key(&offset) && self.gone_at(offset).is_none()
+    }
+
+    /// Dead letters that were sent again, as far as they are accounted for.
+    pub(super) const fn returned(&self) -> u64 {
+        self.returned
+    }
+
+    /// `total` dead letters were sent again until now: each is owed once more under a new number, and `accepted` stays (R7).
+    pub(super) fn return_letters(&mut self, total: u64) {
+        let more = total.saturating_sub(self.returned);
+        let known = more.min(self.counts.dead_lettered);
+        self.counts.dead_lettered -= known;
+        self.skipped += known;
+        self.returned += more;
+        self.changed |= more > 0;
+    }
+
+    /// The records below `next` that are still owed: what the files have to hold.
+    pub(super) fn owed_below(&self, next: u64) -> Ranges {
+        let mut owed = Ranges::one(self.floor, next);
+        let holes = self.holes.iter().map(|(from, to)| (*from, *to));
+        holes.chain(self.streamed_ranges()).for_each(|(from, to)| owed.remove(from, to));
+        owed
     }
 
     #[cfg(test)]
@@ -409,6 +435,7 @@ impl Tracker {
             out.put_u64_le(stream.start);
             out.put_u64_le(stream.pos);
         }
+        out.put_u64_le(self.returned);
         out
     }
 
@@ -445,6 +472,7 @@ impl Tracker {
             tracker.hole_records = tracker.hole_records.saturating_add(to - from);
         }
         tracker.streams = decode_streams(&mut bytes, floor)?;
+        tracker.returned = bytes.try_get_u64_le().unwrap_or(0);
         Some((tracker, durable))
     }
 }

@@ -137,8 +137,8 @@ pub fn letters(data: &[u8]) -> Found {
     let file = Memory(Bytes::copy_from_slice(data));
     let (mut at, mut found) = (0, Found::default());
     while at < wide(data.len()) {
-        match dead_letters::read_letter(&file, at, wide(data.len())) {
-            Ok(Some((_, size))) => {
+        match dead_letters::row_len(&file, at, wide(data.len())) {
+            Ok(Some(size)) => {
                 found.parts += 1;
                 at += wide(aligned(size));
             }

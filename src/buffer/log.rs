@@ -633,6 +633,7 @@ impl Log {
             self.upkeep.cursor_unsynced = false;
             self.upkeep.cursor_floor = passed.floor();
             self.upkeep.cursor_synced = self.shared.now();
+            self.shared.saved.send_replace(floor);
         }
         Ok(passed)
     }

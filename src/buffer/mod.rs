@@ -18,6 +18,7 @@
 //! meta, cursors           two slots each (module `slots`): identity and reserved numbers; cursor, streams and ledger (R7)
 //! <20-digit base>.seg     header (64 B), frames, and when it is complete a footer (module `format`)
 //! dead-letters/letters    what the remote refused (module `dead_letters`)
+//! accepted-damage.json    damage that the operator has said is known (module `offline`)
 //! ```
 //! A frame is one group commit or a part of it. Its checksums are seeded with the segment's salt, so that no payload can
 //! forge a frame; it says how far the log was durable when it was written, by which recovery tells damage from a torn
@@ -140,6 +141,7 @@ pub mod fuzzing;
 mod history;
 mod log;
 pub mod mark;
+pub mod offline;
 mod reader;
 mod recovery;
 mod retention;
@@ -151,7 +153,7 @@ mod state;
 mod storage;
 mod writer;
 
-pub use dead_letters::{DeadLetter, DeadLetters};
+pub use dead_letters::{DeadLetter, DeadLetters, SendError};
 pub use direct::Direct;
 pub use history::History;
 pub use mark::{Mark, MarkSender, Progress, Rejected};
@@ -163,7 +165,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use self::state::{Shared, Verdict};
 use self::storage::Storage;
@@ -296,7 +298,7 @@ pub struct Recovery {
 }
 
 /// Promise 3 in numbers: `accepted = delivered + buffered + dropped + expired + dead_lettered`, across restarts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
     /// Records taken.
     pub accepted: u64,
@@ -326,17 +328,20 @@ impl Ledger {
     /// Whether the equation holds.
     #[must_use]
     pub const fn balances(&self) -> bool {
-        // Figures that were read from a file may be anything.
-        let owed = self
-            .delivered
+        self.accepted == self.accounted()
+    }
+
+    /// The right side of the equation. Figures that were read from a file may be anything.
+    #[must_use]
+    pub const fn accounted(&self) -> u64 {
+        self.delivered
             .saturating_add(self.buffered)
             .saturating_add(self.dropped_when_full)
             .saturating_add(self.dropped_age)
             .saturating_add(self.dropped_damaged)
             .saturating_add(self.dropped_min_free)
             .saturating_add(self.expired)
-            .saturating_add(self.dead_lettered);
-        self.accepted == owed
+            .saturating_add(self.dead_lettered)
     }
 }
 
@@ -446,6 +451,7 @@ pub struct Buffer {
 struct Inner {
     shared: Arc<Shared>,
     storage: Arc<dyn Storage>,
+    dir: PathBuf,
     dead_letters: DeadLetters,
     id: String,
 }
@@ -477,10 +483,11 @@ impl Buffer {
         let (dead_letters, notes) = DeadLetters::open(Arc::clone(&storage), &config.dir).map_err(failed)?;
         recovery.notes.extend(notes);
         let shared = Arc::clone(&log.shared);
+        dead_letters.resume(&*storage, &shared).map_err(failed)?;
         let id = log.id();
         let name = config.dir.file_name().map_or_else(|| id.clone(), |name| name.to_string_lossy().into_owned());
         writer::start(log, &name).map_err(failed)?;
-        Ok((Self { inner: Arc::new(Inner { shared, storage, dead_letters, id }) }, recovery))
+        Ok((Self { inner: Arc::new(Inner { shared, storage, dir: config.dir.clone(), dead_letters, id }) }, recovery))
     }
 
     /// Asks for room for `bytes` (R5: all targets are asked before any is appended to). With `when_full: block` this

@@ -15,6 +15,7 @@ use super::codec::Packer;
 use super::cursor::Tracker;
 use super::format::{FRAME_HEADER, FrameHeader, HeaderRead, SEGMENT_HEADER, SegmentHeader};
 use super::log::{Identity, Log, Pace, RESERVE, Upkeep, footer_of};
+use super::offline::ACCEPTED;
 use super::retention::Retention;
 use super::scan::FrameScan;
 use super::segment::{Point, Segment};
@@ -28,7 +29,7 @@ use crate::buffer::format::FORMAT;
 use crate::clock::{Clock, Moment};
 
 /// Footers larger than this are not believed in.
-const FOOTER_MAX: u64 = 64 << 10;
+pub(super) const FOOTER_MAX: u64 = 64 << 10;
 /// Bytes that are written over themselves at once.
 const PIECE: usize = 1 << 20;
 
@@ -226,7 +227,7 @@ impl Finding<'_> {
             let base = digits.and_then(|digits| digits.parse().ok());
             match base {
                 Some(base) => files.push(Listed { path: dir.join(&name), base, salt: None, boot: 0 }),
-                None if ["LOCK", "meta", "cursors", "dead-letters"].contains(&name.as_str()) => {}
+                None if ["LOCK", "meta", "cursors", "dead-letters", ACCEPTED].contains(&name.as_str()) => {}
                 None => {
                     self.note(format!("{}: not a file of this buffer; it is left alone", dir.join(&name).display()));
                 }
@@ -433,7 +434,7 @@ impl Finding<'_> {
 }
 
 /// The salt of a segment whose header is damaged, from `meta`: the one that its first sound frame agrees with.
-fn guess_salt(handle: &dyn Handle, base: u64, identity: &Identity) -> Option<u32> {
+pub(super) fn guess_salt(handle: &dyn Handle, base: u64, identity: &Identity) -> Option<u32> {
     let first = read_past_bad_pages(handle, wide(SEGMENT_HEADER), 64 << 10).ok()?;
     (0..=identity.epoch).rev().take(1_000).map(|epoch| identity.salt(base, epoch)).find(|salt| {
         (0..first.len())

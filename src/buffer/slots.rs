@@ -43,6 +43,47 @@ pub(super) enum Held {
     Later(u16),
 }
 
+/// What a slot file looks like to one who only reads it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Look {
+    /// The file is there.
+    pub(super) exists: bool,
+    /// Slots that are sound.
+    pub(super) sound: u64,
+    /// Slots that hold something and do not check: torn by a power cut, or damaged.
+    pub(super) unsound: u64,
+    /// Of the newest sound slot.
+    pub(super) generation: u64,
+    /// A sound slot of a later format.
+    pub(super) later: Option<u16>,
+}
+
+/// Reads the newest sound payload and changes nothing.
+pub(super) fn look(storage: &dyn Storage, path: &Path) -> io::Result<(Look, Option<Vec<u8>>)> {
+    let file = match storage.open_to_read(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((Look::default(), None)),
+        Err(error) => return Err(error),
+    };
+    let bytes = read_up_to(&*file, 0, SLOT * 2)?;
+    let mut look = Look { exists: true, ..Look::default() };
+    let mut newest = None;
+    for slot in bytes.chunks(SLOT) {
+        match decode(slot) {
+            Some((version, _, _)) if version > FORMAT => look.later = Some(version),
+            Some((_, generation, payload)) => {
+                look.sound += 1;
+                if generation > look.generation {
+                    look.generation = generation;
+                    newest = Some(payload.to_vec());
+                }
+            }
+            None => look.unsound += u64::from(slot.iter().any(|byte| *byte != 0)),
+        }
+    }
+    Ok((look, newest))
+}
+
 impl Slots {
     /// Opens or makes the file.
     pub(super) fn open(storage: &dyn Storage, path: &Path) -> io::Result<(Self, Held)> {

@@ -356,6 +356,8 @@ pub(super) struct Shared {
     pub(super) closed: watch::Sender<bool>,
     /// The writer has ended.
     pub(super) ended: watch::Sender<bool>,
+    /// The cursor that was synced last.
+    pub(super) saved: watch::Sender<u64>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) limits: Limits,
 }
@@ -370,6 +372,7 @@ impl Shared {
             room: watch::Sender::new(0),
             closed: watch::Sender::new(false),
             ended: watch::Sender::new(false),
+            saved: watch::Sender::new(0),
             clock,
             limits,
         }
@@ -382,6 +385,11 @@ impl Shared {
 
     /// Decides one offer, by the rules that stand beside [`Refused`], [`WhenFull`] and R4.
     pub(super) fn judge(&self, bytes: usize) -> Verdict {
+        self.judge_by(self.limits.when_full, bytes)
+    }
+
+    /// The same by another policy than the link's.
+    pub(super) fn judge_by(&self, policy: WhenFull, bytes: usize) -> Verdict {
         let need = Self::need(bytes);
         let mut state = self.state.lock();
         let state = &mut *state;
@@ -391,10 +399,9 @@ impl Shared {
         if state.closing {
             return Verdict::Refused(Refused::Closed);
         }
-        let policy = self.limits.when_full;
         // It would not fit if everything else went.
         if need.saturating_mul(2) > self.limits.max_size || bytes >= super::format::FRAME_BODY_MAX - 64 {
-            return self.turn_away(state, Drop::WhenFull);
+            return self.turn_away(state, policy, Drop::WhenFull);
         }
         let staged = state.staged_bytes();
         // Room that is granted counts little here: its holder may be waiting for another link.
@@ -429,12 +436,11 @@ impl Shared {
                 Verdict::Wait
             }
             WhenFull::Block => Verdict::Wait,
-            WhenFull::DropNewest | WhenFull::Reject | WhenFull::DropOldest => self.turn_away(state, why),
+            WhenFull::DropNewest | WhenFull::Reject | WhenFull::DropOldest => self.turn_away(state, policy, why),
         }
     }
 
-    fn turn_away(&self, state: &mut State, why: Drop) -> Verdict {
-        let policy = self.limits.when_full;
+    fn turn_away(&self, state: &mut State, policy: WhenFull, why: Drop) -> Verdict {
         state.turned_away.note(self.clock.now(), policy, why);
         if policy == WhenFull::DropNewest {
             state.tracker.drop_unnumbered(why);
@@ -531,6 +537,13 @@ impl Shared {
             backlog: end.map(|end| (Offset(state.tracker.floor()), Offset(end))),
             live: Offset(state.tracker.live()),
         }
+    }
+
+    /// So many dead letters were sent again, in all: their records are owed once more (R7).
+    pub(super) fn account_sent(&self, total: u64) {
+        let mut state = self.state.lock();
+        state.tracker.return_letters(total);
+        self.poke_locked(&mut state);
     }
 
     /// Takes note of damage that the reader met in `[from, to)`.

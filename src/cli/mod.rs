@@ -1,8 +1,10 @@
 //! What the operator types. Commands only parse, call, and print: what they do is in the modules that they call.
 //! Errors here are for people: one line on standard error, and an exit code for scripts ([`Exit`]).
 
+mod audit;
 pub mod check;
 mod client;
+mod dead_letters;
 mod demo;
 mod exit;
 mod out;
@@ -60,6 +62,10 @@ enum Command {
     Status(status::Args),
     /// Send again what a link's buffer still holds, delivered or not: by time, offset and topic, to the same link or another
     Replay(replay::Args),
+    /// Prove from the files that every message is accounted for: exit code 1 on any gap, or damage that is not known
+    Audit(audit::Args),
+    /// What a remote refused for good: list, show, send again, drop
+    DeadLetters(dead_letters::Args),
     /// Show the promise live: two sites, a line that fails, a gateway that is killed, and no message lost
     Demo(demo::Args),
 }
@@ -93,6 +99,8 @@ fn dispatch(cli: &Cli) -> Outcome {
         }
         Command::Status(args) => ask_for_status(args, &config_file(cli.config.as_deref())?),
         Command::Replay(args) => replay::replay(args, &load(&config_file(cli.config.as_deref())?)?.0.data_dir),
+        Command::Audit(args) => audit::audit(args, &data_dir(&config_file(cli.config.as_deref())?)?),
+        Command::DeadLetters(args) => dead_letters::dead_letters(args, &config_file(cli.config.as_deref())?),
         Command::Demo(args) if cli.config.is_none() => demo::demo(args),
         Command::Demo(_) => {
             let wrong = anyhow::anyhow!("`demo` brings its own configuration: leave out -c");
@@ -134,6 +142,12 @@ fn ask_for_status(args: &status::Args, file: &Path) -> Outcome {
         failure.note(format!("{file} has mistakes ({summary}): `tidegate check {file}` shows them"));
     }
     outcome
+}
+
+/// The data folder of a configuration, which needs no secrets and may have mistakes elsewhere.
+fn data_dir(file: &Path) -> Result<PathBuf, Failure> {
+    let report = config::check(file, &Env::real());
+    report.data_dir.ok_or_else(|| unusable(file, &report.diagnostics))
 }
 
 fn unusable(file: &Path, mistakes: &[config::Diagnostic]) -> Failure {

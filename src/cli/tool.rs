@@ -1,4 +1,4 @@
-//! What the operator's tools share.
+//! What the operator's tools share: on the files where no gateway runs, through the admin socket where one does.
 
 use std::path::Path;
 
@@ -8,6 +8,18 @@ use serde_json::Value;
 use super::client;
 use super::exit::{Exit, Failure};
 use super::out;
+use crate::gateway::offline::{Locked, ToolError};
+
+impl From<ToolError> for Failure {
+    fn from(error: ToolError) -> Self {
+        Self { code: error.exit_code(), error: error.into() }
+    }
+}
+
+/// The data folder, locked; `None`: a gateway runs, and is to be asked.
+pub(crate) fn lock(data_dir: &Path) -> Result<Option<Locked>, Failure> {
+    Ok(Locked::take(data_dir)?)
+}
 
 /// Asks the running gateway.
 pub(crate) async fn ask<T: for<'a> serde::Deserialize<'a>>(

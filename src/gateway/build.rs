@@ -134,7 +134,7 @@ impl Gateway {
     }
 }
 
-fn lock_data(dir: &Path) -> Result<File, BuildError> {
+pub(super) fn lock_data(dir: &Path) -> Result<File, BuildError> {
     let data = |path: &Path, error| BuildError::Data { path: path.to_owned(), error };
     fs::create_dir_all(dir).map_err(|error| data(dir, error))?;
     let path = dir.join("LOCK");

@@ -9,13 +9,16 @@
 mod announce;
 mod build;
 mod commands;
+pub mod offline;
 mod rename;
 mod replay;
 mod run;
+mod shown;
 mod status;
 
 pub use build::BuildError;
 pub use run::RunError;
+pub use shown::{Letter, ShownMessage, ShownRecord};
 
 use std::fs::File;
 use std::net::SocketAddr;

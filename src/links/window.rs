@@ -106,6 +106,11 @@ impl Flight {
         self.records.front().map(|record| record.offset)
     }
 
+    /// All that would be sent again if the connection were lost now.
+    pub(super) fn offsets(&self) -> impl Iterator<Item = Offset> + '_ {
+        self.records.iter().filter(|record| record.fate != Some(Fate::Elsewhere)).map(|record| record.offset)
+    }
+
     /// Forgets all: the connection is gone, or everything is to be sent again.
     pub(super) fn clear(&mut self) {
         *self = Self::default();

@@ -29,3 +29,5 @@ mod refusals;
 mod replay;
 #[cfg(test)]
 mod sessions;
+#[cfg(test)]
+mod tools;

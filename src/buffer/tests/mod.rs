@@ -18,6 +18,7 @@ mod kept;
 mod limits;
 mod matrix;
 mod model;
+mod offline;
 mod skips;
 mod spill;
 mod spill_model;

@@ -38,6 +38,8 @@ impl Reference {
         assert_eq!(bench.recovery.damaged, [], "seed {seed}");
         let out_of_order = bench.shared.state.lock().tracker.settled_out_of_order();
         assert_eq!(ledger.buffered, read.len() as u64 + out_of_order, "seed {seed}");
+        let audit = super::offline::audit(&bench.disk);
+        assert!(audit.ok && audit.gap == 0, "seed {seed}: {audit:?}");
     }
 }
 

@@ -20,7 +20,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::backoff::Backoff;
-use super::super::refusal::{LOSSES_AT_ONE_HEAD_MAX, RefusalRun, Verdict};
+use super::super::refusal::{RefusalRun, Verdict};
 use super::super::window::{Fate, Window};
 use super::super::{Answer, Drain, LinkError, Outgoing, Sent, Sink, SinkConnection};
 use super::Common;
@@ -363,10 +363,11 @@ impl<S: Sink> SinkRunner<S> {
         now: Moment,
     ) -> Result<(), LinkError> {
         let Some(stream) = self.streams.get(at) else { return Ok(()) };
+        let before = self.streams.tries(at, record.offset);
         let mut envelope = match Envelope::decode(record.body.clone()) {
             Ok(envelope) => envelope,
             Err(error) => {
-                self.dead_letter(at, record.offset, record.body, format!("damaged record: {error}"), 0);
+                self.dead_letter(at, record.offset, record.body, format!("damaged record: {error}"), before);
                 return Ok(());
             }
         };
@@ -392,7 +393,7 @@ impl<S: Sink> SinkRunner<S> {
                 self.on.queue_full = true;
                 self.streams.put_back(at, record);
             }
-            Sent::Refused(reason) => self.dead_letter(at, record.offset, record.body, reason, 0),
+            Sent::Refused(reason) => self.dead_letter(at, record.offset, record.body, reason, before),
         }
         Ok(())
     }
@@ -447,7 +448,10 @@ impl<S: Sink> SinkRunner<S> {
         let Some((at, record)) = self.streams.answer(offset, fate) else { return };
         self.stalled = false;
         match self.refusals.refused() {
-            Verdict::DeadLetter => self.dead_letter(at, offset, record.body, reason, 1),
+            Verdict::DeadLetter => {
+                let attempts = self.streams.tries(at, offset) + 1;
+                self.dead_letter(at, offset, record.body, reason, attempts);
+            }
             Verdict::Keep => {
                 let pause = self.common.timing.misconfigured_delay;
                 self.send_again_from(offset, pause, reason);
@@ -533,7 +537,8 @@ impl<S: Sink> SinkRunner<S> {
             Verdict::Keep => return LinkError::Misconfigured(reason),
             Verdict::DeadLetter => {}
         }
-        self.dead_letter(at, head.offset, head.body, reason, LOSSES_AT_ONE_HEAD_MAX);
+        let attempts = self.streams.tries(at, head.offset);
+        self.dead_letter(at, head.offset, head.body, reason, attempts);
         self.write_letters().await;
         self.streams.acquit(at, head.offset);
         self.window.restart();

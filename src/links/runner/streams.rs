@@ -13,7 +13,7 @@
 //! live records leave free it may use within its part of the window, so it comes to an end on any line that is not
 //! full for ever.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use futures_util::future::select_all;
 
@@ -38,6 +38,8 @@ pub(super) struct Stream {
     losses: LossWatch,
     /// The highest offset ever sent in this process: what is sent at or below it again counts as resent.
     sent_high: Option<Offset>,
+    /// How often records that are not settled were put on their way before, where they were.
+    tries: BTreeMap<Offset, u32>,
 }
 
 /// See the module.
@@ -70,11 +72,15 @@ impl Stream {
             unsent: VecDeque::new(),
             losses: LossWatch::default(),
             sent_high: None,
+            tries: BTreeMap::new(),
         }
     }
 
     /// Forgets what it has read and sent.
     fn clear(&mut self) {
+        for offset in self.flight.offsets() {
+            *self.tries.entry(offset).or_default() += 1;
+        }
         self.flight.clear();
         self.unsent.clear();
     }
@@ -101,6 +107,8 @@ impl Streams {
         };
         for stream in &mut self.all {
             stream.clear();
+            // What is settled is not tried again.
+            stream.tries = stream.tries.split_off(&stream.reader.cursor());
             let streams = stream.buffer.streams(split.filter(|_| !stream.backfill));
             match (stream.backfill, streams.backlog) {
                 (true, Some((from, until))) => stream.reader.seek_range(from, until),
@@ -141,6 +149,11 @@ impl Streams {
         if let Some(stream) = self.all.get_mut(at) {
             stream.unsent.extend(records);
         }
+    }
+
+    /// How often a record was put on its way before the present connection.
+    pub(super) fn tries(&self, at: usize, offset: Offset) -> u32 {
+        self.all.get(at).and_then(|stream| stream.tries.get(&offset)).copied().unwrap_or(0)
     }
 
     /// The record that goes next, and of which stream it is, with a window of this `size`. `None`: there is nothing to

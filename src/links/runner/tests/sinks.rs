@@ -244,10 +244,10 @@ async fn r15_a_refused_record_is_a_dead_letter_and_the_others_go_on() {
     running.append_many(10).await;
     running.drained().await;
     let letters = running.letters();
-    let told = letters.iter().map(|letter| (letter.offset.0, &*letter.reason)).collect::<Vec<_>>();
-    assert_eq!(told, [(3, "not authorised"), (5, "too large")]);
+    let told = letters.iter().map(|letter| (letter.offset.0, &*letter.reason, letter.attempts)).collect::<Vec<_>>();
+    assert_eq!(told, [(3, "not authorised", 1), (5, "too large", 0)]);
     let shown = running.state(LinkState::Online).await.last_dead_letter;
-    assert!(told.iter().any(|(_, reason)| shown.as_deref() == Some(*reason)), "{shown:?}");
+    assert!(told.iter().any(|(_, reason, _)| shown.as_deref() == Some(*reason)), "{shown:?}");
     assert_eq!(running.buffer.stats().ledger.dead_lettered, 2);
     running.stop().await;
 }
@@ -303,6 +303,8 @@ async fn r16_the_record_that_kills_connections_is_found_and_the_others_are_deliv
     assert_eq!(letters.len(), 1);
     assert_eq!(letters[0].offset, Offset(7));
     assert!(letters[0].reason.starts_with("connection lost at this message 3 times"), "{}", letters[0].reason);
+    let sent = remote.sent().iter().filter(|offset| **offset == 7).count();
+    assert_eq!(usize::try_from(letters[0].attempts), Ok(sent), "as often as it was put on its way");
     assert_eq!(running.buffer.stats().ledger.delivered, 29);
     running.stop().await;
 }

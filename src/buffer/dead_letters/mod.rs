@@ -1,0 +1,473 @@
+//! The dead-letter log of one link: what the remote refused for good, with the reason. One file, appended and synced
+//! row by row; a letter is keyed by its record's offset, so that a crash between the letter and the cursor doubles nothing
+//! (R15). Refusals are rare; one that is not becomes `misconfigured` (R15), so one sync a letter is enough.
+//!
+//! # On disk
+//! `dead-letters/letters` is a row of letters:
+//! `magic:u32 len:u32 crc:u32 attempts:u32 offset:u64 time_ms:u64 reason_len:u32 zero:u32 reason body padding`, where
+//! `len` counts what follows the first 12 bytes, without the padding to 8 bytes, and `crc` is over those; and of fates with
+//! the same first 12 bytes, which say what became of a letter.
+//!
+//! # Sending again
+//! `Sending` is synced, the record is appended to the log and synced, `Sent` is synced; then the letter is gone and the
+//! ledger moves its record from `dead_lettered` back to `buffered` (R7). After a kill in between, the next start looks for
+//! the record in the log from where `Sending` says, and finishes or takes back. So no letter is lost; one comes twice only
+//! if its record was delivered and its segment deleted before `Sent` was durable.
+//!
+//! # Space
+//! What is gone stays in the file until half of it is; then the rest is written into a new file that takes its place.
+
+mod row;
+mod sending;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use self::row::{Fate, Row};
+use super::format::aligned;
+use super::storage::{Handle, Storage, is_no_space};
+use super::{Offset, Refused, wide};
+use crate::clock::WallMs;
+
+pub use sending::SendError;
+
+/// Bytes of letters at most: far more than a person reads, little enough to keep beside the log.
+const BYTES_MAX: u64 = 64 << 20;
+/// So many bytes of what is gone are not worth writing the file anew.
+const GONE_BYTES_MIN: u64 = 1 << 20;
+
+/// A record that the remote refused for good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Its offset in the link's log: the key, so that a crash does not double it (R15).
+    pub offset: Offset,
+    /// When it was refused.
+    pub time: WallMs,
+    /// In the remote's words.
+    pub reason: String,
+    /// How often it was put on its way to the remote since the gateway's start, the refused time included; 0: never, since
+    /// it cannot be sent at all.
+    pub attempts: u32,
+    /// The record's body.
+    pub body: Bytes,
+}
+
+/// The dead-letter log of one link, in its folder beneath the link's.
+#[derive(Debug)]
+pub struct DeadLetters {
+    letters: Arc<Mutex<Letters>>,
+    /// One is sent again at a time.
+    sending: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug)]
+struct Letters {
+    storage: Arc<dyn Storage>,
+    dir: PathBuf,
+    /// Made with the first letter.
+    file: Option<Box<dyn Handle>>,
+    end: u64,
+    bytes_max: u64,
+    index: Index,
+    failed: Option<Arc<str>>,
+}
+
+/// What the rows come to.
+#[derive(Debug, Default)]
+struct Index {
+    /// Where each letter lies, and how long it is.
+    places: BTreeMap<Offset, (u64, usize)>,
+    /// Bytes of those.
+    bytes: u64,
+    /// Letters that were sent again, ever.
+    sent: u64,
+    /// Letters that were dropped, ever.
+    dropped: u64,
+    /// A letter that was being sent, and from where in the log.
+    sending: Option<(Offset, u64)>,
+}
+
+/// The log as the audit sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct LettersLook {
+    pub(super) count: u64,
+    pub(super) sent: u64,
+    pub(super) dropped: u64,
+    pub(super) damaged: Vec<(u64, u64)>,
+    /// Bytes of the file that count.
+    end: u64,
+    offsets: Vec<u64>,
+}
+
+impl LettersLook {
+    /// Letters of records below `floor`.
+    pub(super) fn counts_below(&self, floor: u64) -> u64 {
+        wide(self.offsets.iter().filter(|offset| **offset < floor).count())
+    }
+
+    /// Verifies the checksums of the file up to where it was.
+    pub(super) fn check(mut self, storage: &dyn Storage, link_dir: &Path) -> io::Result<Self> {
+        if let Some((file, len)) = open_to_read(storage, link_dir)? {
+            let (damaged, sound_end) = row::scan(&*file, len.min(self.end), |_, _, _| {})?;
+            self.damaged = damaged;
+            if sound_end < len.min(self.end) {
+                self.damaged.push((sound_end, len.min(self.end)));
+            }
+        }
+        Ok(self)
+    }
+}
+
+/// The length of the row at `pos`, if a sound one is there.
+pub(super) fn row_len(file: &dyn Handle, pos: u64, end: u64) -> io::Result<Option<usize>> {
+    Ok(row::read(file, pos, end)?.map(|(_, size)| size))
+}
+
+/// Reads the log beneath the link's folder and changes nothing.
+pub(super) fn look(storage: &dyn Storage, link_dir: &Path) -> io::Result<LettersLook> {
+    let Some((file, len)) = open_to_read(storage, link_dir)? else { return Ok(LettersLook::default()) };
+    let mut index = Index::default();
+    let (damaged, end) = row::scan(&*file, len, |row, pos, size| index.apply(&row, pos, size))?;
+    Ok(LettersLook { damaged, ..index.look(end) })
+}
+
+/// All letters beneath the link's folder, oldest first; changes nothing.
+pub(super) fn read_all(storage: &dyn Storage, link_dir: &Path) -> io::Result<Vec<DeadLetter>> {
+    let Some((file, len)) = open_to_read(storage, link_dir)? else { return Ok(Vec::new()) };
+    let mut index = Index::default();
+    let mut letters = BTreeMap::new();
+    row::scan(&*file, len, |row, pos, size| {
+        index.apply(&row, pos, size);
+        if let Row::Letter(letter) = row {
+            letters.insert(letter.offset, letter);
+        }
+    })?;
+    letters.retain(|offset, _| index.places.contains_key(offset));
+    Ok(letters.into_values().collect())
+}
+
+fn open_to_read(storage: &dyn Storage, link_dir: &Path) -> io::Result<Option<(Box<dyn Handle>, u64)>> {
+    match storage.open_to_read(&link_dir.join("dead-letters").join("letters")) {
+        Ok(file) => {
+            let len = file.len()?;
+            Ok(Some((file, len)))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+impl Index {
+    fn apply(&mut self, row: &Row, pos: u64, size: usize) {
+        match row {
+            Row::Letter(letter) => self.insert(letter.offset, pos, size),
+            Row::Fate(Fate::Sending { letter, from }) => self.sending = Some((*letter, *from)),
+            Row::Fate(Fate::Sent { letter, .. }) => {
+                self.sent += u64::from(self.remove(*letter));
+                self.sending = None;
+            }
+            Row::Fate(Fate::Kept { .. }) => self.sending = None,
+            Row::Fate(Fate::Dropped { letter }) => self.dropped += u64::from(self.remove(*letter)),
+            Row::Fate(Fate::Totals { sent, dropped }) => (self.sent, self.dropped) = (*sent, *dropped),
+        }
+    }
+
+    fn insert(&mut self, offset: Offset, pos: u64, size: usize) {
+        self.remove(offset);
+        self.bytes += wide(aligned(size));
+        self.places.insert(offset, (pos, size));
+    }
+
+    fn remove(&mut self, offset: Offset) -> bool {
+        let removed = self.places.remove(&offset);
+        self.bytes -= removed.map_or(0, |(_, size)| wide(aligned(size)));
+        removed.is_some()
+    }
+
+    fn look(&self, end: u64) -> LettersLook {
+        LettersLook {
+            count: wide(self.places.len()),
+            sent: self.sent,
+            dropped: self.dropped,
+            damaged: Vec::new(),
+            end,
+            offsets: self.places.keys().map(|offset| offset.0).collect(),
+        }
+    }
+}
+
+impl DeadLetters {
+    /// Opens the log beneath the link's folder. Answers also what was odd about it.
+    pub(super) fn open(storage: Arc<dyn Storage>, link_dir: &Path) -> io::Result<(Self, Vec<String>)> {
+        let mut letters = Letters {
+            storage,
+            dir: link_dir.join("dead-letters"),
+            file: None,
+            end: 0,
+            bytes_max: BYTES_MAX,
+            index: Index::default(),
+            failed: None,
+        };
+        let notes = letters.load()?;
+        Ok((Self { letters: Arc::new(Mutex::new(letters)), sending: tokio::sync::Mutex::default() }, notes))
+    }
+
+    /// Stores and syncs; returns when it is durable. A letter that is there already (same offset) is not stored twice.
+    ///
+    /// # Errors
+    /// [`Refused::Full`]: the link stops, state `dead_letters_full` (R15); [`Refused::Failed`].
+    pub async fn put(&self, letter: DeadLetter) -> Result<(), Refused> {
+        self.with(move |letters| letters.put(&letter)).await
+    }
+
+    /// Does something to the file, on a thread that may block where there is a runtime.
+    async fn with<T, F>(&self, act: F) -> Result<T, Refused>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Letters) -> Result<T, Refused> + Send + 'static,
+    {
+        let letters = Arc::clone(&self.letters);
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => {
+                let done = runtime.spawn_blocking(move || act(&mut letters.lock())).await;
+                done.unwrap_or_else(|error| Err(Refused::Failed(error.to_string().into())))
+            }
+            Err(_no_runtime) => act(&mut letters.lock()),
+        }
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        wide(self.letters.lock().index.places.len())
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The records' offsets, oldest first.
+    #[must_use]
+    pub fn offsets(&self) -> Vec<Offset> {
+        self.letters.lock().index.places.keys().copied().collect()
+    }
+
+    /// The letter of a record. `None`: there is none. Reads the disk.
+    ///
+    /// # Errors
+    /// [`Refused::Failed`].
+    pub fn get(&self, offset: Offset) -> Result<Option<DeadLetter>, Refused> {
+        self.letters.lock().get(offset).map_err(|error| Refused::Failed(error.to_string().into()))
+    }
+
+    /// All of them, oldest first. Reads the disk.
+    ///
+    /// # Errors
+    /// [`Refused::Failed`].
+    pub fn list(&self) -> Result<Vec<DeadLetter>, Refused> {
+        let all = self.offsets().into_iter().map(|offset| self.get(offset));
+        all.filter_map(Result::transpose).collect()
+    }
+
+    /// Drops a letter for good: counted, and its record stays in `dead_lettered`. `false`: there is none.
+    ///
+    /// # Errors
+    /// [`Refused::Failed`]; [`Refused::Full`] where the disk is.
+    pub async fn drop_letter(&self, letter: Offset) -> Result<bool, Refused> {
+        self.with(move |letters| {
+            let is_there = letters.index.places.contains_key(&letter);
+            if is_there {
+                letters.note(Fate::Dropped { letter })?;
+            }
+            Ok(is_there)
+        })
+        .await
+    }
+
+    /// How many were dropped by the operator, ever.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.letters.lock().index.dropped
+    }
+
+    /// The log and whatever `see` looks at, at one moment.
+    pub(super) fn with_look<T>(&self, see: impl FnOnce(LettersLook) -> T) -> T {
+        let letters = self.letters.lock();
+        see(letters.index.look(letters.end))
+    }
+
+    #[cfg(test)]
+    fn limit(&self, bytes_max: u64) {
+        self.letters.lock().bytes_max = bytes_max;
+    }
+}
+
+impl Letters {
+    fn path(&self) -> PathBuf {
+        self.dir.join("letters")
+    }
+
+    fn load(&mut self) -> io::Result<Vec<String>> {
+        // What a kill left of a file that was being written anew.
+        match self.storage.remove(&self.dir.join("letters.new")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = match self.storage.open(&self.path()) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let len = file.len()?;
+        let index = &mut self.index;
+        let (damaged, sound_end) = row::scan(&*file, len, |row, pos, size| index.apply(&row, pos, size))?;
+        let path = self.path();
+        let damaged = damaged.iter();
+        let mut notes: Vec<_> =
+            damaged.map(|(from, to)| format!("{}: {} damaged bytes at {from}", path.display(), to - from)).collect();
+        if len > sound_end {
+            notes.push(format!("{}: a torn tail of {} bytes was cut", path.display(), len - sound_end));
+            file.set_len(sound_end)?;
+            file.sync()?;
+        }
+        self.end = sound_end;
+        self.file = Some(file);
+        Ok(notes)
+    }
+
+    fn put(&mut self, letter: &DeadLetter) -> Result<(), Refused> {
+        self.is_sound()?;
+        if self.index.places.contains_key(&letter.offset) {
+            return Ok(());
+        }
+        let row = Row::Letter(letter.clone());
+        let bytes = row.encode();
+        let fits = |letters: &Self| letters.end + wide(bytes.len()) <= letters.bytes_max;
+        if !fits(self) && self.gone_bytes() > 0 {
+            self.write_anew()?;
+        }
+        if !fits(self) {
+            return Err(Refused::Full);
+        }
+        self.append(&row, &bytes)
+    }
+
+    /// Fates are small and must go in where letters do not any more: they make room.
+    fn note(&mut self, fate: Fate) -> Result<(), Refused> {
+        self.is_sound()?;
+        let row = Row::Fate(fate);
+        let bytes = row.encode();
+        self.append(&row, &bytes)?;
+        if self.gone_bytes() > GONE_BYTES_MIN.max(self.end / 2)
+            && let Err(error) = self.write_anew()
+        {
+            tracing::warn!(%error, path = %self.path().display(), "the dead-letter log was not written anew; it goes on as it is");
+        }
+        Ok(())
+    }
+
+    fn is_sound(&self) -> Result<(), Refused> {
+        self.failed.as_ref().map_or(Ok(()), |reason| Err(Refused::Failed(Arc::clone(reason))))
+    }
+
+    fn append(&mut self, row: &Row, bytes: &[u8]) -> Result<(), Refused> {
+        match self.write(bytes) {
+            Ok(()) => {
+                let pos = self.end;
+                self.end += wide(bytes.len());
+                self.index.apply(row, pos, bytes.len());
+                Ok(())
+            }
+            Err(error) if is_no_space(&error) => Err(Refused::Full),
+            Err(error) => {
+                // After a failed sync nobody knows what the file holds: it is not used again before the next start.
+                let reason: Arc<str> = format!("{}: {error}", self.path().display()).into();
+                self.failed = Some(Arc::clone(&reason));
+                Err(Refused::Failed(reason))
+            }
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => {
+                self.storage.create_dir(&self.dir)?;
+                let file = self.storage.create(&self.path())?;
+                self.storage.sync_dir(&self.dir)?;
+                file
+            }
+        };
+        let file = self.file.insert(file);
+        if let Err(error) = file.write_at(bytes, self.end) {
+            file.set_len(self.end)?;
+            return Err(error);
+        }
+        file.sync()
+    }
+
+    fn gone_bytes(&self) -> u64 {
+        self.end.saturating_sub(self.index.bytes)
+    }
+
+    /// Writes what is left into a new file, which takes the old one's place. Until then the old one is as good as before.
+    fn write_anew(&mut self) -> Result<(), Refused> {
+        let failed = |error: io::Error| {
+            if is_no_space(&error) { Refused::Full } else { Refused::Failed(error.to_string().into()) }
+        };
+        let (file, end, index) = self.copy_rest().map_err(failed)?;
+        (self.file, self.end, self.index) = (Some(file), end, index);
+        Ok(())
+    }
+
+    fn copy_rest(&self) -> io::Result<(Box<dyn Handle>, u64, Index)> {
+        let new = self.dir.join("letters.new");
+        match self.storage.remove(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = self.storage.create(&new)?;
+        let mut index = Index::default();
+        let mut end = 0;
+        let mut write = |row: Row| -> io::Result<()> {
+            let bytes = row.encode();
+            file.write_at(&bytes, end)?;
+            index.apply(&row, end, bytes.len());
+            end += wide(bytes.len());
+            Ok(())
+        };
+        write(Row::Fate(Fate::Totals { sent: self.index.sent, dropped: self.index.dropped }))?;
+        for offset in self.index.places.keys() {
+            let letter = self.get(*offset)?;
+            letter.map_or(Ok(()), |letter| write(Row::Letter(letter)))?;
+        }
+        if let Some((letter, from)) = self.index.sending {
+            write(Row::Fate(Fate::Sending { letter, from }))?;
+        }
+        file.sync()?;
+        self.storage.rename(&new, &self.path())?;
+        self.storage.sync_dir(&self.dir)?;
+        Ok((file, end, index))
+    }
+
+    fn get(&self, offset: Offset) -> io::Result<Option<DeadLetter>> {
+        let (Some(file), Some((pos, _))) = (&self.file, self.index.places.get(&offset)) else { return Ok(None) };
+        match row::read(&**file, *pos, self.end)? {
+            Some((Row::Letter(letter), _)) => Ok(Some(letter)),
+            Some((Row::Fate(_), _)) | None => {
+                let damaged = format!("{}: the letter at byte {pos} is damaged", self.path().display());
+                Err(io::Error::new(io::ErrorKind::InvalidData, damaged))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,236 @@
+//! The log on a real folder.
+
+use super::super::storage::Disk;
+use super::*;
+
+fn letter(offset: u64) -> DeadLetter {
+    DeadLetter {
+        offset: Offset(offset),
+        time: WallMs(1_000 + offset),
+        reason: "NOT_AUTHORIZED".to_owned(),
+        attempts: 3,
+        body: Bytes::from(vec![7; 21]),
+    }
+}
+
+fn open(dir: &Path) -> (DeadLetters, Vec<String>) {
+    DeadLetters::open(Arc::new(Disk), dir).unwrap()
+}
+
+#[tokio::test]
+async fn r15_a_letter_is_there_after_a_restart_and_never_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let (letters, _) = open(dir.path());
+    assert!(letters.is_empty());
+    letters.put(letter(4)).await.unwrap();
+    letters.put(letter(9)).await.unwrap();
+    drop(letters);
+    let (letters, notes) = open(dir.path());
+    assert_eq!(notes, Vec::<String>::new());
+    letters.put(letter(4)).await.unwrap();
+    assert_eq!(letters.list().unwrap(), [letter(4), letter(9)]);
+    assert_eq!(letters.len(), 2);
+}
+
+#[tokio::test]
+async fn a_torn_tail_is_cut_and_the_sound_letters_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let (letters, _) = open(dir.path());
+    letters.put(letter(1)).await.unwrap();
+    letters.put(letter(2)).await.unwrap();
+    drop(letters);
+    let path = dir.path().join("dead-letters/letters");
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() - 20]).unwrap();
+    let (letters, notes) = open(dir.path());
+    assert_eq!(letters.list().unwrap(), [letter(1)]);
+    assert!(notes[0].contains("torn tail"), "{notes:?}");
+    letters.put(letter(2)).await.unwrap();
+    drop(letters);
+    assert_eq!(open(dir.path()).0.len(), 2);
+}
+
+#[tokio::test]
+async fn r15_a_full_dead_letter_log_refuses() {
+    let dir = tempfile::tempdir().unwrap();
+    let (letters, _) = open(dir.path());
+    letters.limit(100);
+    letters.put(letter(1)).await.unwrap();
+    assert_eq!(letters.put(letter(2)).await, Err(Refused::Full));
+    assert_eq!(letters.len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_gone_gives_its_room_back_and_stays_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (letters, _) = open(dir.path());
+    letters.limit(390);
+    for offset in 0..4 {
+        letters.put(letter(offset)).await.unwrap();
+    }
+    assert_eq!(letters.put(letter(4)).await, Err(Refused::Full));
+    for (offset, fate) in [
+        (0, Fate::Dropped { letter: Offset(0) }),
+        (1, Fate::Sent { letter: Offset(1), offset: 9 }),
+        (2, Fate::Dropped { letter: Offset(2) }),
+    ] {
+        letters.letters.lock().note(fate).unwrap();
+        assert_eq!(letters.get(Offset(offset)), Ok(None));
+    }
+    letters.put(letter(4)).await.unwrap();
+    let expect = |letters: &DeadLetters| {
+        assert_eq!(letters.list().unwrap(), [letter(3), letter(4)]);
+        let index = &letters.letters.lock().index;
+        assert_eq!((index.sent, index.dropped), (1, 2));
+    };
+    expect(&letters);
+    assert!(std::fs::metadata(dir.path().join("dead-letters/letters")).unwrap().len() < 300);
+    drop(letters);
+    expect(&open(dir.path()).0);
+}
+
+mod in_a_buffer {
+    use super::super::super::offline::audit;
+    use super::super::super::{Admission, Buffer, Config, Ledger, Outcome, SyncMode, WhenFull};
+    use super::*;
+    use crate::clock;
+    use crate::units::ByteSize;
+
+    fn open(dir: &Path) -> Buffer {
+        let config = Config {
+            dir: dir.to_owned(),
+            max_size: ByteSize(1 << 20),
+            max_age: None,
+            when_full: WhenFull::DropNewest,
+            sync: SyncMode::Group,
+            min_free: Some(ByteSize(0)),
+        };
+        Buffer::open(config, 16, clock::system()).unwrap().0
+    }
+
+    /// Three records; the second is a dead letter, the others are delivered.
+    async fn with_a_letter(dir: &Path) -> Buffer {
+        let buffer = open(dir);
+        for body in [b"one", b"two", b"six"] {
+            let Ok(Admission::Granted(permit)) = buffer.admit(3).await else { panic!("no room") };
+            let offset = buffer.append(permit, &[body], None);
+            buffer.mark().passed(offset.0).await.unwrap();
+        }
+        let body = Bytes::from_static(b"two");
+        buffer.dead_letters().put(DeadLetter { offset: Offset(1), body, ..letter(1) }).await.unwrap();
+        buffer.settle(Offset(0), Outcome::Delivered);
+        buffer.settle(Offset(1), Outcome::DeadLettered);
+        buffer.settle(Offset(2), Outcome::Delivered);
+        buffer
+    }
+
+    fn check(buffer: &Buffer, expected: Ledger) {
+        assert_eq!(buffer.stats().ledger, expected);
+        assert!(expected.balances());
+        let audit = buffer.audit(false).unwrap();
+        assert!(audit.ok, "{audit:?}");
+    }
+
+    const BACK: Ledger = Ledger {
+        accepted: 3,
+        delivered: 2,
+        buffered: 1,
+        dropped_when_full: 0,
+        dropped_age: 0,
+        dropped_damaged: 0,
+        dropped_min_free: 0,
+        expired: 0,
+        dead_lettered: 0,
+        confirmed_after_drop: 0,
+    };
+    const DEAD: Ledger = Ledger { buffered: 0, dead_lettered: 1, ..BACK };
+
+    #[tokio::test]
+    async fn r07_a_letter_that_is_sent_again_returns_to_buffered() {
+        let dir = tempfile::tempdir().unwrap();
+        let buffer = with_a_letter(dir.path()).await;
+        check(&buffer, DEAD);
+        assert_eq!(buffer.send_letter(Offset(0)).await, Err(SendError::NotThere(0)));
+        let offset = buffer.send_letter(Offset(1)).await.unwrap();
+        check(&buffer, BACK);
+        assert!(buffer.dead_letters().is_empty());
+        let record = buffer.reader().next(9, 999).await.unwrap().remove(0);
+        assert_eq!((record.offset, &record.body[..]), (offset, &b"two"[..]));
+        buffer.close().await;
+        assert!(audit(dir.path(), false).unwrap().ok);
+        let buffer = open(dir.path());
+        check(&buffer, BACK);
+        // It may be refused once more, and dropped then.
+        buffer.dead_letters().put(DeadLetter { offset, ..letter(1) }).await.unwrap();
+        buffer.settle(offset, Outcome::DeadLettered);
+        check(&buffer, DEAD);
+        buffer.drop_letter(offset).await.unwrap();
+        check(&buffer, DEAD);
+        assert_eq!(buffer.dead_letters().dropped(), 1);
+        buffer.close().await;
+        let audit = audit(dir.path(), false).unwrap();
+        assert_eq!((audit.ok, audit.dead_letters, audit.dead_letters_dropped), (true, 0, 1));
+    }
+
+    #[tokio::test]
+    async fn r07_a_kill_while_a_letter_is_sent_again_loses_and_doubles_nothing() {
+        // Before the record, behind it, and behind the mark that it is in the log.
+        for stage in 0..3 {
+            let dir = tempfile::tempdir().unwrap();
+            let buffer = with_a_letter(dir.path()).await;
+            buffer.is_settled(Offset(1)).await.unwrap();
+            let note = |fate| buffer.dead_letters().letters.lock().note(fate).unwrap();
+            note(Fate::Sending { letter: Offset(1), from: 3 });
+            if stage > 0 {
+                let Ok(Admission::Granted(permit)) = buffer.admit(3).await else { panic!("no room") };
+                let offset = buffer.append(permit, &[b"two"], None);
+                buffer.mark().passed(offset.0).await.unwrap();
+            }
+            if stage > 1 {
+                note(Fate::Sent { letter: Offset(1), offset: 3 });
+            }
+            // As a kill leaves it: copied while it is open.
+            let copy = tempfile::tempdir().unwrap();
+            copy_all(dir.path(), copy.path());
+            if stage != 1 {
+                let audit = audit(copy.path(), false).unwrap();
+                assert!(audit.ok, "stage {stage}: {audit:?}");
+            }
+            let again = open(copy.path());
+            check(&again, if stage == 0 { DEAD } else { BACK });
+            assert_eq!(again.dead_letters().len(), u64::from(stage == 0), "stage {stage}");
+            again.close().await;
+            let once_more = open(copy.path());
+            check(&once_more, if stage == 0 { DEAD } else { BACK });
+        }
+    }
+
+    fn copy_all(from: &Path, to: &Path) {
+        for entry in std::fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            let target = to.join(entry.file_name());
+            if entry.path().is_dir() {
+                std::fs::create_dir_all(&target).unwrap();
+                copy_all(&entry.path(), &target);
+            } else {
+                std::fs::copy(entry.path(), target).unwrap();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_buffer_keeps_its_letters_and_drops_nothing_for_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let buffer = with_a_letter(dir.path()).await;
+        while let Admission::Granted(permit) = buffer.admit(8 << 10).await.unwrap() {
+            let offset = buffer.append(permit, &[&[7; 8 << 10]], None);
+            buffer.mark().passed(offset.0).await.unwrap();
+        }
+        let before = buffer.stats().ledger;
+        let big = DeadLetter { offset: Offset(1), body: vec![7; 16 << 10].into(), ..letter(1) };
+        buffer.dead_letters().letters.lock().append(&Row::Letter(big.clone()), &Row::Letter(big).encode()).unwrap();
+        assert_eq!(buffer.send_letter(Offset(1)).await, Err(SendError::Full(1)));
+        assert_eq!(buffer.stats().ledger, before);
+        assert_eq!(buffer.dead_letters().len(), 1);
+    }
+}

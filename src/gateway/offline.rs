@@ -1,0 +1,193 @@
+//! What the operator's tools do while no gateway runs. Each takes the data folder's lock (R36) first: [`Locked::take`]
+//! says whether a gateway has it, and then the tools ask that one.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::build::{BuildError, lock_data};
+use super::commands::{PAYLOAD_IN_LIST, PAYLOAD_SHOWN, settle_letters};
+use super::{Config, Letter};
+use crate::buffer::offline::{self, AuditReport};
+use crate::buffer::{Buffer, OpenError, SendError};
+use crate::{clock, links};
+
+/// Why a tool did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ToolError {
+    /// The folder cannot be used.
+    #[error("data folder {path}: {error}")]
+    Data {
+        /// What.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// No such link.
+    #[error("there is no link `{link}` with a buffer in {dir}; there are: {known}")]
+    NoLink {
+        /// As it was asked for.
+        link: String,
+        /// Where links have their folders.
+        dir: PathBuf,
+        /// What is there.
+        known: String,
+    },
+    /// Its data has no link to be sent on.
+    #[error("routes.yaml has no link `{0}`: its data is kept, and cannot be changed by this tool")]
+    Orphaned(String),
+    /// A buffer cannot be read.
+    #[error("the buffer of link `{link}`: {error}")]
+    Buffer {
+        /// Which.
+        link: String,
+        /// Why.
+        error: OpenError,
+    },
+    /// Reading or writing failed.
+    #[error("the buffer of link `{link}`: {error}")]
+    Io {
+        /// Which.
+        link: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// A letter cannot be had.
+    #[error(transparent)]
+    Letter(#[from] SendError),
+}
+
+impl ToolError {
+    /// DESIGN.md section 5's exit code.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        let of_io = |error: &io::Error| if error.kind() == io::ErrorKind::PermissionDenied { 77 } else { 74 };
+        match self {
+            Self::Data { error, .. }
+            | Self::Io { error, .. }
+            | Self::Buffer { error: OpenError::Io { error, .. }, .. } => of_io(error),
+            Self::Buffer { .. } => 74,
+            Self::NoLink { .. } | Self::Orphaned(_) => 64,
+            Self::Letter(SendError::Refused(_)) => 74,
+            Self::Letter(_) => 1,
+        }
+    }
+}
+
+/// The data folder, locked: no gateway uses it.
+#[derive(Debug)]
+pub struct Locked {
+    data_dir: PathBuf,
+    _lock: File,
+}
+
+impl Locked {
+    /// Takes the lock. `None`: a gateway, or another tool, has it.
+    ///
+    /// # Errors
+    /// There is no such folder, or it is not ours to use.
+    pub fn take(data_dir: &Path) -> Result<Option<Self>, ToolError> {
+        let data = |error| ToolError::Data { path: data_dir.to_owned(), error };
+        if !data_dir.is_dir() {
+            return Err(data(io::Error::new(
+                io::ErrorKind::NotFound,
+                "there is no such folder: no gateway has run there",
+            )));
+        }
+        match lock_data(data_dir) {
+            Ok(lock) => Ok(Some(Self { data_dir: data_dir.to_owned(), _lock: lock })),
+            Err(BuildError::Locked { .. }) => Ok(None),
+            Err(BuildError::Data { path, error }) => Err(ToolError::Data { path, error }),
+            Err(other) => Err(data(io::Error::other(other.to_string()))),
+        }
+    }
+
+    /// The folders of all links, in the order of their names, or of one.
+    ///
+    /// # Errors
+    /// No such link.
+    pub fn links(&self, link: Option<&str>) -> Result<Vec<PathBuf>, ToolError> {
+        link_folders(&self.data_dir, link)
+    }
+
+    /// Audits all buffers, or one.
+    ///
+    /// # Errors
+    /// A buffer cannot be read.
+    pub fn audit(&self, link: Option<&str>, accept: bool) -> Result<AuditReport, ToolError> {
+        let audits = self
+            .links(link)?
+            .into_iter()
+            .map(|dir| offline::audit(&dir, accept).map_err(|error| ToolError::Buffer { link: name_of(&dir), error }));
+        Ok(AuditReport::of(audits.collect::<Result<_, _>>()?))
+    }
+
+    /// The dead letters of a link: some, or all with the beginning of their payloads.
+    ///
+    /// # Errors
+    /// No such link, no such letter, or it cannot be read.
+    pub fn letters(&self, link: &str, ids: Option<&[u64]>) -> Result<Vec<Letter>, ToolError> {
+        let dir = self.links(Some(link))?.pop().unwrap_or_default();
+        let letters = offline::letters(&dir).map_err(|error| ToolError::Io { link: link.to_owned(), error })?;
+        let Some(ids) = ids else {
+            return Ok(letters.iter().map(|letter| Letter::of(letter, PAYLOAD_IN_LIST)).collect());
+        };
+        let some = ids.iter().map(|id| {
+            let letter = letters.iter().find(|letter| letter.offset.0 == *id).ok_or(SendError::NotThere(*id))?;
+            Ok(Letter::of(letter, PAYLOAD_SHOWN))
+        });
+        some.collect()
+    }
+
+    /// Sends letters of a link again, or drops them: some, or all. Answers as the running gateway does.
+    ///
+    /// # Errors
+    /// Those before the one that is named are done.
+    pub async fn settle_letters(
+        &self,
+        config: &Config,
+        link: &str,
+        send: bool,
+        ids: Option<Vec<u64>>,
+    ) -> Result<Vec<(u64, Option<u64>)>, ToolError> {
+        self.links(Some(link))?;
+        let buffer = open(config, link)?;
+        let done = settle_letters(&buffer, send, ids).await;
+        buffer.close().await;
+        Ok(done?)
+    }
+}
+
+/// The folders of all links beneath a data folder, in the order of their names, or of one.
+///
+/// # Errors
+/// No such link.
+pub fn link_folders(data_dir: &Path, link: Option<&str>) -> Result<Vec<PathBuf>, ToolError> {
+    let dir = data_dir.join("links");
+    let mut folders = match std::fs::read_dir(&dir) {
+        Ok(entries) => entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(ToolError::Data { path: dir, error }),
+    };
+    folders.sort();
+    let Some(link) = link else { return Ok(folders) };
+    let known: Vec<_> = folders.iter().map(|dir| name_of(dir)).collect();
+    folders.retain(|dir| name_of(dir) == link);
+    if folders.is_empty() {
+        return Err(ToolError::NoLink { link: link.to_owned(), dir, known: known.join(", ") });
+    }
+    Ok(folders)
+}
+
+fn name_of(dir: &Path) -> String {
+    dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// The buffer of a link of routes.yaml.
+fn open(config: &Config, link: &str) -> Result<Buffer, ToolError> {
+    let found = config.links.iter().find(|found| found.id.as_str() == link);
+    let found = found.ok_or_else(|| ToolError::Orphaned(link.to_owned()))?;
+    let opened = Buffer::open(found.buffer.clone(), links::window(found), clock::system());
+    let (buffer, _recovery) = opened.map_err(|error| ToolError::Buffer { link: link.to_owned(), error })?;
+    Ok(buffer)
+}

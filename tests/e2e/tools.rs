@@ -1,0 +1,124 @@
+//! What an operator does with the tools: proves the ledger, looks after dead letters, mends and carries data.
+
+use std::process::Output;
+
+use serde_json::Value;
+
+use crate::support::client::publish_once;
+use crate::support::gateway::{Gateway, run};
+use crate::support::ledger::{Ledger, Mark};
+use crate::support::process::free_port;
+use crate::support::remote::{Rabbit, left_out};
+
+async fn tool(gateway: &Gateway, arguments: &[&str]) -> Output {
+    let config = gateway.config();
+    run(&[&["-c", config.to_str().unwrap()], arguments].concat()).await
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", text(output)))
+}
+
+/// Runs a tool; its text, if it ended with this code.
+async fn expect(gateway: &Gateway, code: i32, arguments: &[&str]) -> String {
+    let output = tool(gateway, arguments).await;
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", text(&output));
+    text(&output)
+}
+
+fn has(text: &str, line: &str) {
+    assert!(text.lines().any(|found| found == line), "no line `{line}` in\n{text}");
+}
+
+/// A gateway whose link leads nowhere, with `count` messages in its buffer.
+async fn cut_off(count: usize) -> Gateway {
+    let port = free_port();
+    let gateway = Gateway::start(&format!(
+        "links:\n  far:\n    rabbitmq: {{ url: \"amqp://127.0.0.1:{port}/%2f\", exchange: x }}\nroutes:\n  - {{ name: far, from: \"broker/line/#\", to: \"far/{{rest}}\" }}\n"
+    ))
+    .await;
+    for number in 0..count {
+        let payload = Mark { publisher: 0, number }.payload(64);
+        publish_once(gateway.port, "machine", &format!("line/{number}"), payload).await.unwrap();
+    }
+    gateway
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r07_audit_proves_the_ledger_in_use_and_after_a_kill_and_fails_on_damage_until_it_is_known() {
+    let mut gateway = cut_off(12).await;
+    let figures = expect(&gateway, 0, &["audit"]).await;
+    has(&figures, "far accepted 12");
+    has(&figures, "far found 12");
+    has(&figures, "audit ok yes");
+    gateway.kill_9();
+    has(&expect(&gateway, 0, &["audit", "--link", "far"]).await, "far found 12");
+    let answer = expect(&gateway, 64, &["audit", "--link", "fra"]).await;
+    assert!(answer.contains("there are: far"), "{answer}");
+
+    let path = gateway.data().join("links/far/00000000000000000000.seg");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[150] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let found = expect(&gateway, 1, &["audit"]).await;
+    has(&found, "far gap 1");
+    has(&found, "far missing 1");
+    assert!(found.contains("records 0 to 0"), "{found}");
+    has(&expect(&gateway, 0, &["audit", "--accept"]).await, "far ok yes");
+    gateway.start_again().await;
+    let counted = expect(&gateway, 0, &["audit"]).await;
+    has(&counted, "far dropped_damaged 1");
+    has(&counted, "far accepted_damaged 1");
+    let output = tool(&gateway, &["audit", "--json"]).await;
+    assert_eq!(json(&output)["links"][0]["ledger"]["buffered"], 11, "{}", text(&output));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r15_a_refused_message_is_listed_shown_and_sent_again_when_the_remote_takes_it() {
+    if left_out(&["rabbitmq"]) {
+        return;
+    }
+    let rabbit = Rabbit::start("letters").await;
+    let link = format!("rabbitmq: {{ url: \"{}\" }}", rabbit.url(rabbit.port));
+    let routes = format!(
+        "links:\n  far:\n    {link}\nroutes:\n  - {{ name: far, from: \"broker/line/#\", to: \"far/{{rest}}\" }}\n"
+    );
+    let mut gateway = Gateway::start(&routes).await;
+    // The default exchange: there is no queue of this name yet.
+    let marks = [0, 1, 2].map(|number| Mark { publisher: 0, number });
+    for mark in marks {
+        publish_once(gateway.port, "machine", "line/late", mark.payload(64)).await.unwrap();
+    }
+    let refused = |link: &tidegate::telemetry::board::LinkStatus| link.ledger["dead_lettered"] == 3;
+    gateway.wait_for_link("far", "three dead letters", refused).await;
+    let list = expect(&gateway, 0, &["dead-letters", "list", "far"]).await;
+    has(&list, "dead_letters 3");
+    assert!(list.contains("NO_ROUTE") && list.contains("line/late -> late") && list.contains("attempts 1"), "{list}");
+    let shown = expect(&gateway, 0, &["dead-letters", "show", "far", "0"]).await;
+    has(&shown, "topic line/late");
+    assert!(shown.contains(&String::from_utf8(marks[0].payload(64)).unwrap()), "{shown}");
+
+    expect(&gateway, 1, &["dead-letters", "send", "far", "7"]).await;
+    rabbit.declare_queue("late").await;
+    has(&expect(&gateway, 0, &["dead-letters", "send", "far", "0"]).await, "sent 1");
+    gateway.wait_until_drained("far").await;
+    has(&expect(&gateway, 0, &["dead-letters", "drop", "far", "1"]).await, "dropped 1");
+    // The rest while the gateway is away.
+    gateway.kill_9();
+    has(&expect(&gateway, 0, &["dead-letters", "list", "far"]).await, "dead_letters 1");
+    has(&expect(&gateway, 0, &["dead-letters", "send", "far", "--all"]).await, "sent 1");
+    has(&expect(&gateway, 0, &["audit"]).await, "far dead_letters_sent 2");
+    gateway.start_again().await;
+    let end = gateway.wait_until_drained("far").await;
+    assert_eq!((end.ledger["accepted"], end.ledger["delivered"], end.ledger["dead_lettered"]), (3, 2, 1));
+    assert_eq!(end.dead_letters, 0);
+    let arrived = [marks[0], marks[2]];
+    Ledger::compare(arrived, &rabbit.receive("late", &arrived).await).assert_kept("RabbitMQ", 2);
+    let figures = expect(&gateway, 0, &["audit"]).await;
+    has(&figures, "far dead_letters_dropped 1");
+    has(&figures, "audit ok yes");
+}
