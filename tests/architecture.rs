@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 /// Who may name whom. An entry is a path: `router::LinkId` allows only that, `router` all of it. A module may always name itself.
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
-    ("cli", &["config", "gateway", "router", "buffer", "broker", "links", "admin"]),
+    ("cli", &["config", "gateway", "router", "buffer", "broker", "links", "admin", "topic"]),
     ("config", &["gateway::Config", "router", "buffer", "broker", "links", "message", "topic"]),
     ("gateway", &["broker", "links", "hub", "buffer", "admin", "router", "message"]),
     ("broker", &["wire", "hub", "message", "topic", "router::Endpoint"]),

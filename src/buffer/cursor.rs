@@ -186,6 +186,11 @@ impl Tracker {
         offset >= self.floor && !self.settled.contains_key(&offset) && self.gone_at(offset).is_none()
     }
 
+    /// Whether a cursor has passed the record: its outcome is counted.
+    pub(super) fn has_passed(&self, offset: u64) -> bool {
+        offset < self.floor || self.streamed_ranges().any(|(start, pos)| (start..pos).contains(&offset))
+    }
+
     /// Dead letters that were sent again, as far as they are accounted for.
     pub(super) const fn returned(&self) -> u64 {
         self.returned

@@ -633,7 +633,7 @@ impl Log {
             self.upkeep.cursor_unsynced = false;
             self.upkeep.cursor_floor = passed.floor();
             self.upkeep.cursor_synced = self.shared.now();
-            self.shared.saved.send_replace(floor);
+            self.shared.saved.send_replace(passed.clone());
         }
         Ok(passed)
     }

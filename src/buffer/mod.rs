@@ -18,6 +18,7 @@
 //! meta, cursors           two slots each (module `slots`): identity and reserved numbers; cursor, streams and ledger (R7)
 //! <20-digit base>.seg     header (64 B), frames, and when it is complete a footer (module `format`)
 //! dead-letters/letters    what the remote refused (module `dead_letters`)
+//! imports                 which records of other logs have been taken (module `offline::carry`)
 //! accepted-damage.json    damage that the operator has said is known (module `offline`)
 //! ```
 //! A frame is one group commit or a part of it. Its checksums are seeded with the segment's salt, so that no payload can

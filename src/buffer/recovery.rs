@@ -15,7 +15,7 @@ use super::codec::Packer;
 use super::cursor::Tracker;
 use super::format::{FRAME_HEADER, FrameHeader, HeaderRead, SEGMENT_HEADER, SegmentHeader};
 use super::log::{Identity, Log, Pace, RESERVE, Upkeep, footer_of};
-use super::offline::ACCEPTED;
+use super::offline::{ACCEPTED, IMPORTS, resolve};
 use super::retention::Retention;
 use super::scan::FrameScan;
 use super::segment::{Point, Segment};
@@ -86,6 +86,7 @@ pub(super) fn open(
     let mut log =
         assemble(Parts { storage, config, window, clock, lock, meta, cursors, identity, end }, segments, tracker, next);
     log.save_opening().map_err(at(&dir))?;
+    resolve(&*log.storage, &dir, end).map_err(at(&dir))?;
     Ok((log, recovery))
 }
 
@@ -227,7 +228,7 @@ impl Finding<'_> {
             let base = digits.and_then(|digits| digits.parse().ok());
             match base {
                 Some(base) => files.push(Listed { path: dir.join(&name), base, salt: None, boot: 0 }),
-                None if ["LOCK", "meta", "cursors", "dead-letters", ACCEPTED].contains(&name.as_str()) => {}
+                None if ["LOCK", "meta", "cursors", "dead-letters", ACCEPTED, IMPORTS].contains(&name.as_str()) => {}
                 None => {
                     self.note(format!("{}: not a file of this buffer; it is left alone", dir.join(&name).display()));
                 }

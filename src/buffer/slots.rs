@@ -11,7 +11,7 @@ use std::path::Path;
 use bytes::{Buf, BufMut};
 
 use super::format::FORMAT;
-use super::storage::{Disk, Handle, Storage, read_past_bad_pages};
+use super::storage::{Disk, Handle, Storage, read_past_bad_pages, read_up_to};
 use super::wide;
 
 /// Length of a slot; one block of most file systems is 4 KiB.

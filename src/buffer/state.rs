@@ -356,8 +356,8 @@ pub(super) struct Shared {
     pub(super) closed: watch::Sender<bool>,
     /// The writer has ended.
     pub(super) ended: watch::Sender<bool>,
-    /// The cursor that was synced last.
-    pub(super) saved: watch::Sender<u64>,
+    /// What the cursor that was synced last has passed.
+    pub(super) saved: watch::Sender<Passed>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) limits: Limits,
 }
@@ -372,7 +372,7 @@ impl Shared {
             room: watch::Sender::new(0),
             closed: watch::Sender::new(false),
             ended: watch::Sender::new(false),
-            saved: watch::Sender::new(0),
+            saved: watch::Sender::new(Passed::default()),
             clock,
             limits,
         }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::exit::{Exit, Outcome};
+use super::exit::{Exit, Failure, Outcome};
 use super::tool::{self, plain};
 use super::{out, text};
 use crate::buffer::offline::{AuditReport, Finding, LinkAudit};
@@ -26,19 +26,21 @@ pub(crate) struct Args {
 
 /// Audits on the files, or asks the gateway that has them.
 pub(crate) fn audit(args: &Args, data_dir: &Path) -> Outcome {
-    let report: AuditReport = match tool::lock(data_dir)? {
-        Some(locked) => locked.audit(args.link.as_deref(), args.accept)?,
-        None => {
-            let arguments = json!({ "link": args.link, "accept": args.accept });
-            tool::block_on(tool::ask(data_dir, "audit", &arguments))?
-        }
-    };
+    let report = report(data_dir, args.link.as_deref(), args.accept)?;
     if args.json {
         tool::print_json(&report)?;
     } else {
         lines(&report).iter().for_each(|line| out::line(line));
     }
     Ok(if report.ok { Exit::Done } else { Exit::No })
+}
+
+/// The audit of all links, or of one.
+pub(crate) fn report(data_dir: &Path, link: Option<&str>, accept: bool) -> Result<AuditReport, Failure> {
+    match tool::lock(data_dir)? {
+        Some(locked) => Ok(locked.audit(link, accept)?),
+        None => tool::block_on(tool::ask(data_dir, "audit", &json!({ "link": link, "accept": accept }))),
+    }
 }
 
 /// One figure a line: `LINK FIGURE VALUE`.
@@ -65,6 +67,7 @@ fn of_link(audit: &LinkAudit) -> Vec<String> {
         ("accepted_damaged", audit.accepted_damaged),
         ("expired", ledger.expired),
         ("dead_lettered", ledger.dead_lettered),
+        ("replayed", ledger.replayed),
         ("dead_letters", audit.dead_letters),
         ("dead_letters_dropped", audit.dead_letters_dropped),
         ("dead_letters_sent", audit.dead_letters_sent),
@@ -74,6 +77,7 @@ fn of_link(audit: &LinkAudit) -> Vec<String> {
         ("segment_bytes", audit.segment_bytes),
         ("damaged_bytes", audit.damaged_bytes),
         ("torn_bytes", audit.torn_bytes),
+        ("put_aside", audit.put_aside),
     ];
     let mut lines: Vec<_> = figures.iter().map(|(name, value)| format!("{link} {name} {value}")).collect();
     lines.push(format!("{link} gap {}", audit.gap));
@@ -85,7 +89,7 @@ fn of_link(audit: &LinkAudit) -> Vec<String> {
     lines
 }
 
-fn finding(finding: &Finding) -> String {
+pub(crate) fn finding(finding: &Finding) -> String {
     let mut line = String::new();
     if let Some(file) = &finding.file {
         line.push_str(&format!("{file}: "));

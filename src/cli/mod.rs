@@ -2,6 +2,7 @@
 //! Errors here are for people: one line on standard error, and an exit code for scripts ([`Exit`]).
 
 mod audit;
+mod buffer;
 pub mod check;
 mod client;
 mod dead_letters;
@@ -66,6 +67,8 @@ enum Command {
     Audit(audit::Args),
     /// What a remote refused for good: list, show, send again, drop
     DeadLetters(dead_letters::Args),
+    /// What buffers hold: list, look into, verify, repair, carry to another gateway
+    Buffer(buffer::Args),
     /// Show the promise live: two sites, a line that fails, a gateway that is killed, and no message lost
     Demo(demo::Args),
 }
@@ -101,6 +104,7 @@ fn dispatch(cli: &Cli) -> Outcome {
         Command::Replay(args) => replay::replay(args, &load(&config_file(cli.config.as_deref())?)?.0.data_dir),
         Command::Audit(args) => audit::audit(args, &data_dir(&config_file(cli.config.as_deref())?)?),
         Command::DeadLetters(args) => dead_letters::dead_letters(args, &config_file(cli.config.as_deref())?),
+        Command::Buffer(args) => buffer::buffer(args, &config_file(cli.config.as_deref())?),
         Command::Demo(args) if cli.config.is_none() => demo::demo(args),
         Command::Demo(_) => {
             let wrong = anyhow::anyhow!("`demo` brings its own configuration: leave out -c");

@@ -12,13 +12,22 @@ use crate::gateway::offline::{Locked, ToolError};
 
 impl From<ToolError> for Failure {
     fn from(error: ToolError) -> Self {
-        Self { code: error.exit_code(), error: error.into() }
+        Self::with_code(error.exit_code(), error)
     }
 }
 
 /// The data folder, locked; `None`: a gateway runs, and is to be asked.
 pub(crate) fn lock(data_dir: &Path) -> Result<Option<Locked>, Failure> {
     Ok(Locked::take(data_dir)?)
+}
+
+/// For a tool that only works on files that nobody uses.
+pub(crate) fn lock_or_refuse(data_dir: &Path, what: &str) -> Result<Locked, Failure> {
+    lock(data_dir)?.ok_or_else(|| {
+        let dir = data_dir.display();
+        let error = anyhow::anyhow!("a gateway uses {dir}: stop it first, then {what}, then start it again");
+        Failure::new(Exit::Unavailable, error)
+    })
 }
 
 /// Asks the running gateway.

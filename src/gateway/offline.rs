@@ -5,11 +5,14 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
+
 use super::build::{BuildError, lock_data};
 use super::commands::{PAYLOAD_IN_LIST, PAYLOAD_SHOWN, settle_letters};
 use super::{Config, Letter};
-use crate::buffer::offline::{self, AuditReport};
+use crate::buffer::offline::{self, AuditReport, CarryError, Imported, Manifest};
 use crate::buffer::{Buffer, OpenError, SendError};
+use crate::message::Envelope;
 use crate::{clock, links};
 
 /// Why a tool did not do what it was asked.
@@ -55,6 +58,17 @@ pub enum ToolError {
     /// A letter cannot be had.
     #[error(transparent)]
     Letter(#[from] SendError),
+    /// An export or import.
+    #[error(transparent)]
+    Carry(#[from] CarryError),
+    /// The file's link is none of ours.
+    #[error("routes.yaml has no link `{link}` to import into; it has: {known}; --link names one")]
+    NoTarget {
+        /// As the file or the operator says.
+        link: String,
+        /// The links there are.
+        known: String,
+    },
 }
 
 impl ToolError {
@@ -67,7 +81,11 @@ impl ToolError {
             | Self::Io { error, .. }
             | Self::Buffer { error: OpenError::Io { error, .. }, .. } => of_io(error),
             Self::Buffer { .. } => 74,
-            Self::NoLink { .. } | Self::Orphaned(_) => 64,
+            Self::Carry(CarryError::File { error, .. } | CarryError::Open(OpenError::Io { error, .. })) => of_io(error),
+            Self::Carry(CarryError::Full { .. }) => 1,
+            Self::Carry(CarryError::Own(_)) => 64,
+            Self::Carry(_) => 74,
+            Self::NoLink { .. } | Self::Orphaned(_) | Self::NoTarget { .. } => 64,
             Self::Letter(SendError::Refused(_)) => 74,
             Self::Letter(_) => 1,
         }
@@ -156,6 +174,34 @@ impl Locked {
         buffer.close().await;
         Ok(done?)
     }
+
+    /// Takes an exported file into the buffer of `link`, or of the link that it was exported from. Message ids and times stay;
+    /// the site that it comes from joins the messages' path (R12).
+    ///
+    /// # Errors
+    /// What was taken until then is, and a repeat goes on from there.
+    pub fn import(&self, config: &Config, file: &Path, link: Option<&str>) -> Result<Imported, ToolError> {
+        let name = match link {
+            Some(link) => link.to_owned(),
+            None => offline::origin(file)?.link,
+        };
+        let found = config.links.iter().find(|found| found.id.as_str() == name).ok_or_else(|| {
+            let known: Vec<_> = config.links.iter().map(|link| link.id.as_str()).collect();
+            ToolError::NoTarget { link: name, known: known.join(", ") }
+        })?;
+        let map = |manifest: &Manifest, body: Bytes| {
+            if *manifest.site == *config.site { body } else { passed(&manifest.site, body) }
+        };
+        Ok(offline::import(&found.buffer, links::window(found), clock::system(), file, map)?)
+    }
+}
+
+/// What an imported record says of its way: it has passed the site that it was exported at (R12).
+fn passed(site: &str, body: Bytes) -> Bytes {
+    let Ok(Envelope { destination, key, ordinal, mut message }) = Envelope::decode(body.clone()) else { return body };
+    message.origin.path.push(site.into());
+    message.origin.hops = message.origin.hops.saturating_add(1);
+    [Envelope::encode_head(&destination, key.as_deref(), ordinal), message.encode()].concat().into()
 }
 
 /// The folders of all links beneath a data folder, in the order of their names, or of one.

@@ -122,3 +122,97 @@ async fn r15_a_refused_message_is_listed_shown_and_sent_again_when_the_remote_ta
     has(&figures, "far dead_letters_dropped 1");
     has(&figures, "audit ok yes");
 }
+
+/// The messages of this gateway's link, by `peek --json`.
+async fn peeked(gateway: &Gateway) -> Vec<(String, String)> {
+    let output = tool(gateway, &["buffer", "peek", "far", "-n", "1000", "--json"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let shown = json(&output);
+    let part = |record: &Value, name: &str| record["message"][name].as_str().unwrap().to_owned();
+    shown.as_array().unwrap().iter().map(|record| (part(record, "id"), part(record, "payload"))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_buffer_is_carried_to_another_gateway_once_whatever_is_killed() {
+    let source = cut_off(300).await;
+    let file = source.config().with_file_name("far.tgx");
+    let file = file.to_str().unwrap();
+    has(&expect(&source, 0, &["buffer", "export", "far", file]).await, "exported 300");
+    let carried = peeked(&source).await;
+    assert_eq!(carried.len(), 300);
+
+    let mut target = cut_off(2).await;
+    let refused = expect(&target, 69, &["buffer", "import", file]).await;
+    assert!(refused.contains("stop it first"), "{refused}");
+    assert!(target.terminate().await.success());
+    // Killed again and again, later each time, until one comes to its end.
+    let config = target.config();
+    let imports = target.data().join("links/far/imports");
+    let mut kills = 0;
+    loop {
+        let mut import = tokio::process::Command::new(crate::support::gateway::PROGRAM)
+            .args(["-c", config.to_str().unwrap(), "buffer", "import", file])
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let before = std::fs::read(&imports).unwrap_or_default();
+        let moved = crate::support::wait::until("a batch is taken", crate::support::wait::PATIENCE, async || {
+            let now = std::fs::read(&imports).unwrap_or_default();
+            match import.try_wait().unwrap() {
+                Some(status) => Ok(Some(status)),
+                None if now != before => Ok(None),
+                None => Err("not yet".to_owned()),
+            }
+        });
+        match moved.await {
+            Some(status) => {
+                assert!(status.success());
+                break;
+            }
+            None => {
+                import.kill().await.unwrap();
+                kills += 1;
+            }
+        }
+        assert!(kills < 50);
+    }
+    has(&expect(&target, 0, &["buffer", "import", file]).await, "imported 0");
+    has(&expect(&target, 0, &["audit"]).await, "far found 302");
+    let arrived = peeked(&target).await;
+    assert_eq!(arrived[2..], carried, "each once, in order, with its id");
+
+    let mut torn = std::fs::read(file).unwrap();
+    torn.pop();
+    std::fs::write(file, torn).unwrap();
+    let refused = expect(&target, 74, &["buffer", "import", file]).await;
+    assert!(refused.contains("is no whole export"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_buffer_is_seen_told_of_and_mended() {
+    let mut gateway = cut_off(10).await;
+    let shown = expect(&gateway, 0, &["buffer", "ls"]).await;
+    has(&shown, "far depth 10");
+    has(&expect(&gateway, 0, &["buffer", "verify"]).await, "damaged 0");
+    let some = expect(&gateway, 0, &["buffer", "peek", "far", "--from", "3", "--topic", "line/+", "-n", "2"]).await;
+    has(&some, "topic line/3");
+    has(&some, "topic line/4");
+    has(&some, "messages 2, and more: -n shows more");
+    assert!(gateway.terminate().await.success());
+    let path = gateway.data().join("links/far/00000000000000000000.seg");
+    let name = "00000000000000000000.seg";
+    has(&expect(&gateway, 0, &["buffer", "inspect", "far", name]).await, "frames 10");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[150] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    has(&expect(&gateway, 1, &["buffer", "verify"]).await, "damaged 1");
+    has(&expect(&gateway, 1, &["buffer", "repair", "far"]).await, "nothing was changed: --yes does it");
+    has(&expect(&gateway, 1, &["buffer", "verify"]).await, "damaged 1");
+    expect(&gateway, 0, &["buffer", "repair", "far", "--yes"]).await;
+    has(&expect(&gateway, 0, &["buffer", "verify"]).await, "damaged 0");
+    let figures = expect(&gateway, 1, &["audit"]).await;
+    has(&figures, "far dropped_damaged 1");
+    has(&figures, "far gap 0");
+    gateway.start_again().await;
+    assert_eq!(gateway.status().await.links[0].depth, 9);
+}

@@ -105,9 +105,9 @@ pub(super) struct LettersLook {
 }
 
 impl LettersLook {
-    /// Letters of records below `floor`.
-    pub(super) fn counts_below(&self, floor: u64) -> u64 {
-        wide(self.offsets.iter().filter(|offset| **offset < floor).count())
+    /// Letters of records that a cursor has passed.
+    pub(super) fn count_passed(&self, has_passed: impl Fn(u64) -> bool) -> u64 {
+        wide(self.offsets.iter().filter(|offset| has_passed(**offset)).count())
     }
 
     /// Verifies the checksums of the file up to where it was.
@@ -149,6 +149,30 @@ pub(super) fn read_all(storage: &dyn Storage, link_dir: &Path) -> io::Result<Vec
     })?;
     letters.retain(|offset, _| index.places.contains_key(offset));
     Ok(letters.into_values().collect())
+}
+
+/// Writes the log beneath the link's folder anew where bytes of it do not check, and keeps it as it was beside it. Nobody may
+/// have it open. Answers what is (to be) done.
+pub(super) fn repair(link_dir: &Path, dry: bool) -> io::Result<Option<String>> {
+    let storage: Arc<dyn Storage> = Arc::new(super::storage::Disk);
+    let look = look(&*storage, link_dir)?;
+    if look.damaged.is_empty() {
+        return Ok(None);
+    }
+    let dir = link_dir.join("dead-letters");
+    let bytes: u64 = look.damaged.iter().map(|(from, to)| to - from).sum();
+    let aside = (1_u64..).map(|n| dir.join(format!("letters.{n}.damaged"))).find(|path| !path.exists());
+    let aside = aside.unwrap_or_default();
+    if !dry {
+        std::fs::copy(dir.join("letters"), &aside)?;
+        storage.open(&aside)?.sync()?;
+        let (letters, _notes) = DeadLetters::open(storage, link_dir)?;
+        letters.letters.lock().write_anew().map_err(|error| io::Error::other(error.to_string()))?;
+    }
+    let (count, aside) = (look.count, aside.file_name().unwrap_or_default().to_string_lossy().into_owned());
+    Ok(Some(format!(
+        "dead-letters/letters: written anew with its {count} sound letters, without {bytes} damaged bytes; as it was: {aside}"
+    )))
 }
 
 fn open_to_read(storage: &dyn Storage, link_dir: &Path) -> io::Result<Option<(Box<dyn Handle>, u64)>> {

@@ -81,11 +81,12 @@ impl Buffer {
     /// Waits until the synced cursor has passed `id`: before, a kill would bring the record, and so the letter, back.
     pub(super) async fn is_settled(&self, id: Offset) -> Result<(), SendError> {
         let shared = &self.inner.shared;
-        if shared.state.lock().tracker.floor() <= id.0 {
+        if !shared.state.lock().tracker.has_passed(id.0) {
             return Err(SendError::NotSettled(id.0));
         }
         let mut saved = shared.saved.subscribe();
-        let waited = tokio::time::timeout(CURSOR_SAVED_WITHIN, saved.wait_for(|floor| *floor > id.0)).await;
+        let waited =
+            tokio::time::timeout(CURSOR_SAVED_WITHIN, saved.wait_for(|passed| passed.covers(id.0, id.0 + 1))).await;
         match waited {
             Ok(Ok(_passed)) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(SendError::NotSettled(id.0)),

@@ -104,6 +104,8 @@ mod in_a_buffer {
             when_full: WhenFull::DropNewest,
             sync: SyncMode::Group,
             min_free: Some(ByteSize(0)),
+            compress: super::super::super::Compression::None,
+            keep_delivered: None,
         };
         Buffer::open(config, 16, clock::system()).unwrap().0
     }
@@ -142,6 +144,7 @@ mod in_a_buffer {
         expired: 0,
         dead_lettered: 0,
         confirmed_after_drop: 0,
+        replayed: 0,
     };
     const DEAD: Ledger = Ledger { buffered: 0, dead_lettered: 1, ..BACK };
 

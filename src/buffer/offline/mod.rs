@@ -5,6 +5,9 @@
 //! - `view`: the folder as it is; changes nothing.
 //! - `walk`: every byte of a segment, with the damage in it as exact ranges.
 //! - [`audit`]: promise 3 proved from the files; `accepted` remembers what the operator said is known.
+//! - [`list`], [`frames`], [`records`]: what is in it.
+//! - [`export`], [`import`]: records carried to another gateway in a file (modules `carry`, `import`).
+//! - [`repair`]: what is sound written anew, what is damaged put aside.
 //! - `ranges`: sets of record numbers.
 //!
 //! # Invariants
@@ -13,13 +16,22 @@
 
 mod accepted;
 pub(super) mod audit;
+pub(super) mod carry;
+pub(super) mod import;
 mod ranges;
+mod records;
+mod repair;
 mod view;
 mod walk;
 
 pub(super) use accepted::ACCEPTED;
 pub use audit::{AuditReport, Finding, LinkAudit, Trouble, audit};
+pub use carry::{CarryError, Manifest, export, origin};
+pub(super) use carry::{IMPORTS, resolve};
+pub use import::{Imported, import};
 pub(super) use ranges::Ranges;
+pub use records::{BufferList, FrameList, SegmentList, Start, frames, list, records};
+pub use repair::repair;
 
 use std::io;
 use std::path::Path;

@@ -74,6 +74,10 @@ impl Ranges {
         self.0.iter().map(|(from, to)| (*from, *to))
     }
 
+    pub(in crate::buffer) fn contains(&self, number: u64) -> bool {
+        self.0.range(..=number).next_back().is_some_and(|(_, end)| number < *end)
+    }
+
     /// How many numbers.
     pub(in crate::buffer) fn len(&self) -> u64 {
         self.iter().map(|(from, to)| to - from).sum()
@@ -120,6 +124,7 @@ mod tests {
             let apart: Vec<_> = a.iter().collect();
             prop_assert!(apart.windows(2).all(|pair| pair[0].1 < pair[1].0), "{:?}", apart);
             prop_assert_eq!(a.len(), set_a.len() as u64);
+            prop_assert!((0..60).all(|n| a.contains(n) == set_a.contains(&n)));
             prop_assert_eq!(numbers(&a.common(&b)), set_a.intersection(&set_b).copied().collect::<BTreeSet<_>>());
             prop_assert_eq!(numbers(&a.without(&b)), set_a.difference(&set_b).copied().collect::<BTreeSet<_>>());
         }

@@ -8,6 +8,7 @@
 )]
 
 mod bench;
+mod carry;
 mod compress;
 mod direct;
 mod disk;
