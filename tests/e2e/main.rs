@@ -30,4 +30,6 @@ mod replay;
 #[cfg(test)]
 mod sessions;
 #[cfg(test)]
+mod spill;
+#[cfg(test)]
 mod tools;
