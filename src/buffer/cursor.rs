@@ -106,9 +106,15 @@ impl Tracker {
         self.changed
     }
 
-    pub(super) const fn saved(&mut self) {
-        self.unsaved = 0;
+    /// What stands here now is being saved: what changes from now on is not in it.
+    pub(super) const fn saving(&mut self) {
         self.changed = false;
+    }
+
+    /// So many of the unsaved confirmations have been saved (or will not be: a failed save is reported and made again with
+    /// the next that is due).
+    pub(super) const fn saved(&mut self, confirmations: u64) {
+        self.unsaved = self.unsaved.saturating_sub(confirmations);
     }
 
     /// The equation of promise 3 for a log whose next record gets `next`.

@@ -620,14 +620,16 @@ impl Log {
 
     /// Saves cursor and ledger, in one write. Answers the cursor that was saved.
     pub(super) fn save_cursor(&mut self, sync: bool) -> io::Result<Passed> {
-        let (payload, passed) = {
+        let (payload, passed, confirmations) = {
             let mut state = self.shared.state.lock();
-            state.tracker.saved();
-            (state.tracker.encode(self.synced), state.tracker.passed())
+            state.tracker.saving();
+            (state.tracker.encode(self.synced), state.tracker.passed(), state.tracker.unsaved())
         };
         // What fails now is due again with the next look.
         self.upkeep.cursor_unsynced = true;
-        self.cursors.save(&payload)?;
+        let saved = self.cursors.save(&payload);
+        self.shared.saved(confirmations);
+        saved?;
         if sync {
             self.cursors.sync()?;
             self.upkeep.cursor_unsynced = false;

@@ -22,6 +22,7 @@ pub struct Reader {
     closed: tokio::sync::watch::Receiver<bool>,
     /// With `sync: spill` records are read before they are durable: everything below.
     staged: tokio::sync::watch::Receiver<u64>,
+    saves: tokio::sync::watch::Receiver<()>,
     /// The next record to hand out.
     pos: u64,
     /// Nothing at or beyond is handed out.
@@ -75,17 +76,28 @@ enum Place {
 impl Reader {
     pub(super) fn new(shared: Arc<Shared>, storage: Arc<dyn Storage>) -> Self {
         let (mark, closed, staged) = (shared.mark.mark(), shared.closed.subscribe(), shared.readable.subscribe());
+        let saves = shared.saves.subscribe();
         let pos = shared.state.lock().tracker.floor();
-        Self { shared, storage, mark, closed, staged, pos, until: u64::MAX, current: None, disk: None, reading: None }
+        let until = u64::MAX;
+        Self { shared, storage, mark, closed, staged, saves, pos, until, current: None, disk: None, reading: None }
     }
 
     /// The next records, at least one: waits until there is one. At most `records_max` and about `bytes_max`
     /// (one record may exceed it). Offsets rise; a gap is what was dropped or damaged, already counted.
     /// Cancel safe.
     ///
+    /// While a window's worth of confirmations is not in the cursor file, nothing is handed out: with what is in flight, a kill
+    /// repeats at most two windows (R9), however long the writer waits for the disk.
+    ///
     /// # Errors
     /// [`Refused::Failed`] when the log cannot be read at all any more, [`Refused::Closed`] at the end.
     pub async fn next(&mut self, records_max: usize, bytes_max: usize) -> Result<Vec<Record>, Refused> {
+        self.wait_for_cursor().await?;
+        self.read(records_max, bytes_max).await
+    }
+
+    /// [`Reader::next`] whatever the cursor file holds.
+    pub(super) async fn read(&mut self, records_max: usize, bytes_max: usize) -> Result<Vec<Record>, Refused> {
         loop {
             self.wait_for_records().await?;
             if self.current.is_none() {
@@ -141,6 +153,25 @@ impl Reader {
     #[must_use]
     pub fn cursor(&self) -> Offset {
         Offset(self.shared.state.lock().tracker.floor())
+    }
+
+    /// Until what was confirmed is in the cursor file, but for less than a window.
+    async fn wait_for_cursor(&mut self) -> Result<(), Refused> {
+        loop {
+            self.saves.mark_unchanged();
+            if *self.closed.borrow() {
+                return Err(Refused::Closed);
+            }
+            if !self.shared.is_unsaved() {
+                return Ok(());
+            }
+            tokio::select! {
+                biased;
+                changed = self.closed.changed() => if changed.is_err() { return Err(Refused::Closed) },
+                alive = self.mark.changed() => if !alive { return Err(Refused::Closed) },
+                changed = self.saves.changed() => if changed.is_err() { return Err(Refused::Closed) },
+            }
+        }
     }
 
     /// Until something that may be read lies at or beyond `pos`. Looks at the state again after each wake-up.

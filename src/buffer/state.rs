@@ -350,6 +350,8 @@ pub(super) struct Shared {
     pub(super) mark: MarkSender,
     /// With `sync: spill`: records below may be read, durable or not.
     pub(super) readable: watch::Sender<u64>,
+    /// Moves with each save of the cursor.
+    pub(super) saves: watch::Sender<()>,
     /// Moves when space may have come back.
     pub(super) room: watch::Sender<u64>,
     /// Closed to offers and readers.
@@ -369,6 +371,7 @@ impl Shared {
             poke: Condvar::new(),
             mark: MarkSender::new(durable),
             readable: watch::Sender::new(0),
+            saves: watch::Sender::new(()),
             room: watch::Sender::new(0),
             closed: watch::Sender::new(false),
             ended: watch::Sender::new(false),
@@ -521,6 +524,18 @@ impl Shared {
         if due || first || closed_segment || acknowledges {
             self.poke_locked(&mut state);
         }
+    }
+
+    /// The cursor file holds so many more confirmations: the reader may go on (R9).
+    pub(super) fn saved(&self, confirmations: u64) {
+        self.state.lock().tracker.saved(confirmations);
+        self.saves.send_replace(());
+    }
+
+    /// Whether a window's worth of confirmations is unsaved, so that nothing more may be read before they are (R9).
+    pub(super) fn is_unsaved(&self) -> bool {
+        let state = self.state.lock();
+        state.failed.is_none() && state.tracker.unsaved() >= self.limits.window
     }
 
     /// Where the streams are, after a new one has begun if more than `most` records are owed from the last one on.

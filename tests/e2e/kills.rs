@@ -15,9 +15,8 @@ use crate::support::proxy::{Mode, Proxy};
 use crate::support::remote::{Mosquitto, left_out};
 use crate::support::wait::{PATIENCE, until_true};
 
-/// Records in flight on the link. What is confirmed while the log waits for the disk comes on top of R9's two windows; in one so large it
-/// is within them.
-const WINDOW: usize = 100;
+/// Records in flight on the link: so few that R9's two windows are a bound that could be missed.
+const WINDOW: usize = 20;
 
 /// What a publisher has unacknowledged at most.
 const PUBLISHER_WINDOW: usize = 20;

@@ -149,7 +149,7 @@ impl Bench {
     pub(super) fn read_all(&self) -> Vec<Record> {
         let mut reader = self.reader();
         let mut records = Vec::new();
-        while let Some(read) = reader.next(7, 1 << 20).now_or_never() {
+        while let Some(read) = reader.read(7, 1 << 20).now_or_never() {
             match read {
                 Ok(read) => records.extend(read),
                 // Behind what is durable there will be no more.

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
+
 use super::super::state::Verdict;
 use super::super::*;
-use super::bench::{Bench, body, config};
+use super::bench::{Bench, WINDOW, body, config};
 use crate::clock::Clock;
 use crate::units::ByteSize;
 
@@ -276,6 +278,29 @@ fn r09_the_cursor_is_written_each_window_and_synced_each_second_and_before_every
     let first_remove = calls.iter().position(|call| call.starts_with("remove")).unwrap();
     assert!(calls[..first_remove].ends_with(&["write cursors".to_owned(), "sync cursors".to_owned()]), "{calls:?}");
     assert_eq!(calls.last().unwrap(), "syncdir log");
+}
+
+/// However long the writer waits for the disk: a kill now repeats what is not saved, and what is in flight.
+#[test]
+fn r09_nothing_is_handed_out_while_a_window_of_confirmations_is_unsaved() {
+    let mut bench = Bench::new(config());
+    bench.put_all(0, 100);
+    bench.log.tend();
+    let mut reader = bench.reader();
+    let mut handed_out = 0;
+    let mut unsaved = 0;
+    while let Some(records) = reader.next(WINDOW, 1 << 20).now_or_never() {
+        for record in records.unwrap() {
+            assert_eq!(record.offset.0, handed_out);
+            handed_out += 1;
+        }
+        // The writer is busy: it saves nothing.
+        bench.settle(unsaved..handed_out);
+        unsaved = handed_out;
+    }
+    assert_eq!(handed_out, wide(WINDOW), "no more than a window beyond what is saved");
+    bench.log.tend();
+    assert!(reader.next(WINDOW, 1 << 20).now_or_never().is_some(), "goes on once it is saved");
 }
 
 #[test]
