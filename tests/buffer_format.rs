@@ -418,7 +418,7 @@ mod independent {
     pub(super) fn letters(dir: &Path) -> Vec<DeadLetter> {
         let bytes = fs::read(dir.join("dead-letters/letters")).unwrap();
         let (mut at, mut letters) = (0, Vec::new());
-        while at < bytes.len() {
+        while at < bytes.len() && bytes[at..].iter().any(|byte| *byte != 0) {
             assert_eq!(&bytes[at..at + 4], b"TGDL");
             let len = u32_at(&bytes, at + 4) as usize;
             let rest = &bytes[at + 12..at + 12 + len];

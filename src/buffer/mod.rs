@@ -80,12 +80,16 @@
 //!          dropped_min_free u64 · expired u64 · dead_lettered u64 · confirmed_after_drop u64 · replayed u64 ·
 //!          holes u64 · holes times { from u64 · to u64, exclusive }: numbers above the floor that hold no record that is owed
 //! ```
-//! **`dead-letters/letters`**: letters one behind the other.
+//! **`dead-letters/letters`**: letters and their fates, one behind the other; then zeros up to the end of the file, a reserve. Where something
+//! else stands, a reader tries again 8 bytes on.
 //! ```text
 //! letter:  magic u32 = "TGDL" · len u32 · crc u32 = crc(what follows, len bytes)
 //!          attempts u32 · offset u64, its record's number · time u64, wall · reason_len u32 · zero u32 · reason (UTF-8) · body · pad
+//! fate:    magic u32 = "TGDM" · len u32 = 24 · crc u32, as a letter's · kind u32 · zero u32 · first u64 · second u64 · pad
+//!          kind 1: letter `first` is about to be in the log again, as `second` or later · 2: it is, as `second` · 3: it is not
+//!          4: letter `first` was dropped · 5: `first` were sent again and `second` dropped before this file was written anew
 //! ```
-//! `len` counts from `attempts` to the end of the body.
+//! `len` counts from `attempts` to the end of the body. A letter of kind 2 or 4 is gone; one that comes again is a new one.
 //!
 //! # Writing
 //! [`Buffer::admit`] applies the limits, [`Buffer::append`] encodes into memory under a short lock, and one thread a log
@@ -481,7 +485,9 @@ impl Buffer {
     ) -> Result<(Self, Recovery), OpenError> {
         let failed = |error| OpenError::Io { path: config.dir.clone(), error };
         let (log, mut recovery) = recovery::open(Arc::clone(&storage), config, window, clock)?;
-        let (dead_letters, notes) = DeadLetters::open(Arc::clone(&storage), &config.dir).map_err(failed)?;
+        // A record takes half of `max_size` at most.
+        let reserve = DeadLetters::reserve_for(config.max_size.0 / 2);
+        let (dead_letters, notes) = DeadLetters::open(Arc::clone(&storage), &config.dir, reserve).map_err(failed)?;
         recovery.notes.extend(notes);
         let shared = Arc::clone(&log.shared);
         dead_letters.resume(&*storage, &shared).map_err(failed)?;

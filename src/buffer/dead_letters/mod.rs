@@ -16,7 +16,10 @@
 //!
 //! # Space
 //! What is gone stays in the file until half of it is; then the rest is written into a new file that takes its place.
+//! Behind the last row stand zeros, written ahead while the disk has room: a reserve (R4), so that on a full disk the link is not
+//! stopped by a refusal, and letters can be looked after. (A file system that copies on write, as btrfs, still needs room.)
 
+mod reserve;
 mod row;
 mod sending;
 
@@ -28,6 +31,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use self::reserve::Reserve;
 use self::row::{Fate, Row};
 use super::format::aligned;
 use super::storage::{Handle, Storage, is_no_space};
@@ -38,6 +42,8 @@ pub use sending::SendError;
 
 /// Bytes of letters at most: far more than a person reads, little enough to keep beside the log.
 const BYTES_MAX: u64 = 64 << 20;
+/// Room that is there ahead: for a record of the default `max_packet_size`, or for many that are usual.
+const RESERVE_BYTES: u64 = (1 << 20) + (128 << 10);
 /// So many bytes of what is gone are not worth writing the file anew.
 const GONE_BYTES_MIN: u64 = 1 << 20;
 
@@ -69,9 +75,10 @@ pub struct DeadLetters {
 struct Letters {
     storage: Arc<dyn Storage>,
     dir: PathBuf,
-    /// Made with the first letter.
     file: Option<Box<dyn Handle>>,
+    /// Behind the last row.
     end: u64,
+    reserve: Reserve,
     bytes_max: u64,
     index: Index,
     failed: Option<Arc<str>>,
@@ -166,7 +173,7 @@ pub(super) fn repair(link_dir: &Path, dry: bool) -> io::Result<Option<String>> {
     if !dry {
         std::fs::copy(dir.join("letters"), &aside)?;
         storage.open(&aside)?.sync()?;
-        let (letters, _notes) = DeadLetters::open(storage, link_dir)?;
+        let (letters, _notes) = DeadLetters::open(storage, link_dir, RESERVE_BYTES)?;
         letters.letters.lock().write_anew().map_err(|error| io::Error::other(error.to_string()))?;
     }
     let (count, aside) = (look.count, aside.file_name().unwrap_or_default().to_string_lossy().into_owned());
@@ -226,18 +233,25 @@ impl Index {
 }
 
 impl DeadLetters {
-    /// Opens the log beneath the link's folder. Answers also what was odd about it.
-    pub(super) fn open(storage: Arc<dyn Storage>, link_dir: &Path) -> io::Result<(Self, Vec<String>)> {
+    /// The reserve of a log for records of up to so many bytes.
+    pub(super) fn reserve_for(record_max: u64) -> u64 {
+        RESERVE_BYTES.min(record_max.saturating_add(4 << 10))
+    }
+
+    /// Opens the log beneath the link's folder, with so many bytes of reserve if the disk has them. Answers also what was odd about it.
+    pub(super) fn open(storage: Arc<dyn Storage>, link_dir: &Path, reserve: u64) -> io::Result<(Self, Vec<String>)> {
         let mut letters = Letters {
             storage,
             dir: link_dir.join("dead-letters"),
             file: None,
             end: 0,
+            reserve: Reserve::of(reserve),
             bytes_max: BYTES_MAX,
             index: Index::default(),
             failed: None,
         };
-        let notes = letters.load()?;
+        let mut notes = letters.load()?;
+        notes.extend(letters.reserve_at_start());
         Ok((Self { letters: Arc::new(Mutex::new(letters)), sending: tokio::sync::Mutex::default() }, notes))
     }
 
@@ -356,10 +370,12 @@ impl Letters {
         let damaged = damaged.iter();
         let mut notes: Vec<_> =
             damaged.map(|(from, to)| format!("{}: {} damaged bytes at {from}", path.display(), to - from)).collect();
-        if len > sound_end {
+        self.reserve.len = len;
+        if !reserve::is_zeros(&*file, sound_end, len)? {
             notes.push(format!("{}: a torn tail of {} bytes was cut", path.display(), len - sound_end));
             file.set_len(sound_end)?;
             file.sync()?;
+            self.reserve.len = sound_end;
         }
         self.end = sound_end;
         self.file = Some(file);
@@ -420,21 +436,41 @@ impl Letters {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let file = match self.file.take() {
-            Some(file) => file,
-            None => {
-                self.storage.create_dir(&self.dir)?;
-                let file = self.storage.create(&self.path())?;
-                self.storage.sync_dir(&self.dir)?;
-                file
-            }
-        };
-        let file = self.file.insert(file);
+        self.make_file()?;
+        let Some(file) = &self.file else { return Err(io::ErrorKind::NotFound.into()) };
+        let end = self.end + wide(bytes.len());
+        self.reserve.grow(&**file, end)?;
         if let Err(error) = file.write_at(bytes, self.end) {
             file.set_len(self.end)?;
+            self.reserve.len = self.end;
             return Err(error);
         }
-        file.sync()
+        file.sync()?;
+        self.reserve.top_up(&**file, end, self.bytes_max)
+    }
+
+    fn make_file(&mut self) -> io::Result<()> {
+        if self.file.is_none() {
+            self.storage.create_dir(&self.dir)?;
+            let file = self.storage.create(&self.path())?;
+            if let Err(error) = self.storage.sync_dir(&self.dir) {
+                // It would stand in the way of the next attempt.
+                let _gone = self.storage.remove(&self.path());
+                return Err(error);
+            }
+            self.file = Some(file);
+        }
+        Ok(())
+    }
+
+    /// Without its reserve the log is as good as ever until the disk is full.
+    fn reserve_at_start(&mut self) -> Option<String> {
+        let reserved = self.make_file().and_then(|()| match &self.file {
+            Some(file) => self.reserve.top_up(&**file, self.end, self.bytes_max),
+            None => Ok(()),
+        });
+        let error = reserved.err()?;
+        Some(format!("{}: no room could be set aside for dead letters: {error}", self.path().display()))
     }
 
     fn gone_bytes(&self) -> u64 {
@@ -447,8 +483,10 @@ impl Letters {
             if is_no_space(&error) { Refused::Full } else { Refused::Failed(error.to_string().into()) }
         };
         let (file, end, index) = self.copy_rest().map_err(failed)?;
+        self.reserve.len = end;
+        let reserved = self.reserve.top_up(&*file, end, self.bytes_max);
         (self.file, self.end, self.index) = (Some(file), end, index);
-        Ok(())
+        reserved.map_err(failed)
     }
 
     fn copy_rest(&self) -> io::Result<(Box<dyn Handle>, u64, Index)> {

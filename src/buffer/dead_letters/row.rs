@@ -15,6 +15,8 @@ const LETTER: u32 = u32::from_le_bytes(*b"TGDL");
 const FATE: u32 = u32::from_le_bytes(*b"TGDM");
 const HEADER: usize = 12;
 const FIXED: usize = 28;
+/// Zeros that are passed over at once.
+const LOOK: usize = 4 << 10;
 
 /// What became of a letter. A row of `kind:u32 zero:u32 offset:u64 value:u64`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,8 +155,18 @@ pub(super) fn scan(
             at += wide(aligned(size));
             sound_end = at;
         } else {
-            at += 8;
+            at += zeros(file, at)?.max(8);
         }
     }
     Ok((damaged, sound_end))
+}
+
+/// How many zeros stand at `at`, as far as is looked at once, in eights: no row begins among them.
+fn zeros(file: &dyn Handle, at: u64) -> io::Result<u64> {
+    if read_up_to(file, at, 8)?.iter().any(|byte| *byte != 0) {
+        return Ok(0);
+    }
+    let bytes = read_up_to(file, at, LOOK)?;
+    let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+    Ok(wide(zeros) & !7)
 }

@@ -14,7 +14,7 @@ fn letter(offset: u64) -> DeadLetter {
 }
 
 fn open(dir: &Path) -> (DeadLetters, Vec<String>) {
-    DeadLetters::open(Arc::new(Disk), dir).unwrap()
+    DeadLetters::open(Arc::new(Disk), dir, 0).unwrap()
 }
 
 #[tokio::test]

@@ -265,7 +265,7 @@ fn whichever_read_fails_nothing_is_lost() {
 }
 
 async fn some_letters(disk: &SimDisk) -> Vec<DeadLetter> {
-    let (letters, _) = DeadLetters::open(Arc::new(disk.clone()), dir()).unwrap();
+    let (letters, _) = DeadLetters::open(Arc::new(disk.clone()), dir(), RESERVE).unwrap();
     for n in 0..4 {
         let letter = DeadLetter {
             offset: Offset(n * 3),
@@ -279,6 +279,9 @@ async fn some_letters(disk: &SimDisk) -> Vec<DeadLetter> {
     letters.list().unwrap()
 }
 
+/// Of the dead-letter log.
+const RESERVE: u64 = 64;
+
 /// At most the letter that was hit is missing, and it can be written again.
 #[tokio::test]
 async fn letters_survive_any_flip_and_truncation() {
@@ -286,25 +289,27 @@ async fn letters_survive_any_flip_and_truncation() {
     let good = some_letters(&disk).await;
     let path = dir().join("dead-letters/letters");
     let len = disk.len(&path) as usize;
+    let row = (len - RESERVE as usize) / good.len();
     for at in 0..len {
         for cut in [false, true] {
             let disk = disk.copy();
             disk.change(&path, |bytes| if cut { bytes.truncate(at) } else { bytes[at] ^= 1 << (at % 8) });
-            let (letters, notes) = DeadLetters::open(Arc::new(disk.clone()), dir()).unwrap();
+            let (letters, notes) = DeadLetters::open(Arc::new(disk.clone()), dir(), RESERVE).unwrap();
             let there = letters.list().unwrap();
             let missing: Vec<_> = good.iter().filter(|letter| !there.contains(letter)).collect();
             let case = format!("{at}, cut: {cut}: {notes:?}");
             assert!(there.iter().all(|letter| good.contains(letter)), "{case}");
-            let most = if cut { good.len() - at / (len / good.len()) } else { 1 };
+            let most = if cut { good.len() - at / row } else { 1 };
             assert!(missing.len() <= most, "{case}: {} are missing", missing.len());
             // Cut between two letters it is as if the later ones had never been.
-            let between = cut && at % (len / good.len()) == 0 || at % (len / good.len()) >= 154;
+            let between = cut && at % row == 0 || at % row >= 154;
             assert!(missing.is_empty() || between || !notes.is_empty(), "{case}: said nothing");
+            assert!(cut || at < row * good.len() || !notes.is_empty(), "{case}: said nothing of the reserve");
             for letter in &good {
                 letters.put(letter.clone()).await.unwrap();
             }
             drop(letters);
-            let (letters, _) = DeadLetters::open(Arc::new(disk), dir()).unwrap();
+            let (letters, _) = DeadLetters::open(Arc::new(disk), dir(), RESERVE).unwrap();
             let mut there = letters.list().unwrap();
             there.sort_by_key(|letter| letter.offset);
             assert_eq!(there, good, "{case}");

@@ -20,6 +20,7 @@ mod limits;
 mod matrix;
 mod model;
 mod offline;
+mod reserve;
 mod skips;
 mod spill;
 mod spill_model;
