@@ -254,6 +254,123 @@ fn r04_min_free_refuses_when_nothing_can_be_freed() {
     bench.put(&body(0)).unwrap();
 }
 
+/// A log with kept records that are delivered, and 100 behind them that are owed, on a disk that stays short when all delivered ones are
+/// gone. Answers how many are delivered.
+fn short_of_room(when_full: WhenFull) -> (Bench, u64) {
+    let keep = Keep { age: Some(Duration::from_secs(3_600)), size: None };
+    let config = Config { min_free: Some(ByteSize(100_000)), when_full, keep_delivered: Some(keep), ..config() };
+    let mut bench = Bench::new(config);
+    bench.put_all(0, 200);
+    bench.settle(0..200);
+    bench.put_all(200, 300);
+    bench.turn();
+    let kept = bench.shared.stats().kept_bytes;
+    assert!(kept > 20_000, "{kept}");
+    bench.disk.capacity(Some(bench.disk.used() + 100_000 - kept - 100));
+    for _ in 0..10 {
+        bench.clock.pass(Duration::from_secs(1));
+        bench.turn();
+    }
+    let stats = bench.shared.stats();
+    assert_eq!(
+        (stats.kept_bytes, stats.ledger.buffered),
+        (0, 100),
+        "{when_full:?}: delivered ones go first, and alone"
+    );
+    (bench, 200)
+}
+
+/// The order of R4: what is delivered, then what `when_full` says, then refusing.
+#[test]
+fn r04_at_min_free_each_when_full_does_its_own_once_delivered_segments_are_gone() {
+    for when_full in [WhenFull::DropOldest, WhenFull::DropNewest, WhenFull::Reject, WhenFull::Block] {
+        let (mut bench, delivered) = short_of_room(when_full);
+        let answer = bench.put_patiently(&body(300));
+        let (expected, dropped, owed) = match when_full {
+            WhenFull::DropOldest => (Ok(300), bench.ledger().dropped_min_free, 300),
+            WhenFull::DropNewest => (Err(Verdict::DroppedNewest), 1, 300),
+            WhenFull::Reject => (Err(Verdict::Refused(Refused::Full)), 0, 300),
+            WhenFull::Block => (Err(Verdict::Wait), 0, 300),
+        };
+        assert_eq!(answer, expected, "{when_full:?}");
+        let ledger = bench.ledger();
+        assert_eq!((ledger.dropped_min_free, ledger.dropped_when_full), (dropped, 0), "{when_full:?}");
+        match when_full {
+            WhenFull::DropOldest => {
+                assert!((1..100).contains(&dropped), "no more than it takes: {dropped}");
+                bench.turn();
+                assert_eq!(bench.offsets(), (delivered + dropped..=owed).collect::<Vec<_>>());
+                // And when there is nothing left to drop:
+                bench.disk.capacity(Some(1_000));
+                for n in 0..20 {
+                    bench.clock.pass(Duration::from_secs(1));
+                    bench.turn();
+                    if bench.put(&body(n)) == Err(Verdict::Refused(Refused::Full)) {
+                        break;
+                    }
+                }
+                assert_eq!(bench.put(&body(0)), Err(Verdict::Refused(Refused::Full)));
+                assert_eq!(bench.ledger().buffered, 0);
+            }
+            WhenFull::DropNewest | WhenFull::Reject | WhenFull::Block => {
+                assert_eq!(
+                    bench.offsets(),
+                    (delivered..owed).collect::<Vec<_>>(),
+                    "{when_full:?}: nothing owed is given up"
+                );
+            }
+        }
+        bench.disk.capacity(None);
+        bench.clock.pass(Duration::from_secs(1));
+        bench.turn();
+        bench.put_patiently(&body(301)).unwrap();
+    }
+}
+
+/// Delivering gives room back at `min_free` too, to those who wait.
+#[test]
+fn r04_at_min_free_a_blocked_publisher_goes_on_when_records_are_delivered() {
+    let (mut bench, delivered) = short_of_room(WhenFull::Block);
+    assert_eq!(bench.put_patiently(&body(300)), Err(Verdict::Wait));
+    bench.settle(delivered..delivered + 100);
+    for _ in 0..5 {
+        bench.clock.pass(Duration::from_secs(1));
+        bench.turn();
+    }
+    assert_eq!(bench.put_patiently(&body(300)), Ok(300));
+}
+
+#[test]
+fn space_is_given_back_as_a_backlog_drains_whatever_the_sync_mode() {
+    let modes = [SyncMode::Group, SyncMode::Interval(Duration::from_secs(1)), SyncMode::Never];
+    for sync in modes.into_iter().chain([SyncMode::Spill(Duration::from_secs(1))]) {
+        let mut bench = Bench::new(Config { sync, ..config() });
+        let empty = bench.disk.used();
+        for n in 0..300 {
+            bench.put_patiently(&body(n)).unwrap();
+            bench.turn();
+        }
+        bench.clock.pass(Duration::from_secs(3));
+        bench.turn();
+        let segment = bench.shared.limits.segment_bytes;
+        let full = bench.shared.stats().disk_bytes;
+        assert!(full > 3 * segment, "{sync:?}: {full}");
+        for n in 0..300 {
+            bench.settle([n]);
+            bench.turn();
+            // What is owed, and a segment that is done in part, and one that is being written.
+            let stats = bench.shared.stats();
+            let bound = full * (300 - n) / 300 + 2 * segment;
+            assert!(stats.disk_bytes <= bound, "{sync:?}, {n}: {} bytes", stats.disk_bytes);
+        }
+        assert!(bench.disk.segments().len() <= 1, "{sync:?}: {:?}", bench.disk.segments());
+        assert!(bench.disk.used() <= empty + segment + 200, "{sync:?}: {} of {empty}", bench.disk.used());
+        let bench = bench.close_and_reopen();
+        assert_eq!(bench.ledger().buffered, 0);
+        assert!(bench.disk.used() <= empty + segment + 200, "{sync:?}: after a restart");
+    }
+}
+
 #[test]
 fn r09_the_cursor_is_written_each_window_and_synced_each_second_and_before_every_unlink() {
     let mut bench = Bench::new(config());
