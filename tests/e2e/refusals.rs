@@ -4,8 +4,11 @@ use rumqttc_v5::QoS;
 use tidegate::telemetry::board::LinkStatus;
 
 use crate::support::client::{Subscriber, publish_once};
+use crate::support::disk::SmallDisk;
 use crate::support::gateway::Gateway;
 use crate::support::ledger::{Ledger, Mark};
+use crate::support::process::did_not_run;
+use crate::support::proxy::{Mode, Proxy};
 use crate::support::remote::{Kafka, Mosquitto, Rabbit, left_out};
 
 /// A bad one between two good ones; `bad` is `(topic, bytes of payload)`. The good ones' marks.
@@ -46,6 +49,33 @@ async fn r27_what_no_queue_takes_is_a_dead_letter() {
     let good = publish(&gateway, ("line/nowhere", 64)).await;
     accounted_for(&mut gateway).await;
     assert!(gateway.log().contains("NO_ROUTE"), "the remote's own words");
+    Ledger::compare(good, &rabbit.receive("good", &good).await).assert_kept("RabbitMQ", 2);
+}
+
+/// What is owed leaves although nothing can be written any more but in the room that was set aside.
+#[tokio::test(flavor = "multi_thread")]
+async fn r04_on_a_full_disk_a_refusal_does_not_stop_the_link() {
+    if left_out(&["rabbitmq"]) {
+        return;
+    }
+    let Some(disk) = SmallDisk::mount("64m") else { return did_not_run("this user may not mount a small disk") };
+    let rabbit = Rabbit::start("refusals-full").await;
+    rabbit.declare_queue("good").await;
+    let mut proxy = Proxy::start(rabbit.port).await;
+    proxy.set(Mode::Refuse).await;
+    let link = format!(
+        "rabbitmq: {{ url: \"{}\" }}\n    buffer: {{ max_size: 8MiB, min_free: 1MiB }}\n    retry: {{ min: 100ms, max: 1s }}",
+        rabbit.url(proxy.port())
+    );
+    let mut gateway = Gateway::start_at(&disk.path().join("data"), &routes(&link, "far/{rest}")).await;
+    let good = publish(&gateway, ("line/nowhere", 50_000)).await;
+    let ballast = disk.fill();
+    proxy.set(Mode::Pass).await;
+    let settled = |link: &LinkStatus| link.ledger["delivered"] + link.ledger["dead_lettered"] == 3;
+    let seen = gateway.wait_for_link("far", "all three are settled on the full disk", settled).await;
+    assert_eq!((seen.ledger["dead_lettered"], seen.dead_letters, seen.depth), (1, 1, 0), "{:?}", seen.ledger);
+    std::fs::remove_file(ballast).unwrap();
+    accounted_for(&mut gateway).await;
     Ledger::compare(good, &rabbit.receive("good", &good).await).assert_kept("RabbitMQ", 2);
 }
 
