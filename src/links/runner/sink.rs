@@ -512,7 +512,9 @@ impl<S: Sink> SinkRunner<S> {
             if let Err(error) = buffer.dead_letters().put(letter).await {
                 let retry = self.common.now() + self.common.timing.misconfigured_delay;
                 let (state, words) = match error {
-                    Refused::Full => (LinkState::DeadLettersFull, "the dead-letter log is full".to_owned()),
+                    Refused::Full => {
+                        (LinkState::DeadLettersFull, "the dead-letter log, or its disk, is full".to_owned())
+                    }
                     Refused::Failed(_) | Refused::Closed => (LinkState::BufferFailed, error.to_string()),
                 };
                 tracing::error!(link = %self.common.link, error = %words, "the link stops at a dead letter");
