@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
-use tidegate::buffer::{Compression, SyncMode, WhenFull};
+use tidegate::buffer::{Compression, Lane, SyncMode, WhenFull};
 use tidegate::cli::check::check;
 use tidegate::config::{self, Env, Severity};
 use tidegate::gateway::Config;
@@ -161,6 +161,7 @@ fn every_key_arrives_where_it_belongs() {
     assert!(!cloud.mandatory && cloud.topic_escape && cloud.prefetch == 100);
     assert!(cloud.declare.as_ref().is_some_and(|declare| declare.kind == "topic" && !declare.durable));
 
+    assert_eq!(link(&config, "hq").lanes, [Lane::High]);
     let share = |name| link(&config, name).drain;
     assert_eq!((share("hq"), share("cloud")), (links::Drain::Fifo, links::Drain::LiveFirst { share: 25 }));
     assert_eq!(share("queues"), links::Drain::LiveFirst { share: 10 });

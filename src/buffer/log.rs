@@ -309,8 +309,11 @@ impl Log {
             tracing::error!("the disk is full: new records wait in memory until there is room");
         }
         state.pressure = Pressure::Short;
-        if !state.reclaimable() && self.shared.limits.when_full == WhenFull::DropOldest {
-            let _had_something = state.drop_oldest(Drop::MinFree);
+        // Asked whatever the policy is: what is settled, or only kept, goes first (R4).
+        let may_drop = !state.reclaimable() && self.shared.limits.when_full == WhenFull::DropOldest;
+        drop(state);
+        if may_drop {
+            self.shared.drop_lowest(Drop::MinFree);
         }
     }
 

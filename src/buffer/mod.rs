@@ -10,7 +10,7 @@
 //!   cursor is a lower bound and is clamped, never fatal.
 //! - Damage is counted, reported as an exact range and skipped. It never keeps a log from opening, never cuts what
 //!   follows it, and never makes the log fall back to memory.
-//! - Disk bytes stay within `max_size` (segments; `meta`, `cursors` and dead letters have their own small limits).
+//! - Disk bytes stay within `max_size`, for all lanes of a link together (segments; `meta`, `cursors` and dead letters have their own small limits).
 //!
 //! # On disk
 //! ```text
@@ -20,6 +20,7 @@
 //! dead-letters/letters    what the remote refused (module `dead_letters`)
 //! imports                 which records of other logs have been taken (module `offline::carry`)
 //! accepted-damage.json    damage that the operator has said is known (module `offline`)
+//! high/, low/             further lanes of the link, each a log by itself with all of the above (module `lanes`)
 //! ```
 //! A frame is one group commit or a part of it. Its checksums are seeded with the segment's salt, so that no payload can
 //! forge a frame; it says how far the log was durable when it was written, by which recovery tells damage from a torn
@@ -144,9 +145,11 @@ mod format;
 #[doc(hidden)]
 pub mod fuzzing;
 mod history;
+mod lanes;
 mod log;
 pub mod mark;
 pub mod offline;
+mod quota;
 mod reader;
 mod recovery;
 mod retention;
@@ -161,6 +164,7 @@ mod writer;
 pub use dead_letters::{DeadLetter, DeadLetters, SendError};
 pub use direct::Direct;
 pub use history::History;
+pub use lanes::{Lane, Lanes, Place};
 pub use mark::{Mark, MarkSender, Progress, Rejected};
 pub use reader::Reader;
 pub use slots::SlotFile;
@@ -330,6 +334,24 @@ pub struct Ledger {
 }
 
 impl Ledger {
+    /// The sum of two ledgers.
+    #[must_use]
+    pub const fn plus(&self, other: &Self) -> Self {
+        Self {
+            accepted: self.accepted + other.accepted,
+            delivered: self.delivered + other.delivered,
+            buffered: self.buffered + other.buffered,
+            dropped_when_full: self.dropped_when_full + other.dropped_when_full,
+            dropped_age: self.dropped_age + other.dropped_age,
+            dropped_damaged: self.dropped_damaged + other.dropped_damaged,
+            dropped_min_free: self.dropped_min_free + other.dropped_min_free,
+            expired: self.expired + other.expired,
+            dead_lettered: self.dead_lettered + other.dead_lettered,
+            confirmed_after_drop: self.confirmed_after_drop + other.confirmed_after_drop,
+            replayed: self.replayed + other.replayed,
+        }
+    }
+
     /// Whether the equation holds.
     #[must_use]
     pub const fn balances(&self) -> bool {
@@ -474,10 +496,13 @@ impl Buffer {
     /// # Errors
     /// [`OpenError`]; never because of damage.
     pub fn open(config: Config, window: usize, clock: Arc<dyn Clock>) -> Result<(Self, Recovery), OpenError> {
-        Self::open_on(Arc::new(storage::Disk), &config, window, clock)
+        let name = config.dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        Self::open_as(&name, Arc::new(storage::Disk), &config, window, clock)
     }
 
-    fn open_on(
+    /// The same, with a name for its thread.
+    fn open_as(
+        name: &str,
         storage: Arc<dyn Storage>,
         config: &Config,
         window: usize,
@@ -492,8 +517,7 @@ impl Buffer {
         let shared = Arc::clone(&log.shared);
         dead_letters.resume(&*storage, &shared).map_err(failed)?;
         let id = log.id();
-        let name = config.dir.file_name().map_or_else(|| id.clone(), |name| name.to_string_lossy().into_owned());
-        writer::start(log, &name).map_err(failed)?;
+        writer::start(log, name).map_err(failed)?;
         Ok((Self { inner: Arc::new(Inner { shared, storage, dir: config.dir.clone(), dead_letters, id }) }, recovery))
     }
 

@@ -203,6 +203,9 @@ struct Finding<'a> {
     durable: u64,
 }
 
+/// What lies in a log's folder beside its segments.
+const NAMES: [&str; 8] = ["LOCK", "meta", "cursors", "dead-letters", ACCEPTED, IMPORTS, "high", "low"];
+
 impl Finding<'_> {
     fn note(&mut self, text: String) {
         self.recovery.notes.push(text);
@@ -228,7 +231,7 @@ impl Finding<'_> {
             let base = digits.and_then(|digits| digits.parse().ok());
             match base {
                 Some(base) => files.push(Listed { path: dir.join(&name), base, salt: None, boot: 0 }),
-                None if ["LOCK", "meta", "cursors", "dead-letters", ACCEPTED, IMPORTS].contains(&name.as_str()) => {}
+                None if NAMES.contains(&name.as_str()) => {}
                 None => {
                     self.note(format!("{}: not a file of this buffer; it is left alone", dir.join(&name).display()));
                 }

@@ -1,7 +1,7 @@
 //! What publishers, the reader and the writer share: one short lock, never held over I/O or an `.await`.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -11,6 +11,7 @@ use super::batch::{Batch, Frame};
 use super::cursor::{Drop, Passed, Tracker};
 use super::format::{FRAME_HEADER, record_len};
 use super::log::RESERVE;
+use super::quota::Siblings;
 use super::retention::Retention;
 use super::segment::Segment;
 use super::spill::Spill;
@@ -227,6 +228,15 @@ impl State {
         }
     }
 
+    /// Bytes that have been taken and are not written.
+    fn unwritten(&self) -> u64 {
+        self.staged_bytes() + self.granted
+    }
+
+    fn in_use(&self) -> u64 {
+        self.disk_bytes() + self.unwritten() + CLOSING_BYTES
+    }
+
     pub(super) fn disk_bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.bytes).sum()
     }
@@ -362,6 +372,15 @@ pub(super) struct Shared {
     pub(super) saved: watch::Sender<Passed>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) limits: Limits,
+    /// The other lanes of the link, where it has some.
+    siblings: OnceLock<Siblings>,
+}
+
+/// What the first look at an offer says.
+enum Look {
+    Decided(Verdict),
+    /// There is no room, for this reason.
+    Short(Drop),
 }
 
 impl Shared {
@@ -378,7 +397,14 @@ impl Shared {
             saved: watch::Sender::new(Passed::default()),
             clock,
             limits,
+            siblings: OnceLock::new(),
         }
+    }
+
+    /// From now on the quota is that of these lanes together. Once, before the first offer.
+    pub(super) fn share_quota(&self, siblings: Siblings) {
+        // A second call would be a mistake of the wiring, and the first one goes on to be right.
+        drop(self.siblings.set(siblings));
     }
 
     /// Bytes that a record of `bytes` takes at most.
@@ -386,25 +412,34 @@ impl Shared {
         (record_len(bytes, true) + FRAME_HEADER) as u64
     }
 
-    /// Decides one offer, by the rules that stand beside [`Refused`], [`WhenFull`] and R4.
+    /// Decides one offer, by the rules that stand beside [`Refused`], [`WhenFull`], R4 and R14.
     pub(super) fn judge(&self, bytes: usize) -> Verdict {
         self.judge_by(self.limits.when_full, bytes)
     }
 
     /// The same by another policy than the link's.
     pub(super) fn judge_by(&self, policy: WhenFull, bytes: usize) -> Verdict {
+        let _gate = self.siblings.get().map(Siblings::gate);
+        match self.look(policy, bytes) {
+            Look::Decided(verdict) => verdict,
+            Look::Short(why) => self.make_way(policy, why),
+        }
+    }
+
+    fn look(&self, policy: WhenFull, bytes: usize) -> Look {
         let need = Self::need(bytes);
+        let elsewhere = self.siblings.get().map_or(0, Siblings::in_use);
         let mut state = self.state.lock();
         let state = &mut *state;
         if let Some(reason) = &state.failed {
-            return Verdict::Refused(Refused::Failed(Arc::clone(reason)));
+            return Look::Decided(Verdict::Refused(Refused::Failed(Arc::clone(reason))));
         }
         if state.closing {
-            return Verdict::Refused(Refused::Closed);
+            return Look::Decided(Verdict::Refused(Refused::Closed));
         }
         // It would not fit if everything else went.
         if need.saturating_mul(2) > self.limits.max_size || bytes >= super::format::FRAME_BODY_MAX - 64 {
-            return self.turn_away(state, policy, Drop::WhenFull);
+            return Look::Decided(self.turn_away(state, policy, Drop::WhenFull));
         }
         let staged = state.staged_bytes();
         // Room that is granted counts little here: its holder may be waiting for another link.
@@ -414,33 +449,86 @@ impl Shared {
                 state.urge();
                 self.poke_locked(state);
             }
-            return Verdict::Wait;
+            return Look::Decided(Verdict::Wait);
         }
-        let unwritten = staged + state.granted;
-        let why = match state.pressure {
-            Pressure::Short => Drop::MinFree,
-            Pressure::Freeing => return Verdict::Wait,
-            Pressure::None if state.disk_bytes() + unwritten + need + CLOSING_BYTES > self.limits.max_size => {
-                Drop::WhenFull
-            }
+        match state.pressure {
+            Pressure::Short => Look::Short(Drop::MinFree),
+            Pressure::Freeing => Look::Decided(Verdict::Wait),
+            Pressure::None if state.in_use() + need + elsewhere > self.limits.max_size => Look::Short(Drop::WhenFull),
             Pressure::None => {
                 state.granted += need;
-                return Verdict::Granted(need);
+                Look::Decided(Verdict::Granted(need))
             }
-        };
-        if state.reclaimable() {
-            self.poke_locked(state);
+        }
+    }
+
+    /// There is no room: what costs nothing goes, then what `when_full` gives up.
+    fn make_way(&self, policy: WhenFull, why: Drop) -> Verdict {
+        let siblings = self.siblings.get();
+        let elsewhere = siblings.is_some_and(Siblings::reclaim);
+        if self.reclaim() || elsewhere {
             return Verdict::Wait;
         }
         match policy {
-            WhenFull::DropOldest if state.drop_oldest(why) || unwritten > 0 => {
-                state.urge();
-                self.poke_locked(state);
-                Verdict::Wait
-            }
-            WhenFull::Block => Verdict::Wait,
-            WhenFull::DropNewest | WhenFull::Reject | WhenFull::DropOldest => self.turn_away(state, policy, why),
+            WhenFull::Block => return Verdict::Wait,
+            WhenFull::DropOldest if self.drop_lowest(why) => return Verdict::Wait,
+            WhenFull::DropOldest | WhenFull::DropNewest | WhenFull::Reject => {}
         }
+        // What higher lanes hold is not given up for it: it is the lowest itself.
+        let yields = policy == WhenFull::DropOldest && siblings.is_some_and(Siblings::higher_hold_some);
+        let policy = if yields { WhenFull::DropNewest } else { policy };
+        self.turn_away(&mut self.state.lock(), policy, why)
+    }
+
+    /// Lets the lowest lane that has something give up its oldest records. Whether one did, or will once it is written.
+    pub(super) fn drop_lowest(&self, why: Drop) -> bool {
+        if self.siblings.get().is_some_and(|siblings| siblings.drop_from_lower(why)) {
+            let mut state = self.state.lock();
+            if state.pressure == Pressure::Short {
+                state.pressure = Pressure::Freeing;
+            }
+            return true;
+        }
+        let mut state = self.state.lock();
+        let some = state.drop_oldest(why) || state.unwritten() > 0;
+        if some {
+            state.urge();
+            self.poke_locked(&mut state);
+        }
+        some
+    }
+
+    /// The same for this lane alone, asked by a higher one. What waits for a full disk cannot be given up.
+    pub(super) fn give_up(&self, why: Drop) -> bool {
+        let mut state = self.state.lock();
+        let being_written = state.staged_bytes() > 0 && state.pressure == Pressure::None;
+        let some = state.drop_oldest(why) || being_written;
+        if some {
+            state.urge();
+            self.poke_locked(&mut state);
+        }
+        some
+    }
+
+    /// Asks the writer for what is settled. Whether that is something.
+    pub(super) fn reclaim(&self) -> bool {
+        let mut state = self.state.lock();
+        let some = state.reclaimable();
+        if some {
+            self.poke_locked(&mut state);
+        }
+        some
+    }
+
+    /// Bytes on disk, and those that may still be written.
+    pub(super) fn in_use(&self) -> u64 {
+        self.state.lock().in_use()
+    }
+
+    /// Whether records are owed.
+    pub(super) fn owes(&self) -> bool {
+        let state = self.state.lock();
+        state.tracker.owed(state.next) > 0
     }
 
     fn turn_away(&self, state: &mut State, policy: WhenFull, why: Drop) -> Verdict {
@@ -593,8 +681,16 @@ impl Shared {
         state.closing
     }
 
-    /// Wakes the offers that wait.
+    /// Wakes the offers that wait, to all lanes.
     pub(super) fn make_room(&self) {
+        self.make_own_room();
+        if let Some(siblings) = self.siblings.get() {
+            siblings.make_room();
+        }
+    }
+
+    /// Wakes those to this lane.
+    pub(super) fn make_own_room(&self) {
         self.room.send_modify(|generation| *generation = generation.wrapping_add(1));
     }
 

@@ -12,7 +12,7 @@ use super::{load, out};
 use crate::buffer::Offset;
 use crate::buffer::offline::{self, BufferList, Start, Trouble};
 use crate::clock::WallMs;
-use crate::gateway::offline::link_folders;
+use crate::gateway::offline::{link_folders, log_folder};
 use crate::gateway::{Config, ShownRecord};
 use crate::topic::{TopicFilter, TopicName};
 use crate::units;
@@ -122,7 +122,8 @@ pub(crate) fn buffer(args: &Args, config: &Path) -> Outcome {
 
 fn ls(config: &Config, link: Option<&str>, json: bool) -> Outcome {
     let folders = link_folders(&config.data_dir, link)?;
-    let lists: Vec<_> = folders.iter().map(|dir| offline::list(dir)).collect::<Result<_, _>>().map_err(io_failure)?;
+    let lists: Vec<_> =
+        folders.iter().map(|(_, dir)| offline::list(dir)).collect::<Result<_, _>>().map_err(io_failure)?;
     if json {
         tool::print_json(&lists)?;
     } else {
@@ -280,7 +281,7 @@ fn verify(config: &Config, link: Option<&str>, json: bool) -> Outcome {
 
 fn repair(config: &Config, link: &str, yes: bool) -> Outcome {
     let locked = tool::lock_or_refuse(&config.data_dir, "repair")?;
-    let dir = locked.links(Some(link))?.pop().unwrap_or_default();
+    let dir = locked.log(link)?;
     let done = offline::repair(&dir, !yes).map_err(io_failure)?;
     for line in &done {
         out::line(&plain(line));
@@ -316,7 +317,7 @@ fn import(config: &Config, file: &Path, link: Option<&str>) -> Outcome {
 }
 
 fn folder(config: &Config, link: &str) -> Result<PathBuf, Failure> {
-    Ok(link_folders(&config.data_dir, Some(link))?.pop().unwrap_or_default())
+    Ok(log_folder(&config.data_dir, link)?.1)
 }
 
 /// An offset, or how long ago.

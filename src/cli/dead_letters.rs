@@ -9,7 +9,7 @@ use super::text::{self, grouped};
 use super::tool::{self, plain};
 use super::{load, out};
 use crate::clock::WallMs;
-use crate::gateway::{Letter, ShownMessage};
+use crate::gateway::{Letter, SettledLetter, ShownMessage};
 
 /// `tidegate dead-letters`.
 #[derive(Clone, Debug, clap::Args)]
@@ -22,7 +22,7 @@ pub(crate) struct Args {
 enum Verb {
     /// List the letters of a link: id, time, attempts, topic, bytes, reason
     List {
-        /// The link
+        /// The link, all its lanes; or LINK/LANE
         link: String,
         /// Print them as JSON
         #[arg(long)]
@@ -38,7 +38,7 @@ enum Verb {
 
 #[derive(Clone, Debug, clap::Args)]
 struct Which {
-    /// The link
+    /// The link; LINK/high, LINK/normal or LINK/low where it has several lanes
     link: String,
     /// The letters' ids, as `list` shows them
     #[arg(required_unless_present = "all", conflicts_with = "all")]
@@ -87,11 +87,7 @@ pub(crate) fn dead_letters(args: &Args, config: &Path) -> Outcome {
 
 fn read(data_dir: &Path, link: &str, ids: Option<Vec<u64>>, verb: &str) -> Result<Vec<Letter>, Failure> {
     match tool::lock(data_dir)? {
-        Some(locked) if verb == "show" && ids.is_none() => {
-            let all = locked.letters(link, None)?.iter().map(|letter| letter.id).collect::<Vec<_>>();
-            Ok(locked.letters(link, Some(&all))?)
-        }
-        Some(locked) => Ok(locked.letters(link, ids.as_deref())?),
+        Some(locked) => Ok(locked.letters(link, ids.as_deref(), verb == "show")?),
         None => {
             let arguments = json!({ "link": link, "verb": verb, "ids": ids });
             tool::block_on(tool::ask(data_dir, "dead-letters", &arguments))
@@ -100,7 +96,7 @@ fn read(data_dir: &Path, link: &str, ids: Option<Vec<u64>>, verb: &str) -> Resul
 }
 
 fn settle(config: &crate::gateway::Config, which: &Which, send: bool) -> Outcome {
-    let done: Vec<(u64, Option<u64>)> = match tool::lock(&config.data_dir)? {
+    let done: Vec<SettledLetter> = match tool::lock(&config.data_dir)? {
         Some(locked) => {
             tool::block_on(async { Ok(locked.settle_letters(config, &which.link, send, which.ids()).await?) })?
         }
@@ -111,11 +107,11 @@ fn settle(config: &crate::gateway::Config, which: &Which, send: bool) -> Outcome
         }
     };
     if which.json {
-        let done: Vec<_> = done.iter().map(|(id, offset)| json!({ "id": id, "offset": offset })).collect();
         tool::print_json(&done)?;
     } else {
-        for (id, offset) in &done {
-            match offset {
+        for settled in &done {
+            let id = named(&settled.lane, settled.id);
+            match settled.offset {
                 Some(offset) => out::line(&format!("letter {id} sent again, as record {offset}")),
                 None => out::line(&format!("letter {id} dropped")),
             }
@@ -125,16 +121,22 @@ fn settle(config: &crate::gateway::Config, which: &Which, send: bool) -> Outcome
     Ok(Exit::Done)
 }
 
+/// A letter by its id, and its lane where that is not the normal one.
+fn named(lane: &str, id: u64) -> String {
+    if lane == "normal" { id.to_string() } else { format!("{lane} {id}") }
+}
+
 /// One line: `ID  TIME  attempts N  TOPIC -> DESTINATION  N bytes  REASON`.
 fn in_list(letter: &Letter) -> String {
     let ShownMessage { topic, destination, payload_bytes, .. } = &letter.message;
-    let (id, time, attempts) = (letter.id, text::utc(WallMs(letter.time_ms)), letter.attempts);
+    let (id, time, attempts) = (named(&letter.lane, letter.id), text::utc(WallMs(letter.time_ms)), letter.attempts);
     let reason = &letter.reason;
     plain(&format!("{id}  {time}  attempts {attempts}  {topic} -> {destination}  {payload_bytes} bytes  {reason}"))
 }
 
 fn in_full(letter: &Letter) -> Vec<String> {
     let mut lines = vec![
+        format!("lane {}", plain(&letter.lane)),
         format!("id {}", letter.id),
         format!("refused {}", text::utc(WallMs(letter.time_ms))),
         format!("attempts {}", letter.attempts),

@@ -42,6 +42,9 @@ struct Start {
     /// The link whose buffer is read
     #[arg(required = true)]
     link: Option<String>,
+    /// Only this lane of it (the routes' `priority`); by default all, high before normal before low
+    #[arg(long, value_parser = ["high", "normal", "low"])]
+    lane: Option<String>,
     /// Begin with this: an offset, a time such as `2026-11-26T08:00:00Z`, or how long ago, such as `2h`
     #[arg(long, value_name = "TIME|OFFSET", value_parser = point)]
     from: Option<ReplayPoint>,
@@ -94,6 +97,7 @@ pub(crate) fn replay(args: &Args, data_dir: &Path) -> Outcome {
 fn start(start: &Start, data_dir: &Path) -> Outcome {
     let request = ReplayRequest {
         link: start.link.clone().unwrap_or_default(),
+        lane: start.lane.clone(),
         from: start.from,
         until: start.until,
         topic: start.topic.clone(),
@@ -144,15 +148,18 @@ pub(crate) fn in_list(replay: &ReplayStatus) -> String {
         ReplayState::Cancelled => "cancelled",
         ReplayState::Failed => "failed",
     };
-    let all = replay.until.saturating_sub(replay.from);
-    let through = replay.position.saturating_sub(replay.from).min(all);
+    let (through, all) = replay.passed();
+    let several = replay.lanes.len() > 1;
+    let of = replay.lanes.iter().map(|lane| {
+        let name = if several { format!("{} ", plain(&lane.lane)) } else { String::new() };
+        format!("{name}{} to {}", lane.from, lane.until)
+    });
+    let of = of.collect::<Vec<_>>().join(", ");
     let percent = if all == 0 { 100 } else { u128::from(through) * 100 / u128::from(all) };
     let mut line = format!(
-        "replay {}  {state}  {}  {percent} % of offsets {} to {}  sent {} ({})",
+        "replay {}  {state}  {}  {percent} % of offsets {of}  sent {} ({})",
         replay.id,
         plain(&replay.way()),
-        replay.from,
-        replay.until,
         grouped(replay.replayed),
         ByteSize(replay.bytes),
     );
@@ -250,6 +257,7 @@ fn days_since_epoch(date: &str) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::replay::ReplayLane;
 
     #[test]
     fn moments_are_read_as_they_are_written() {
@@ -287,6 +295,8 @@ mod tests {
         let replay = ReplayStatus {
             id: "7f3a91c2".into(),
             request,
+            lanes: vec![ReplayLane { lane: "normal".into(), from: 100, until: 300 }],
+            lane: "normal".into(),
             from: 100,
             until: 300,
             position: 250,
@@ -298,6 +308,10 @@ mod tests {
         };
         let expected = "replay 7f3a91c2  running  cloud -> lake/t  75 % of offsets 100 to 300  sent 1,400 (2KiB)  refused 2  note: line one line two";
         assert_eq!(in_list(&replay), expected);
+        let high = ReplayLane { lane: "high".into(), from: 0, until: 200 };
+        let lanes = vec![high, replay.lanes[0].clone()];
+        let of_lanes = in_list(&ReplayStatus { lanes, ..replay });
+        assert!(of_lanes.contains("87 % of offsets high 0 to 200, normal 100 to 300  sent"), "{of_lanes}");
         assert_eq!(
             counted(&ReplayCounts::default()),
             ["records 0", "bytes 0", "passed_over 0", "expired 0", "unsendable 0"]

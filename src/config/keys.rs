@@ -58,7 +58,7 @@ pub(super) const LINK: Keys = Keys {
         "drain",
         "renamed_from",
     ],
-    planned: &["rate", "priority", "dead_letters", "amqp10", "nats"],
+    planned: &["rate", "dead_letters", "amqp10", "nats"],
 };
 
 pub(super) const MQTT: Keys = Keys {
@@ -99,8 +99,8 @@ pub(super) const LIVE_FIRST: Keys = Keys { section: "links.NAME.drain.live_first
 
 pub(super) const ROUTE: Keys = Keys {
     section: "routes",
-    accepted: &["name", "from", "to", "key", "ttl"],
-    planned: &["where", "priority", "transform", "throttle", "sample", "dedup", "batch", "retained", "retain", "qos"],
+    accepted: &["name", "from", "to", "key", "ttl", "priority"],
+    planned: &["where", "transform", "throttle", "sample", "dedup", "batch", "retained", "retain", "qos"],
 };
 
 pub(super) const ALL: [&Keys; 15] = [

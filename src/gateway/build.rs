@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::{Config, Gateway, Link, Orphan, Replays, Shared, rename};
 use crate::broker::{self, Broker};
-use crate::buffer::{self, Buffer, Recovery};
+use crate::buffer::{self, Lane, Lanes, Recovery};
 use crate::clock::Clock;
 use crate::hub::Hub;
 use crate::links;
@@ -98,7 +98,7 @@ impl Gateway {
         rename::carry(&config, &clock)?;
         let orphans = open_orphans(&config, &clock);
         let links = open_links(config.links, &clock)?;
-        let logs = links.iter().filter_map(|link| Some((link.config.id.clone(), link.buffer.clone()?))).collect();
+        let logs = links.iter().filter_map(|link| Some((link.config.id.clone(), link.lanes.clone()?))).collect();
         let ids = IdSource::new(Arc::clone(&config.site), rand::random());
         let hub = Arc::new(Hub::new(ids, Table::new(config.routes), logs, Arc::clone(&clock)));
         let broker_board = Arc::new(BrokerBoard::default());
@@ -154,17 +154,17 @@ fn open_links(configs: Vec<links::Config>, clock: &Arc<dyn Clock>) -> Result<Vec
 fn open_link(config: links::Config, clock: &Arc<dyn Clock>) -> Result<Link, BuildError> {
     // Data that an earlier run left is delivered also when no route leads to the link any more.
     let needed = config.has_sink || config.buffer.dir.exists();
-    let buffer = if needed {
-        let opened = Buffer::open(config.buffer.clone(), links::window(&config), Arc::clone(clock));
-        let (buffer, recovery) = opened.map_err(|error| BuildError::Buffer { link: config.id.clone(), error })?;
-        report(config.id.as_str(), &recovery);
-        Some(buffer)
+    let lanes = if needed {
+        let opened = Lanes::open(&config.buffer, links::window(&config), &config.lanes, clock);
+        let (lanes, recoveries) = opened.map_err(|error| BuildError::Buffer { link: config.id.clone(), error })?;
+        report(config.id.as_str(), &recoveries);
+        Some(lanes)
     } else {
         None
     };
-    let sink = buffer.is_some().then(Arc::default);
+    let sink = lanes.is_some().then(Arc::default);
     let source = (!config.sources.is_empty()).then(Arc::default);
-    Ok(Link { config, buffer, sink, source })
+    Ok(Link { config, lanes, sink, source })
 }
 
 /// R34: folders below `links/` that no link of the file owns. They are opened so that `status` can tell what they hold, and
@@ -178,12 +178,12 @@ fn open_orphans(config: &Config, clock: &Arc<dyn Clock>) -> Vec<Orphan> {
 
 fn open_orphan(dir: &Path, clock: &Arc<dyn Clock>) -> Option<Orphan> {
     let name = dir.file_name()?.to_string_lossy().into_owned();
-    match Buffer::open(keeping(dir), 1, Arc::clone(clock)) {
-        Ok((buffer, recovery)) => {
-            report(&name, &recovery);
-            let messages = buffer.stats().ledger.buffered;
+    match Lanes::open(&keeping(dir), 1, &[], clock) {
+        Ok((lanes, recoveries)) => {
+            report(&name, &recoveries);
+            let messages = lanes.ledger().buffered;
             tracing::warn!(link = name, messages, folder = %dir.display(), "this folder holds data of a link that routes.yaml does not have; it is kept, and shown as orphaned");
-            Some(Orphan { name, buffer })
+            Some(Orphan { name, lanes })
         }
         Err(error) => {
             tracing::warn!(link = name, %error, "this folder holds data of a link that routes.yaml does not have, and cannot be opened; it is kept");
@@ -206,15 +206,22 @@ pub(super) fn keeping(dir: &Path) -> buffer::Config {
     }
 }
 
-fn report(link: &str, recovery: &Recovery) {
+fn report(link: &str, recoveries: &[(Lane, Recovery)]) {
+    for (lane, recovery) in recoveries {
+        report_lane(link, lane.name(), recovery);
+    }
+}
+
+fn report_lane(link: &str, lane: &str, recovery: &Recovery) {
     let Recovery { buffered, torn_bytes, damaged, notes } = recovery;
-    tracing::info!(link, buffered, "buffer open");
+    tracing::info!(link, lane, buffered, "buffer open");
     if *torn_bytes > 0 {
-        tracing::warn!(link, torn_bytes, "a torn tail was cut; nothing of it had been acknowledged");
+        tracing::warn!(link, lane, torn_bytes, "a torn tail was cut; nothing of it had been acknowledged");
     }
     for (first, last) in damaged {
         tracing::error!(
             link,
+            lane,
             first = first.0,
             last = last.0,
             "acknowledged records are damaged and were skipped; counted as dropped{{damaged}}"

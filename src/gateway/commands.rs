@@ -4,10 +4,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Shared;
-use super::shown::Letter;
+use super::shown::{Letter, SettledLetter};
 use crate::admin::CommandError;
 use crate::buffer::offline::AuditReport;
-use crate::buffer::{Buffer, DeadLetter, Offset, SendError};
+use crate::buffer::{Buffer, DeadLetter, Lane, Lanes, Offset, SendError};
 
 /// Bytes of a payload in a list.
 pub(super) const PAYLOAD_IN_LIST: usize = 128;
@@ -41,27 +41,35 @@ impl Shared {
         }
     }
 
-    /// Each buffer with the name of its link, those of links that are no more included.
-    fn buffers(&self) -> impl Iterator<Item = (&str, &Buffer)> {
-        let links = self.links.iter().filter_map(|link| Some((link.config.id.as_str(), link.buffer.as_ref()?)));
-        links.chain(self.orphans.iter().map(|orphan| (orphan.name.as_str(), &orphan.buffer)))
+    /// The lanes of each link with its name, those of links that are no more included.
+    fn buffers(&self) -> impl Iterator<Item = (&str, &Lanes)> {
+        let links = self.links.iter().filter_map(|link| Some((link.config.id.as_str(), link.lanes.as_ref()?)));
+        links.chain(self.orphans.iter().map(|orphan| (orphan.name.as_str(), &orphan.lanes)))
     }
 
-    fn buffer(&self, link: &str) -> Result<Buffer, CommandError> {
-        let found = self.buffers().find(|(name, _)| *name == link).map(|(_, buffer)| buffer.clone());
-        found.ok_or_else(|| {
+    /// The logs that `LINK`, all its lanes, or `LINK/LANE` names.
+    fn logs(&self, named: &str) -> Result<Vec<(Lane, Buffer)>, CommandError> {
+        let (link, lane) = Lane::split(named);
+        let lanes = self.buffers().find(|(name, _)| *name == link).map(|(_, lanes)| all_of(lanes));
+        let mut logs = lanes.unwrap_or_default();
+        logs.retain(|(own, _)| lane.is_none_or(|lane| lane == *own));
+        if !logs.is_empty() {
+            return Ok(logs);
+        }
+        Err({
+            let link = named;
             let known: Vec<_> = self.buffers().map(|(name, _)| name).collect();
             CommandError::NotThere(format!("there is no link `{link}` with a buffer; there are: {}", known.join(", ")))
         })
     }
 
     async fn audit(&self, arguments: AuditArguments) -> Result<Value, CommandError> {
-        let buffers: Vec<Buffer> = match &arguments.link {
-            Some(link) => vec![self.buffer(link)?],
-            None => self.buffers().map(|(_, buffer)| buffer.clone()).collect(),
+        let buffers: Vec<(Lane, Buffer)> = match &arguments.link {
+            Some(link) => self.logs(link)?,
+            None => self.buffers().flat_map(|(_, lanes)| all_of(lanes)).collect(),
         };
         let accept = arguments.accept;
-        let audits = blocking(move || buffers.iter().map(|buffer| buffer.audit(accept)).collect()).await?;
+        let audits = blocking(move || buffers.iter().map(|(_, buffer)| buffer.audit(accept)).collect()).await?;
         let audits: std::io::Result<Vec<_>> = audits;
         let audits = audits.map_err(|error| CommandError::Failed(error.to_string()))?;
         answer(&AuditReport::of(audits))
@@ -69,18 +77,23 @@ impl Shared {
 
     async fn letters(&self, arguments: LettersArguments) -> Result<Value, CommandError> {
         let LettersArguments { link, verb, ids } = arguments;
-        let buffer = self.buffer(&link)?;
+        let logs = self.logs(&link)?;
+        if ids.is_some() && logs.len() > 1 {
+            return Err(CommandError::Refused(each_counts(&link, logs.iter().map(|(lane, _)| *lane))));
+        }
         match verb.as_str() {
             "list" | "show" => {
-                let found = blocking(move || read_letters(&buffer, ids)).await??;
+                let found = blocking(move || read_letters(&logs, ids)).await??;
                 let most = if verb == "list" { PAYLOAD_IN_LIST } else { PAYLOAD_SHOWN };
-                answer(&found.iter().map(|letter| Letter::of(letter, most)).collect::<Vec<_>>())
+                answer(&found.iter().map(|(lane, letter)| Letter::of(*lane, letter, most)).collect::<Vec<_>>())
             }
-            "send" if self.orphans.iter().any(|orphan| orphan.name == link) => Err(CommandError::Refused(format!(
-                "link `{link}` is orphaned: routes.yaml has no such link, so nothing of it is sent"
-            ))),
+            "send" if self.orphans.iter().any(|orphan| orphan.name == Lane::split(&link).0) => {
+                Err(CommandError::Refused(format!(
+                    "link `{link}` is orphaned: routes.yaml has no such link, so nothing of it is sent"
+                )))
+            }
             "send" | "drop" => {
-                let done = settle_letters(&buffer, verb == "send", ids).await;
+                let done = settle_letters(&logs, verb == "send", ids).await;
                 done.map_err(|error| match error {
                     SendError::NotThere(_) => CommandError::NotThere(error.to_string()),
                     SendError::NotSettled(_) | SendError::Full(_) => CommandError::Refused(error.to_string()),
@@ -93,34 +106,55 @@ impl Shared {
     }
 }
 
-fn read_letters(buffer: &Buffer, ids: Option<Vec<u64>>) -> Result<Vec<DeadLetter>, CommandError> {
-    let letters = buffer.dead_letters();
-    let ids = ids.map_or_else(|| letters.offsets(), |ids| ids.into_iter().map(Offset).collect());
-    let read = ids.into_iter().map(|id| match letters.get(id) {
-        Ok(Some(letter)) => Ok(letter),
-        Ok(None) => Err(CommandError::NotThere(SendError::NotThere(id.0).to_string())),
-        Err(error) => Err(CommandError::Failed(error.to_string())),
-    });
-    read.collect()
+/// In the order of [`crate::buffer::offline`]: the normal lane first.
+fn all_of(lanes: &Lanes) -> Vec<(Lane, Buffer)> {
+    let mut all: Vec<_> = lanes.iter().map(|(lane, buffer)| (lane, buffer.clone())).collect();
+    all.sort_by_key(|(lane, _)| lane.number());
+    all
 }
 
-/// Sends or drops letters, oldest first. Answers, for each, its id, and the new one of what was sent. The first that cannot be
+/// What is wrong where one lane has to be named.
+pub(super) fn each_counts(link: &str, lanes: impl Iterator<Item = Lane>) -> String {
+    let names: Vec<_> = lanes.map(|lane| format!("{link}/{}", lane.name())).collect();
+    format!("link `{link}` has several lanes, each a log with its own offsets: name one of {}", names.join(", "))
+}
+
+/// Where letters are named by `ids`, `logs` has one lane.
+fn read_letters(logs: &[(Lane, Buffer)], ids: Option<Vec<u64>>) -> Result<Vec<(Lane, DeadLetter)>, CommandError> {
+    let mut found = Vec::new();
+    for (lane, buffer) in logs {
+        let letters = buffer.dead_letters();
+        let ids = ids.clone().map_or_else(|| letters.offsets(), |ids| ids.into_iter().map(Offset).collect());
+        for id in ids {
+            match letters.get(id) {
+                Ok(Some(letter)) => found.push((*lane, letter)),
+                Ok(None) => return Err(CommandError::NotThere(SendError::NotThere(id.0).to_string())),
+                Err(error) => return Err(CommandError::Failed(error.to_string())),
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Sends or drops letters of these lanes, oldest first. Answers, for each, its id, and the new one of what was sent. The first that cannot be
 /// done ends it: those before it are done.
 pub(super) async fn settle_letters(
-    buffer: &Buffer,
+    logs: &[(Lane, Buffer)],
     send: bool,
     ids: Option<Vec<u64>>,
-) -> Result<Vec<(u64, Option<u64>)>, SendError> {
-    let ids = ids.unwrap_or_else(|| buffer.dead_letters().offsets().iter().map(|id| id.0).collect());
+) -> Result<Vec<SettledLetter>, SendError> {
     let mut done = Vec::new();
-    for id in ids {
-        let new = if send {
-            Some(buffer.send_letter(Offset(id)).await?.0)
-        } else {
-            buffer.drop_letter(Offset(id)).await?;
-            None
-        };
-        done.push((id, new));
+    for (lane, buffer) in logs {
+        let all = || buffer.dead_letters().offsets().iter().map(|id| id.0).collect();
+        for id in ids.clone().unwrap_or_else(all) {
+            let offset = if send {
+                Some(buffer.send_letter(Offset(id)).await?.0)
+            } else {
+                buffer.drop_letter(Offset(id)).await?;
+                None
+            };
+            done.push(SettledLetter { lane: lane.name().to_owned(), id, offset });
+        }
     }
     Ok(done)
 }

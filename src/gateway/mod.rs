@@ -18,7 +18,7 @@ mod status;
 
 pub use build::BuildError;
 pub use run::RunError;
-pub use shown::{Letter, ShownMessage, ShownRecord};
+pub use shown::{Letter, SettledLetter, ShownMessage, ShownRecord};
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use self::replay::Replays;
 use crate::broker::{self, Broker};
-use crate::buffer::Buffer;
+use crate::buffer::Lanes;
 use crate::clock::{Clock, WallMs};
 use crate::hub::Hub;
 use crate::links;
@@ -84,7 +84,7 @@ struct Shared {
 /// A link as it runs.
 struct Link {
     config: links::Config,
-    buffer: Option<Buffer>,
+    lanes: Option<Lanes>,
     sink: Option<Arc<HalfBoard>>,
     source: Option<Arc<HalfBoard>>,
 }
@@ -92,7 +92,7 @@ struct Link {
 /// Data of a link that `routes.yaml` no longer has: kept, said at start, shown in `status` (R34).
 struct Orphan {
     name: String,
-    buffer: Buffer,
+    lanes: Lanes,
 }
 
 impl Gateway {

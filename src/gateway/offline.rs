@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use super::build::{BuildError, lock_data};
-use super::commands::{PAYLOAD_IN_LIST, PAYLOAD_SHOWN, settle_letters};
-use super::{Config, Letter};
+use super::commands::{PAYLOAD_IN_LIST, PAYLOAD_SHOWN, each_counts, settle_letters};
+use super::{Config, Letter, SettledLetter};
 use crate::buffer::offline::{self, AuditReport, CarryError, Imported, Manifest};
-use crate::buffer::{Buffer, OpenError, SendError};
+use crate::buffer::{self, Lane, Lanes, OpenError, SendError};
 use crate::message::Envelope;
+use crate::units::ByteSize;
 use crate::{clock, links};
 
 /// Why a tool did not do what it was asked.
@@ -36,6 +37,9 @@ pub enum ToolError {
         /// What is there.
         known: String,
     },
+    /// One lane has to be named.
+    #[error("{0}")]
+    Lanes(String),
     /// Its data has no link to be sent on.
     #[error("routes.yaml has no link `{0}`: its data is kept, and cannot be changed by this tool")]
     Orphaned(String),
@@ -85,7 +89,7 @@ impl ToolError {
             Self::Carry(CarryError::Full { .. }) => 1,
             Self::Carry(CarryError::Own(_)) => 64,
             Self::Carry(_) => 74,
-            Self::NoLink { .. } | Self::Orphaned(_) | Self::NoTarget { .. } => 64,
+            Self::NoLink { .. } | Self::Lanes(_) | Self::Orphaned(_) | Self::NoTarget { .. } => 64,
             Self::Letter(SendError::Refused(_)) => 74,
             Self::Letter(_) => 1,
         }
@@ -120,11 +124,19 @@ impl Locked {
         }
     }
 
-    /// The folders of all links, in the order of their names, or of one.
+    /// See [`log_folder`].
+    ///
+    /// # Errors
+    /// No such link, or it has several lanes.
+    pub fn log(&self, link: &str) -> Result<PathBuf, ToolError> {
+        Ok(log_folder(&self.data_dir, link)?.1)
+    }
+
+    /// See [`link_folders`].
     ///
     /// # Errors
     /// No such link.
-    pub fn links(&self, link: Option<&str>) -> Result<Vec<PathBuf>, ToolError> {
+    pub fn links(&self, link: Option<&str>) -> Result<Vec<(Lane, PathBuf)>, ToolError> {
         link_folders(&self.data_dir, link)
     }
 
@@ -133,26 +145,31 @@ impl Locked {
     /// # Errors
     /// A buffer cannot be read.
     pub fn audit(&self, link: Option<&str>, accept: bool) -> Result<AuditReport, ToolError> {
-        let audits = self
-            .links(link)?
-            .into_iter()
-            .map(|dir| offline::audit(&dir, accept).map_err(|error| ToolError::Buffer { link: name_of(&dir), error }));
+        let audits = self.links(link)?.into_iter().map(|(_, dir)| {
+            offline::audit(&dir, accept).map_err(|error| ToolError::Buffer { link: name_of(&dir), error })
+        });
         Ok(AuditReport::of(audits.collect::<Result<_, _>>()?))
     }
 
-    /// The dead letters of a link: some, or all with the beginning of their payloads.
+    /// The dead letters of all lanes of a link, with the beginning of their payloads, or `in_full`; or some of one lane.
     ///
     /// # Errors
-    /// No such link, no such letter, or it cannot be read.
-    pub fn letters(&self, link: &str, ids: Option<&[u64]>) -> Result<Vec<Letter>, ToolError> {
-        let dir = self.links(Some(link))?.pop().unwrap_or_default();
-        let letters = offline::letters(&dir).map_err(|error| ToolError::Io { link: link.to_owned(), error })?;
+    /// No such link, no such letter, several lanes, or it cannot be read.
+    pub fn letters(&self, link: &str, ids: Option<&[u64]>, in_full: bool) -> Result<Vec<Letter>, ToolError> {
+        let read = |dir: &Path| offline::letters(dir).map_err(|error| ToolError::Io { link: link.to_owned(), error });
+        let most = if in_full { PAYLOAD_SHOWN } else { PAYLOAD_IN_LIST };
         let Some(ids) = ids else {
-            return Ok(letters.iter().map(|letter| Letter::of(letter, PAYLOAD_IN_LIST)).collect());
+            let mut all = Vec::new();
+            for (lane, dir) in self.links(Some(link))? {
+                all.extend(read(&dir)?.iter().map(|letter| Letter::of(lane, letter, most)));
+            }
+            return Ok(all);
         };
+        let (lane, dir) = log_folder(&self.data_dir, link)?;
+        let letters = read(&dir)?;
         let some = ids.iter().map(|id| {
             let letter = letters.iter().find(|letter| letter.offset.0 == *id).ok_or(SendError::NotThere(*id))?;
-            Ok(Letter::of(letter, PAYLOAD_SHOWN))
+            Ok(Letter::of(lane, letter, most))
         });
         some.collect()
     }
@@ -167,11 +184,15 @@ impl Locked {
         link: &str,
         send: bool,
         ids: Option<Vec<u64>>,
-    ) -> Result<Vec<(u64, Option<u64>)>, ToolError> {
-        self.links(Some(link))?;
-        let buffer = open(config, link)?;
-        let done = settle_letters(&buffer, send, ids).await;
-        buffer.close().await;
+    ) -> Result<Vec<SettledLetter>, ToolError> {
+        let chosen = match ids {
+            Some(_) => vec![log_folder(&self.data_dir, link)?],
+            None => self.links(Some(link))?,
+        };
+        let lanes = open(config, Lane::split(link).0)?;
+        let logs: Vec<_> = chosen.iter().map(|(lane, _)| (*lane, lanes.lane(*lane).clone())).collect();
+        let done = settle_letters(&logs, send, ids).await;
+        lanes.close().await;
         Ok(done?)
     }
 
@@ -185,14 +206,16 @@ impl Locked {
             Some(link) => link.to_owned(),
             None => offline::origin(file)?.link,
         };
-        let found = config.links.iter().find(|found| found.id.as_str() == name).ok_or_else(|| {
+        let (own, lane) = Lane::split(&name);
+        let found = config.links.iter().find(|found| found.id.as_str() == own).ok_or_else(|| {
             let known: Vec<_> = config.links.iter().map(|link| link.id.as_str()).collect();
-            ToolError::NoTarget { link: name, known: known.join(", ") }
+            ToolError::NoTarget { link: name.clone(), known: known.join(", ") }
         })?;
+        let target = alone(&found.buffer, lane.unwrap_or_default())?;
         let map = |manifest: &Manifest, body: Bytes| {
             if *manifest.site == *config.site { body } else { passed(&manifest.site, body) }
         };
-        Ok(offline::import(&found.buffer, links::window(found), clock::system(), file, map)?)
+        Ok(offline::import(&target, links::window(found), clock::system(), file, map)?)
     }
 }
 
@@ -204,36 +227,71 @@ fn passed(site: &str, body: Bytes) -> Bytes {
     [Envelope::encode_head(&destination, key.as_deref(), ordinal), message.encode()].concat().into()
 }
 
-/// The folders of all links beneath a data folder, in the order of their names, or of one.
+/// One lane's log by itself: its quota is what the other lanes leave of the link's (R14).
+fn alone(link: &buffer::Config, lane: Lane) -> Result<buffer::Config, ToolError> {
+    let mut others = 0_u64;
+    for (_, dir) in Lane::found_in(&link.dir).into_iter().filter(|(own, _)| *own != lane) {
+        if dir.is_dir() {
+            others += offline::list(&dir).map_err(CarryError::Open)?.bytes;
+        }
+    }
+    let max_size = ByteSize(link.max_size.0.saturating_sub(others));
+    Ok(buffer::Config { dir: lane.folder(&link.dir), max_size, ..link.clone() })
+}
+
+/// The folder of one log: `LINK` where that has one lane, or `LINK/LANE`.
+///
+/// # Errors
+/// No such link, or it has several lanes.
+pub fn log_folder(data_dir: &Path, link: &str) -> Result<(Lane, PathBuf), ToolError> {
+    let mut logs = link_folders(data_dir, Some(link))?;
+    if logs.len() > 1 {
+        return Err(ToolError::Lanes(each_counts(link, logs.iter().map(|(lane, _)| *lane))));
+    }
+    Ok(logs.pop().unwrap_or_default())
+}
+
+/// The folders of the lanes of all links beneath a data folder, in the order of the links' names, the normal lane first; or of
+/// one link (`LINK`), or one lane (`LINK/LANE`).
 ///
 /// # Errors
 /// No such link.
-pub fn link_folders(data_dir: &Path, link: Option<&str>) -> Result<Vec<PathBuf>, ToolError> {
+pub fn link_folders(data_dir: &Path, link: Option<&str>) -> Result<Vec<(Lane, PathBuf)>, ToolError> {
     let dir = data_dir.join("links");
-    let mut folders = match std::fs::read_dir(&dir) {
+    let mut folders: Vec<PathBuf> = match std::fs::read_dir(&dir) {
         Ok(entries) => entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(ToolError::Data { path: dir, error }),
     };
     folders.sort();
-    let Some(link) = link else { return Ok(folders) };
-    let known: Vec<_> = folders.iter().map(|dir| name_of(dir)).collect();
-    folders.retain(|dir| name_of(dir) == link);
-    if folders.is_empty() {
-        return Err(ToolError::NoLink { link: link.to_owned(), dir, known: known.join(", ") });
+    let logs = folders.iter().flat_map(|dir| {
+        let mut lanes = Lane::found_in(dir);
+        lanes.sort_by_key(|(lane, _)| lane.number());
+        lanes.into_iter().map(|(lane, log)| (name_of(dir), lane, log))
+    });
+    let chosen = link.map(Lane::split);
+    let is_chosen =
+        |name: &str, lane: Lane| chosen.is_none_or(|(own, only)| own == name && only.is_none_or(|only| only == lane));
+    let logs: Vec<_> =
+        logs.filter(|(name, lane, _)| is_chosen(name, *lane)).map(|(_, lane, log)| (lane, log)).collect();
+    match link {
+        Some(link) if logs.is_empty() => {
+            let known: Vec<_> = folders.iter().map(|dir| name_of(dir)).collect();
+            Err(ToolError::NoLink { link: link.to_owned(), dir, known: known.join(", ") })
+        }
+        Some(_) | None => Ok(logs),
     }
-    Ok(folders)
 }
 
 fn name_of(dir: &Path) -> String {
     dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// The buffer of a link of routes.yaml.
-fn open(config: &Config, link: &str) -> Result<Buffer, ToolError> {
+/// The lanes of a link of routes.yaml.
+fn open(config: &Config, link: &str) -> Result<Lanes, ToolError> {
     let found = config.links.iter().find(|found| found.id.as_str() == link);
     let found = found.ok_or_else(|| ToolError::Orphaned(link.to_owned()))?;
-    let opened = Buffer::open(found.buffer.clone(), links::window(found), clock::system());
-    let (buffer, _recovery) = opened.map_err(|error| ToolError::Buffer { link: link.to_owned(), error })?;
-    Ok(buffer)
+    let opened = Lanes::open(&found.buffer, links::window(found), &found.lanes, &clock::system());
+    let (lanes, _recoveries) = opened.map_err(|error| ToolError::Buffer { link: link.to_owned(), error })?;
+    Ok(lanes)
 }

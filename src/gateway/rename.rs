@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::Config;
 use super::build::{BuildError, keeping};
-use crate::buffer::Direct;
+use crate::buffer::{Direct, Lane};
 use crate::clock::Clock;
 use crate::router::LinkId;
 
@@ -46,13 +46,18 @@ fn carry_one(links: &Path, link: &LinkId, old: &LinkId, clock: &Arc<dyn Clock>) 
     Ok(())
 }
 
-/// Whether the log ever took a record. One that is delivered counts too: the ledger remembers it.
+/// Whether one of the link's logs ever took a record. One that is delivered counts too: the ledger remembers it.
 fn has_taken_records(dir: &Path, link: &LinkId, clock: &Arc<dyn Clock>) -> Result<bool, BuildError> {
-    let opened = Direct::open(&keeping(dir), 1, Arc::clone(clock));
-    let (log, _) = opened.map_err(|error| BuildError::Buffer { link: link.clone(), error })?;
-    let taken = log.stats().ledger.accepted > 0;
-    log.close();
-    Ok(taken)
+    for (_, folder) in Lane::found_in(dir) {
+        let opened = Direct::open(&keeping(&folder), 1, Arc::clone(clock));
+        let (log, _) = opened.map_err(|error| BuildError::Buffer { link: link.clone(), error })?;
+        let taken = log.stats().ledger.accepted > 0;
+        log.close();
+        if taken {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn sync(dir: &Path) -> io::Result<()> {
@@ -128,5 +133,15 @@ mod tests {
         let said = error.to_string();
         assert!(said.contains("both hold records: keep a link `old`"), "{said}");
         assert_eq!((buffered(&links.path().join("old")), buffered(&links.path().join("new"))), (3, 2));
+    }
+
+    #[test]
+    fn r34_a_record_in_any_lane_counts() {
+        let links = tempfile::tempdir().unwrap();
+        put(&links.path().join("old"), 3);
+        put(&links.path().join("new"), 0);
+        put(&links.path().join("new/high"), 1);
+        carry(links.path()).unwrap_err();
+        assert_eq!(buffered(&links.path().join("new/high")), 1);
     }
 }

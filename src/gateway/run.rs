@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Gateway, Shared};
 use crate::admin;
-use crate::buffer::Buffer;
+use crate::buffer::Lanes;
 use crate::links::{self, Identity};
 
 /// How long a stage of stopping may take. Stopping is safe at any point, since what was acknowledged is on disk: the limits only
@@ -149,12 +149,12 @@ fn start_link(
     intake: &mut JoinSet<String>,
 ) {
     let identity = Identity { site: Arc::clone(&shared.site), link: link.config.id.clone() };
-    if let (Some(buffer), Some(board)) = (&link.buffer, &link.sink) {
-        let (config, buffer, board) = (link.config.clone(), buffer.clone(), Arc::clone(board));
+    if let (Some(lanes), Some(board)) = (&link.lanes, &link.sink) {
+        let (config, lanes, board) = (link.config.clone(), lanes.clone(), Arc::clone(board));
         let (identity, clock, token) = (identity.clone(), Arc::clone(&shared.clock), stages.sinks.clone());
         sinks.spawn(async move {
             let name = format!("the sink of link `{}`", config.id);
-            links::run_sink(config, buffer, identity, board, clock, token).await;
+            links::run_sink(config, lanes, identity, board, clock, token).await;
             name
         });
     }
@@ -181,7 +181,7 @@ async fn stop(
     shared.stopping.store(true, Ordering::Release);
     tracing::info!("stopping: listeners and sources");
     // No publisher's last receipt waits for a remote.
-    shared.links.iter().filter_map(|link| link.buffer.as_ref()).for_each(Buffer::hurry);
+    shared.links.iter().filter_map(|link| link.lanes.as_ref()).for_each(Lanes::hurry);
     stages.intake.cancel();
     finish("listeners and sources", intake).await;
     shared.hub.stop();
@@ -192,12 +192,12 @@ async fn stop(
         tracing::warn!("a replay did not end in time and was cut off; it goes on after the next start");
     }
     for link in &shared.links {
-        if let Some(buffer) = &link.buffer {
-            buffer.close().await;
+        if let Some(lanes) = &link.lanes {
+            lanes.close().await;
         }
     }
     for orphan in &shared.orphans {
-        orphan.buffer.close().await;
+        orphan.lanes.close().await;
     }
     shared.broker.close().await;
     stages.admin.cancel();

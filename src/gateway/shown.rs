@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::buffer::{DeadLetter, Record};
+use crate::buffer::{DeadLetter, Lane, Record};
 use crate::message::Envelope;
 
 /// A message that a buffer holds.
@@ -93,6 +93,8 @@ fn show(bytes: &[u8], most: usize) -> (String, String, bool) {
 /// A dead letter.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Letter {
+    /// The lane of its record, which counts its own offsets.
+    pub lane: String,
     /// The offset of its record: its name in commands.
     pub id: u64,
     /// When it was refused (wall ms).
@@ -108,8 +110,9 @@ pub struct Letter {
 impl Letter {
     /// With at most `payload_max` bytes of payload.
     #[must_use]
-    pub fn of(letter: &DeadLetter, payload_max: usize) -> Self {
+    pub fn of(lane: Lane, letter: &DeadLetter, payload_max: usize) -> Self {
         Self {
+            lane: lane.name().to_owned(),
             id: letter.offset.0,
             time_ms: letter.time.0,
             reason: letter.reason.clone(),
@@ -117,6 +120,17 @@ impl Letter {
             message: ShownMessage::of(&letter.body, payload_max),
         }
     }
+}
+
+/// What was done with a dead letter.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SettledLetter {
+    /// Its lane.
+    pub lane: String,
+    /// Its id there.
+    pub id: u64,
+    /// Its new offset in that lane, where it was sent again.
+    pub offset: Option<u64>,
 }
 
 /// A record of a buffer.

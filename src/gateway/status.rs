@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{Link, Orphan, Shared};
 use crate::admin::{self, CommandError};
 use crate::broker::Trouble;
-use crate::buffer::{Buffer, Ledger, SyncMode};
+use crate::buffer::{Lanes, Ledger, SyncMode};
 use crate::clock::Moment;
 use crate::telemetry::board::{BrokerStatus, HalfStatus, LinkState, LinkStatus, Status};
 
@@ -74,8 +74,8 @@ impl Link {
             balanced: true,
             ..LinkStatus::default()
         };
-        if let Some(buffer) = &self.buffer {
-            fill_from_buffer(&mut status, buffer, now);
+        if let Some(lanes) = &self.lanes {
+            fill_from_lanes(&mut status, lanes, now);
             status.time_left_ms = sink.as_ref().and_then(|half| time_left_ms(status.depth, half.rate));
         }
         let failed = status.state == LinkState::BufferFailed;
@@ -96,26 +96,35 @@ impl Orphan {
             note: Some("routes.yaml has no such link; its data is kept".to_owned()),
             ..LinkStatus::default()
         };
-        fill_from_buffer(&mut status, &self.buffer, now);
+        fill_from_lanes(&mut status, &self.lanes, now);
         status
     }
 }
 
-fn fill_from_buffer(status: &mut LinkStatus, buffer: &Buffer, now: Moment) {
-    let stats = buffer.stats();
-    status.depth = stats.ledger.buffered;
-    status.depth_bytes = stats.depth_bytes;
-    status.disk_bytes = stats.disk_bytes;
-    status.kept_bytes = stats.kept_bytes;
+/// The sums over the link's lanes; the depth of each where there are several.
+fn fill_from_lanes(status: &mut LinkStatus, lanes: &Lanes, now: Moment) {
     let age = |oldest: Moment| u64::try_from(now.since(oldest).as_millis()).unwrap_or(u64::MAX);
-    status.oldest_age_ms = stats.oldest.map(age);
-    status.ledger = by_name(&stats.ledger);
-    status.balanced = stats.ledger.balances();
-    status.dead_letters = buffer.dead_letters().len();
-    if let Some(reason) = stats.failed {
-        status.state = LinkState::BufferFailed;
-        status.note = Some(format!("the buffer failed: {reason}"));
+    let mut sum = Ledger::default();
+    status.balanced = true;
+    for (lane, buffer) in lanes.iter() {
+        let stats = buffer.stats();
+        sum = sum.plus(&stats.ledger);
+        status.depth_bytes += stats.depth_bytes;
+        status.disk_bytes += stats.disk_bytes;
+        status.kept_bytes += stats.kept_bytes;
+        status.oldest_age_ms = status.oldest_age_ms.max(stats.oldest.map(age));
+        status.balanced &= stats.ledger.balances();
+        status.dead_letters += buffer.dead_letters().len();
+        if lanes.iter().count() > 1 {
+            status.lanes.insert(lane.name().to_owned(), stats.ledger.buffered);
+        }
+        if let Some(reason) = stats.failed {
+            status.state = LinkState::BufferFailed;
+            status.note = Some(format!("the buffer failed: {reason}"));
+        }
     }
+    status.depth = sum.buffered;
+    status.ledger = by_name(&sum);
 }
 
 fn by_name(ledger: &Ledger) -> BTreeMap<String, u64> {

@@ -33,7 +33,7 @@ use futures_util::FutureExt;
 use rustc_hash::FxHashMap;
 
 use self::plan::LinkTarget;
-use crate::buffer::{Admission, Buffer, Permit, Refused};
+use crate::buffer::{Admission, Buffer, Lanes, Permit, Refused};
 use crate::clock::{Clock, WallMs};
 use crate::message::{Envelope, IdSource, Message, Origin, Properties, Qos, headers};
 use crate::router::{Endpoint, LinkId, Table};
@@ -122,7 +122,7 @@ pub struct Hub {
     ids: IdSource,
     clock: Arc<dyn Clock>,
     table: ArcSwap<Table>,
-    buffers: FxHashMap<LinkId, Buffer>,
+    buffers: FxHashMap<LinkId, Lanes>,
     local: OnceLock<Arc<dyn Local>>,
     stopping: AtomicBool,
     loops_stopped: AtomicU64,
@@ -154,7 +154,7 @@ type Answers = Vec<Option<Result<Receipt, OfferError>>>;
 impl Hub {
     /// A hub for these routes and logs. `ids` are this run's message ids.
     #[must_use]
-    pub fn new(ids: IdSource, table: Table, buffers: Vec<(LinkId, Buffer)>, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(ids: IdSource, table: Table, buffers: Vec<(LinkId, Lanes)>, clock: Arc<dyn Clock>) -> Self {
         Self {
             ids,
             clock,
@@ -312,9 +312,10 @@ impl Hub {
         for target in targets {
             let expires = expires(message, target.ttl);
             // A route to a link without a log cannot be configured; were it, refusing keeps the promise.
-            let Some(buffer) = self.buffers.get(&target.link) else {
+            let Some(lanes) = self.buffers.get(&target.link) else {
                 return Err(OfferError::Failed { link: target.link, reason: "the link has no buffer".into() });
             };
+            let buffer = lanes.lane(target.lane);
             let head = Envelope::encode_head(&target.destination, target.key.as_deref(), target.ordinal);
             let bytes = head.len() + body.len();
             let admission = match buffer.admit(bytes).now_or_never() {

@@ -7,8 +7,9 @@
 use std::time::Duration;
 
 use super::Source;
+use crate::buffer::Lane;
 use crate::message::Message;
-use crate::router::{Arrival, Decision, Endpoint, LinkId, Table};
+use crate::router::{Arrival, Decision, Endpoint, LinkId, Priority, Table};
 use crate::topic::TopicName;
 
 /// Routes behind routes that are followed for one message. More than two levels are hard to follow for people too; a cycle
@@ -34,6 +35,8 @@ pub(super) struct LinkTarget {
     pub(super) key: Option<String>,
     /// How long the record is worth sending, by its route.
     pub(super) ttl: Option<Duration>,
+    /// Which of its logs.
+    pub(super) lane: Lane,
     /// Counts the records that one message makes for one link.
     pub(super) ordinal: u16,
 }
@@ -60,6 +63,15 @@ pub(super) fn plan(table: &Table, source: &Source, message: &Message) -> Plan {
     plan
 }
 
+/// Where records of this priority go.
+const fn lane(priority: Priority) -> Lane {
+    match priority {
+        Priority::High => Lane::High,
+        Priority::Normal => Lane::Normal,
+        Priority::Low => Lane::Low,
+    }
+}
+
 /// Applies the routes that match one arrival; answers the local topics that were new.
 fn follow(table: &Table, arrival: Arrival<'_>, source: &Source, chained: bool, plan: &mut Plan) -> Vec<TopicName> {
     let mut new_topics = Vec::new();
@@ -81,8 +93,9 @@ fn follow(table: &Table, arrival: Arrival<'_>, source: &Source, chained: bool, p
             Endpoint::Link(link) => {
                 let earlier = plan.links.iter().filter(|target| target.link == link).count();
                 let ordinal = u16::try_from(earlier).unwrap_or(u16::MAX);
-                let Decision { destination, key, ttl, .. } = decision;
-                plan.links.push(LinkTarget { link, destination, key, ttl, ordinal });
+                let Decision { destination, key, ttl, priority, .. } = decision;
+                let lane = lane(priority);
+                plan.links.push(LinkTarget { link, destination, key, ttl, lane, ordinal });
             }
         }
     }
@@ -102,6 +115,7 @@ mod tests {
             to: to.iter().map(|to| To::parse(to).unwrap()).collect(),
             key: None,
             ttl: None,
+            priority: Priority::Normal,
         };
         Table::new(routes.iter().map(route).collect())
     }

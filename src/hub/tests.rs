@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::*;
 use crate::buffer::{Compression, Config as BufferConfig, SyncMode, WhenFull};
 use crate::clock;
-use crate::router::{Form, From, Route, To};
+use crate::router::{Form, From, Priority, Route, To};
 use crate::units::ByteSize;
 
 /// A broker that notes what it is given, and stores up to a mark that the test moves.
@@ -55,8 +55,9 @@ fn bench(routes: &[(&str, &str)], links: &[(&str, WhenFull, u64)], stores: bool)
         to: vec![To::parse(to).unwrap()],
         key: None,
         ttl: None,
+        priority: Priority::Normal,
     });
-    let logs = links.iter().zip(&buffers).map(|((name, ..), buffer)| (LinkId::new(name), buffer.clone()));
+    let logs = links.iter().zip(&buffers).map(|((name, ..), buffer)| (LinkId::new(name), buffer.clone().into()));
     let ids = IdSource::new("test".into(), 1);
     let hub = Arc::new(Hub::new(ids, Table::new(routes.collect()), logs.collect(), clock::system()));
     let local = Scripted::new(stores);
@@ -232,6 +233,7 @@ async fn a_routes_ttl_is_for_its_own_records_and_leaves_other_targets_alone() {
         to: vec![To::parse(to).unwrap()],
         key: None,
         ttl,
+        priority: Priority::Normal,
     };
     bench
         .hub

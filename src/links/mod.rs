@@ -7,7 +7,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::buffer::{Config as BufferConfig, Offset};
+use crate::buffer::{Config as BufferConfig, Lane, Place};
 use crate::hub::Publication;
 use crate::message::{Envelope, headers};
 use crate::router::LinkId;
@@ -32,6 +32,8 @@ pub struct Config {
     pub kind: Kind,
     /// Its log (used where a route leads to the link).
     pub buffer: BufferConfig,
+    /// The lanes that routes lead to; the normal one is there anyway.
+    pub lanes: Vec<Lane>,
     /// Whether a route leads to it.
     pub has_sink: bool,
     /// What its source consumes: MQTT topic filters, RabbitMQ queues, Kafka topics. Empty: no source half.
@@ -147,8 +149,8 @@ pub enum LinkError {
 /// A record for the sink's connection.
 #[derive(Clone, Debug)]
 pub struct Outgoing {
-    /// Its place in the log.
-    pub offset: Offset,
+    /// Its place in the link's logs.
+    pub place: Place,
     /// `BUFFERID-LANE-NUMBER` for `tg-seq`.
     pub seq: String,
     /// It was backlog when the link came back, and live records go before it (R13).
@@ -182,11 +184,11 @@ pub enum Sent {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// Confirmed.
-    Confirmed(Offset),
+    Confirmed(Place),
     /// Refused for good, in the remote's words: a dead letter.
-    Refused(Offset, String),
+    Refused(Place, String),
     /// Not now (nack, quota): everything from this record on is sent again after a pause, on the same connection or a new one.
-    Retry(Offset, String),
+    Retry(Place, String),
     /// The remote asks us to hold back, or no longer (RabbitMQ blocked/unblocked).
     Blocked(bool),
     /// The peer shows life without confirming anything (counts as progress for stall detection: R23).

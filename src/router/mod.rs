@@ -60,6 +60,18 @@ impl fmt::Debug for LinkId {
     }
 }
 
+/// How urgent a route's records are: those of a higher priority never wait behind a link's backlog of lower ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Priority {
+    /// Sent first.
+    High,
+    /// Unless said otherwise.
+    #[default]
+    Normal,
+    /// Sent last, dropped first.
+    Low,
+}
+
 /// One side of a route.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Endpoint {
@@ -104,6 +116,8 @@ pub struct Decision {
     pub key: Option<String>,
     /// The route's [`Route::ttl`].
     pub ttl: Option<Duration>,
+    /// The route's [`Route::priority`].
+    pub priority: Priority,
 }
 
 /// Where a route begins (R29), parsed and checked.
@@ -139,4 +153,6 @@ pub struct Route {
     pub key: Option<Template>,
     /// How long after its acceptance a message is still worth sending to a link, whatever its publisher said.
     pub ttl: Option<Duration>,
+    /// Which of a link's lanes.
+    pub priority: Priority,
 }

@@ -120,6 +120,7 @@ impl Table {
             destination: to.template.fill(&captures),
             key: route.key.as_ref().map(|key| key.fill(&captures)),
             ttl: route.ttl,
+            priority: route.priority,
         }));
     }
 }
@@ -185,11 +186,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::router::{Form, From, Template, To};
+    use crate::router::{Form, From, Priority, Template, To};
 
     fn route(name: &str, from: &[From], to: &[&str]) -> Route {
         let to = to.iter().map(|to| To::parse(to).unwrap()).collect();
-        Route { name: name.into(), from: from.to_vec(), to, key: None, ttl: None }
+        Route { name: name.into(), from: from.to_vec(), to, key: None, ttl: None, priority: Priority::default() }
     }
 
     fn on_topic(address: &str) -> From {

@@ -204,6 +204,9 @@ pub struct LinkStatus {
     pub source: Option<HalfStatus>,
     /// Undelivered records.
     pub depth: u64,
+    /// Undelivered records of each lane, where there are several (R14).
+    #[serde(default)]
+    pub lanes: BTreeMap<String, u64>,
     /// Their bytes.
     pub depth_bytes: u64,
     /// Bytes on disk.

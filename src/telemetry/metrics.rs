@@ -104,6 +104,10 @@ impl Families<'_, '_> {
         self.gauge("tidegate_link_state", "1 for the state that the link is in, 0 for the others", states)?;
         let figure = |value: fn(&LinkStatus) -> u64| links.iter().map(move |link| (name(link), value(link)));
         self.gauge("tidegate_link_depth_messages", "Messages not yet delivered", figure(|link| link.depth))?;
+        let lanes = links.iter().flat_map(|link| {
+            link.lanes.iter().map(|(lane, depth)| (vec![("link", link.name.as_str()), ("lane", lane.as_str())], *depth))
+        });
+        self.gauge("tidegate_link_lane_depth_messages", "Of these, by lane, where a link has several", lanes)?;
         self.gauge("tidegate_link_depth_bytes", "Their bytes", figure(|link| link.depth_bytes))?;
         self.gauge("tidegate_link_disk_bytes", "Bytes of the link's buffer on disk", figure(|link| link.disk_bytes))?;
         let letters = figure(|link| link.dead_letters);
@@ -244,6 +248,7 @@ mod tests {
             sink: Some(sink.clone()),
             source: Some(source.clone()),
             depth: 42,
+            lanes: BTreeMap::from([("high".to_owned(), 2), ("normal".to_owned(), 40)]),
             oldest_age_ms: Some(1_500),
             ledger: BTreeMap::from([("accepted".to_owned(), 49), ("delivered".to_owned(), 7)]),
             balanced: true,
@@ -270,6 +275,7 @@ mod tests {
             "tidegate_link_state{link=\"cloud\",kind=\"mqtt\",state=\"backing_off\"} 1",
             "tidegate_link_state{link=\"cloud\",kind=\"mqtt\",state=\"online\"} 0",
             "tidegate_link_depth_messages{link=\"lake\"} 42",
+            "tidegate_link_lane_depth_messages{link=\"cloud\",lane=\"high\"} 2",
             "tidegate_link_oldest_age_seconds{link=\"cloud\"} 1.5",
             "tidegate_link_ledger{link=\"cloud\",kind=\"accepted\"} 49",
             "tidegate_link_messages_total{link=\"cloud\",direction=\"out\"} 7",

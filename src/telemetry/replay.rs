@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 pub struct ReplayRequest {
     /// The link whose log is read; also one that `routes.yaml` has no more.
     pub link: String,
+    /// Only this lane of it; `None`: all, in the order in which the link serves them.
+    pub lane: Option<String>,
     /// Where to begin; `None`: with the oldest record that is still there.
     pub from: Option<ReplayPoint>,
     /// Where to end, exclusive; `None`: with what is there now.
@@ -44,7 +46,7 @@ pub struct ReplayCounts {
     pub first_ms: Option<u64>,
     /// The last.
     pub last_ms: Option<u64>,
-    /// Its offset, of the first.
+    /// Its offset, of the first; where one lane was looked through.
     pub first_offset: Option<u64>,
     /// Of the last.
     pub last_offset: Option<u64>,
@@ -71,6 +73,18 @@ pub enum ReplayState {
     Failed,
 }
 
+/// A stretch of one lane.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReplayLane {
+    /// `high`, `normal` or `low`.
+    pub lane: String,
+    /// The first offset.
+    pub from: u64,
+    /// The end.
+    pub until: u64,
+}
+
 /// A replay, as it is shown and kept.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -81,11 +95,15 @@ pub struct ReplayStatus {
     pub request: ReplayRequest,
     /// See [`ReplayState`].
     pub state: ReplayState,
-    /// The first offset of the stretch that is looked through.
+    /// What is looked through, one lane after the other.
+    pub lanes: Vec<ReplayLane>,
+    /// The lane that is being looked through.
+    pub lane: String,
+    /// The first offset of its stretch.
     pub from: u64,
     /// Its end.
     pub until: u64,
-    /// Everything below is done.
+    /// Everything of it below is done.
     pub position: u64,
     /// Confirmed by the remote.
     pub replayed: u64,
@@ -108,6 +126,15 @@ pub struct ReplayStatus {
 }
 
 impl ReplayStatus {
+    /// How many offsets have been passed in all lanes, and how many there are.
+    #[must_use]
+    pub fn passed(&self) -> (u64, u64) {
+        let length = |lane: &ReplayLane| lane.until.saturating_sub(lane.from);
+        let all = self.lanes.iter().map(length).sum();
+        let before = self.lanes.iter().take_while(|lane| lane.lane != self.lane).map(length).sum::<u64>();
+        (before.saturating_add(self.position.saturating_sub(self.from)).min(all), all)
+    }
+
     /// `LINK` or `LINK -> INTO`.
     #[must_use]
     pub fn way(&self) -> String {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rumqttc_v5::QoS;
 use tidegate::telemetry::replay::{ReplayState, ReplayStatus};
 
-use crate::support::client::{Publishers, Subscriber, Work};
+use crate::support::client::{Publishers, Subscriber, Work, publish_once};
 use crate::support::gateway::{Gateway, link, run};
 use crate::support::ledger::{Delivery, Mark};
 use crate::support::process::free_port;
@@ -244,4 +244,46 @@ async fn r34_what_a_link_that_is_gone_has_left_is_replayed_into_another() {
     assert!(arrived.iter().all(|delivery| delivery.topic.starts_with("rescued/old/")));
     let left = link(&gateway.status().await, "far").clone();
     assert_eq!((left.depth, left.balanced), (200, true), "it is still there: a replay takes nothing away");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r14_a_replay_goes_over_all_lanes_in_their_order_or_over_one() {
+    if left_out(&["mosquitto"]) {
+        return;
+    }
+    let mosquitto = Mosquitto::start().await;
+    let far = Subscriber::start(mosquitto.port, "far-side", "plant/#", QoS::AtLeastOnce).await;
+    let routes = configuration(mosquitto.port)
+        + "  - { from: broker/bulk/#, to: \"far/plant/{rest}\", priority: low }\n  - { from: broker/alarm/#, to: \"far/plant/{rest}\", priority: high }\n";
+    let mut gateway = Gateway::start(&routes).await;
+    let mut all = Vec::new();
+    for (publisher, topic) in [(300, "bulk/b"), (301, "line/l"), (302, "alarm/a")] {
+        for number in 0..3 {
+            let mark = Mark { publisher, number };
+            publish_once(gateway.port, "machine", topic, mark.payload(64)).await.unwrap();
+            all.push(mark);
+        }
+    }
+    gateway.wait_until_drained("far").await;
+    let first = far.receive(&all).await.len();
+
+    let (code, text) = replay(&gateway, &["far", "--from", "0", "--dry-run"]).await;
+    assert!(code != 0 && text.contains("--lane"), "offsets of which lane? {code}: {text}");
+    let (code, text) = replay(&gateway, &["far", "--from", "1", "--lane", "high", "--dry-run"]).await;
+    assert!(code == 0 && text.lines().any(|line| line == "records 2"), "{code}: {text}");
+
+    let begun = start(&gateway, &["far"]).await;
+    let ended = wait_for(&gateway, &begun.id, "it is done", |replay| replay.state == ReplayState::Done).await;
+    assert_eq!((ended.replayed, ended.passed()), (9, (9, 9)), "{ended:?}");
+    until(
+        "the copies arrive",
+        PATIENCE,
+        async || if far.count() >= first + 9 { Ok(()) } else { Err(far.count().to_string()) },
+    )
+    .await;
+    let copies = far.receive(&all).await.split_off(first);
+    let seqs: Vec<String> = copies.iter().map(|copy| copy.property("tg-seq").unwrap().to_owned()).collect();
+    let tails: Vec<&str> = seqs.iter().map(|seq| seq.split_once('-').unwrap().1).collect();
+    assert_eq!(tails, ["1-0", "1-1", "1-2", "0-0", "0-1", "0-2", "2-0", "2-1", "2-2"]);
+    gateway.terminate().await;
 }

@@ -123,6 +123,81 @@ async fn r15_a_refused_message_is_listed_shown_and_sent_again_when_the_remote_ta
     has(&figures, "audit ok yes");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn r14_the_tools_go_over_all_lanes_of_a_link() {
+    if left_out(&["rabbitmq"]) {
+        return;
+    }
+    let rabbit = Rabbit::start("lanes").await;
+    let mut gateway = Gateway::start(&format!(
+        r#"
+links:
+  far:
+    rabbitmq: {{ url: "{}" }}
+    buffer: {{ keep_delivered: 1h }}
+routes:
+  - {{ from: "broker/line/#", to: "far/{{rest}}" }}
+  - {{ from: "broker/alarm/#", to: "far/{{rest}}", priority: high }}
+"#,
+        rabbit.url(rabbit.port)
+    ))
+    .await;
+    // The default exchange: there is no queue of this name yet.
+    let marks = [0, 1, 2].map(|publisher| Mark { publisher, number: 0 });
+    for (mark, topic) in marks.iter().zip(["line/late", "alarm/late", "alarm/late"]) {
+        publish_once(gateway.port, "machine", topic, mark.payload(64)).await.unwrap();
+    }
+    let refused = |link: &tidegate::telemetry::board::LinkStatus| link.ledger["dead_lettered"] == 3;
+    gateway.wait_for_link("far", "three dead letters", refused).await;
+    seen_in_both_lanes(&gateway).await;
+    assert!(gateway.terminate().await.success());
+    seen_in_both_lanes(&gateway).await;
+    let depth = expect(&gateway, 0, &["buffer", "ls"]).await;
+    has(&depth, "far/high depth 0");
+    rabbit.declare_queue("late").await;
+    let sent = expect(&gateway, 0, &["dead-letters", "send", "far/high", "1"]).await;
+    has(&sent, "letter high 1 sent again, as record 2");
+    gateway.start_again().await;
+    has(&expect(&gateway, 0, &["dead-letters", "send", "far", "--all"]).await, "sent 2");
+    let end = gateway.wait_until_drained("far").await;
+    assert_eq!((end.ledger["accepted"], end.ledger["delivered"], end.ledger["dead_lettered"]), (3, 3, 0));
+    Ledger::compare(marks, &rabbit.receive("late", &marks).await).assert_kept("RabbitMQ", 2);
+    let figures = expect(&gateway, 0, &["audit"]).await;
+    has(&figures, "far/high dead_letters_sent 2");
+    has(&figures, "far dead_letters_sent 1");
+    has(&figures, "audit ok yes");
+
+    // Damage in a lane is damage of the link.
+    assert!(gateway.terminate().await.success());
+    let path = gateway.data().join("links/far/high/00000000000000000000.seg");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[150] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let figures = expect(&gateway, 1, &["audit"]).await;
+    has(&figures, "far ok yes");
+    has(&figures, "far/high ok no");
+}
+
+/// Three letters, two of them of the high lane.
+async fn seen_in_both_lanes(gateway: &Gateway) {
+    let figures = expect(gateway, 0, &["audit", "--link", "far"]).await;
+    has(&figures, "far dead_letters 1");
+    has(&figures, "far/high dead_letters 2");
+    has(&figures, "audit links 2");
+    let figures = expect(gateway, 0, &["audit", "--link", "far/high"]).await;
+    has(&figures, "far/high dead_lettered 2");
+    has(&figures, "audit links 1");
+    let list = expect(gateway, 0, &["dead-letters", "list", "far"]).await;
+    has(&list, "dead_letters 3");
+    let begins: Vec<_> = list.lines().filter_map(|line| Some(line.split_once("  ")?.0)).collect();
+    assert_eq!(begins, ["0", "high 0", "high 1"], "{list}");
+    has(&expect(gateway, 0, &["dead-letters", "list", "far/normal"]).await, "dead_letters 1");
+    has(&expect(gateway, 0, &["dead-letters", "show", "far/high", "0"]).await, "topic alarm/late");
+    // Which of the two letters 0 is meant is not guessed.
+    let output = tool(gateway, &["dead-letters", "drop", "far", "0"]).await;
+    assert!(!output.status.success() && text(&output).contains("far/high"), "{}", text(&output));
+}
+
 /// The messages of this gateway's link, by `peek --json`.
 async fn peeked(gateway: &Gateway) -> Vec<(String, String)> {
     let output = tool(gateway, &["buffer", "peek", "far", "-n", "1000", "--json"]).await;

@@ -8,7 +8,7 @@ use crate::broker::Config;
 use crate::buffer::{Buffer, Compression, Config as BufferConfig, SyncMode, WhenFull};
 use crate::clock;
 use crate::message::Qos;
-use crate::router::{Form, From, LinkId, Route, Table, To};
+use crate::router::{Form, From, LinkId, Priority, Route, Table, To};
 use crate::units::ByteSize;
 use crate::wire::{Packet, ReasonCode, Version};
 
@@ -28,7 +28,14 @@ fn buffer(dir: &Path, when_full: WhenFull, size: u64) -> Buffer {
 
 fn to_cloud() -> Table {
     let from = vec![From::parse("broker/cloud/#", Form::Topic).unwrap()];
-    Table::new(vec![Route { name: "all".into(), from, to: vec![To::parse("cloud/x").unwrap()], key: None, ttl: None }])
+    Table::new(vec![Route {
+        name: "all".into(),
+        from,
+        to: vec![To::parse("cloud/x").unwrap()],
+        key: None,
+        ttl: None,
+        priority: Priority::Normal,
+    }])
 }
 
 async fn rig(dir: &Path, buffer: &Buffer) -> Rig {

@@ -76,7 +76,8 @@ impl Rig {
         let ids = IdSource::new("test".into(), rand::random());
         let later = Arc::new(Later::default());
         let clock: Arc<dyn Clock> = Arc::<Later>::clone(&later);
-        let hub = Arc::new(Hub::new(ids, table, buffers, Arc::clone(&clock)));
+        let lanes = buffers.into_iter().map(|(link, buffer)| (link, buffer.into())).collect();
+        let hub = Arc::new(Hub::new(ids, table, lanes, Arc::clone(&clock)));
         let board = Arc::new(BrokerBoard::default());
         let broker = Broker::open(config, dir, Arc::clone(&hub), Arc::clone(&board), clock).unwrap();
         hub.attach(Arc::clone(&broker) as _);

@@ -214,7 +214,7 @@ struct Audit<'a> {
 
 impl<'a> Audit<'a> {
     fn new(storage: &'a dyn Storage, dir: &'a Path) -> Self {
-        let link = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let link = super::super::lanes::label(dir);
         Self { storage, dir, report: LinkAudit { link, ..LinkAudit::default() } }
     }
 

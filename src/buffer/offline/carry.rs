@@ -139,7 +139,7 @@ pub(in crate::buffer) fn export_on(
     let owed = tracker.owed_below(u64::MAX);
     let uuid = view.identity.map(|identity| identity.uuid);
     let uuid = uuid.or_else(|| view.segments.iter().find_map(|segment| Some(segment.header?.uuid)));
-    let link = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let link = super::super::lanes::label(dir);
     let manifest = Manifest {
         site: site.to_owned(),
         link,

@@ -96,7 +96,7 @@ pub fn list(dir: &Path) -> Result<BufferList, OpenError> {
     let view = View::read(&Disk, dir)?;
     let (tracker, durable) = saved(&view);
     let mut list = BufferList {
-        link: dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+        link: super::super::lanes::label(dir),
         cursor: tracker.floor(),
         durable,
         aside: view.aside.clone(),

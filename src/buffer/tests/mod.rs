@@ -16,6 +16,7 @@ mod face;
 mod faults;
 mod history;
 mod kept;
+mod lanes;
 mod limits;
 mod matrix;
 mod model;

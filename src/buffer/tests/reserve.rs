@@ -38,7 +38,7 @@ async fn put_until_full(letters: &DeadLetters, from: u64) -> u64 {
 async fn r04_on_a_full_disk_a_refused_record_becomes_a_dead_letter_and_the_link_goes_on() {
     let disk = SimDisk::default();
     let clock: Arc<dyn Clock> = HandClock::new();
-    let open = || Buffer::open_on(Arc::new(disk.clone()), &config(), WINDOW, Arc::clone(&clock)).unwrap();
+    let open = || Buffer::open_as("test", Arc::new(disk.clone()), &config(), WINDOW, Arc::clone(&clock)).unwrap();
     let (buffer, _) = open();
     for n in 0..10 {
         let Ok(Admission::Granted(permit)) = buffer.admit(100).await else { panic!("no room") };

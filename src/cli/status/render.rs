@@ -85,6 +85,7 @@ fn link(link: &LinkStatus, now: WallMs) -> Vec<Vec<Span>> {
     // A link that only receives has no buffer of its own.
     if link.sink.is_some() || link.depth > 0 || !link.ledger.is_empty() {
         lines.push(buffer(link));
+        lines.extend(lanes(link));
         lines.push(ledger(link));
     }
     if link.dead_letters > 0 {
@@ -142,6 +143,12 @@ fn buffer(link: &LinkStatus) -> Vec<Span> {
         line += &format!("  empty in {}", ms(left));
     }
     vec![Span::plain(line)]
+}
+
+/// What is kept in each lane, in the order in which they are sent.
+fn lanes(link: &LinkStatus) -> Option<Vec<Span>> {
+    let depths: Vec<String> = link.lanes.iter().map(|(lane, depth)| format!("{lane} {}", grouped(*depth))).collect();
+    (!depths.is_empty()).then(|| vec![Span::plain(format!("  lanes {}", depths.join("  ")))])
 }
 
 fn ledger(link: &LinkStatus) -> Vec<Span> {

@@ -189,6 +189,7 @@ impl Resolver<'_> {
             id: LinkId::new(&entry.key),
             kind,
             buffer,
+            lanes: Vec::new(),
             has_sink: false,
             sources: Vec::new(),
             timing,

@@ -6,10 +6,11 @@ use std::time::Duration;
 use super::Resolver;
 use super::link::{Draft, KindName};
 use super::value::{Item, Text, listed};
+use crate::buffer::Lane;
 use crate::config::keys;
 use crate::config::raw::Value;
 use crate::config::source::Place;
-use crate::router::{Endpoint, Form, From, Route, SyntaxError, Template, To};
+use crate::router::{Endpoint, Form, From, Priority, Route, SyntaxError, Template, To};
 
 /// `org.apache.kafka.common.internals.Topic`.
 const KAFKA_TOPIC_BYTES_MAX: usize = 249;
@@ -58,7 +59,9 @@ impl Resolver<'_> {
             let ttl = self.duration(section.get("ttl"), TTL_MIN..=TTL_MAX);
             if !to.is_empty() && to.iter().all(|(to, _)| to.endpoint == Endpoint::Broker) {
                 self.only_for_links(section.get("ttl"));
+                self.only_for_links(section.get("priority"));
             }
+            let priority = self.priority(section.get("priority"), &to, links);
             routes.push(Draught {
                 to: to.iter().map(|(_, text)| text.place().clone()).collect(),
                 route: Route {
@@ -67,10 +70,31 @@ impl Resolver<'_> {
                     to: to.into_iter().map(|(to, _)| to).collect(),
                     key,
                     ttl,
+                    priority,
                 },
             });
         }
         routes
+    }
+
+    /// The lane of the links that the route leads to.
+    fn priority(&mut self, item: Option<Item<'_>>, to: &[(To, &Text<'_>)], links: &mut [Draft<'_>]) -> Priority {
+        let choices = [("high", Priority::High), ("normal", Priority::Normal), ("low", Priority::Low)];
+        let priority = self.choice(item, &choices).unwrap_or_default();
+        let lane = match priority {
+            Priority::High => Lane::High,
+            Priority::Normal => Lane::Normal,
+            Priority::Low => Lane::Low,
+        };
+        for (to, _) in to {
+            let Endpoint::Link(link) = &to.endpoint else { continue };
+            let config = find(links, link.as_str()).and_then(|draft| draft.config.as_mut());
+            if let Some(config) = config.filter(|config| !config.lanes.contains(&lane)) {
+                config.lanes.push(lane);
+                config.lanes.sort_unstable();
+            }
+        }
+        priority
     }
 
     /// A key that makes no difference on a route to the broker alone.

@@ -23,7 +23,7 @@ use crate::admin::CommandError;
 use crate::buffer::SlotFile;
 use crate::links::{self, Identity, ReplayEnd, ReplayKeeper, ReplayProgress};
 use crate::telemetry::board::{HalfBoard, LinkState};
-use crate::telemetry::replay::{ReplayCounts, ReplayRequest, ReplayState, ReplayStatus};
+use crate::telemetry::replay::{ReplayCounts, ReplayLane, ReplayRequest, ReplayState, ReplayStatus};
 
 /// Version of [`Kept`].
 const VERSION: u16 = 1;
@@ -108,10 +108,18 @@ impl Job {
     }
 }
 
-fn with_progress(status: ReplayStatus, progress: ReplayProgress) -> ReplayStatus {
-    let ReplayProgress { position, looked_at: _, replayed, bytes, passed_over, expired, unsendable, refused } =
+fn with_progress(mut status: ReplayStatus, progress: ReplayProgress) -> ReplayStatus {
+    let ReplayProgress { lane, position, looked_at: _, replayed, bytes, passed_over, expired, unsendable, refused } =
         progress;
-    ReplayStatus { position, replayed, bytes, passed_over, expired, unsendable, refused, ..status }
+    if status.lanes.is_empty() {
+        // Kept before there were lanes.
+        let name = lane.name().to_owned();
+        status.lanes.push(ReplayLane { lane: name, from: status.from, until: status.until });
+    }
+    let stretch = status.lanes.iter().find(|stretch| stretch.lane == lane.name());
+    let (from, until) = stretch.map_or((status.from, status.until), |stretch| (stretch.from, stretch.until));
+    let lane = lane.name().to_owned();
+    ReplayStatus { lane, from, until, position, replayed, bytes, passed_over, expired, unsendable, refused, ..status }
 }
 
 /// Keeps a running replay's position in its file.
@@ -214,13 +222,13 @@ impl Shared {
         let status = ReplayStatus {
             id: id.clone(),
             request: plan.request.clone(),
-            from: plan.from.0,
-            until: plan.until.0,
+            lanes: plan.lanes(),
             started_ms: self.clock.wall().0,
             note: plan.note.clone(),
             ..ReplayStatus::default()
         };
-        let progress = ReplayProgress { position: plan.from.0, ..ReplayProgress::default() };
+        let (lane, position) = plan.begin();
+        let progress = ReplayProgress { lane, position, ..ReplayProgress::default() };
         let (dir, path, stop) = (replays.dir.clone(), replays.path(&id), replays.stop.clone());
         let made = tokio::task::spawn_blocking(move || {
             fs::create_dir_all(&dir)?;
@@ -233,14 +241,8 @@ impl Shared {
         let job = job.map_err(|error: io::Error| ReplayError::Io(format!("the replay's file: {error}")))?;
         replays.jobs.lock().insert(id.clone(), Arc::clone(&job));
         replays.forget_old();
-        tracing::info!(
-            replay = id,
-            way = job.shown().way(),
-            from = plan.from.0,
-            until = plan.until.0,
-            "a replay begins"
-        );
         let shown = job.shown();
+        tracing::info!(replay = id, way = shown.way(), lanes = ?shown.lanes, "a replay begins");
         self.run_replay(plan, job);
         Ok(shown)
     }
@@ -276,10 +278,16 @@ impl Shared {
             if status.state != ReplayState::Running {
                 continue;
             }
-            let position = job.progress.lock().position;
-            match Plan::again(self, &status, position) {
+            let ReplayProgress { lane, position, .. } = *job.progress.lock();
+            match Plan::again(self, &status, (lane, position)) {
                 Ok(plan) => {
-                    tracing::info!(replay = status.id, way = status.way(), position, "a replay goes on");
+                    tracing::info!(
+                        replay = status.id,
+                        way = status.way(),
+                        lane = lane.name(),
+                        position,
+                        "a replay goes on"
+                    );
                     self.run_replay(plan, job);
                 }
                 Err(error) => {

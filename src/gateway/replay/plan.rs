@@ -1,18 +1,19 @@
 //! What a replay reads, where it sends it, and under which names: from what the operator asked for, or a sentence about what is wrong
 //! with it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::super::{Link, Shared};
 use super::ReplayError;
-use crate::buffer::{Buffer, Offset, Record};
+use crate::buffer::{Buffer, Lane, Lanes, Offset, Record};
 use crate::clock::Clock;
 use crate::links::{self, Kind, Pick, Picked, Replay, ReplayKeeper, ReplayProgress};
 use crate::message::{Envelope, headers};
 use crate::router::{Captures, Pattern, Template};
-use crate::telemetry::replay::{ReplayCounts, ReplayPoint, ReplayRequest, ReplayStatus};
+use crate::telemetry::replay::{ReplayCounts, ReplayLane, ReplayPoint, ReplayRequest, ReplayStatus};
 
 /// Records read at once for a count.
 const COUNT_RECORDS: usize = 1_024;
@@ -21,15 +22,23 @@ const COUNT_BYTES: usize = 1 << 20;
 /// A checked request.
 pub(super) struct Plan {
     pub(super) request: ReplayRequest,
-    pub(super) from: Offset,
-    pub(super) until: Offset,
+    /// Not empty.
+    stretches: Vec<Stretch>,
     /// What the operator should know of it.
     pub(super) note: Option<String>,
     /// The link that it goes to.
     pub(super) config: links::Config,
-    source: Buffer,
-    target: Buffer,
+    source: Lanes,
+    target: Lanes,
     choice: Choice,
+}
+
+/// What is read of one lane.
+#[derive(Clone, Copy)]
+struct Stretch {
+    lane: Lane,
+    from: Offset,
+    until: Offset,
 }
 
 /// Which records, and under which names.
@@ -56,34 +65,44 @@ impl Plan {
     pub(super) fn of(shared: &Shared, request: ReplayRequest) -> Result<Self, ReplayError> {
         let mut plan = Self::resolve(shared, request)?;
         let request = &plan.request;
-        let time = |point: Option<ReplayPoint>| match point {
-            Some(ReplayPoint::TimeMs(ms)) => Some(ms),
-            Some(ReplayPoint::Offset(_)) | None => None,
-        };
-        let wall = |ms: Option<u64>| ms.map(crate::clock::WallMs);
-        let (mut from, mut until) = plan.source.between(wall(time(request.from)), wall(time(request.until)));
-        let stats = plan.source.stats();
-        if let Some(ReplayPoint::Offset(offset)) = request.from {
-            from = Offset(offset);
-            if offset < stats.first.0 {
-                plan.note = Some(format!("records before {} are not there any more", stats.first.0));
-            }
+        let lanes = chosen_lanes(&plan.source, request)?;
+        let by_offset = [request.from, request.until].into_iter().flatten().any(|point| is_offset(&point));
+        if by_offset && lanes.len() > 1 {
+            let names: Vec<_> = lanes.iter().map(|(lane, _)| lane.name()).collect();
+            let words = format!(
+                "each lane of `{}` counts its own offsets: say which with --lane {}",
+                request.link,
+                names.join("|")
+            );
+            return Err(ReplayError::Refused(words));
         }
-        if let Some(ReplayPoint::Offset(offset)) = request.until {
-            until = Offset(offset);
+        let to_itself = plan.is_to_itself();
+        let of_lanes = lanes.iter().map(|(lane, buffer)| stretch(*lane, buffer, request, to_itself));
+        let stretches: Vec<_> = of_lanes.collect();
+        if let (Some(ReplayPoint::Offset(offset)), Some((_, buffer))) = (request.from, lanes.first()) {
+            let first = buffer.stats().first.0;
+            plan.note = (offset < first).then(|| format!("records before {first} are not there any more"));
         }
-        // What is still owed to the same link goes there anyway.
-        let end = if plan.is_to_itself() { stats.cursor } else { stats.durable };
-        plan.until = until.min(end);
-        plan.from = from.max(stats.first).min(plan.until);
+        plan.stretches = stretches;
         Ok(plan)
     }
 
     /// Goes on with one that was checked before.
-    pub(super) fn again(shared: &Shared, status: &ReplayStatus, position: u64) -> Result<Self, ReplayError> {
+    pub(super) fn again(shared: &Shared, status: &ReplayStatus, at: (Lane, u64)) -> Result<Self, ReplayError> {
         let mut plan = Self::resolve(shared, status.request.clone())?;
-        plan.from = Offset(position);
-        plan.until = Offset(status.until);
+        let (lane, position) = at;
+        let mut stretches = Vec::new();
+        for kept in status.lanes.iter().skip_while(|kept| kept.lane != lane.name()) {
+            let known = Lane::named(&kept.lane).filter(|lane| plan.source.iter().any(|(own, _)| own == *lane));
+            let lane = known.ok_or_else(|| no_lane(&plan.source, &status.request.link, &kept.lane))?;
+            stretches.push(Stretch { lane, from: Offset(kept.from), until: Offset(kept.until) });
+        }
+        match stretches.first_mut() {
+            Some(first) => first.from = Offset(position),
+            // Kept before there were lanes.
+            None => stretches.push(Stretch { lane, from: Offset(position), until: Offset(status.until) }),
+        }
+        plan.stretches = stretches;
         Ok(plan)
     }
 
@@ -92,7 +111,7 @@ impl Plan {
         let into = request.into.clone().unwrap_or_else(|| request.link.clone());
         let (name, template) = into.split_once('/').map_or((into.as_str(), None), |(name, text)| (name, Some(text)));
         let link = target(shared, &request, name)?;
-        let Some(target) = link.buffer.clone() else {
+        let Some(target) = link.lanes.clone() else {
             let words = format!("no route leads to `{name}`: a replay needs a link with a buffer, where it is counted");
             return Err(ReplayError::Refused(words));
         };
@@ -111,24 +130,55 @@ impl Plan {
         };
         let appended = (time(request.from), time(request.until));
         let choice = Choice { pattern, name, appended, expired: request.expired };
-        let (config, zero) = (link.config.clone(), Offset(0));
-        Ok(Self { request, from: zero, until: zero, note: None, config, source, target, choice })
+        let config = link.config.clone();
+        Ok(Self { request, stretches: Vec::new(), note: None, config, source, target, choice })
     }
 
     fn is_to_itself(&self) -> bool {
         self.config.id.as_str() == self.request.link
     }
 
+    /// What is looked through, for who shows it.
+    pub(super) fn lanes(&self) -> Vec<ReplayLane> {
+        let shown = |stretch: &Stretch| ReplayLane {
+            lane: stretch.lane.name().to_owned(),
+            from: stretch.from.0,
+            until: stretch.until.0,
+        };
+        self.stretches.iter().map(shown).collect()
+    }
+
+    /// Where it begins.
+    pub(super) fn begin(&self) -> (Lane, u64) {
+        self.stretches.first().map_or_else(Default::default, |first| (first.lane, first.from.0))
+    }
+
     /// Looks through all of it and sends nothing.
     pub(super) async fn count(self, shared: &Shared) -> Result<ReplayCounts, ReplayError> {
-        let mut history = self.source.history(self.from, self.until);
-        let mut pick = self.choice.pick("", Arc::clone(&shared.clock));
+        let mut pick = self.choice.clone().pick("", Arc::clone(&shared.clock));
         let mut counts = ReplayCounts::default();
+        for stretch in &self.stretches {
+            self.count_stretch(stretch, &mut pick, &mut counts).await?;
+        }
+        if self.stretches.len() > 1 {
+            // Offsets of several lanes say nothing together.
+            (counts.first_offset, counts.last_offset) = (None, None);
+        }
+        Ok(counts)
+    }
+
+    async fn count_stretch(
+        &self,
+        stretch: &Stretch,
+        pick: &mut Pick,
+        counts: &mut ReplayCounts,
+    ) -> Result<(), ReplayError> {
+        let mut history = self.source.lane(stretch.lane).history(stretch.from, stretch.until);
         loop {
             let records = history.next(COUNT_RECORDS, COUNT_BYTES).await;
             let records = records.map_err(|error| ReplayError::Io(format!("the log cannot be read: {error}")))?;
             if records.is_empty() {
-                return Ok(counts);
+                return Ok(());
             }
             for record in records {
                 let (offset, appended) = (record.offset.0, record.appended.0);
@@ -158,9 +208,14 @@ impl Plan {
         progress: Arc<Mutex<ReplayProgress>>,
         clock: Arc<dyn Clock>,
     ) -> Replay {
+        let read =
+            |stretch: &Stretch| (stretch.lane, self.source.lane(stretch.lane).history(stretch.from, stretch.until));
+        let mut later: VecDeque<_> = self.stretches.iter().map(read).collect();
+        let nothing = || self.source.lane(Lane::Normal).history(Offset(0), Offset(0));
         Replay {
             id: Arc::clone(id),
-            history: self.source.history(self.from, self.until),
+            history: later.pop_front().map_or_else(nothing, |(_, history)| history),
+            later,
             source_id: self.source.id().to_owned(),
             target: self.target,
             rate: self.request.rate,
@@ -172,17 +227,52 @@ impl Plan {
 }
 
 impl Shared {
-    /// The log of a link, or of one that `routes.yaml` has no more (R34).
-    fn replayable(&self, link: &str) -> Result<Buffer, ReplayError> {
+    /// The lanes of a link, or of one that `routes.yaml` has no more (R34).
+    fn replayable(&self, link: &str) -> Result<Lanes, ReplayError> {
         let own =
-            self.links.iter().find(|known| known.config.id.as_str() == link).and_then(|known| known.buffer.clone());
-        let orphaned = || self.orphans.iter().find(|orphan| orphan.name == link).map(|orphan| orphan.buffer.clone());
+            self.links.iter().find(|known| known.config.id.as_str() == link).and_then(|known| known.lanes.clone());
+        let orphaned = || self.orphans.iter().find(|orphan| orphan.name == link).map(|orphan| orphan.lanes.clone());
         own.or_else(orphaned).ok_or_else(|| {
-            let named = self.links.iter().filter(|link| link.buffer.is_some()).map(|link| link.config.id.to_string());
+            let named = self.links.iter().filter(|link| link.lanes.is_some()).map(|link| link.config.id.to_string());
             let all: Vec<_> = named.chain(self.orphans.iter().map(|orphan| orphan.name.clone())).collect();
             ReplayError::NotThere(format!("there is no link `{link}` with a buffer; there are: {}", all.join(", ")))
         })
     }
+}
+
+const fn is_offset(point: &ReplayPoint) -> bool {
+    matches!(point, ReplayPoint::Offset(_))
+}
+
+/// The lanes that are asked for, in the order in which they are read.
+fn chosen_lanes<'l>(source: &'l Lanes, request: &ReplayRequest) -> Result<Vec<(Lane, &'l Buffer)>, ReplayError> {
+    let Some(wanted) = &request.lane else { return Ok(source.iter().collect()) };
+    let chosen: Vec<_> = source.iter().filter(|(lane, _)| lane.name() == wanted).collect();
+    if chosen.is_empty() { Err(no_lane(source, &request.link, wanted)) } else { Ok(chosen) }
+}
+
+fn no_lane(source: &Lanes, link: &str, wanted: &str) -> ReplayError {
+    let there: Vec<_> = source.iter().map(|(lane, _)| lane.name()).collect();
+    ReplayError::NotThere(format!("link `{link}` has no lane `{wanted}`; there are: {}", there.join(", ")))
+}
+
+/// What is read of a lane.
+fn stretch(lane: Lane, buffer: &Buffer, request: &ReplayRequest, to_itself: bool) -> Stretch {
+    let wall = |point: Option<ReplayPoint>| match point {
+        Some(ReplayPoint::TimeMs(ms)) => Some(crate::clock::WallMs(ms)),
+        Some(ReplayPoint::Offset(_)) | None => None,
+    };
+    let (mut from, mut until) = buffer.between(wall(request.from), wall(request.until));
+    if let Some(ReplayPoint::Offset(offset)) = request.from {
+        from = Offset(offset);
+    }
+    if let Some(ReplayPoint::Offset(offset)) = request.until {
+        until = Offset(offset);
+    }
+    let stats = buffer.stats();
+    // What is still owed to the same link goes there anyway.
+    let until = until.min(if to_itself { stats.cursor } else { stats.durable });
+    Stretch { lane, from: from.max(stats.first).min(until), until }
 }
 
 /// The link that is sent to.

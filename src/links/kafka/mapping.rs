@@ -174,14 +174,14 @@ fn legal_topic(topic: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::buffer::Offset;
+    use crate::buffer::Place;
     use crate::message::Envelope;
     use crate::message::tests_support::message;
 
     fn record(destination: &str) -> Outgoing {
         let envelope =
             Envelope { destination: destination.into(), key: None, ordinal: 0, message: message("a/b", b"payload") };
-        Outgoing { offset: Offset(0), seq: "buf-0-0".to_owned(), backfill: false, envelope, expiry_left_s: None }
+        Outgoing { place: Place::default(), seq: "buf-0-0".to_owned(), backfill: false, envelope, expiry_left_s: None }
     }
 
     fn back(record: &Outgoing) -> Publication {

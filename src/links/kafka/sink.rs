@@ -6,7 +6,7 @@
 //! A refusal for size or content hits a whole batch, the innocent with the guilty: all are told `Retry`, and those that failed are
 //! sent one at a time from then on; what fails alone is refused (R16).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 use super::Config;
 use super::client::{self, GivenUp, Offloaded, Watch};
 use super::mapping;
-use crate::buffer::Offset;
+use crate::buffer::{Lane, Offset, Place};
 use crate::links::{Answer, Identity, LinkError, Outgoing, Sent, Sink, SinkConnection};
 
 /// Enough for 70,000 records a second over a round trip of 50 ms; what a crash repeats is bounded by it (R9).
@@ -113,7 +113,7 @@ impl Sink for KafkaSink {
             message_bytes_max: self.config.message_bytes_max,
             open: 0,
             solo: None,
-            alone_up_to: None,
+            suspects: BTreeSet::new(),
             over: None,
         })
     }
@@ -128,9 +128,9 @@ pub struct KafkaSinkConnection {
     /// Records without a report.
     open: usize,
     /// The record that was sent with none before it open, while none followed: its batch is its own.
-    solo: Option<Offset>,
-    /// A batch with records up to here was refused: they are sent one at a time.
-    alone_up_to: Option<Offset>,
+    solo: Option<Place>,
+    /// They were in a batch that was refused: each is sent alone.
+    suspects: BTreeSet<Place>,
     /// Why the producer is at its end.
     over: Option<LinkError>,
 }
@@ -148,7 +148,7 @@ struct Shared {
 
 #[derive(Clone, Debug)]
 struct Report {
-    offset: Offset,
+    place: Place,
     topic: String,
     /// `None`: delivered.
     error: Option<RDKafkaErrorCode>,
@@ -160,16 +160,16 @@ impl SinkConnection for KafkaSinkConnection {
             return Err(error.clone());
         }
         let Some(producer) = self.producer.get() else { return Err(closed()) };
-        if self.open > 0 && self.alone_up_to >= Some(record.offset) {
+        let is_suspect = |place: Place| self.suspects.contains(&place);
+        if self.open > 0 && (is_suspect(record.place) || self.solo.is_some_and(is_suspect)) {
             return Ok(Sent::Full(Box::new(record)));
         }
         let mapped = match mapping::outgoing(&record, &self.site, self.message_bytes_max) {
             Ok(mapped) => mapped,
             Err(reason) => return Ok(Sent::Refused(reason)),
         };
-        // The way back is in `Reports::delivery`; a log's offsets fit a pointer on the 64-bit machines that this runs on.
-        let Ok(opaque) = usize::try_from(record.offset.0) else {
-            return Err(LinkError::Transient(format!("offset {} does not fit", record.offset.0)));
+        let Some(opaque) = packed(record.place) else {
+            return Err(LinkError::Transient(format!("offset {} does not fit", record.place.offset.0)));
         };
         let headers =
             mapped.headers.iter().fold(OwnedHeaders::new_with_capacity(mapped.headers.len()), |out, header| {
@@ -184,7 +184,7 @@ impl SinkConnection for KafkaSinkConnection {
         );
         match produced {
             Ok(()) => {
-                self.solo = (self.open == 0).then_some(record.offset);
+                self.solo = (self.open == 0).then_some(record.place);
                 self.open += 1;
                 Ok(Sent::Queued)
             }
@@ -251,17 +251,18 @@ impl KafkaSinkConnection {
     }
 
     fn answer_to(&mut self, report: &Report) -> Result<Answer, LinkError> {
-        let alone = self.solo == Some(report.offset);
+        let alone = self.solo == Some(report.place);
         self.open = self.open.saturating_sub(1);
-        let Some(code) = report.error else { return Ok(Answer::Confirmed(report.offset)) };
+        self.suspects.remove(&report.place);
+        let Some(code) = report.error else { return Ok(Answer::Confirmed(report.place)) };
         let reason = format!("topic '{}': {code}", report.topic);
         match verdict(code) {
-            Verdict::Record if alone => Ok(Answer::Refused(report.offset, reason)),
+            Verdict::Record if alone => Ok(Answer::Refused(report.place, reason)),
             Verdict::Record => {
-                self.alone_up_to = self.alone_up_to.max(Some(report.offset));
-                Ok(Answer::Retry(report.offset, reason))
+                self.suspects.insert(report.place);
+                Ok(Answer::Retry(report.place, reason))
             }
-            Verdict::Later => Ok(Answer::Retry(report.offset, reason)),
+            Verdict::Later => Ok(Answer::Retry(report.place, reason)),
             Verdict::Link => Err(self.end_by(&report.topic, code)),
         }
     }
@@ -273,6 +274,17 @@ impl KafkaSinkConnection {
             None => client::topic_refused(topic, code),
         }
     }
+}
+
+/// A place as the library carries it; the way back is [`unpacked`]. A log's offsets fit a pointer, less two bits, on the
+/// 64-bit machines that this runs on.
+fn packed(place: Place) -> Option<usize> {
+    usize::try_from(place.offset.0).ok()?.checked_mul(4)?.checked_add(usize::from(place.lane.number()))
+}
+
+fn unpacked(opaque: usize) -> Place {
+    let lane = Lane::ALL.into_iter().find(|lane| usize::from(lane.number()) == opaque % 4).unwrap_or_default();
+    Place { lane, offset: Offset(u64::try_from(opaque / 4).unwrap_or(u64::MAX)) }
 }
 
 /// Whom a failed delivery concerns.
@@ -348,15 +360,15 @@ impl ClientContext for Reports {
 impl ProducerContext for Reports {
     type DeliveryOpaque = usize;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, offset: usize) {
-        let offset = Offset(u64::try_from(offset).unwrap_or(u64::MAX));
+    fn delivery(&self, result: &DeliveryResult<'_>, place: usize) {
+        let place = unpacked(place);
         let report = match result {
             Ok(_) => {
                 self.0.down.store(false, Ordering::Relaxed);
-                Report { offset, topic: String::new(), error: None }
+                Report { place, topic: String::new(), error: None }
             }
             Err((error, message)) => Report {
-                offset,
+                place,
                 topic: message.topic().to_owned(),
                 error: Some(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown)),
             },
@@ -369,6 +381,17 @@ impl ProducerContext for Reports {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_place_comes_back_from_the_library_as_it_went() {
+        for lane in Lane::ALL {
+            for offset in [0, 1, 7, u64::from(u32::MAX) + 5, u64::MAX >> 3] {
+                let place = Place { lane, offset: Offset(offset) };
+                assert_eq!(packed(place).map(unpacked), Some(place));
+            }
+        }
+        assert_eq!(packed(Place { lane: Lane::Low, offset: Offset(u64::MAX) }), None);
+    }
 
     #[test]
     fn a_failed_delivery_concerns_its_record_the_link_or_nobody() {

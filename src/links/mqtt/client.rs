@@ -16,7 +16,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::{Config, Version, tls, v4, v5};
-use crate::buffer::Offset;
+use crate::buffer::Place;
 use crate::links::{Answer, Identity, LinkError};
 use crate::message::{Properties, Qos};
 
@@ -228,10 +228,10 @@ impl Polling {
 
 impl Client {
     /// Puts one PUBLISH on its way.
-    pub(super) fn publish(&self, offset: Offset, publish: Publish) -> Asked<Pending> {
+    pub(super) fn publish(&self, place: Place, publish: Publish) -> Asked<Pending> {
         match self {
-            Self::V4(client) => v4::publish(client, offset, publish),
-            Self::V5(client) => v5::publish(client, offset, publish),
+            Self::V4(client) => v4::publish(client, place, publish),
+            Self::V5(client) => v5::publish(client, place, publish),
         }
     }
 

@@ -76,7 +76,7 @@ impl SinkConnection for MqttSinkConnection {
             let most = self.packet_max;
             return Ok(Sent::Refused(format!("too large: a packet of {size} bytes, and at most {most} are taken")));
         }
-        match self.live.client.publish(record.offset, publish) {
+        match self.live.client.publish(record.place, publish) {
             Asked::Taken(answer) => {
                 self.pending.push(answer);
                 Ok(Sent::Queued)

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::client::{Direction, Settings};
 use super::*;
-use crate::buffer::Offset;
+use crate::buffer::{Offset, Place};
 use crate::links::{
     Answer, Identity, LinkError, Outgoing, Received, Sent, Sink, SinkConnection, Source, SourceConnection,
 };
@@ -132,8 +132,8 @@ fn outgoing(offset: u64, topic: &str) -> Outgoing {
     message.properties.user = vec![("colour".into(), "blue".into()), ("tg-hops".into(), "3".into())];
     message.properties.content_type = Some("text/plain".into());
     let envelope = Envelope { destination: topic.into(), key: None, ordinal: 0, message };
-    let (offset, seq) = (Offset(offset), format!("cafe0001-0-{offset}"));
-    Outgoing { offset, seq, backfill: false, envelope, expiry_left_s: Some(60) }
+    let (place, seq) = (Place { offset: Offset(offset), ..Place::default() }, format!("cafe0001-0-{offset}"));
+    Outgoing { place, seq, backfill: false, envelope, expiry_left_s: Some(60) }
 }
 
 fn send(connection: &mut MqttSinkConnection, record: Outgoing) {
@@ -155,7 +155,7 @@ async fn confirmed(connection: &mut MqttSinkConnection, offsets: std::ops::Range
     let mut open = offsets.collect::<std::collections::BTreeSet<_>>();
     while !open.is_empty() {
         match answer(connection).await.unwrap() {
-            Answer::Confirmed(offset) => assert!(open.remove(&offset.0)),
+            Answer::Confirmed(place) => assert!(open.remove(&place.offset.0)),
             other @ (Answer::Refused(..) | Answer::Retry(..) | Answer::Blocked(_) | Answer::Alive) => {
                 panic!("{other:?}")
             }
@@ -332,7 +332,10 @@ async fn a_publish_without_permission_is_refused_with_the_remotes_reason() {
     let mut outbound = connect_sink(&remote.config(Version::V5)).await;
     send(&mut outbound, outgoing(0, "closed"));
     let refused = answer(&mut outbound).await.unwrap();
-    assert!(matches!(&refused, Answer::Refused(Offset(0), reason) if reason.contains("NotAuthorized")), "{refused:?}");
+    assert!(
+        matches!(&refused, Answer::Refused(Place { offset: Offset(0), .. }, reason) if reason.contains("NotAuthorized")),
+        "{refused:?}"
+    );
     send(&mut outbound, outgoing(1, "open/a"));
     confirmed(&mut outbound, 1..2).await;
 }

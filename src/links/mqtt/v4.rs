@@ -16,7 +16,7 @@ use super::client::{
     hand_over,
 };
 use super::tls;
-use crate::buffer::Offset;
+use crate::buffer::Place;
 use crate::links::{Answer, LinkError};
 use crate::message::{Properties, Qos};
 
@@ -84,12 +84,12 @@ pub(super) async fn poll(
 }
 
 /// See [`super::client::Client::publish`].
-pub(super) fn publish(client: &AsyncClient, offset: Offset, publish: Publish) -> Asked<Pending> {
+pub(super) fn publish(client: &AsyncClient, place: Place, publish: Publish) -> Asked<Pending> {
     let options = PublishOptions::new(wire_qos(publish.qos)).retain(publish.retain);
     match client.try_publish_tracked(publish.topic, publish.payload, options) {
         Ok(notice) => {
             Asked::Taken(Box::pin(
-                async move { notice.wait_async().await.ok().map(|_completed| Answer::Confirmed(offset)) },
+                async move { notice.wait_async().await.ok().map(|_completed| Answer::Confirmed(place)) },
             ))
         }
         Err(ClientError::RequestChannelFull(_)) => Asked::QueueFull,

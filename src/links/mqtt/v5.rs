@@ -17,7 +17,7 @@ use super::client::{
     SESSION_EXPIRY_S, Settings, Subscribed, hand_over,
 };
 use super::tls;
-use crate::buffer::Offset;
+use crate::buffer::Place;
 use crate::links::{Answer, LinkError};
 use crate::message::{Properties, Qos, headers};
 
@@ -93,11 +93,11 @@ pub(super) async fn poll(
 }
 
 /// See [`super::client::Client::publish`].
-pub(super) fn publish(client: &AsyncClient, offset: Offset, publish: Publish) -> Asked<Pending> {
+pub(super) fn publish(client: &AsyncClient, place: Place, publish: Publish) -> Asked<Pending> {
     let (topic, payload, qos, retain) = (publish.topic.clone(), publish.payload.clone(), publish.qos, publish.retain);
     let options = PublishOptions::new(wire_qos(qos)).retain(retain).properties(properties(publish));
     match client.try_publish_tracked(topic, payload, options) {
-        Ok(notice) => Asked::Taken(Box::pin(async move { judge(offset, notice.wait_async().await) })),
+        Ok(notice) => Asked::Taken(Box::pin(async move { judge(place, notice.wait_async().await) })),
         Err(ClientError::RequestChannelFull(_)) => Asked::QueueFull,
         Err(ClientError::InvalidRequest(_)) => Asked::Invalid("no topic that MQTT can carry".to_owned()),
         Err(_) => Asked::Gone,
@@ -134,20 +134,20 @@ pub(super) async fn subscribe(client: &AsyncClient, filters: &[String], qos: Qos
 
 /// What the remote's answer to a publish means. `0x80` and `0x83` name no reason, so they may pass: retried. A quota
 /// passes. The others are about this message or our rights.
-fn judge(offset: Offset, result: Result<PublishResult, PublishNoticeError>) -> Option<Answer> {
+fn judge(place: Place, result: Result<PublishResult, PublishNoticeError>) -> Option<Answer> {
     let refused = |code: &dyn std::fmt::Debug, why: Option<String>| {
         let why = why.map(|why| format!(": {why}")).unwrap_or_default();
-        Some(Answer::Refused(offset, format!("{code:?}{why}")))
+        Some(Answer::Refused(place, format!("{code:?}{why}")))
     };
     let retry = |code: &dyn std::fmt::Debug, why: Option<String>| {
         let why = why.map(|why| format!(": {why}")).unwrap_or_default();
-        Some(Answer::Retry(offset, format!("the remote answers {code:?}{why}")))
+        Some(Answer::Retry(place, format!("the remote answers {code:?}{why}")))
     };
     match result {
         Ok(PublishResult::Qos1(ack)) => {
             let why = ack.properties.and_then(|properties| properties.reason_string);
             match ack.reason {
-                PubAckReason::Success | PubAckReason::NoMatchingSubscribers => Some(Answer::Confirmed(offset)),
+                PubAckReason::Success | PubAckReason::NoMatchingSubscribers => Some(Answer::Confirmed(place)),
                 code @ (PubAckReason::NotAuthorized
                 | PubAckReason::TopicNameInvalid
                 | PubAckReason::PayloadFormatInvalid) => refused(&code, why),
@@ -160,7 +160,7 @@ fn judge(offset: Offset, result: Result<PublishResult, PublishNoticeError>) -> O
         Ok(PublishResult::Qos2PubRecRejected(rec)) => {
             let why = rec.properties.and_then(|properties| properties.reason_string);
             match rec.reason {
-                PubRecReason::Success | PubRecReason::NoMatchingSubscribers => Some(Answer::Confirmed(offset)),
+                PubRecReason::Success | PubRecReason::NoMatchingSubscribers => Some(Answer::Confirmed(place)),
                 code @ (PubRecReason::NotAuthorized
                 | PubRecReason::TopicNameInvalid
                 | PubRecReason::PayloadFormatInvalid) => refused(&code, why),
@@ -170,9 +170,9 @@ fn judge(offset: Offset, result: Result<PublishResult, PublishNoticeError>) -> O
                 | PubRecReason::QuotaExceeded) => retry(&code, why),
             }
         }
-        Ok(PublishResult::Qos2Completed(_) | PublishResult::Qos0Flushed) => Some(Answer::Confirmed(offset)),
+        Ok(PublishResult::Qos2Completed(_) | PublishResult::Qos0Flushed) => Some(Answer::Confirmed(place)),
         Err(PublishNoticeError::RetainNotSupported) => {
-            Some(Answer::Refused(offset, "the remote keeps no retained messages".to_owned()))
+            Some(Answer::Refused(place, "the remote keeps no retained messages".to_owned()))
         }
         Err(_connection_over) => None,
     }

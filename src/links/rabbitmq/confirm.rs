@@ -17,7 +17,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use crate::buffer::Offset;
+use crate::buffer::Place;
 use crate::links::LinkError;
 
 /// What a confirm's future resolves to.
@@ -46,7 +46,7 @@ pub(super) struct Returned {
 /// What is known of a published record.
 #[derive(Clone, Debug)]
 pub(super) struct Published {
-    pub(super) offset: Offset,
+    pub(super) place: Place,
     pub(super) message_id: String,
     pub(super) routing_key: String,
     pub(super) payload_bytes: usize,
@@ -203,6 +203,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
+    use crate::buffer::Offset;
 
     struct Publisher {
         confirms: Confirms,
@@ -215,7 +216,7 @@ mod tests {
             for n in 0..count {
                 let (resolver, outcome) = oneshot::channel();
                 let published = Published {
-                    offset: Offset(n),
+                    place: Place { offset: Offset(n), ..Place::default() },
                     message_id: format!("m{n}"),
                     routing_key: format!("k{n}"),
                     payload_bytes: 1,
@@ -239,9 +240,9 @@ mod tests {
             let mut out = Vec::new();
             while let Poll::Ready(verdict) = self.confirms.poll_oldest(&mut cx) {
                 out.push(match verdict {
-                    Verdict::Confirmed(published) => format!("+{}", published.offset.0),
-                    Verdict::Unroutable(published, _) => format!("-{}", published.offset.0),
-                    Verdict::Nacked(published) => format!("!{}", published.offset.0),
+                    Verdict::Confirmed(published) => format!("+{}", published.place.offset.0),
+                    Verdict::Unroutable(published, _) => format!("-{}", published.place.offset.0),
+                    Verdict::Nacked(published) => format!("!{}", published.place.offset.0),
                     Verdict::Lost(error) => {
                         out.push(error.to_string());
                         break;

@@ -127,7 +127,7 @@ impl SinkConnection for RabbitSinkConnection {
         };
         let payload = record.envelope.message.payload;
         let published = Published {
-            offset: record.offset,
+            place: record.place,
             message_id: mapped.message_id,
             routing_key: mapped.routing_key.to_string(),
             payload_bytes: payload.len(),
@@ -186,9 +186,9 @@ impl RabbitSinkConnection {
 
     fn answer_to(&mut self, verdict: Verdict) -> Result<Answer, LinkError> {
         match verdict {
-            Verdict::Confirmed(published) => Ok(Answer::Confirmed(published.offset)),
+            Verdict::Confirmed(published) => Ok(Answer::Confirmed(published.place)),
             Verdict::Nacked(published) => {
-                Ok(Answer::Retry(published.offset, "the broker answered with a nack".to_owned()))
+                Ok(Answer::Retry(published.place, "the broker answered with a nack".to_owned()))
             }
             Verdict::Unroutable(published, words) => {
                 let reason = format!(
@@ -196,8 +196,8 @@ impl RabbitSinkConnection {
                     self.exchange, published.routing_key
                 );
                 Ok(match self.unroutable {
-                    Unroutable::DeadLetter => Answer::Refused(published.offset, reason),
-                    Unroutable::Retry => Answer::Retry(published.offset, reason),
+                    Unroutable::DeadLetter => Answer::Refused(published.place, reason),
+                    Unroutable::Retry => Answer::Retry(published.place, reason),
                 })
             }
             Verdict::Lost(error) => self.end(error),
@@ -207,11 +207,11 @@ impl RabbitSinkConnection {
     /// The channel is over. Where the remote's words name one record as the reason, that record is refused first; the
     /// connection's end is told with the next answer.
     fn end(&mut self, error: LinkError) -> Result<Answer, LinkError> {
-        let guilty = self.confirms.open().find(|published| is_named_in(published, &error)).map(|p| p.offset);
+        let guilty = self.confirms.open().find(|published| is_named_in(published, &error)).map(|p| p.place);
         match (guilty, error) {
-            (Some(offset), LinkError::Misconfigured(words) | LinkError::Transient(words)) => {
+            (Some(place), LinkError::Misconfigured(words) | LinkError::Transient(words)) => {
                 self.over = Some(LinkError::Transient(format!("closed over a refused message: {words}")));
-                Ok(Answer::Refused(offset, words))
+                Ok(Answer::Refused(place, words))
             }
             (None, error) => {
                 self.over = Some(error.clone());
@@ -257,12 +257,12 @@ fn returned_by(message: &lapin::message::BasicReturnMessage) -> Returned {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::buffer::Offset;
+    use crate::buffer::Place;
 
     #[test]
     fn r16_the_record_that_closed_the_channel_is_known_by_the_remote_s_words() {
         let published = Published {
-            offset: Offset(3),
+            place: Place::default(),
             message_id: "m".to_owned(),
             routing_key: "a.b".to_owned(),
             payload_bytes: 2_000,

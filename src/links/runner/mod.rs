@@ -30,7 +30,7 @@ use self::replay::{Replay, ReplayEnd, ReplayRunner};
 use self::sink::SinkRunner;
 use self::source::SourceRunner;
 use super::{Config, Identity, Kind, Sink, Timing, kafka, mqtt, rabbitmq};
-use crate::buffer::Buffer;
+use crate::buffer::Lanes;
 use crate::clock::Clock;
 use crate::hub::{Hub, OfferError, Publication, Receipt, Source as Origin};
 use crate::router::{Endpoint, LinkId};
@@ -46,12 +46,12 @@ struct Common {
     token: CancellationToken,
 }
 
-/// Runs a link's outbound half until `token` is cancelled: what is in `buffer` goes to the remote.
+/// Runs a link's outbound half until `token` is cancelled: what is in `lanes` goes to the remote.
 ///
 /// Never fails: what goes wrong is a state on `board`. After the cancellation it returns within about three seconds.
 pub async fn run_sink(
     config: Config,
-    buffer: Buffer,
+    lanes: Lanes,
     identity: Identity,
     board: SharedHalf,
     clock: Arc<dyn Clock>,
@@ -62,15 +62,15 @@ pub async fn run_sink(
     match &config.kind {
         Kind::Mqtt(remote) => {
             let sink = mqtt::MqttSink::new(remote, &identity, config.uses_both_halves());
-            Box::pin(SinkRunner::new(common, sink, buffer, drain, most).run()).await;
+            Box::pin(SinkRunner::new(common, sink, &lanes, drain, most).run()).await;
         }
         Kind::Rabbitmq(remote) => {
             let sink = rabbitmq::RabbitSink::new(remote, &identity);
-            Box::pin(SinkRunner::new(common, sink, buffer, drain, most).run()).await;
+            Box::pin(SinkRunner::new(common, sink, &lanes, drain, most).run()).await;
         }
         Kind::Kafka(remote) => {
             let sink = kafka::KafkaSink::new(remote, &identity);
-            Box::pin(SinkRunner::new(common, sink, buffer, drain, most).run()).await;
+            Box::pin(SinkRunner::new(common, sink, &lanes, drain, most).run()).await;
         }
     }
 }

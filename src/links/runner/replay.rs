@@ -5,6 +5,8 @@
 //! sends is in the log anyway; what the remote refuses is counted and passed over. After twenty refusals in a row it waits, as
 //! a sink does (R15).
 //!
+//! The lanes of a log (R14) are read one after the other, in the order in which the link serves them; each in its own order.
+//!
 //! Its position is behind everything that was confirmed without a gap. It is written when a window's worth of confirmations is unsaved and
 //! synced each second, so a kill repeats at most two windows (R9).
 
@@ -22,7 +24,7 @@ use super::super::refusal::{RefusalRun, Verdict};
 use super::super::window::{Fate, Flight, InFlight, Window};
 use super::super::{Answer, LinkError, Outgoing, Sent, Sink, SinkConnection};
 use super::Common;
-use crate::buffer::{Buffer, History, Offset, Record};
+use crate::buffer::{History, Lane, Lanes, Offset, Place, Record};
 use crate::message::Envelope;
 use crate::telemetry::board::LinkState;
 
@@ -43,13 +45,15 @@ const LOOK_AT_LIVE: Duration = Duration::from_millis(100);
 /// The pause while the client's own queue is full.
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(20);
 
-/// How far a replay is, and what became of the records up to there.
+/// How far a replay is, and what became of the records up to there. The lanes before `lane` are done, those behind it are not begun.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ReplayProgress {
-    /// Everything below is done.
+    /// The lane that is being read.
+    pub lane: Lane,
+    /// Everything of it below is done.
     pub position: u64,
-    /// Everything below has been looked at and counted in `passed_over`, `expired` or `unsendable` where it belongs there.
+    /// Everything of it below has been looked at and counted in `passed_over`, `expired` or `unsendable` where it belongs there.
     pub looked_at: u64,
     /// Confirmed by the remote.
     pub replayed: u64,
@@ -94,12 +98,14 @@ pub trait ReplayKeeper: Send + Sync + 'static {
 pub struct Replay {
     /// For the log.
     pub id: Arc<str>,
-    /// From the position on.
+    /// Of the lane of `progress`, from the position on.
     pub history: History,
+    /// The lanes that are read after it, in this order.
+    pub later: VecDeque<(Lane, History)>,
     /// The first part of `tg-seq`: the id of the log that is read.
     pub source_id: String,
-    /// The log of the link that it goes to: there `replayed` is counted, and there live traffic is looked at.
-    pub target: Buffer,
+    /// The lanes of the link that it goes to: there `replayed` is counted, and there live traffic is looked at.
+    pub target: Lanes,
     /// Records a second.
     pub rate: Option<f64>,
     /// See [`Pick`].
@@ -301,7 +307,7 @@ impl<S: Sink> ReplayRunner<S> {
         self.note_position();
         self.keep_if_due().await;
         if self.is_done() {
-            return Ok(Some(End::Done));
+            return Ok(if self.next_lane() { None } else { Some(End::Done) });
         }
         match self.next_event(connection).await {
             Event::Stop => return Ok(Some(End::Stop)),
@@ -376,7 +382,7 @@ impl<S: Sink> ReplayRunner<S> {
             return;
         }
         self.live_looked = Some(now);
-        let owed = usize::try_from(self.replay.target.stats().ledger.buffered).unwrap_or(usize::MAX);
+        let owed = usize::try_from(self.replay.target.ledger().buffered).unwrap_or(usize::MAX);
         self.live_behind = owed > self.link_window.saturating_mul(2);
     }
 
@@ -384,13 +390,14 @@ impl<S: Sink> ReplayRunner<S> {
         let (offset, body) = (record.offset, record.body.clone());
         let picked = (self.replay.pick)(record);
         let mut progress = self.replay.progress.lock();
+        let place = Place { lane: progress.lane, offset };
         let first_time = offset.0 >= progress.looked_at;
         progress.looked_at = progress.looked_at.max(offset.0 + 1);
         match picked {
             Picked::Send(envelope, expiry_left_s) => {
-                let seq = format!("{}-0-{}", self.replay.source_id, offset.0);
+                let seq = format!("{}-{}-{}", self.replay.source_id, place.lane.number(), offset.0);
                 let payload_bytes = u64::try_from(envelope.message.payload.len()).unwrap_or(u64::MAX);
-                let outgoing = Outgoing { offset, seq, backfill: false, envelope: *envelope, expiry_left_s };
+                let outgoing = Outgoing { place, seq, backfill: false, envelope: *envelope, expiry_left_s };
                 self.on.unsent.push_back(Ready { outgoing, payload_bytes, body });
             }
             Picked::PassedOver if first_time => progress.passed_over += 1,
@@ -408,7 +415,7 @@ impl<S: Sink> ReplayRunner<S> {
         while self.room() > 0 && self.pace.due(self.common.now()).is_none() {
             let Some(ready) = self.on.unsent.pop_front() else { break };
             let Ready { outgoing, payload_bytes, body } = ready;
-            let offset = outgoing.offset;
+            let offset = outgoing.place.offset;
             match connection.send(outgoing)? {
                 Sent::Queued => {
                     let now = self.common.now();
@@ -443,7 +450,8 @@ impl<S: Sink> ReplayRunner<S> {
         self.on.queue_full = false;
         self.on.progress = Some(self.common.now());
         match answer {
-            Answer::Confirmed(offset) => {
+            Answer::Confirmed(place) => {
+                let Some(offset) = self.of_this_lane(place) else { return };
                 if self.on.flight.answer(offset, Fate::Delivered).is_some() {
                     self.refusals.confirmed();
                     self.window.confirmed();
@@ -453,8 +461,13 @@ impl<S: Sink> ReplayRunner<S> {
                     self.settle();
                 }
             }
-            Answer::Refused(offset, reason) => self.refused(offset, reason),
-            Answer::Retry(offset, reason) => {
+            Answer::Refused(place, reason) => {
+                if let Some(offset) = self.of_this_lane(place) {
+                    self.refused(offset, reason);
+                }
+            }
+            Answer::Retry(place, reason) => {
+                let Some(offset) = self.of_this_lane(place) else { return };
                 if self.on.flight.answer(offset, Fate::Again).is_some() {
                     let pause = self.backoff.next(rand::random());
                     self.send_again_from(offset, pause, reason);
@@ -463,6 +476,11 @@ impl<S: Sink> ReplayRunner<S> {
             Answer::Blocked(blocked) => self.on.blocked = blocked,
             Answer::Alive => {}
         }
+    }
+
+    /// What the lane before left open, it has answered for already.
+    fn of_this_lane(&self, place: Place) -> Option<Offset> {
+        (place.lane == self.replay.progress.lock().lane).then_some(place.offset)
     }
 
     fn refused(&mut self, offset: Offset, reason: String) {
@@ -514,8 +532,11 @@ impl<S: Sink> ReplayRunner<S> {
 
     fn note_position(&mut self) {
         let on = &self.on;
-        let open =
-            [on.rewind.map(|(to, _)| to), on.flight.front(), on.unsent.front().map(|ready| ready.outgoing.offset)];
+        let open = [
+            on.rewind.map(|(to, _)| to),
+            on.flight.front(),
+            on.unsent.front().map(|ready| ready.outgoing.place.offset),
+        ];
         let position = open.into_iter().flatten().fold(self.replay.history.position(), Offset::min).0;
         let mut progress = self.replay.progress.lock();
         if position > progress.position {
@@ -529,6 +550,18 @@ impl<S: Sink> ReplayRunner<S> {
         let (on, history) = (&self.on, &self.replay.history);
         let idle = on.unsent.is_empty() && on.rewind.is_none() && on.flight.front().is_none();
         idle && history.position() >= history.end()
+    }
+
+    /// A lane is done: on with the next. `false`: there is none.
+    fn next_lane(&mut self) -> bool {
+        let Some((lane, history)) = self.replay.later.pop_front() else { return false };
+        let mut progress = self.replay.progress.lock();
+        (progress.lane, progress.position, progress.looked_at) = (lane, history.position().0, 0);
+        drop(progress);
+        self.replay.history = history;
+        self.on.flight.clear();
+        self.changed = true;
+        true
     }
 
     async fn keep_if_due(&mut self) {

@@ -25,7 +25,7 @@ use super::super::window::{Fate, Window};
 use super::super::{Answer, Drain, LinkError, Outgoing, Sent, Sink, SinkConnection};
 use super::Common;
 use super::streams::Streams;
-use crate::buffer::{Buffer, DeadLetter, Mark, Offset, Outcome, Record, Refused};
+use crate::buffer::{DeadLetter, Lanes, Offset, Outcome, Place, Record, Refused};
 use crate::clock::Moment;
 use crate::message::Envelope;
 use crate::telemetry::board::LinkState;
@@ -51,7 +51,6 @@ pub(super) struct SinkRunner<S: Sink> {
     common: Common,
     sink: S,
     streams: Streams,
-    mark: Mark,
     in_flight_configured: Option<usize>,
     backoff: Backoff,
     window: Window,
@@ -132,7 +131,7 @@ impl<S: Sink> SinkRunner<S> {
     pub(super) fn new(
         common: Common,
         sink: S,
-        buffer: Buffer,
+        lanes: &Lanes,
         drain: Drain,
         in_flight_configured: Option<usize>,
     ) -> Self {
@@ -141,8 +140,7 @@ impl<S: Sink> SinkRunner<S> {
             backoff: Backoff::new(common.timing.retry_delay_min, common.timing.retry_delay_max),
             common,
             sink,
-            streams: Streams::new(&buffer, drain),
-            mark: buffer.mark(),
+            streams: Streams::new(lanes, drain),
             in_flight_configured,
             window,
             refusals: RefusalRun::default(),
@@ -381,8 +379,8 @@ impl<S: Sink> SinkRunner<S> {
         envelope.message.retain &= !stream.backfill;
         let payload_bytes = u64::try_from(envelope.message.payload.len()).unwrap_or(u64::MAX);
         let outgoing = Outgoing {
-            offset: record.offset,
-            seq: format!("{}-0-{}", stream.buffer.id(), record.offset.0),
+            place: Place { lane: stream.lane, offset: record.offset },
+            seq: format!("{}-{}-{}", self.streams.id, stream.lane.number(), record.offset.0),
             backfill: stream.backfill,
             expiry_left_s,
             envelope,
@@ -413,12 +411,12 @@ impl<S: Sink> SinkRunner<S> {
         self.on.queue_full = false;
         self.on.progress = Some(self.common.now());
         match answer {
-            Answer::Confirmed(offset) => self.confirmed(offset),
-            Answer::Refused(offset, reason) => self.refused(offset, reason),
-            Answer::Retry(offset, reason) => {
-                if self.streams.answer(offset, Fate::Again).is_some() {
+            Answer::Confirmed(place) => self.confirmed(place),
+            Answer::Refused(place, reason) => self.refused(place, reason),
+            Answer::Retry(place, reason) => {
+                if self.streams.answer(place, Fate::Again).is_some() {
                     let pause = self.backoff.next(rand::random());
-                    self.send_again_from(offset, pause, reason);
+                    self.send_again_from(place, pause, reason);
                 }
             }
             Answer::Blocked(blocked) => {
@@ -430,8 +428,8 @@ impl<S: Sink> SinkRunner<S> {
         }
     }
 
-    fn confirmed(&mut self, offset: Offset) {
-        if self.streams.answer(offset, Fate::Delivered).is_none() {
+    fn confirmed(&mut self, place: Place) {
+        if self.streams.answer(place, Fate::Delivered).is_none() {
             return;
         }
         self.stalled = false;
@@ -443,18 +441,18 @@ impl<S: Sink> SinkRunner<S> {
         self.settle_delivered();
     }
 
-    fn refused(&mut self, offset: Offset, reason: String) {
+    fn refused(&mut self, place: Place, reason: String) {
         let fate = if self.refusals.is_suspicious() { Fate::Again } else { Fate::Elsewhere };
-        let Some((at, record)) = self.streams.answer(offset, fate) else { return };
+        let Some((at, record)) = self.streams.answer(place, fate) else { return };
         self.stalled = false;
         match self.refusals.refused() {
             Verdict::DeadLetter => {
-                let attempts = self.streams.tries(at, offset) + 1;
-                self.dead_letter(at, offset, record.body, reason, attempts);
+                let attempts = self.streams.tries(at, place.offset) + 1;
+                self.dead_letter(at, place.offset, record.body, reason, attempts);
             }
             Verdict::Keep => {
                 let pause = self.common.timing.misconfigured_delay;
-                self.send_again_from(offset, pause, reason);
+                self.send_again_from(place, pause, reason);
             }
         }
         self.settle_delivered();
@@ -466,9 +464,10 @@ impl<S: Sink> SinkRunner<S> {
     }
 
     /// Nothing more is sent until all in flight have been answered and the pause has passed; then everything from
-    /// `offset` on in its stream goes again, so that the last copies are in order (R10), beginning with one at a time.
-    fn send_again_from(&mut self, offset: Offset, pause: Duration, words: String) {
-        tracing::warn!(link = %self.common.link, offset = offset.0, reason = %words, ?pause, "not taken, to be sent again");
+    /// `place` on in its stream goes again, so that the last copies are in order (R10), beginning with one at a time.
+    fn send_again_from(&mut self, place: Place, pause: Duration, words: String) {
+        let (lane, offset) = (place.lane.name(), place.offset.0);
+        tracing::warn!(link = %self.common.link, lane, offset, reason = %words, ?pause, "not taken, to be sent again");
         let (after, next_try_ms) = (self.common.now() + pause, self.common.wall_in(pause));
         self.window.restart();
         self.on.rewind = Some(Rewind { after, next_try_ms, words });
@@ -575,8 +574,7 @@ impl<S: Sink> SinkRunner<S> {
 
     /// The state while connected, the worst first.
     fn show_online(&mut self) {
-        let failed = self.mark.progress().failed.map(|reason| reason.to_string());
-        let (state, words, next) = if let Some(reason) = failed {
+        let (state, words, next) = if let Some(reason) = self.streams.failed() {
             (LinkState::BufferFailed, Some(reason), None)
         } else if let Some(blocked) = &self.on.letters_blocked {
             (blocked.state, Some(blocked.words.clone()), None)

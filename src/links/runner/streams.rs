@@ -1,7 +1,11 @@
 //! The ordered streams of one link, and whose turn it is.
 //!
-//! With `drain: fifo` there is one: what is owed, in order. With `drain: live_first` there are two (R13): live records, and the
-//! backlog that is filled in behind them. Order holds within each; the window in flight is one for all.
+//! With `drain: fifo` there is one a lane: what is owed, in order. With `drain: live_first` there are two (R13): live
+//! records, and the backlog that is filled in behind them. Order holds within each; the window in flight is one for all.
+//!
+//! **Lanes** (R14) are served in their order: nothing of a lower one is sent while a higher one has something to send. What
+//! is in flight already is not called back. With `live_first` that holds among the live streams and among the backlogs: a
+//! high record of the backlog goes before a low one of it, and takes its turn with what is live.
 //!
 //! **What is backlog** is decided when the link can send again: when a connection has been made, when a remote that
 //! asked us to hold back lets go, and when records are sent again after a pause. If more than a window is owed by then,
@@ -20,7 +24,7 @@ use futures_util::future::select_all;
 use super::super::Drain;
 use super::super::refusal::LossWatch;
 use super::super::window::{Fate, Flight, InFlight};
-use crate::buffer::{Buffer, Offset, Outcome, Reader, Record, Refused};
+use crate::buffer::{Buffer, Lane, Lanes, Mark, Offset, Outcome, Place, Reader, Record, Refused};
 
 /// Bytes read from a buffer at once: enough for full speed with small messages, little to hold.
 const READ_BYTES_MAX: usize = 1 << 20;
@@ -28,10 +32,12 @@ const READ_BYTES_MAX: usize = 1 << 20;
 /// One ordered stream.
 #[derive(Debug)]
 pub(super) struct Stream {
+    pub(super) lane: Lane,
     pub(super) buffer: Buffer,
     /// Backlog behind live records, and marked as such.
     pub(super) backfill: bool,
     reader: Reader,
+    mark: Mark,
     flight: Flight,
     /// Read, not yet sent.
     unsent: VecDeque<Record>,
@@ -45,8 +51,10 @@ pub(super) struct Stream {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Streams {
-    /// In the order in which they are served: live ones before backlog.
+    /// In the order in which they are served: live ones before backlog, and the lanes in their order.
     all: Vec<Stream>,
+    /// Names the link's buffer: the first part of `tg-seq` (R11).
+    pub(super) id: Box<str>,
     drain: Drain,
     /// What the backlog has coming, in per cent of a record, for the live records that went before it.
     credit: u32,
@@ -63,9 +71,11 @@ enum First {
 }
 
 impl Stream {
-    fn new(buffer: Buffer, backfill: bool) -> Self {
+    fn new(lane: Lane, buffer: Buffer, backfill: bool) -> Self {
         Self {
+            lane,
             reader: buffer.reader(),
+            mark: buffer.mark(),
             buffer,
             backfill,
             flight: Flight::default(),
@@ -87,10 +97,17 @@ impl Stream {
 }
 
 impl Streams {
-    pub(super) fn new(buffer: &Buffer, drain: Drain) -> Self {
+    pub(super) fn new(lanes: &Lanes, drain: Drain) -> Self {
         let backfills: &[bool] = if drain == Drain::Fifo { &[false] } else { &[false, true] };
-        let all = backfills.iter().map(|backfill| Stream::new(buffer.clone(), *backfill)).collect();
-        Self { all, drain, credit: 0 }
+        let streams = backfills
+            .iter()
+            .flat_map(|backfill| lanes.iter().map(move |(lane, buffer)| Stream::new(lane, buffer.clone(), *backfill)));
+        Self { all: streams.collect(), id: lanes.id().into(), drain, credit: 0 }
+    }
+
+    /// Why a lane's log failed, if one did.
+    pub(super) fn failed(&self) -> Option<String> {
+        self.all.iter().find_map(|stream| stream.mark.progress().failed).map(|reason| reason.to_string())
     }
 
     pub(super) fn get(&self, at: usize) -> Option<&Stream> {
@@ -123,7 +140,7 @@ impl Streams {
     pub(super) fn is_far_behind(&self, window: usize) -> bool {
         let window = u64::try_from(window).unwrap_or(u64::MAX);
         let live = self.all.iter().filter(|stream| !stream.backfill && self.drain != Drain::Fifo);
-        live.map(|stream| stream.buffer.mark().done().saturating_sub(stream.buffer.streams(None).live.0))
+        live.map(|stream| stream.mark.done().saturating_sub(stream.buffer.streams(None).live.0))
             .any(|owed| owed > window)
     }
 
@@ -216,12 +233,13 @@ impl Streams {
     }
 
     /// The remote has answered for one: what it was, and of which stream; `None` where nothing waits for this answer.
-    pub(super) fn answer(&mut self, offset: Offset, fate: Fate) -> Option<(usize, InFlight)> {
-        let (at, stream, record) = self.all.iter_mut().enumerate().find_map(|(at, stream)| {
-            let record = stream.flight.answer(offset, fate)?;
+    pub(super) fn answer(&mut self, place: Place, fate: Fate) -> Option<(usize, InFlight)> {
+        let own = self.all.iter_mut().enumerate().filter(|(_, stream)| stream.lane == place.lane);
+        let (at, stream, record) = own.into_iter().find_map(|(at, stream)| {
+            let record = stream.flight.answer(place.offset, fate)?;
             Some((at, stream, record))
         })?;
-        stream.losses.answered(offset);
+        stream.losses.answered(place.offset);
         Some((at, record))
     }
 

@@ -1,13 +1,15 @@
 //! The replay runner.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
-use super::sinks::{FakeSink, Reaction, Remote};
+use super::sinks::{FakeSink, Reaction, Remote, at};
 use super::*;
-use crate::buffer::{self, Admission, Ledger, Offset, Outcome, Record};
+use crate::buffer::{self, Admission, Buffer, History, Lane, Lanes, Ledger, Offset, Outcome, Record};
 use crate::links::runner::replay::{Pace, Picked, Replay, ReplayEnd, ReplayKeeper, ReplayProgress, ReplayRunner};
 use crate::links::{Answer, LinkError};
 use crate::message::tests_support::message;
@@ -90,7 +92,8 @@ impl Scene {
             id: "r1".into(),
             history: self.buffer.history(Offset(self.progress.lock().position), Offset(u64::MAX)),
             source_id: "cafe".to_owned(),
-            target: self.buffer.clone(),
+            later: VecDeque::new(),
+            target: self.buffer.clone().into(),
             rate,
             pick: Box::new(pick),
             keeper: Some(Box::new(self.kept.clone())),
@@ -129,6 +132,7 @@ async fn r07_what_is_chosen_goes_in_order_with_its_mark_and_is_counted_in_replay
     assert_eq!(remote.sent(), chosen(1_000));
     assert_eq!(marks.lock()[3], ("cafe-0-3".to_owned(), Some("r1".to_owned())));
     let progress = ReplayProgress {
+        lane: Lane::Normal,
         position: 1_000,
         looked_at: 1_000,
         replayed: 700,
@@ -146,7 +150,8 @@ async fn r07_what_is_chosen_goes_in_order_with_its_mark_and_is_counted_in_replay
 #[tokio::test]
 async fn r09_a_kill_repeats_at_most_two_windows() {
     let mut scene = Scene::new(1_000).await;
-    let remote = Remote::new(|_, record| if record.offset.0 < 500 { Reaction::Confirm } else { Reaction::Silence });
+    let remote =
+        Remote::new(|_, record| if record.place.offset.0 < 500 { Reaction::Confirm } else { Reaction::Silence });
     scene.start(&remote, None);
     // The fake remote's window is 64, a quarter of it 16.
     eventually("a window beyond what is answered", || remote.sent().iter().filter(|o| **o >= 500).count() == 16).await;
@@ -173,7 +178,9 @@ async fn a_lost_connection_a_nack_and_a_mute_remote_repeat_from_the_position_in_
     let mut scene = Scene::new(300).await;
     let (mut died, mut nacked, mut muted) = (false, false, false);
     let remote = Remote::new(move |_, record| {
-        let first = |at: u64, done: &mut bool| record.offset.0 == at && !std::mem::replace(done, record.offset.0 == at);
+        let first = |at: u64, done: &mut bool| {
+            record.place.offset.0 == at && !std::mem::replace(done, record.place.offset.0 == at)
+        };
         if first(50, &mut died) {
             Reaction::Die
         } else if first(120, &mut nacked) {
@@ -200,7 +207,8 @@ async fn a_lost_connection_a_nack_and_a_mute_remote_repeat_from_the_position_in_
 #[tokio::test]
 async fn what_the_remote_refuses_is_counted_and_passed_over_until_twenty_in_a_row() {
     let mut scene = Scene::new(100).await;
-    let remote = Remote::new(|_, record| if record.offset.0 % 10 == 3 { Reaction::Refuse } else { Reaction::Confirm });
+    let remote =
+        Remote::new(|_, record| if record.place.offset.0 % 10 == 3 { Reaction::Refuse } else { Reaction::Confirm });
     scene.start(&remote, None);
     assert_eq!(scene.end().await, ReplayEnd::Done);
     let progress = *scene.progress.lock();
@@ -219,11 +227,12 @@ async fn what_the_remote_refuses_is_counted_and_passed_over_until_twenty_in_a_ro
 #[tokio::test]
 async fn told_to_stop_it_takes_the_last_answers_and_keeps_its_position() {
     let mut scene = Scene::new(1_000).await;
-    let remote = Remote::new(|_, record| if record.offset.0 < 20 { Reaction::Confirm } else { Reaction::Silence });
+    let remote =
+        Remote::new(|_, record| if record.place.offset.0 < 20 { Reaction::Confirm } else { Reaction::Silence });
     scene.start(&remote, None);
     eventually("some are open", || remote.sent().len() > 20).await;
     scene.common.token.cancel();
-    remote.give(Answer::Confirmed(Offset(20)));
+    remote.give(Answer::Confirmed(at(20)));
     assert_eq!(scene.end().await, ReplayEnd::Stopped);
     assert_eq!(scene.kept.last().position, 21);
     assert_eq!(scene.kept.0.lock().last().map(|(_, sync)| *sync), Some(true));
@@ -243,12 +252,97 @@ async fn live_traffic_is_in_front_while_the_link_is_behind() {
     for offset in [0, 1, 2] {
         eventually("the next is sent", || remote.sent().len() == offset + 1).await;
         assert_eq!(remote.sent().len(), offset + 1, "one at a time");
-        remote.give(Answer::Confirmed(Offset(offset as u64)));
+        remote.give(Answer::Confirmed(at(offset as u64)));
     }
     for offset in 600..800 {
         scene.buffer.settle(Offset(offset), Outcome::Delivered);
     }
     eventually("then with its own window", || remote.sent().len() >= 3 + 16).await;
+}
+
+/// The lanes of a log with so many delivered records each.
+async fn delivered_in_lanes(dir: &TempDir, records: u64) -> Lanes {
+    let config = buffer::Config {
+        dir: dir.path().join("hq"),
+        max_size: ByteSize(64 << 20),
+        max_age: None,
+        when_full: buffer::WhenFull::Block,
+        sync: buffer::SyncMode::Group,
+        min_free: Some(ByteSize(0)),
+        compress: buffer::Compression::None,
+        keep_delivered: Some(buffer::Keep { age: None, size: None }),
+    };
+    let (lanes, _) = Lanes::open(&config, 64, &Lane::ALL, &crate::clock::system()).unwrap();
+    let (head, body) = (Envelope::encode_head("a", None, 0), message("a", b"").encode());
+    for (_, buffer) in lanes.iter() {
+        for _ in 0..records {
+            let admitted = buffer.admit(head.len() + body.len()).await.unwrap();
+            let Admission::Granted(permit) = admitted else { panic!("full") };
+            let offset = buffer.append(permit, &[&head, &body], None);
+            buffer.settle(offset, Outcome::Delivered);
+        }
+        buffer.mark().passed(records - 1).await.unwrap();
+    }
+    lanes
+}
+
+#[tokio::test]
+async fn r14_all_lanes_are_replayed_in_their_order_and_a_kill_goes_on_in_the_right_one() {
+    let dir = TempDir::new().unwrap();
+    let lanes = delivered_in_lanes(&dir, 200).await;
+    let (kept, progress) = (Kept::default(), Arc::<Mutex<ReplayProgress>>::default());
+    *progress.lock() = ReplayProgress { lane: Lane::High, ..ReplayProgress::default() };
+    let start = |remote: &Arc<Remote>| {
+        let ReplayProgress { lane: begin, position, .. } = *progress.lock();
+        let rest = lanes.iter().skip_while(|(lane, _)| *lane != begin);
+        let mut later: VecDeque<(Lane, History)> = rest
+            .map(|(lane, buffer)| {
+                let from = if lane == begin { position } else { 0 };
+                (lane, buffer.history(Offset(from), Offset(u64::MAX)))
+            })
+            .collect();
+        let replay = Replay {
+            id: "r1".into(),
+            history: later.pop_front().unwrap().1,
+            later,
+            source_id: "cafe".to_owned(),
+            target: lanes.clone(),
+            rate: None,
+            pick: Box::new(pick),
+            keeper: Some(Box::new(kept.clone())),
+            progress: Arc::clone(&progress),
+        };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(ReplayRunner::new(common(TIMING), FakeSink(Arc::clone(remote)), replay, None).run());
+        tasks
+    };
+    let all = Lane::ALL.map(|lane| chosen(200).into_iter().map(move |offset| (lane, offset))).into_iter().flatten();
+    let all: Vec<_> = all.collect();
+    // It is killed with a window in flight in the second lane.
+    let remote = Remote::new(|_, record| {
+        let open = record.place.lane == Lane::Normal && record.place.offset.0 >= 100;
+        if open { Reaction::Silence } else { Reaction::Confirm }
+    });
+    let mut tasks = start(&remote);
+    eventually("a window is open in the second lane", || remote.places().len() == 140 + 70 + 16).await;
+    assert_eq!(remote.places(), all[..226]);
+    tasks.abort_all();
+    *progress.lock() = kept.last();
+    let ReplayProgress { lane, position, .. } = kept.last();
+    assert_eq!(lane, Lane::Normal);
+    assert!((68..=100).contains(&position), "within two windows: {position}");
+
+    let remote = Remote::new(|_, _| Reaction::Confirm);
+    let mut tasks = start(&remote);
+    let end = tokio::time::timeout(Duration::from_secs(20), tasks.join_next()).await;
+    assert_eq!(end.expect("it ends").unwrap().unwrap(), ReplayEnd::Done);
+    let rest = all.into_iter().filter(|place| *place >= (Lane::Normal, position)).collect::<Vec<_>>();
+    assert_eq!(remote.places(), rest);
+    let progress = *progress.lock();
+    assert_eq!((progress.lane, progress.position, progress.replayed), (Lane::Low, 200, 3 * 140));
+    let ledger = lanes.ledger();
+    assert_eq!((ledger.delivered, ledger.buffered), (600, 0), "a replay settles nothing");
+    assert!(lanes.iter().all(|(_, buffer)| buffer.stats().ledger.balances()));
 }
 
 #[test]

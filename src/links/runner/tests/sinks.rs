@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::buffer::{self, Admission, DeadLetter, Offset};
+use crate::buffer::{self, Admission, Buffer, DeadLetter, Lane, Lanes, Offset, Place};
 use crate::clock::{Moment, WallMs};
 use crate::links::{Answer, Drain, LinkError, Outgoing, Sent, SinkConnection};
 use crate::message::tests_support::message;
@@ -28,6 +28,11 @@ pub(super) enum Reaction {
     TooLarge,
 }
 
+/// Of the normal lane.
+pub(super) const fn at(offset: u64) -> Place {
+    Place { lane: Lane::Normal, offset: Offset(offset) }
+}
+
 pub(super) type Script = Box<dyn FnMut(u64, &Outgoing) -> Reaction + Send>;
 
 /// A remote that a test scripts and reads.
@@ -37,6 +42,9 @@ pub(super) struct Remote {
     pub(super) connections: Mutex<u64>,
     /// Connection number and offset of all that was sent.
     sent: Mutex<Vec<(u64, u64)>>,
+    /// The same with their lanes, and their `tg-seq`.
+    told: Mutex<Vec<Place>>,
+    seqs: Mutex<Vec<String>>,
     /// Answers that a test gives by hand, on the present connection.
     answers: Mutex<VecDeque<Answer>>,
     answered: Notify,
@@ -50,6 +58,8 @@ impl Remote {
             connects: Mutex::default(),
             connections: Mutex::default(),
             sent: Mutex::default(),
+            told: Mutex::default(),
+            seqs: Mutex::default(),
             answers: Mutex::default(),
             answered: Notify::new(),
             window_max: None,
@@ -59,6 +69,10 @@ impl Remote {
     pub(super) fn give(&self, answer: Answer) {
         self.answers.lock().push_back(answer);
         self.answered.notify_one();
+    }
+
+    pub(super) fn places(&self) -> Vec<(Lane, u64)> {
+        self.told.lock().iter().map(|place| (place.lane, place.offset.0)).collect()
     }
 
     pub(super) fn sent(&self) -> Vec<u64> {
@@ -93,15 +107,17 @@ impl Sink for FakeSink {
 impl SinkConnection for FakeConnection {
     fn send(&mut self, record: Outgoing) -> Result<Sent, LinkError> {
         let reaction = (self.remote.script.lock())(self.number, &record);
-        let offset = record.offset;
+        let place = record.place;
         if matches!(reaction, Reaction::TooLarge) {
             return Ok(Sent::Refused("too large".into()));
         }
-        self.remote.sent.lock().push((self.number, offset.0));
+        self.remote.told.lock().push(place);
+        self.remote.seqs.lock().push(record.seq);
+        self.remote.sent.lock().push((self.number, place.offset.0));
         match reaction {
-            Reaction::Confirm => self.remote.give(Answer::Confirmed(offset)),
-            Reaction::Refuse => self.remote.give(Answer::Refused(offset, "not authorised".into())),
-            Reaction::Retry => self.remote.give(Answer::Retry(offset, "quota".into())),
+            Reaction::Confirm => self.remote.give(Answer::Confirmed(place)),
+            Reaction::Refuse => self.remote.give(Answer::Refused(place, "not authorised".into())),
+            Reaction::Retry => self.remote.give(Answer::Retry(place, "quota".into())),
             Reaction::Die => self.dead = true,
             Reaction::Silence | Reaction::TooLarge => {}
         }
@@ -129,6 +145,8 @@ impl SinkConnection for FakeConnection {
 
 /// A running sink over a real buffer.
 struct Running {
+    lanes: Lanes,
+    /// The normal lane.
     buffer: Buffer,
     common: Common,
     tasks: JoinSet<()>,
@@ -141,6 +159,10 @@ impl Running {
     }
 
     fn start_kind(sink: impl Sink, timing: Timing, drain: Drain) -> Self {
+        Self::start_lanes(sink, timing, drain, &[])
+    }
+
+    fn start_lanes(sink: impl Sink, timing: Timing, drain: Drain, used: &[Lane]) -> Self {
         let dir = TempDir::new().unwrap();
         let config = buffer::Config {
             dir: dir.path().join("hq"),
@@ -152,12 +174,12 @@ impl Running {
             compress: buffer::Compression::None,
             keep_delivered: None,
         };
-        let (buffer, _) = Buffer::open(config, 64, crate::clock::system()).unwrap();
+        let (lanes, _) = Lanes::open(&config, 64, used, &crate::clock::system()).unwrap();
         let common = common(timing);
-        let runner = SinkRunner::new(common.clone(), sink, buffer.clone(), drain, None);
+        let runner = SinkRunner::new(common.clone(), sink, &lanes, drain, None);
         let mut tasks = JoinSet::new();
         tasks.spawn(runner.run());
-        Self { buffer, common, tasks, _dir: dir }
+        Self { buffer: lanes.lane(Lane::Normal).clone(), lanes, common, tasks, _dir: dir }
     }
 
     async fn append_bytes(&self, parts: &[&[u8]], expires: Option<WallMs>) {
@@ -183,7 +205,7 @@ impl Running {
     }
 
     async fn drained(&self) {
-        eventually("drained", || self.buffer.stats().ledger.buffered == 0).await;
+        eventually("drained", || self.lanes.ledger().buffered == 0).await;
         assert!(self.buffer.stats().ledger.balances(), "{:?}", self.buffer.stats());
     }
 
@@ -223,11 +245,11 @@ async fn confirmations_come_in_any_order_and_the_window_counts_from_the_oldest()
     let running = Running::start(&remote, Timing { stall_after: Duration::from_secs(60), ..TIMING });
     running.append_many(100).await;
     eventually("a window of 64", || remote.sent().len() == 64).await;
-    (1..64).rev().for_each(|offset| remote.give(Answer::Confirmed(Offset(offset))));
+    (1..64).rev().for_each(|offset| remote.give(Answer::Confirmed(at(offset))));
     eventually("63 answered", || status(&running.common.board).in_flight == 1).await;
     assert_eq!(remote.sent().len(), 64, "the oldest is still open");
     assert_eq!(running.buffer.stats().cursor, Offset(0));
-    remote.give(Answer::Confirmed(Offset(0)));
+    remote.give(Answer::Confirmed(at(0)));
     eventually("the rest goes", || remote.sent().len() == 100).await;
     eventually("the cursor passes", || running.buffer.stats().cursor == Offset(64)).await;
     running.stop().await;
@@ -235,7 +257,7 @@ async fn confirmations_come_in_any_order_and_the_window_counts_from_the_oldest()
 
 #[tokio::test]
 async fn r15_a_refused_record_is_a_dead_letter_and_the_others_go_on() {
-    let remote = Remote::new(|_, record| match record.offset.0 {
+    let remote = Remote::new(|_, record| match record.place.offset.0 {
         3 => Reaction::Refuse,
         5 => Reaction::TooLarge,
         _ => Reaction::Confirm,
@@ -278,7 +300,11 @@ async fn r15_a_wrong_permission_never_turns_a_backlog_into_dead_letters() {
 async fn r10_what_is_not_taken_now_is_sent_again_with_all_behind_it() {
     let mut refused = false;
     let remote = Remote::new(move |_, record| {
-        if record.offset.0 == 3 && !std::mem::replace(&mut refused, true) { Reaction::Retry } else { Reaction::Confirm }
+        if record.place.offset.0 == 3 && !std::mem::replace(&mut refused, true) {
+            Reaction::Retry
+        } else {
+            Reaction::Confirm
+        }
     });
     let running = Running::start(&remote, TIMING);
     running.append_many(20).await;
@@ -295,7 +321,7 @@ async fn r10_what_is_not_taken_now_is_sent_again_with_all_behind_it() {
 
 #[tokio::test]
 async fn r16_the_record_that_kills_connections_is_found_and_the_others_are_delivered() {
-    let remote = Remote::new(|_, record| if record.offset.0 == 7 { Reaction::Die } else { Reaction::Confirm });
+    let remote = Remote::new(|_, record| if record.place.offset.0 == 7 { Reaction::Die } else { Reaction::Confirm });
     let running = Running::start(&remote, TIMING);
     running.append_many(30).await;
     running.drained().await;
@@ -400,7 +426,7 @@ async fn a_connection_that_does_not_come_up_is_given_up() {
     }
     let running = Running::start(&Remote::new(|_, _| Reaction::Confirm), TIMING);
     let common = common(Timing { connect_timeout: Duration::from_millis(10), ..TIMING });
-    let runner = SinkRunner::new(common.clone(), Never, running.buffer.clone(), Drain::Fifo, None);
+    let runner = SinkRunner::new(common.clone(), Never, &running.buffer.clone().into(), Drain::Fifo, None);
     let mut tasks = JoinSet::new();
     tasks.spawn(runner.run());
     eventually("backing off", || common.board.state() == LinkState::BackingOff).await;
@@ -461,7 +487,7 @@ async fn the_sequence_names_the_log_and_counts_on() {
 
 #[tokio::test]
 async fn a_lost_connection_repeats_what_was_open_and_nothing_that_was_settled_otherwise() {
-    let remote = Remote::new(|connection, record| match (connection, record.offset.0) {
+    let remote = Remote::new(|connection, record| match (connection, record.place.offset.0) {
         (_, 2) => Reaction::Refuse,
         (1, 1) => Reaction::Silence,
         (1, 9) => Reaction::Die,
@@ -487,7 +513,7 @@ async fn stopping_takes_the_answers_that_still_come() {
     eventually("all in flight", || remote.sent().len() == 3).await;
     running.common.token.cancel();
     tokio::task::yield_now().await;
-    (0..3).for_each(|offset| remote.give(Answer::Confirmed(Offset(offset))));
+    (0..3).for_each(|offset| remote.give(Answer::Confirmed(at(offset))));
     let buffer = running.stop().await;
     eventually("delivered", || buffer.stats().ledger.delivered == 3).await;
 }
@@ -527,7 +553,7 @@ async fn after_an_outage(
     let told = Arc::<Mutex<Vec<_>>>::default();
     let telling = Arc::clone(&told);
     let remote = Remote::new(move |_, record| {
-        telling.lock().push((record.offset.0, record.backfill, record.envelope.message.retain));
+        telling.lock().push((record.place.offset.0, record.backfill, record.envelope.message.retain));
         script(record)
     });
     remote.connects.lock().extend((0..100_000).map(|_| Err(LinkError::Transient("away".into()))));
@@ -541,6 +567,18 @@ async fn after_an_outage(
 }
 
 impl Running {
+    async fn append_to(&self, lane: Lane, count: u64) {
+        let (head, body) = (Envelope::encode_head("a", None, 0), message("a", b"").encode());
+        for _ in 0..count {
+            let buffer = self.lanes.lane(lane);
+            let Admission::Granted(permit) = buffer.admit(head.len() + body.len()).await.unwrap() else {
+                panic!("full")
+            };
+            let offset = buffer.append(permit, &[&head, &body], None);
+            buffer.mark().passed(offset.0).await.unwrap();
+        }
+    }
+
     async fn append_retained(&self, count: u64) {
         let retained = Message { retain: true, ..message("a", b"") };
         for _ in 0..count {
@@ -559,7 +597,7 @@ async fn r13_live_records_go_at_once_and_the_backlog_takes_its_share() {
     // While both have something to send, every fourth is backlog.
     for n in 0..200 {
         let next = remote.sent()[n];
-        remote.give(Answer::Confirmed(Offset(next)));
+        remote.give(Answer::Confirmed(at(next)));
         eventually("the next is sent", || remote.sent().len() == 65 + n).await;
     }
     let filled = remote.sent()[64..].iter().filter(|offset| **offset < 500).count();
@@ -567,7 +605,7 @@ async fn r13_live_records_go_at_once_and_the_backlog_takes_its_share() {
     let mut n = 200;
     while running.buffer.stats().ledger.buffered > 0 {
         let sent = remote.sent();
-        sent[n..].iter().for_each(|offset| remote.give(Answer::Confirmed(Offset(*offset))));
+        sent[n..].iter().for_each(|offset| remote.give(Answer::Confirmed(at(*offset))));
         n = sent.len();
         tokio::task::yield_now().await;
     }
@@ -609,7 +647,7 @@ async fn r13_what_came_while_the_remote_held_us_back_is_backlog_too() {
 async fn r13_a_backlog_record_that_is_not_taken_now_is_sent_again_in_its_stream() {
     let mut refused = false;
     let (remote, running, told) = after_an_outage(200, move |record| {
-        let first = record.offset.0 == 9 && !std::mem::replace(&mut refused, true);
+        let first = record.place.offset.0 == 9 && !std::mem::replace(&mut refused, true);
         if first { Reaction::Retry } else { Reaction::Confirm }
     })
     .await;
@@ -624,7 +662,7 @@ async fn r13_a_backlog_record_that_is_not_taken_now_is_sent_again_in_its_stream(
 
 #[tokio::test]
 async fn r16_a_backlog_record_that_kills_connections_is_found_although_live_ones_flow() {
-    let die = |record: &Outgoing| if record.offset.0 == 5 { Reaction::Die } else { Reaction::Confirm };
+    let die = |record: &Outgoing| if record.place.offset.0 == 5 { Reaction::Die } else { Reaction::Confirm };
     let (_remote, running, _told) = after_an_outage(100, die).await;
     for _ in 0..2_000 {
         running.append_retained(1).await;
@@ -635,5 +673,75 @@ async fn r16_a_backlog_record_that_kills_connections_is_found_although_live_ones
     }
     running.drained().await;
     assert_eq!(running.letters().iter().map(|letter| letter.offset).collect::<Vec<_>>(), [Offset(5)]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn r14_a_high_record_goes_before_whatever_is_not_yet_in_flight() {
+    let remote = Remote::new(|_, _| Reaction::Silence);
+    remote.connects.lock().extend((0..100_000).map(|_| Err(LinkError::Transient("away".into()))));
+    let patient = Timing { stall_after: Duration::from_secs(60), ..TIMING };
+    let used = [Lane::High, Lane::Low];
+    let running = Running::start_lanes(FakeSink(Arc::clone(&remote)), patient, Drain::Fifo, &used);
+    running.append_to(Lane::Low, 5).await;
+    running.append_to(Lane::Normal, 100).await;
+    running.append_to(Lane::High, 10).await;
+    remote.connects.lock().clear();
+    eventually("a window of 64", || remote.sent().len() == 64).await;
+    assert_eq!(remote.sent(), (0..10).chain(0..54).collect::<Vec<_>>(), "the high ones, then the normal ones");
+    running.append_to(Lane::High, 2).await;
+    remote.give(Answer::Confirmed(at(0)));
+    remote.give(Answer::Confirmed(at(1)));
+    eventually("room for two", || remote.sent().len() == 66).await;
+    assert_eq!(remote.sent()[64..], [10, 11], "not behind the 46 normal ones that were there before");
+    let told = remote.told.lock().clone();
+    let mut n = 66;
+    told.iter()
+        .filter(|place| **place != at(0) && **place != at(1))
+        .for_each(|place| remote.give(Answer::Confirmed(*place)));
+    while running.lanes.ledger().buffered > 0 {
+        let told = remote.told.lock().clone();
+        told[n..].iter().for_each(|place| remote.give(Answer::Confirmed(*place)));
+        n = told.len();
+        tokio::task::yield_now().await;
+    }
+    running.drained().await;
+    let lanes = remote.told.lock().iter().map(|place| place.lane).collect::<Vec<_>>();
+    assert_eq!(lanes[lanes.len() - 5..], [Lane::Low; 5], "the low ones are the last");
+    assert_eq!(lanes.len(), 117, "each once");
+    for (lane, buffer) in running.lanes.iter() {
+        assert!(buffer.stats().ledger.balances(), "{lane:?}");
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn r11_the_sequence_says_which_lane() {
+    let remote = Remote::new(|_, _| Reaction::Confirm);
+    let used = [Lane::High, Lane::Low];
+    let running = Running::start_lanes(FakeSink(Arc::clone(&remote)), TIMING, Drain::Fifo, &used);
+    for lane in Lane::ALL {
+        running.append_to(lane, 2).await;
+        running.drained().await;
+    }
+    let id = running.lanes.id();
+    let expected = [(1, 0), (1, 1), (0, 0), (0, 1), (2, 0), (2, 1)];
+    assert_eq!(*remote.seqs.lock(), expected.map(|(lane, number)| format!("{id}-{lane}-{number}")));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn r13_with_lanes_live_records_go_first_and_the_backlog_in_the_order_of_its_lanes() {
+    let remote = Remote::new(|_, _| Reaction::Confirm);
+    remote.connects.lock().extend((0..100_000).map(|_| Err(LinkError::Transient("away".into()))));
+    let (sink, used) = (FakeSink(Arc::clone(&remote)), [Lane::High, Lane::Low]);
+    let running = Running::start_lanes(sink, TIMING, Drain::LiveFirst { share: 25 }, &used);
+    for lane in [Lane::Low, Lane::Normal, Lane::High] {
+        running.append_to(lane, 100).await;
+    }
+    remote.connects.lock().clear();
+    running.drained().await;
+    let lanes = remote.told.lock().iter().map(|place| place.lane).collect::<Vec<_>>();
+    assert_eq!(lanes, Lane::ALL.map(|lane| [lane; 100]).concat(), "nothing was live, and the backlog is in order");
     running.stop().await;
 }

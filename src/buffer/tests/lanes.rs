@@ -1,0 +1,242 @@
+//! A link's lanes on the disk that fails: one quota for all, the lowest gives up first, and no lane loses what the others
+//! do not take from it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::super::state::Verdict;
+use super::super::*;
+use super::bench::{Bench, HandClock, config};
+use super::disk::{Dice, SimDisk};
+use crate::units::ByteSize;
+
+const MAX_SIZE: u64 = 96 << 10;
+
+/// One lane and its reference: a list of what was acknowledged and of what was delivered.
+struct Own {
+    lane: Lane,
+    bench: Bench,
+    bodies: BTreeMap<u64, Vec<u8>>,
+    acknowledged: u64,
+    delivered: BTreeSet<u64>,
+}
+
+/// All lanes of a link, driven by hand.
+struct Link {
+    disk: SimDisk,
+    clock: Arc<HandClock>,
+    when_full: WhenFull,
+    lanes: Vec<Own>,
+}
+
+impl Link {
+    fn new(when_full: WhenFull) -> Self {
+        let (disk, clock) = (SimDisk::default(), HandClock::new());
+        let mut link = Self { disk, clock, when_full, lanes: Vec::new() };
+        for lane in Lane::ALL {
+            let bench = link.bench(lane);
+            let (bodies, delivered) = (BTreeMap::new(), BTreeSet::new());
+            link.lanes.push(Own { lane, bench, bodies, acknowledged: 0, delivered });
+        }
+        link.share();
+        link
+    }
+
+    fn bench(&self, lane: Lane) -> Bench {
+        let dir = lane.folder(super::bench::dir());
+        let own = Config { dir, max_size: ByteSize(MAX_SIZE), when_full: self.when_full, ..config() };
+        Bench::open(self.disk.clone(), Arc::clone(&self.clock), own)
+    }
+
+    fn share(&self) {
+        quota::share(self.lanes.iter().map(|own| (own.lane, Arc::clone(&own.bench.shared))));
+    }
+
+    fn turn(&mut self) {
+        for own in &mut self.lanes {
+            own.bench.turn();
+            own.acknowledged = own.bench.durable();
+        }
+    }
+
+    /// Offers until it is decided.
+    fn put(&mut self, at: usize, body: &[u8]) -> Result<u64, Verdict> {
+        for _ in 0..100 {
+            match self.lanes[at].bench.put(body) {
+                Err(Verdict::Wait) => self.turn(),
+                Ok(offset) => {
+                    self.lanes[at].bodies.insert(offset, body.to_vec());
+                    return Ok(offset);
+                }
+                refused => return refused,
+            }
+        }
+        Err(Verdict::Wait)
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        self.lanes.iter().map(|own| own.bench.shared.stats().disk_bytes).sum()
+    }
+
+    fn ledgers(&self) -> Vec<Ledger> {
+        self.lanes.iter().map(|own| own.bench.ledger()).collect()
+    }
+
+    /// Takes the process down and starts it again.
+    fn reopen(&mut self, clean: bool) {
+        let lanes = std::mem::take(&mut self.lanes);
+        if !clean {
+            self.disk.kill();
+        }
+        for Own { lane, bench, mut bodies, acknowledged, delivered } in lanes {
+            let bench = if clean { bench.close_and_reopen() } else { bench.reopen() };
+            assert_eq!(bench.recovery.notes, Vec::<String>::new());
+            let acknowledged = if clean { bench.durable() } else { acknowledged };
+            let next = bench.durable();
+            bodies.retain(|offset, _| *offset < next);
+            self.lanes.push(Own { lane, bench, bodies, acknowledged, delivered });
+        }
+        self.share();
+    }
+
+    fn check(&mut self, seed: u64) {
+        for own in &mut self.lanes {
+            let records = own.bench.read_all();
+            for record in &records {
+                let expected = own.bodies.get(&record.offset.0).map(Vec::as_slice);
+                assert_eq!(expected, Some(&record.body[..]), "seed {seed}, {:?}", own.lane);
+            }
+            let owed: BTreeSet<u64> = records.iter().map(|record| record.offset.0).collect();
+            assert_eq!(owed.len(), records.len(), "seed {seed}: read twice");
+            let acknowledged = own.bodies.range(..own.acknowledged).map(|(offset, _)| offset);
+            let missing = acknowledged.filter(|at| !owed.contains(at) && !own.delivered.contains(at)).count();
+            let ledger = own.bench.ledger();
+            let dropped = ledger.dropped_when_full + ledger.dropped_min_free;
+            assert!(missing as u64 <= dropped, "seed {seed}, {:?}: {missing} missing, {dropped} dropped", own.lane);
+            assert_eq!(ledger.dropped_damaged, 0, "seed {seed}");
+            own.delivered.retain(|at| !owed.contains(at));
+        }
+    }
+}
+
+fn run(seed: u64, when_full: WhenFull) {
+    let mut dice = Dice(seed);
+    let mut link = Link::new(when_full);
+    for _ in 0..60 {
+        let at = dice.roll(3) as usize;
+        match dice.roll(10) {
+            0..=5 => {
+                let before = link.ledgers();
+                for _ in 0..dice.roll(40) {
+                    let mut body = dice.roll(u64::MAX).to_le_bytes().to_vec();
+                    body.resize(8 + dice.roll(900) as usize, 1);
+                    let _decided = link.put(at, &body);
+                }
+                link.turn();
+                let after = link.ledgers();
+                for (upper, own) in after.iter().enumerate() {
+                    let dropped = own.dropped_when_full > before[upper].dropped_when_full;
+                    assert!(!dropped || upper >= at, "seed {seed}: a higher lane gave way to a lower one");
+                    let lower: u64 = after[upper + 1..].iter().map(|ledger| ledger.buffered).sum();
+                    assert!(
+                        !dropped || when_full != WhenFull::DropOldest || lower == 0,
+                        "seed {seed}: dropped while lower lanes had {lower}"
+                    );
+                }
+            }
+            6..=7 => {
+                let own = &mut link.lanes[at];
+                for record in own.bench.read_all().into_iter().take(dice.roll(60) as usize) {
+                    own.bench.settle([record.offset.0]);
+                    own.delivered.insert(record.offset.0);
+                }
+                link.turn();
+            }
+            8 => {
+                link.reopen(false);
+                link.check(seed);
+            }
+            _ => {
+                link.reopen(true);
+                link.check(seed);
+            }
+        }
+        assert!(link.disk_bytes() <= MAX_SIZE, "seed {seed}: {} bytes", link.disk_bytes());
+    }
+    link.check(seed);
+}
+
+#[test]
+fn r14_random_runs_of_three_lanes_agree_with_a_list_for_each() {
+    for seed in 0..40 {
+        run(seed, WhenFull::DropOldest);
+        run(seed, WhenFull::DropNewest);
+        run(seed, WhenFull::Reject);
+        run(seed, WhenFull::Block);
+    }
+}
+
+fn fill(link: &mut Link, at: usize, count: usize) {
+    for n in 0..count {
+        link.put(at, &super::bench::body(n as u64)).unwrap();
+    }
+    link.turn();
+}
+
+#[test]
+fn r14_the_lowest_lane_is_dropped_first_and_only_as_far_as_needed() {
+    let mut link = Link::new(WhenFull::DropOldest);
+    fill(&mut link, 2, 400);
+    fill(&mut link, 1, 200);
+    let low = |link: &Link| link.lanes[2].bench.ledger();
+    fill(&mut link, 0, 350);
+    assert!((1..400).contains(&low(&link).dropped_when_full), "{:?}", low(&link));
+    assert_eq!((link.ledgers()[0].dropped_when_full, link.ledgers()[1].dropped_when_full), (0, 0));
+    fill(&mut link, 0, 400);
+    assert_eq!((low(&link).buffered, link.ledgers()[0].dropped_when_full), (0, 0));
+    assert!(link.ledgers()[1].dropped_when_full > 0);
+}
+
+#[test]
+fn r14_a_low_record_is_itself_dropped_where_higher_lanes_fill_the_quota() {
+    let mut link = Link::new(WhenFull::DropOldest);
+    let mut body = super::bench::body(0);
+    body.resize(2_000, b'x');
+    while link.ledgers()[0].dropped_when_full == 0 {
+        link.put(0, &body).unwrap();
+        link.turn();
+    }
+    let high = link.ledgers()[0];
+    // More than the segment that has just been given up.
+    body.resize(13_000, b'x');
+    assert_eq!(link.put(2, &body), Err(Verdict::DroppedNewest));
+    assert_eq!(link.ledgers()[2], Ledger { accepted: 1, dropped_when_full: 1, ..Ledger::default() });
+    assert_eq!(link.ledgers()[0], high, "the high lane keeps all it had");
+}
+
+#[tokio::test]
+async fn r14_a_lane_exists_when_a_route_uses_it_or_its_folder_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = super::face::config(&dir.path().join("hq"));
+    let names = |lanes: &Lanes| lanes.iter().map(|(lane, _)| lane.name()).collect::<Vec<_>>();
+    let clock = crate::clock::system();
+    let (lanes, _) = Lanes::open(&config, 16, &[], &clock).unwrap();
+    assert_eq!(names(&lanes), ["normal"]);
+    assert_eq!(Lane::found_in(&config.dir).len(), 1);
+    lanes.close().await;
+    drop(lanes);
+    let (lanes, _) = Lanes::open(&config, 16, &[Lane::High], &clock).unwrap();
+    let offset = super::face::put(lanes.lane(Lane::High), b"urgent").await;
+    lanes.lane(Lane::High).mark().passed(offset.0).await.unwrap();
+    super::face::put(lanes.lane(Lane::Normal), b"usual").await;
+    let id = lanes.id().to_owned();
+    lanes.close().await;
+    drop(lanes);
+    let (lanes, recoveries) = Lanes::open(&config, 16, &[], &clock).unwrap();
+    assert_eq!((names(&lanes), lanes.id()), (vec!["high", "normal"], id.as_str()));
+    assert_eq!(recoveries.iter().map(|(_, found)| found.buffered).collect::<Vec<_>>(), [1, 1]);
+    assert!(recoveries.iter().all(|(_, found)| found.notes.is_empty()), "{recoveries:?}");
+    assert_eq!((lanes.ledger().accepted, lanes.ledger().balances()), (2, true));
+    assert_eq!(Lane::found_in(&config.dir).len(), 2);
+    lanes.close().await;
+}
