@@ -317,11 +317,13 @@ impl Reader {
     fn hand_out(&mut self, records_max: usize, bytes_max: usize) -> Vec<Record> {
         let mut records = Vec::new();
         let mut bytes = 0;
+        // A frame behind skipped numbers may begin beyond what is durable, where its sync failed.
+        let end = self.until.min(self.mark.done().max(*self.staged.borrow()));
         let mut state = self.shared.state.lock();
         self.pos = self.pos.max(state.tracker.floor());
         while let Some(current) = &mut self.current {
             while current.offset < current.frame.next() {
-                if current.offset >= self.until {
+                if current.offset >= end {
                     self.pos = self.pos.max(current.offset);
                     return records;
                 }

@@ -4,10 +4,10 @@
 //! # Parts
 //! - `view`: the folder as it is; changes nothing.
 //! - `walk`: every byte of a segment, with the damage in it as exact ranges.
-//! - [`audit`]: promise 3 proved from the files; `accepted` remembers what the operator said is known.
-//! - [`list`], [`frames`], [`records`]: what is in it.
-//! - [`export`], [`import`]: records carried to another gateway in a file (modules `carry`, `import`).
-//! - [`repair`]: what is sound written anew, what is damaged put aside.
+//! - [`audit()`]: promise 3 proved from the files; `accepted` remembers what the operator said is known.
+//! - [`list`], [`frames`], [`records()`]: what is in it.
+//! - [`export`], [`import()`]: records carried to another gateway in a file (modules `carry`, `import`).
+//! - [`repair()`]: what is sound written anew, what is damaged put aside.
 //! - `ranges`: sets of record numbers.
 //!
 //! # Invariants
