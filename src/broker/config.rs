@@ -1,6 +1,8 @@
 //! Settings of the built-in broker.
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::topic::TopicFilter;
@@ -39,7 +41,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listeners: vec![Listener { bind: SocketAddr::from(([127, 0, 0, 1], 1883)), anonymous: true }],
+            listeners: vec![Listener { anonymous: true, ..Listener::tcp(SocketAddr::from(([127, 0, 0, 1], 1883))) }],
             max_packet_size: ByteSize(1 << 20),
             receive_maximum: 1_024,
             in_flight: 256,
@@ -55,11 +57,54 @@ impl Default for Config {
     }
 }
 
-/// A TCP listener.
+/// Where clients come in, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
-    /// Port 0: a free one.
-    pub bind: SocketAddr,
+    /// Where.
+    pub bind: Bind,
     /// Clients without a login are let in. Without it authentication is needed (issue 5 brings users: until then `check` refuses such a listener).
     pub anonymous: bool,
+}
+
+impl Listener {
+    /// Plain TCP, and no client without a login.
+    #[must_use]
+    pub const fn tcp(address: SocketAddr) -> Self {
+        Self { bind: Bind::Tcp(address), anonymous: false }
+    }
+}
+
+/// An address to listen on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Bind {
+    /// Port 0: a free one.
+    Tcp(SocketAddr),
+    /// `unix:PATH`.
+    Unix {
+        /// The socket's file.
+        path: PathBuf,
+        /// Its permissions, such as `0o660`.
+        mode: u32,
+    },
+}
+
+impl Bind {
+    /// The address, if it is TCP.
+    #[must_use]
+    pub const fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) => Some(*address),
+            Self::Unix { .. } => None,
+        }
+    }
+}
+
+/// As `bind:` in `routes.yaml`.
+impl fmt::Display for Bind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix { path, .. } => write!(f, "unix:{}", path.display()),
+        }
+    }
 }

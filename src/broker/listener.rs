@@ -1,18 +1,17 @@
 //! Sockets that accept, and the order in which serving ends.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Broker, connection};
+use super::transport::{Door, Peer, Socket};
+use super::{Bind, Broker, Listener, connection};
 
 /// How often wills and expiries are looked at: both are given in seconds.
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
@@ -22,16 +21,27 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A listener that cannot be had.
 #[derive(Debug, thiserror::Error)]
-#[error("the broker cannot listen on {address}: {source}{}", hint(.source))]
+#[error("the broker cannot listen on {address}: {source}{}", hint(.address, .source))]
 pub struct BindError {
     /// Where.
-    pub address: SocketAddr,
+    pub address: Bind,
     /// Why.
     pub source: io::Error,
 }
 
-fn hint(error: &io::Error) -> &'static str {
+fn hint(address: &Bind, error: &io::Error) -> &'static str {
     let kind = error.kind();
+    if matches!(address, Bind::Unix { .. }) {
+        return if kind == io::ErrorKind::AddrInUse {
+            "; stop that one, or choose another `bind:`"
+        } else if kind == io::ErrorKind::NotFound {
+            "; its folder has to be there"
+        } else if kind == io::ErrorKind::PermissionDenied {
+            "; this user has to be able to write to its folder"
+        } else {
+            ""
+        };
+    }
     if kind == io::ErrorKind::AddrInUse {
         "; another program uses this port: stop it, or choose another `bind:`"
     } else if kind == io::ErrorKind::PermissionDenied {
@@ -47,7 +57,7 @@ fn hint(error: &io::Error) -> &'static str {
 #[derive(Debug)]
 pub struct Bound {
     broker: Arc<Broker>,
-    listeners: Vec<(TcpListener, SocketAddr, bool)>,
+    listeners: Vec<(Door, Bind, Arc<Listener>)>,
 }
 
 impl Broker {
@@ -58,10 +68,9 @@ impl Broker {
     pub async fn bind(self: &Arc<Self>) -> Result<Bound, BindError> {
         let mut listeners = Vec::new();
         for listener in &self.config.listeners {
-            let fail = |source| BindError { address: listener.bind, source };
-            let socket = TcpListener::bind(listener.bind).await.map_err(fail)?;
-            let address = socket.local_addr().map_err(fail)?;
-            listeners.push((socket, address, listener.anonymous));
+            let fail = |source| BindError { address: listener.bind.clone(), source };
+            let (door, bound) = Door::bind(&listener.bind).await.map_err(fail)?;
+            listeners.push((door, bound, Arc::new(listener.clone())));
         }
         Ok(Bound { broker: Arc::clone(self), listeners })
     }
@@ -70,8 +79,8 @@ impl Broker {
 impl Bound {
     /// Where it listens: real ports.
     #[must_use]
-    pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().map(|(_, address, _)| *address).collect()
+    pub fn addresses(&self) -> Vec<Bind> {
+        self.listeners.iter().map(|(_, bound, _)| bound.clone()).collect()
     }
 
     /// Accepts and serves clients until `stop`, then ends them in order: nothing more is read, what was received gets its
@@ -81,12 +90,12 @@ impl Bound {
         let connections = TaskTracker::new();
         let permits = Arc::new(Semaphore::new(broker.config.connections_max.min(Semaphore::MAX_PERMITS)));
         let mut tasks = JoinSet::new();
-        for (listener, address, anonymous) in listeners {
-            tracing::info!(%address, "the broker listens");
+        for (door, bound, listener) in listeners {
+            tracing::info!(address = %bound, "the broker listens");
             let acceptor = Acceptor {
                 broker: Arc::clone(&broker),
+                door,
                 listener,
-                anonymous,
                 permits: Arc::clone(&permits),
                 connections: connections.clone(),
                 stop: stop.clone(),
@@ -113,8 +122,8 @@ impl Bound {
 
 struct Acceptor {
     broker: Arc<Broker>,
-    listener: TcpListener,
-    anonymous: bool,
+    door: Door,
+    listener: Arc<Listener>,
     permits: Arc<Semaphore>,
     connections: TaskTracker,
     stop: CancellationToken,
@@ -124,25 +133,28 @@ impl Acceptor {
     async fn run(self) {
         loop {
             // A permit before accepting: beyond the limit clients wait in the system's queue.
-            let (permit, stream) = tokio::select! {
+            let (permit, socket, peer) = tokio::select! {
                 () = self.stop.cancelled() => return,
                 next = self.next() => next,
             };
             self.broker.board.sockets.fetch_add(1, Ordering::Relaxed);
-            let (broker, stop, anonymous) = (Arc::clone(&self.broker), self.stop.clone(), self.anonymous);
+            let (broker, stop) = (Arc::clone(&self.broker), self.stop.clone());
             self.connections.spawn(async move {
-                connection::serve(broker, stream, anonymous, stop).await;
+                connection::serve(broker, socket, peer, stop).await;
                 drop(permit);
             });
         }
     }
 
-    async fn next(&self) -> (Option<OwnedSemaphorePermit>, TcpStream) {
+    async fn next(&self) -> (Option<OwnedSemaphorePermit>, Socket, Peer) {
         // The semaphore is never closed.
         let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
         loop {
-            match self.listener.accept().await {
-                Ok((stream, _peer)) => return (permit, stream),
+            match self.door.accept().await {
+                Ok((socket, address)) => {
+                    let listener = Arc::clone(&self.listener);
+                    return (permit, socket, Peer { address, listener, certificate: None, is_secure: false });
+                }
                 Err(error) => {
                     tracing::warn!(%error, "a connection cannot be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;

@@ -1,10 +1,11 @@
-//! The built-in MQTT broker: 3.1, 3.1.1 and 5.0 on TCP.
+//! The built-in MQTT broker: 3.1, 3.1.1 and 5.0.
 //!
 //! ```text
 //! listener ── a task a connection ──┬─ hub.offer(what was read)  ── hub ── Local::deliver (here) ── other sessions' outboxes
 //!                                   └─ writes its session's outbox and the acknowledgements that are due
 //! ```
 //!
+//! - [`transport`]: what carries a client's bytes, and who the client is as far as that can tell.
 //! - [`connection`]: one task a client: one read, many packets, one offer, one write. Acknowledgements are held in a FIFO
 //!   until their receipts settle; its length is the Receive Maximum, which is the back-pressure.
 //! - [`registry`]: which client id is which session; take-over, resumption, expiry, wills.
@@ -30,10 +31,12 @@ mod sys;
 #[cfg(test)]
 mod tests;
 mod topics;
+mod transport;
 
-pub use config::{Config, Listener};
+pub use config::{Bind, Config, Listener};
 pub use listener::{BindError, Bound};
 pub use store::{StoreError, Trouble};
+pub use transport::{AlternativeName, Peer, PeerCertificate};
 
 use std::collections::HashMap;
 use std::fmt;

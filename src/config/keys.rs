@@ -37,7 +37,7 @@ pub(super) const BROKER: Keys = Keys {
 
 pub(super) const LISTENER: Keys = Keys {
     section: "broker.listeners",
-    accepted: &["bind", "anonymous"],
+    accepted: &["bind", "mode", "anonymous"],
     planned: &["tls", "websocket", "proxy_protocol"],
 };
 

@@ -7,14 +7,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::publish::TOPIC_ALIASES;
 use super::{Connection, FAREWELL_DEADLINE, READ_BYTES_MIN};
 use crate::broker::client::Terms;
 use crate::broker::registry::{Attached, Claim, Ending};
 use crate::broker::session::Acks;
+use crate::broker::transport::{Peer, Stream};
 use crate::broker::{Broker, Config, convert};
 use crate::wire::{Connack, ConnackProperties, Connect, Decoder, Packet, ReasonCode, Version, encode, encoded_len};
 
@@ -44,40 +43,35 @@ fn packet_bytes_max(connect: &Connect) -> usize {
 }
 
 /// Reads the CONNECT, takes the session and sends CONNACK. `None`: it was refused, or the socket is gone.
-pub(super) async fn greet(
-    broker: &Arc<Broker>,
-    mut reader: OwnedReadHalf,
-    mut writer: OwnedWriteHalf,
-    anonymous: bool,
-) -> Option<Connection> {
+pub(super) async fn greet(broker: &Arc<Broker>, mut stream: Stream, peer: Peer) -> Option<Connection> {
     let size_max = usize::try_from(broker.config.max_packet_size.0).unwrap_or(usize::MAX);
     let (mut decoder, mut input) = (Decoder::server(size_max.min(CONNECT_BYTES_MAX)), BytesMut::new());
     let first =
-        tokio::time::timeout(broker.config.connect_timeout, first_packet(&mut reader, &mut decoder, &mut input));
+        tokio::time::timeout(broker.config.connect_timeout, first_packet(&mut stream, &mut decoder, &mut input));
     let Ok(first) = first.await else {
-        tracing::debug!("a client sent no CONNECT in time");
+        tracing::debug!(address = %peer, "a client sent no CONNECT in time");
         return None;
     };
     let accepted = match first? {
-        Ok(connect) => check(broker, &connect, anonymous).map(|()| connect),
+        Ok(connect) => check(broker, &connect, &peer).map(|()| connect),
         Err(refusal) => Err(refusal),
     };
     let connect = match accepted {
         Ok(connect) => connect,
         Err(refusal) => {
-            refuse(broker, &mut writer, refusal).await;
-            super::drain(&mut reader).await;
+            refuse(broker, &mut stream, &peer, refusal).await;
+            super::drain(&mut stream).await;
             return None;
         }
     };
     decoder.set_size_max(size_max);
     broker.board.packets_in.fetch_add(1, Ordering::Relaxed);
-    open(broker, *connect, reader, writer, decoder, input).await
+    open(broker, *connect, stream, peer, decoder, input).await
 }
 
 /// `None`: the socket is gone.
 async fn first_packet(
-    reader: &mut OwnedReadHalf,
+    stream: &mut Stream,
     decoder: &mut Decoder,
     input: &mut BytesMut,
 ) -> Option<Result<Box<Connect>, Refusal>> {
@@ -94,20 +88,20 @@ async fn first_packet(
             }
         }
         input.reserve(READ_BYTES_MIN);
-        match reader.read_buf(input).await {
+        match stream.read_buf(input).await {
             Ok(0) | Err(_) => return None,
             Ok(_) => {}
         }
     }
 }
 
-fn check(broker: &Broker, connect: &Connect, anonymous: bool) -> Result<(), Refusal> {
+fn check(broker: &Broker, connect: &Connect, peer: &Peer) -> Result<(), Refusal> {
     let version = connect.version;
     let refuse = |code, text: &str| Err(Refusal::of(connect, code, text));
     if connect.properties.auth_method.is_some() {
         return refuse(ReasonCode::BadAuthenticationMethod, "no authentication method is known here");
     }
-    if !anonymous {
+    if !peer.listener.anonymous {
         let code = if version.is_v5() { ReasonCode::BadUserNameOrPassword } else { ReasonCode::NotAuthorized };
         return refuse(code, "this listener takes no anonymous clients");
     }
@@ -125,9 +119,9 @@ fn check(broker: &Broker, connect: &Connect, anonymous: bool) -> Result<(), Refu
     Ok(())
 }
 
-async fn refuse(broker: &Broker, writer: &mut OwnedWriteHalf, refusal: Refusal) {
+async fn refuse(broker: &Broker, stream: &mut Stream, peer: &Peer, refusal: Refusal) {
     let Refusal { version, code, text, packet_bytes_max } = refusal;
-    tracing::info!(%code, text, "a client is refused");
+    tracing::info!(address = %peer, %code, text, "a client is refused");
     broker.board.refused("connect");
     // MQTT 3.x has five return codes; what none of them says is said by closing (3.1.1: MQTT-3.1.4-1 and MQTT-3.2.2-6).
     let has_words = version.is_v5() || code.has_return_code();
@@ -148,8 +142,8 @@ async fn refuse(broker: &Broker, writer: &mut OwnedWriteHalf, refusal: Refusal) 
         output.clear();
     }
     let farewell = async {
-        writer.write_all(&output).await?;
-        writer.shutdown().await
+        stream.write_all(&output).await?;
+        stream.close().await
     };
     if !matches!(tokio::time::timeout(FAREWELL_DEADLINE, farewell).await, Ok(Ok(()))) {
         tracing::debug!("a refused client did not take its CONNACK");
@@ -164,8 +158,8 @@ pub(super) fn granted_expiry_s(config: &Config, asked: u32) -> u32 {
 async fn open(
     broker: &Arc<Broker>,
     connect: Connect,
-    reader: OwnedReadHalf,
-    writer: OwnedWriteHalf,
+    mut stream: Stream,
+    peer: Peer,
     decoder: Decoder,
     input: BytesMut,
 ) -> Option<Connection> {
@@ -179,15 +173,14 @@ async fn open(
     let claim = match claim_of(broker, connect) {
         Ok(claim) => claim,
         Err(refusal) => {
-            let mut writer = writer;
-            refuse(broker, &mut writer, refusal).await;
+            refuse(broker, &mut stream, &peer, refusal).await;
             return None;
         }
     };
     let (name, granted, packet_bytes_max) = (Arc::clone(&claim.name), claim.terms.expiry_s, claim.packet_bytes_max);
-    tracing::debug!(client = %name, %version, clean_start, "a client connects");
+    tracing::debug!(client = %name, address = %peer, %version, clean_start, "a client connects");
     let attached = broker.attach(claim).await;
-    let mut connection = Connection::new(broker, attached, reader, writer, decoder, input, version, keep_alive_s);
+    let mut connection = Connection::new(broker, attached, stream, peer, decoder, input, version, keep_alive_s);
     (connection.session_expiry_s, connection.packet_bytes_max) = (granted, packet_bytes_max);
     connection.wants_reasons = wants_reasons;
     if connection.attached.unreadable {
@@ -270,15 +263,16 @@ impl Connection {
             packet_bytes_max: self.packet_bytes_max,
         };
         let broker = Arc::clone(&self.broker);
-        refuse(&broker, &mut self.writer, refusal).await;
+        let Self { stream, peer, .. } = &mut self;
+        refuse(&broker, stream, peer, refusal).await;
     }
 
     #[expect(clippy::too_many_arguments, reason = "the parts of a connection, joined here once")]
     fn new(
         broker: &Arc<Broker>,
         attached: Attached,
-        reader: OwnedReadHalf,
-        writer: OwnedWriteHalf,
+        stream: Stream,
+        peer: Peer,
         decoder: Decoder,
         input: BytesMut,
         version: Version,
@@ -292,8 +286,8 @@ impl Connection {
             attached,
             user,
             version,
-            reader,
-            writer,
+            stream,
+            peer,
             decoder,
             input,
             read_bytes: READ_BYTES_MIN,

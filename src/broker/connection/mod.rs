@@ -20,10 +20,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
-use nix::sys::socket::{setsockopt, sockopt};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +30,7 @@ use super::client::Tail;
 use super::registry::{Attached, Ending};
 use super::session::Acks;
 use super::store::{Op, Page};
+use super::transport::{Peer, Socket, Stream};
 use crate::hub::Mark;
 use crate::telemetry::board::BrokerBoard;
 use crate::topic::TopicName;
@@ -59,15 +56,6 @@ const PENDING_BYTES_MAX: usize = 1 << 20;
 
 /// Replies other than to a PUBLISH that may be held.
 const OTHERS_MAX: usize = 1_024;
-
-/// A silent peer is probed after so many seconds, so often, so many times: a half-open connection ends within three minutes.
-const PROBE_AFTER_S: u32 = 120;
-
-/// See [`PROBE_AFTER_S`].
-const PROBE_EVERY_S: u32 = 15;
-
-/// See [`PROBE_AFTER_S`].
-const PROBES: u32 = 4;
 
 /// At the end: how long what was received may take to be acknowledged (DESIGN.md section 9).
 const RECEIPTS_DEADLINE: Duration = Duration::from_secs(5);
@@ -122,8 +110,8 @@ struct Connection {
     broker: Arc<Broker>,
     attached: Attached,
     version: Version,
-    reader: OwnedReadHalf,
-    writer: OwnedWriteHalf,
+    stream: Stream,
+    peer: Peer,
     decoder: Decoder,
     input: BytesMut,
     read_bytes: usize,
@@ -159,13 +147,12 @@ struct Connection {
 }
 
 /// Serves a client from its first byte to its last. `stop` asks it to end in order.
-pub(super) async fn serve(broker: Arc<Broker>, stream: TcpStream, anonymous: bool, stop: CancellationToken) {
-    if let Err(error) = prepare_socket(&stream) {
+pub(super) async fn serve(broker: Arc<Broker>, socket: Socket, peer: Peer, stop: CancellationToken) {
+    if let Err(error) = socket.prepare() {
         tracing::debug!(%error, "a socket's options cannot be set");
     }
-    let (reader, writer) = stream.into_split();
     let greeted = tokio::select! {
-        greeted = handshake::greet(&broker, reader, writer, anonymous) => greeted,
+        greeted = handshake::greet(&broker, Stream::Plain(socket), peer) => greeted,
         () = stop.cancelled() => return,
     };
     let Some(mut connection) = greeted else { return };
@@ -225,7 +212,8 @@ impl Connection {
     async fn next_event(&mut self) -> Event {
         let may_read = self.may_read();
         let waits_for_store = self.waits_for_store();
-        let Self { reader, writer, output, offer, publishes, page, mark, tick, attached, keep_alive, .. } = self;
+        let Self { stream, output, offer, publishes, page, mark, tick, attached, keep_alive, .. } = self;
+        let stream = &*stream;
         let waits_for_receipt = publishes.head_mut().is_some_and(|wait| matches!(wait, Wait::Receipt(_)));
         tokio::select! {
             biased;
@@ -233,8 +221,8 @@ impl Connection {
             offered = async { match offer { Some(offer) => offer.done().await, None => std::future::pending().await } },
                 if offer.is_some() => Event::Offered(offered),
             () = settled(publishes), if waits_for_receipt => Event::Look,
-            ready = writer.writable(), if !output.is_empty() => Event::Writable(ready),
-            ready = reader.readable(), if may_read => Event::Readable(ready),
+            ready = stream.writable(), if !output.is_empty() || stream.holds_output() => Event::Writable(ready),
+            ready = stream.readable(), if may_read => Event::Readable(ready),
             rows = async { match page { Some((_, rows)) => rows.await.ok(), None => std::future::pending().await } },
                 if page.is_some() => Event::Page(rows),
             _alive = mark.changed(), if waits_for_store => Event::Look,
@@ -277,7 +265,7 @@ impl Connection {
 
     fn read_now(&mut self) -> Outcome {
         self.input.reserve(self.read_bytes);
-        match self.reader.try_read_buf(&mut self.input) {
+        match self.stream.try_read_buf(&mut self.input) {
             Ok(0) => Err(End::Closed),
             Ok(bytes) => {
                 let fills = bytes >= self.read_bytes;
@@ -425,11 +413,11 @@ impl Connection {
             }
         }
         if self.output.is_empty() {
-            return Ok(false);
+            return self.flush_now().map(|()| false);
         }
         let board = &self.broker.board;
         board.packets_out.fetch_add(std::mem::take(&mut self.packets_out), Ordering::Relaxed);
-        match self.writer.try_write(&self.output) {
+        match self.stream.try_write(&self.output) {
             Ok(0) => Err(End::Closed),
             Ok(bytes) if bytes == self.output.len() => {
                 board.bytes_out.fetch_add(bytes as u64, Ordering::Relaxed);
@@ -446,6 +434,13 @@ impl Connection {
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
             Err(_gone) => Err(End::Closed),
+        }
+    }
+
+    fn flush_now(&mut self) -> Outcome {
+        match self.stream.try_flush() {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(End::Closed),
+            Ok(()) | Err(_) => Ok(()),
         }
     }
 
@@ -483,7 +478,8 @@ impl Connection {
         let ended_by_us = match end {
             End::Kicked => Some((self.attached.kick.reason(), String::new())),
             End::Told(code, text) => {
-                tracing::debug!(client = %self.attached.client.name, %code, text, "a client's connection is ended");
+                let (client, address) = (&self.attached.client.name, &self.peer);
+                tracing::debug!(%client, %address, %code, text, "a client's connection is ended");
                 Some((code, text))
             }
             End::Disconnect { .. } | End::Closed => None,
@@ -501,14 +497,14 @@ impl Connection {
             self.put(Packet::Disconnect(Disconnect { code, properties }));
         }
         let farewell = async {
-            self.writer.write_all(&self.output).await?;
-            self.writer.shutdown().await
+            self.stream.write_all(&self.output).await?;
+            self.stream.close().await
         };
         if !matches!(tokio::time::timeout(FAREWELL_DEADLINE, farewell).await, Ok(Ok(()))) {
             tracing::debug!("a client did not take its last bytes");
         }
         tokio::select! {
-            () = drain(&mut self.reader) => {}
+            () = drain(&mut self.stream) => {}
             () = stop.cancelled() => {}
         }
     }
@@ -516,21 +512,15 @@ impl Connection {
 
 /// Reads to the end what a client still sends that has been told its last. A socket that is closed with unread bytes resets the
 /// connection, and the client may never see why it was ended.
-async fn drain(reader: &mut OwnedReadHalf) {
-    let mut waste = [0; 2 << 10];
-    let all = async { while matches!(reader.read(&mut waste).await, Ok(1..)) {} };
+async fn drain(stream: &mut Stream) {
+    let mut waste = BytesMut::with_capacity(READ_BYTES_MIN);
+    let all = async {
+        while matches!(stream.read_buf(&mut waste).await, Ok(1..)) {
+            waste.clear();
+        }
+    };
     // One that goes on and on is reset all the same.
     drop(tokio::time::timeout(DRAIN_DEADLINE, all).await);
-}
-
-/// No delay; and the system finds peers that are gone without a word, for clients that asked for no keep-alive.
-pub(super) fn prepare_socket(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    setsockopt(stream, sockopt::KeepAlive, &true)?;
-    setsockopt(stream, sockopt::TcpKeepIdle, &PROBE_AFTER_S)?;
-    setsockopt(stream, sockopt::TcpKeepInterval, &PROBE_EVERY_S)?;
-    setsockopt(stream, sockopt::TcpKeepCount, &PROBES)?;
-    Ok(())
 }
 
 /// A link that blocks must not hold up the gateway's end.

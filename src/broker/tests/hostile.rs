@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 
 use super::support::*;
 use crate::broker::Config;
+use crate::broker::transport::Socket;
 use crate::message::Qos;
 use crate::router::Table;
 use crate::units::ByteSize;
@@ -266,7 +267,9 @@ async fn a_half_open_connection_is_probed_by_the_system() {
     use nix::sys::socket::{getsockopt, sockopt};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    crate::broker::connection::prepare_socket(&client).unwrap();
+    let socket = Socket::Tcp(client);
+    socket.prepare().unwrap();
+    let Socket::Tcp(client) = socket else { panic!("it was one") };
     assert!(getsockopt(&client, sockopt::KeepAlive).unwrap());
     let probes = getsockopt(&client, sockopt::TcpKeepIdle).unwrap()
         + getsockopt(&client, sockopt::TcpKeepInterval).unwrap() * getsockopt(&client, sockopt::TcpKeepCount).unwrap();

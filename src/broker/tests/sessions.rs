@@ -239,7 +239,7 @@ async fn a_stop_tells_mqtt_5_clients_and_leaves_sessions_in_the_store() {
 #[tokio::test]
 async fn a_listener_that_is_not_anonymous_refuses_with_the_versions_own_code() {
     let dir = tempfile::tempdir().unwrap();
-    let listeners = vec![Listener { bind: ([127, 0, 0, 1], 0).into(), anonymous: false }];
+    let listeners = vec![Listener::tcp(([127, 0, 0, 1], 0).into())];
     let config = Config { listeners, ..Config::default() };
     let rig = Rig::with(dir.path(), config, Table::default(), Vec::new()).await;
     assert_eq!(Peer::open(rig.address, connect("a")).await.1.code, ReasonCode::BadUserNameOrPassword);
@@ -255,7 +255,7 @@ async fn a_port_in_use_is_an_error_that_names_the_address() {
     let address = taken.local_addr().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let rig = Rig::start(dir.path()).await;
-    let config = Config { listeners: vec![Listener { bind: address, anonymous: true }], ..Config::default() };
+    let config = Config { listeners: vec![Listener::tcp(address)], ..Config::default() };
     let other = tempfile::tempdir().unwrap();
     let hub = std::sync::Arc::clone(&rig.hub);
     let board = std::sync::Arc::clone(&rig.board);

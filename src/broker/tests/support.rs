@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{Broker, Config, Listener};
+use crate::broker::{Bind, Broker, Config};
 use crate::buffer::Buffer;
 use crate::clock::{self, Clock, Moment};
 use crate::hub::Hub;
@@ -71,7 +71,7 @@ impl Rig {
 
     pub(super) async fn with(dir: &Path, mut config: Config, table: Table, buffers: Vec<(LinkId, Buffer)>) -> Self {
         for listener in &mut config.listeners {
-            *listener = Listener { bind: SocketAddr::from(([127, 0, 0, 1], 0)), anonymous: listener.anonymous };
+            listener.bind = Bind::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
         }
         let ids = IdSource::new("test".into(), rand::random());
         let later = Arc::new(Later::default());
@@ -82,7 +82,7 @@ impl Rig {
         let broker = Broker::open(config, dir, Arc::clone(&hub), Arc::clone(&board), clock).unwrap();
         hub.attach(Arc::clone(&broker) as _);
         let bound = broker.bind().await.unwrap();
-        let address = bound.addresses()[0];
+        let address = bound.addresses()[0].address().unwrap();
         let stop = CancellationToken::new();
         #[expect(clippy::disallowed_methods, reason = "a test holds the handle")]
         let serving = tokio::spawn(bound.serve(stop.clone()));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Resolver;
 use super::value::{Item, Section};
-use crate::broker::{Config, Listener};
+use crate::broker::Config;
 use crate::config::keys;
 use crate::topic::TopicFilter;
 use crate::units::ByteSize;
@@ -75,39 +75,5 @@ impl Resolver<'_> {
     fn count(&mut self, section: &Section<'_>, key: &'static str) -> Option<u16> {
         let number = self.number(section.get(key), 1..=u64::from(u16::MAX))?;
         u16::try_from(number).ok()
-    }
-
-    fn listeners(&mut self, list: &Item<'_>) -> Vec<Listener> {
-        let mut listeners: Vec<Listener> = Vec::new();
-        for item in self.items(list) {
-            let section = self.section(&item, &keys::LISTENER);
-            if section.is_wrong {
-                continue;
-            }
-            let Some(bind) = section.get("bind") else {
-                let hint = "such as `{ bind: \"127.0.0.1:1883\", anonymous: true }`";
-                self.mistakes.error(&section.place, "a listener needs `bind`", hint.to_owned());
-                continue;
-            };
-            let anonymous = self.boolean(section.get("anonymous")).unwrap_or(false);
-            let Some(addr) = self.socket_addr(Some(bind.clone())) else { continue };
-            if addr.port() != 0 && listeners.iter().any(|listener| listener.bind == addr) {
-                self.mistakes.error(bind.place(), format!("{addr} is bound twice"), None);
-            }
-            if !anonymous {
-                let wrong = format!("{addr} asks clients for a login, and logins are not built yet in this version");
-                let hint = "add `anonymous: true`, and bind it to 127.0.0.1 or a network that you trust";
-                self.mistakes.error(bind.place(), wrong, hint.to_owned());
-            } else if !addr.ip().is_loopback() {
-                let wrong = format!("whoever reaches {addr} can publish and subscribe: the listener is anonymous");
-                self.mistakes.warning(bind.place(), wrong, "bind it to 127.0.0.1, or guard the network".to_owned());
-            }
-            listeners.push(Listener { bind: addr, anonymous });
-        }
-        if self.items(list).is_empty() {
-            let hint = "leave the key out for 127.0.0.1:1883, anonymous";
-            self.mistakes.error(list.place(), "`listeners` names no listener", hint.to_owned());
-        }
-        listeners
     }
 }

@@ -7,6 +7,7 @@ mod broker;
 mod buffer;
 mod drain;
 mod link;
+mod listener;
 mod loops;
 mod remote;
 mod route;
@@ -132,7 +133,7 @@ impl Resolver<'_> {
             return None;
         };
         let addr = self.socket_addr(Some(bind.clone()))?;
-        if addr.port() != 0 && listeners.iter().any(|listener| listener.bind == addr) {
+        if addr.port() != 0 && listeners.iter().any(|listener| listener.bind.address() == Some(addr)) {
             self.mistakes.error(bind.place(), format!("{addr} is already a listener of the broker"), None);
         }
         if !addr.ip().is_loopback() {
