@@ -7,7 +7,16 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ByteSize(pub u64);
 
-/// Text that is no size or duration; says what would be.
+/// So many messages, or bytes, in a time (`100/s`, `1MiB/s`, `6000/m`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// How many; at least one.
+    amount: u64,
+    /// In which time.
+    per: Duration,
+}
+
+/// Text that is no size, duration or rate; says what would be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
     /// Not a size.
@@ -16,6 +25,12 @@ pub enum UnitError {
     /// Not a duration.
     #[error("`{0}` is no duration: write a number and a unit, such as `200ms`, `30s`, `5m`, `12h` or `7d`")]
     Duration(String),
+    /// Not a rate of messages.
+    #[error("`{0}` is no rate: write a number and a time, such as `100/s`, `600/m` or `5000/h`")]
+    CountRate(String),
+    /// Not a rate of bytes.
+    #[error("`{0}` is no rate of bytes: write a size and a time, such as `64KiB/s` or `10MiB/m`")]
+    ByteRate(String),
 }
 
 const SIZE_UNITS: [(&str, u64); 9] = [
@@ -57,6 +72,45 @@ impl fmt::Display for ByteSize {
             }
         }
         write!(f, "{bytes}B")
+    }
+}
+
+impl Rate {
+    /// Reads `100/s`, `600/m`, `5000/h`.
+    ///
+    /// # Errors
+    /// [`UnitError::CountRate`] for anything else, none at all included.
+    pub fn parse_count(text: &str) -> Result<Self, UnitError> {
+        let parse = |text: &str| Self::parse(text, |amount| amount.parse().ok());
+        parse(text).ok_or_else(|| UnitError::CountRate(text.to_owned()))
+    }
+
+    /// Reads `64KiB/s`, `10MiB/m`.
+    ///
+    /// # Errors
+    /// [`UnitError::ByteRate`] for anything else, none at all included.
+    pub fn parse_bytes(text: &str) -> Result<Self, UnitError> {
+        let parse = |text: &str| Self::parse(text, |amount| ByteSize::parse(amount).ok().map(|size| size.0));
+        parse(text).ok_or_else(|| UnitError::ByteRate(text.to_owned()))
+    }
+
+    fn parse(text: &str, amount: impl Fn(&str) -> Option<u64>) -> Option<Self> {
+        let (many, unit) = text.trim().split_once('/')?;
+        let per = match unit.trim() {
+            "s" => 1,
+            "m" | "min" => 60,
+            "h" => 3_600,
+            _ => return None,
+        };
+        let amount = amount(many.trim()).filter(|amount| *amount > 0)?;
+        Some(Self { amount, per: Duration::from_secs(per) })
+    }
+
+    /// How long so many take.
+    #[must_use]
+    pub fn time_of(self, count: u64) -> Duration {
+        let nanos = self.per.as_nanos() * u128::from(count) / u128::from(self.amount.max(1));
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 }
 
@@ -122,6 +176,24 @@ mod tests {
             assert!(parse_duration(text).is_err(), "{text}");
         }
         assert!(parse_duration("10").unwrap_err().to_string().contains("such as `200ms`"));
+    }
+
+    #[test]
+    fn rates_are_read_with_their_time() {
+        for (text, nanos) in
+            [("100/s", 10_000_000), ("600/m", 100_000_000), (" 60 / min", 1_000_000_000), ("1/h", 3_600_000_000_000)]
+        {
+            assert_eq!(Rate::parse_count(text).unwrap().time_of(1), Duration::from_nanos(nanos), "{text}");
+        }
+        assert_eq!(Rate::parse_bytes("1KiB/s").unwrap().time_of(512), Duration::from_millis(500));
+        assert_eq!(Rate::parse_bytes("1TiB/s").unwrap().time_of(1 << 30), Duration::from_nanos(976_562));
+        for text in ["", "100", "100/d", "0/s", "1.5/s", "/s", "1KiB/s", "-1/s", "99999999999999999999/s"] {
+            assert!(Rate::parse_count(text).is_err(), "{text}");
+        }
+        for text in ["100/s", "1KiB", "0B/s", "1KiB/"] {
+            assert!(Rate::parse_bytes(text).is_err(), "{text}");
+        }
+        assert!(Rate::parse_count("100").unwrap_err().to_string().contains("such as `100/s`"));
     }
 
     #[test]

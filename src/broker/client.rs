@@ -15,7 +15,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::index::Share;
-use super::session::{Assigned, Entry, Inbound, Outbound, Transmit};
+use super::owed::Owed;
+use super::session::{Assigned, Entry, Inbound, Outbound, Row, Transmit};
 use super::store::{Op, SessionId, SessionRow, SubscriptionRow, Unit};
 use crate::clock::Moment;
 use crate::hub::Receipt;
@@ -68,7 +69,7 @@ pub(super) struct State {
     /// `Some`: the store holds rows that are not in memory.
     pub(super) tail: Option<Tail>,
     /// Rows that it is owed.
-    pub(super) owed: u64,
+    pub(super) owed: Owed,
     pub(super) subscriptions: HashMap<Arc<str>, SubscriptionRow>,
     /// Bytes of their filters.
     pub(super) filter_bytes: usize,
@@ -176,9 +177,11 @@ pub(super) struct Delivery {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PushTerms<'a> {
     /// Rows owed at most.
-    pub(super) limit: u64,
+    pub(super) rows_max: u64,
+    /// Their bytes at most.
+    pub(super) bytes_max: u64,
     pub(super) now: Moment,
-    pub(super) board: &'a BrokerBoard,
+    pub(super) board: &'a Arc<BrokerBoard>,
 }
 
 impl Delivery {
@@ -198,7 +201,7 @@ impl Client {
             inbound: Inbound::default(),
             receipts: Vec::new(),
             tail: None,
-            owed: 0,
+            owed: Owed::default(),
             subscriptions: HashMap::new(),
             filter_bytes: 0,
             ended: None,
@@ -280,15 +283,20 @@ impl State {
         unit: &mut Unit<'_>,
         terms: PushTerms<'_>,
     ) {
-        let PushTerms { limit, now, board } = terms;
-        self.make_room(id, unit, limit, board);
+        let PushTerms { bytes_max, now, board, .. } = terms;
+        let entry = delivery.entry(None, None);
+        let bytes = entry.bytes() as u64;
+        if bytes > bytes_max {
+            return board.dropped("session_full");
+        }
+        self.make_room(id, unit, bytes, terms);
         let seq = unit.next_seq();
-        let (topic, qos, retain, ids) =
-            (delivery.topic.as_str().into(), delivery.qos, delivery.retain, delivery.ids.to_vec());
+        let (topic, qos, retain, ids) = (entry.topic.as_str().into(), entry.qos, entry.retain, entry.ids.to_vec());
+        let share = entry.share.as_ref().map(|share| share.to_string().into());
         let mut packet_id = None;
         if self.online.is_some() && self.tail.is_none() && self.has_queue_room() {
             let first = self.outbound.queued() == 0;
-            self.outbound.push(delivery.entry(Some(seq), Some(unit.position())));
+            self.outbound.push(Entry { seq: Some(seq), ready: Some(unit.position()), ..entry });
             if first {
                 match self.outbound.poll_assign(Some(unit.position()), now) {
                     Some(Assigned::Id(id, _)) => packet_id = Some(id),
@@ -300,25 +308,40 @@ impl State {
             let tail = self.tail.get_or_insert(Tail { after: seq - 1, high: seq });
             tail.high = seq;
         }
-        self.owed += 1;
-        let owe = super::store::OweOp { seq, session: id, qos, retain, ids, packet_id, topic, body };
+        self.owed.add(bytes);
+        let owe = super::store::OweOp { seq, session: id, qos, retain, ids, packet_id, share, bytes, topic, body };
         unit.push(Op::Owe(owe));
     }
 
-    /// Drops the oldest that are not in flight. A limit that was lowered is reached over several messages.
-    fn make_room(&mut self, id: SessionId, unit: &mut Unit<'_>, limit: u64, board: &BrokerBoard) {
-        for _ in 0..16 {
-            if self.owed < limit.max(1) {
+    /// Whether it may be owed one more without another being dropped for it.
+    pub(super) fn has_room_for(&mut self, delivery: &Delivery, terms: PushTerms<'_>) -> bool {
+        let bytes = delivery.clone().entry(None, None).bytes() as u64;
+        self.owed.rows() < terms.rows_max && self.owed.bytes() + bytes <= terms.bytes_max
+    }
+
+    /// Drops the oldest that are not in flight. A limit of messages that was lowered is reached over several of them.
+    fn make_room(&mut self, id: SessionId, unit: &mut Unit<'_>, bytes: u64, terms: PushTerms<'_>) {
+        let PushTerms { rows_max, bytes_max, board, .. } = terms;
+        let mut dropped = 0;
+        loop {
+            let over = (self.owed.bytes() + bytes).saturating_sub(bytes_max);
+            let is_over = over > 0 || (self.owed.rows() >= rows_max.max(1) && dropped < 16);
+            if !is_over || self.owed.rows() == 0 {
                 return;
             }
+            dropped += 1;
             // What is in memory is older than what is only in the store.
-            match self.outbound.pop_oldest() {
-                Some(entry) => entry.seq.into_iter().for_each(|seq| unit.push(Op::Settle(seq))),
+            match self.outbound.pop_oldest().map(|entry| entry.row()) {
+                Some(row) => {
+                    if let Some(row) = row {
+                        unit.push(Op::Settle(row.seq));
+                        self.owed.settle(row);
+                    }
+                    board.dropped("session_full");
+                }
                 None if self.online.is_some() && self.tail.is_none() => return,
-                None => unit.push(Op::DropOldest(id)),
+                None => self.owed.ask(id, over, unit, board),
             }
-            self.owed -= 1;
-            board.dropped("session_full");
         }
     }
 
@@ -349,7 +372,7 @@ impl State {
         durable: u64,
         now: Moment,
         board: &BrokerBoard,
-    ) -> Vec<u64> {
+    ) -> Vec<Row> {
         if self.online.is_none() {
             return Vec::new();
         }
@@ -357,21 +380,21 @@ impl State {
             let position = unit.as_ref().map(|unit| unit.position());
             match (self.outbound.poll_assign(position, now), &mut unit) {
                 (Some(Assigned::Id(id, Some(seq))), Some(unit)) => unit.push(Op::Assign(seq, id)),
-                (Some(Assigned::Expired(seq)), unit) => {
+                (Some(Assigned::Expired(row)), unit) => {
                     board.dropped("expired");
-                    self.owed = self.owed.saturating_sub(u64::from(seq.is_some()));
-                    if let (Some(seq), Some(unit)) = (seq, unit) {
-                        unit.push(Op::Settle(seq));
+                    row.into_iter().for_each(|row| self.owed.settle(row));
+                    if let (Some(row), Some(unit)) = (row, unit) {
+                        unit.push(Op::Settle(row.seq));
                     }
                 }
                 _ => {}
             }
         }
         let given_up = self.send(durable, now, board);
-        self.owed = self.owed.saturating_sub(given_up.len() as u64);
+        given_up.iter().for_each(|row| self.owed.settle(*row));
         match unit {
             Some(unit) => {
-                given_up.into_iter().for_each(|seq| unit.push(Op::Settle(seq)));
+                given_up.into_iter().for_each(|row| unit.push(Op::Settle(row.seq)));
                 Vec::new()
             }
             None => given_up,
@@ -379,7 +402,7 @@ impl State {
     }
 
     /// Encodes what may leave into the outbox. Answers the rows that are given up.
-    fn send(&mut self, durable: u64, now: Moment, board: &BrokerBoard) -> Vec<u64> {
+    fn send(&mut self, durable: u64, now: Moment, board: &BrokerBoard) -> Vec<Row> {
         let version = self.terms.version;
         let mut given_up = Vec::new();
         loop {
@@ -389,9 +412,9 @@ impl State {
             match self.outbound.poll_send(durable, now) {
                 None => return given_up,
                 Some(Transmit::Pubrel(id)) => put_ack(online, AckKind::Pubrel, id, ReasonCode::Success, version),
-                Some(Transmit::Expired(seq)) => {
+                Some(Transmit::Expired(row)) => {
                     board.dropped("expired");
-                    given_up.extend(seq);
+                    given_up.extend(row);
                 }
                 Some(Transmit::Publish { id, dup, entry }) => {
                     let how = PublishHow { qos: entry.qos, retain: entry.retain, id: Some(id), dup };
@@ -403,7 +426,7 @@ impl State {
                         }
                         Err(reason) => {
                             board.dropped(reason);
-                            given_up.extend(self.outbound.give_up(id).and_then(|entry| entry.seq));
+                            given_up.extend(self.outbound.give_up(id).and_then(|entry| entry.row()));
                         }
                     }
                 }

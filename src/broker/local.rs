@@ -89,7 +89,7 @@ impl Broker {
         }
         let Some((client, id)) = job.publisher.take() else { return };
         if let Some(unit) = unit.filter(|_| job.publisher_kept) {
-            unit.push(Op::Inbound(client.id, id, body_of(job)));
+            unit.push(Op::Inbound(client.id, id, body_of(job), job.delivery.tails.encode()));
         }
         client.lock().inbound.handle_delivered(id, Arc::clone(&job.delivery.message), inbound);
     }
@@ -127,8 +127,7 @@ impl Broker {
                 }
             }),
             (_, Some(unit)) if state.terms.kept => {
-                let limit = self.config.session_messages_max;
-                state.push_stored(client.id, delivery, body(), unit, PushTerms { limit, now, board: &self.board });
+                state.push_stored(client.id, delivery, body(), unit, self.push_terms(now));
                 Ok(())
             }
             // A session that became kept since the matches were made: it has not asked for this before.
@@ -145,6 +144,12 @@ impl Broker {
         if is_online {
             client.wake.notify_one();
         }
+    }
+
+    /// What a push into the store is bounded by.
+    pub(super) fn push_terms(&self, now: Moment) -> PushTerms<'_> {
+        let (rows_max, bytes_max) = (self.config.session_messages_max, self.config.session_bytes_max.0);
+        PushTerms { rows_max, bytes_max, now, board: &self.board }
     }
 
     /// The same for one that is not part of a batch: in a unit of its own where it has to be stored.
@@ -172,7 +177,7 @@ impl Broker {
             Some(_) => Op::Retain(topic.as_str().into(), body_of(job)),
             None => Op::Unretain(topic.as_str().into()),
         };
-        if self.topics.retain(topic, kept)
+        if self.topics.retain(topic, kept, job.now)
             && let Some(unit) = unit
         {
             unit.push(op);

@@ -24,6 +24,7 @@ mod convert;
 pub mod index;
 mod listener;
 mod local;
+mod owed;
 mod registry;
 mod session;
 mod store;
@@ -45,13 +46,15 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
+use tokio::sync::OnceCell;
 use tokio_util::task::TaskTracker;
 
 use self::client::Client;
 use self::store::Store;
 use self::topics::Topics;
 use crate::clock::Clock;
-use crate::hub::{Hub, Mark, MarkSender};
+use crate::hub::{Hub, Logged, Mark, MarkSender, Tails};
+use crate::message::MessageId;
 use crate::telemetry::board::BrokerBoard;
 
 /// The broker: its state, without its sockets. See the module.
@@ -73,6 +76,12 @@ pub struct Broker {
     expired: AtomicU64,
     /// Wills and exchanges that outlive their connection.
     tasks: TaskTracker,
+    /// QoS 2 exchanges that were unfinished at the start, and where their logs ended (R18).
+    unfinished: Mutex<Vec<(MessageId, Tails)>>,
+    /// Which of them are in the logs: looked for once, when it is first asked.
+    logged: OnceCell<Arc<Logged>>,
+    /// Sessions whose client had begun another when the gateway was killed.
+    superseded: Mutex<Vec<Arc<Client>>>,
 }
 
 /// What the broker holds at one moment.
@@ -116,6 +125,9 @@ impl Broker {
             next_session: AtomicU64::new(1),
             expired: AtomicU64::new(0),
             tasks: TaskTracker::new(),
+            unfinished: Mutex::default(),
+            logged: OnceCell::new(),
+            superseded: Mutex::default(),
         });
         broker.board.dropped_many("damaged", loaded.damaged);
         broker.restore(loaded);
@@ -128,8 +140,8 @@ impl Broker {
         let clients: Vec<_> = self.clients.lock().values().cloned().collect();
         let mut figures = Figures { retained: self.topics.retained_count() as u64, ..Figures::default() };
         for client in clients {
-            let state = client.lock();
-            figures.owed += state.owed;
+            let mut state = client.lock();
+            figures.owed += state.owed.rows();
             figures.sessions_offline += u64::from(state.terms.kept && state.online.is_none());
         }
         figures

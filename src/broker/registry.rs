@@ -12,15 +12,19 @@ use tokio_util::sync::CancellationToken;
 use super::Broker;
 use super::client::{Aliases, Client, Delivery, Kick, Online, PAGE_ROWS, State, Tail, Terms};
 use super::convert;
-use super::index::Wanted;
-use super::session::Entry;
-use super::store::{Loaded, Op, OwedRow, Page, SessionId, SessionRow};
+use super::index::{Share, Wanted};
+use super::owed::Owed;
+use super::session::{Entry, Row};
+use super::store::{Loaded, Op, OwedRow, Page, SessionId, SessionRow, encode_body};
 use super::topics::Subscriber;
 use crate::clock::Moment;
-use crate::hub::OfferError;
+use crate::hub::{Answers, OfferError};
 use crate::message::Message;
 use crate::topic::TopicName;
 use crate::wire::{ReasonCode, RetainHandling, SubscribeOptions, Version};
+
+/// Retained messages that are expired in one step, under the store's lock.
+const RETAINED_STEP: usize = 1_000;
 
 /// A connection's hold on its session.
 #[derive(Debug)]
@@ -52,8 +56,8 @@ enum After {
     Nothing,
     /// The will in the session's row.
     Row(Arc<Client>),
-    /// The session.
-    Gone(SessionId),
+    /// The session, and how many rows it was owed.
+    Gone(SessionId, u64),
 }
 
 /// How a connection ended.
@@ -160,15 +164,17 @@ impl Broker {
     }
 
     /// Rows that do not read back will never: they are dropped, counted.
-    fn drop_damaged(&self, client: &Client, rows: &[u64]) {
+    fn drop_damaged(&self, client: &Client, rows: &[(u64, u64)]) {
         if rows.is_empty() {
             return;
         }
         self.board.dropped_many("damaged", rows.len() as u64);
         self.store.stage(|unit| {
             let mut state = client.lock();
-            state.owed = state.owed.saturating_sub(rows.len() as u64);
-            rows.iter().for_each(|seq| unit.push(Op::Settle(*seq)));
+            for (seq, bytes) in rows.iter().copied() {
+                state.owed.settle(Row { seq, bytes });
+                unit.push(Op::Settle(seq));
+            }
         });
     }
 
@@ -208,7 +214,9 @@ impl Broker {
             state.terms.will = None;
         }
         let (kept, stored) = (state.terms.kept, state.stored);
-        let shared = if kept { Vec::new() } else { state.outbound.take_shared() };
+        // What is in the store is handed on from there.
+        let mut shared = if kept { Vec::new() } else { state.outbound.take_shared() };
+        shared.retain(|entry| entry.seq.is_none());
         if kept {
             // The store has it all.
             state.outbound.clear();
@@ -264,21 +272,67 @@ impl Broker {
     fn forget(&self, client: &Client) -> After {
         let mut state = client.lock();
         state.outbound.clear();
-        self.board.dropped_many("session_ended", std::mem::take(&mut state.owed));
+        let owed = std::mem::take(&mut state.owed).rows();
         state.subscriptions.clear();
         state.filter_bytes = 0;
         let stored = std::mem::take(&mut state.stored);
         drop(state);
         self.topics.forget(client.id);
-        if stored { After::Gone(client.id) } else { After::Nothing }
+        if stored {
+            return After::Gone(client.id, owed);
+        }
+        self.board.dropped_many("session_ended", owed);
+        After::Nothing
     }
 
     fn settle(&self, after: &After) {
         match after {
             After::Nothing => {}
             After::Row(client) => self.note_row(client),
-            After::Gone(id) => drop(self.store.stage_one(Op::SessionGone(*id))),
+            After::Gone(id, 0) => drop(self.store.stage_one(Op::SessionGone(*id))),
+            After::Gone(id, owed) => {
+                let (Some(broker), id, owed) = (self.me.upgrade(), *id, *owed) else { return };
+                self.tasks.spawn(async move { broker.end_session(id, owed).await });
+            }
         }
+    }
+
+    /// Forgets a session in the store. What it was owed of shared subscriptions goes to other members first, each row in one step, so
+    /// that a kill in between neither loses nor doubles it. If the store closes meanwhile, the next start goes on.
+    async fn end_session(&self, id: SessionId, mut owed: u64) {
+        loop {
+            let Ok(page) = self.store.shared(id, PAGE_ROWS).await else { return };
+            if page.rows.is_empty() && page.damaged.is_empty() {
+                break;
+            }
+            self.store.stage(|unit| page.damaged.iter().for_each(|(seq, _)| unit.push(Op::Settle(*seq))));
+            for row in page.rows {
+                owed = owed.saturating_sub(u64::from(self.move_row(row)));
+            }
+        }
+        self.store.stage_one(Op::SessionGone(id));
+        self.board.dropped_many("session_ended", owed);
+    }
+
+    /// Moves a row to another member of its shared subscription; without one it is only removed. Whether there was one.
+    fn move_row(&self, row: OwedRow) -> bool {
+        let seq = row.seq;
+        let entry = entry_of(row);
+        let one = entry.as_ref().and_then(|entry| entry.share.as_ref()).and_then(|share| self.topics.pick(share));
+        let now = self.clock.moment();
+        self.store
+            .stage(|unit| {
+                unit.push(Op::Settle(seq));
+                let (Some(entry), Some(one)) = (entry, one) else { return false };
+                let Entry { topic, message, retain, .. } = entry;
+                let body = || encode_body(&message);
+                let qos = one.qos.min(message.qos);
+                let delivery =
+                    Delivery { topic, message: Arc::clone(&message), qos, retain, ids: one.ids, share: one.share };
+                self.push(&one.client, delivery, Some(unit), None, now, body);
+                true
+            })
+            .0
     }
 
     /// Publishes a will through the hub, in a task of its own: it outlives its connection. Only when it is safe does the
@@ -311,6 +365,15 @@ impl Broker {
 
     /// What is due at `now`: wills whose delay has passed, sessions whose time is over.
     pub(super) fn keep_house(&self, now: Moment) {
+        for client in std::mem::take(&mut *self.superseded.lock()) {
+            let will = client.lock().terms.will.clone();
+            let after = self.forget(&client);
+            match will {
+                Some(will) => self.publish_will(will, after),
+                None => self.settle(&after),
+            }
+        }
+        self.expire_retained(now);
         let clients: Vec<_> = self.clients.lock().values().cloned().collect();
         for client in clients {
             self.settle_receipts(&client);
@@ -351,6 +414,22 @@ impl Broker {
         });
     }
 
+    /// Retained messages whose time is over leave memory and store. A later one on the same topic is staged before or behind it, under
+    /// the same lock.
+    fn expire_retained(&self, now: Moment) {
+        loop {
+            let due = self.topics.retained_due(now, RETAINED_STEP);
+            if due.is_empty() {
+                return;
+            }
+            let gone = self.store.stage(|unit| {
+                let gone = due.iter().filter(|topic| self.topics.expire_retained(topic, now));
+                gone.map(|topic| unit.push(Op::Unretain(topic.as_str().into()))).count()
+            });
+            self.board.dropped_many("retained_expired", gone.0 as u64);
+        }
+    }
+
     fn expire(&self, client: &Arc<Client>) {
         let mut clients = self.clients.lock();
         let state = client.lock();
@@ -380,7 +459,11 @@ impl Broker {
             highest = highest.max(row.id.0);
             let client = Arc::new(self.restored(row, now));
             by_id.insert(client.id, Arc::clone(&client));
-            self.clients.lock().insert(Arc::clone(&client.name), client);
+            // They come by their numbers: a later one took an earlier one's place, whose end the kill cut short.
+            if let Some(earlier) = self.clients.lock().insert(Arc::clone(&client.name), client) {
+                by_id.remove(&earlier.id);
+                self.superseded.lock().push(earlier);
+            }
         }
         for (id, row) in loaded.subscriptions {
             highest = highest.max(id.0);
@@ -397,21 +480,27 @@ impl Broker {
         }
         for (topic, message) in loaded.retained {
             if let Ok(topic) = TopicName::new(&topic) {
-                self.topics.retain(&topic, Some(message));
+                self.topics.retain(&topic, Some(message), now);
             }
         }
         for row in loaded.inbound {
             highest = highest.max(row.session.0);
             if let Some(client) = by_id.get(&row.session) {
+                if let Some(message) = &row.unfinished {
+                    self.unfinished.lock().push((message.id.clone(), row.tails));
+                }
                 client.lock().inbound.restore(row.packet_id, row.unfinished);
             }
         }
-        for (id, count) in loaded.owed {
+        let superseded = self.superseded.lock();
+        for (id, rows, bytes) in loaded.owed {
             highest = highest.max(id.0);
-            if let Some(client) = by_id.get(&id) {
-                client.lock().owed = count;
+            let client = by_id.get(&id).or_else(|| superseded.iter().find(|client| client.id == id));
+            if let Some(client) = client {
+                client.lock().owed = Owed::restored(rows, bytes);
             }
         }
+        drop(superseded);
         self.next_session.store(highest + 1, Ordering::Relaxed);
     }
 
@@ -446,7 +535,9 @@ impl Broker {
         for client in clients {
             let unfinished = client.lock().inbound.unfinished();
             for (id, message) in unfinished {
-                match self.hub.resume((*message).clone()).await {
+                let answers = Answers::default();
+                self.resume((*message).clone(), &answers).await;
+                match answers.take().pop().map_or(Err(OfferError::Stopping), |(_, answer)| answer) {
                     Ok(receipt) => {
                         let mut state = client.lock();
                         // Its client was faster: then it is that connection's.
@@ -458,6 +549,16 @@ impl Broker {
                 }
             }
         }
+    }
+
+    /// Offers the message of an unfinished exchange to the links that lack it (R18).
+    pub(super) async fn resume(&self, message: Message, answers: &Answers) {
+        let look = async || {
+            let wanted = self.unfinished.lock().clone();
+            Arc::new(self.hub.find(&wanted).await)
+        };
+        let logged = Arc::clone(self.logged.get_or_init(look).await);
+        self.hub.resume(message, &logged, answers).await;
     }
 
     /// An inbound exchange is durable everywhere.
@@ -481,8 +582,15 @@ fn entry_of(row: OwedRow) -> Option<Entry> {
         ids: row.ids.into(),
         seq: Some(row.seq),
         ready: None,
-        share: None,
+        share: row.share.as_deref().and_then(share_of),
     })
+}
+
+fn share_of(text: &str) -> Option<Arc<Share>> {
+    match Wanted::parse(text) {
+        Ok(Wanted::Shared(share)) => Some(Arc::new(share)),
+        Ok(Wanted::Own(_)) | Err(_) => None,
+    }
 }
 
 fn entry_in_flight(row: OwedRow) -> Option<(u16, bool, Entry)> {

@@ -1,6 +1,7 @@
 //! Who subscribed to what, and what is retained: the index with the broker's own values in it, behind one lock that many
 //! may read at once.
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -11,6 +12,7 @@ use smallvec::SmallVec;
 use super::client::Client;
 use super::index::{Retained, Share, Subscriptions, Wanted};
 use super::store::SessionId;
+use crate::clock::Moment;
 use crate::message::{Message, Qos};
 use crate::topic::{TopicFilter, TopicName};
 use crate::wire::SubscribeOptions;
@@ -40,9 +42,34 @@ pub(super) struct Match {
 #[derive(Debug, Default)]
 pub(super) struct Topics {
     tables: RwLock<Tables>,
-    retained: RwLock<Retained<Arc<Message>>>,
+    retained: RwLock<Kept>,
     /// The gateway's own values below `$SYS/`.
     own_values: RwLock<Retained<Arc<Message>>>,
+}
+
+/// What clients retained.
+#[derive(Debug, Default)]
+struct Kept {
+    tree: Retained<Arc<Message>>,
+    /// Those with an expiry, by the second of [`Moment::up_ms`] in which it is to be looked at.
+    due: BTreeSet<(u64, TopicName)>,
+    /// The same by topic: what a later message on it takes out of `due`.
+    due_at: HashMap<TopicName, u64>,
+}
+
+impl Kept {
+    fn look_at(&mut self, topic: &TopicName, second: Option<u64>) {
+        let earlier = match second {
+            Some(second) => {
+                self.due.insert((second, topic.clone()));
+                self.due_at.insert(topic.clone(), second)
+            }
+            None => self.due_at.remove(topic),
+        };
+        if let Some(earlier) = earlier.filter(|earlier| second != Some(*earlier)) {
+            self.due.remove(&(earlier, topic.clone()));
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -192,21 +219,52 @@ impl Topics {
     }
 
     /// Sets or clears (`None`) what is retained on `topic`. Whether something changed.
-    pub(super) fn retain(&self, topic: &TopicName, message: Option<Arc<Message>>) -> bool {
+    pub(super) fn retain(&self, topic: &TopicName, message: Option<Arc<Message>>, now: Moment) -> bool {
         let mut retained = self.retained.write();
+        let left_s = message.as_ref().and_then(|message| message.expiry_left_s(now));
+        let second = left_s.map(|left_s| now.up_ms / 1_000 + u64::from(left_s) + 1);
+        if second.is_some() || !retained.due_at.is_empty() {
+            retained.look_at(topic, second);
+        }
         match message {
             Some(message) => {
-                retained.insert(topic, message);
+                retained.tree.insert(topic, message);
                 true
             }
-            None => retained.remove(topic).is_some(),
+            None => retained.tree.remove(topic).is_some(),
         }
+    }
+
+    /// Topics whose retained message has expired as far as is known, at most `count`.
+    pub(super) fn retained_due(&self, now: Moment, count: usize) -> Vec<TopicName> {
+        let retained = self.retained.read();
+        let is_due = |second: u64| second <= now.up_ms / 1_000;
+        retained
+            .due
+            .iter()
+            .take_while(|(second, _)| is_due(*second))
+            .take(count)
+            .map(|(_, topic)| topic.clone())
+            .collect()
+    }
+
+    /// Removes what is retained on `topic` if it has expired. Whether it has; if not, it is looked at again when its time is over.
+    pub(super) fn expire_retained(&self, topic: &TopicName, now: Moment) -> bool {
+        let mut retained = self.retained.write();
+        let left_s = retained.tree.get(topic).and_then(|message| message.expiry_left_s(now));
+        let has_expired = left_s == Some(0);
+        if has_expired {
+            retained.tree.remove(topic);
+        }
+        let again = left_s.filter(|_| !has_expired).map(|left_s| now.up_ms / 1_000 + u64::from(left_s) + 1);
+        retained.look_at(topic, again);
+        has_expired
     }
 
     /// Which topics that match have a retained message.
     pub(super) fn retained_topics(&self, filter: &TopicFilter) -> Vec<TopicName> {
         let names = |tree: &Retained<_>| tree.matches(filter).map(|(topic, _)| topic.clone()).collect::<Vec<_>>();
-        let mut topics = names(&self.retained.read());
+        let mut topics = names(&self.retained.read().tree);
         // Only a filter that names it gets there (MQTT-4.7.2-1).
         if filter.as_str().starts_with(OWN) {
             topics.extend(names(&self.own_values.read()));
@@ -216,8 +274,10 @@ impl Topics {
 
     /// What is retained on `topic`.
     pub(super) fn retained(&self, topic: &TopicName) -> Option<Arc<Message>> {
-        let tree = if topic.as_str().starts_with(OWN) { &self.own_values } else { &self.retained };
-        tree.read().get(topic).cloned()
+        if topic.as_str().starts_with(OWN) {
+            return self.own_values.read().get(topic).cloned();
+        }
+        self.retained.read().tree.get(topic).cloned()
     }
 
     /// Sets one of the gateway's own values.
@@ -227,6 +287,6 @@ impl Topics {
 
     /// How many topics have a retained message.
     pub(super) fn retained_count(&self) -> usize {
-        self.retained.read().len()
+        self.retained.read().tree.len()
     }
 }

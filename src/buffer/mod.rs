@@ -564,6 +564,12 @@ impl Buffer {
         self.inner.shared.mark.mark()
     }
 
+    /// The number of the next record: what is appended from now on has it, or a higher one.
+    #[must_use]
+    pub fn end(&self) -> Offset {
+        Offset(self.inner.shared.state.lock().next)
+    }
+
     /// A reader that begins at the cursor. Each record belongs to one reader at a time: a link's sink has one for each of
     /// its [`Streams`].
     #[must_use]

@@ -25,6 +25,7 @@ pub(super) const BROKER: Keys = Keys {
         "in_flight",
         "session_expiry_max",
         "session_messages_max",
+        "session_bytes_max",
         "connect_timeout",
         "connections_max",
         "keep_alive_max",

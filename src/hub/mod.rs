@@ -14,12 +14,16 @@
 //!
 //! Invariants: the hub does no I/O, holds no lock across an `.await`, starts no task and knows no protocol.
 
+mod answers;
+mod logged;
 mod plan;
 mod receipt;
 #[cfg(test)]
 mod tests;
 
 pub use crate::buffer::{Mark, MarkSender, Rejected};
+pub use answers::{Answer, Answers};
+pub use logged::{Logged, Tails};
 pub use receipt::Receipt;
 
 use std::fmt;
@@ -32,8 +36,9 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use rustc_hash::FxHashMap;
 
+use self::answers::Given;
 use self::plan::LinkTarget;
-use crate::buffer::{Admission, Buffer, Lanes, Permit, Refused};
+use crate::buffer::{Admission, Buffer, Lane, Lanes, Permit, Refused};
 use crate::clock::{Clock, WallMs};
 use crate::message::{Envelope, IdSource, Message, Origin, Properties, Qos, headers};
 use crate::router::{Endpoint, LinkId, Table};
@@ -85,6 +90,9 @@ pub struct LocalDelivery {
     pub client_id: Option<Arc<str>>,
     /// See [`Publication::packet_id`].
     pub packet_id: Option<u16>,
+    /// For an inbound QoS 2 PUBLISH: where the logs end that it is about to be appended to. The store keeps it with the inbound
+    /// id, for [`Hub::find`].
+    pub tails: Tails,
 }
 
 /// The built-in broker as the hub sees it: one more outlet.
@@ -142,14 +150,14 @@ struct Admitted {
 
 /// One record to be appended.
 struct Append {
+    link: LinkId,
+    lane: Lane,
     buffer: Buffer,
     permit: Permit,
     head: Bytes,
     body: Bytes,
     expires: Option<WallMs>,
 }
-
-type Answers = Vec<Option<Result<Receipt, OfferError>>>;
 
 impl Hub {
     /// A hub for these routes and logs. `ids` are this run's message ids.
@@ -202,15 +210,22 @@ impl Hub {
     /// `when_full: block` (and, for QoS 2, for the broker's store: R18). One answer for each publication: a receipt that
     /// settles when it is durable everywhere it must be, or why it was refused. Dropping the future gives up what was
     /// not appended yet; its publisher has no receipt for it and must not be acknowledged.
-    pub async fn offer(&self, source: &Source, batch: Vec<Publication>) -> Vec<Result<Receipt, OfferError>> {
-        let mut answers: Answers = Vec::new();
-        answers.resize_with(batch.len(), || None);
+    pub async fn offer(&self, source: &Source, batch: Vec<Publication>) -> Vec<Answer> {
+        let (answers, count) = (Answers::default(), batch.len());
+        self.offer_each(source, batch, &answers).await;
+        answers.in_order(count)
+    }
+
+    /// The same, and the answers come as they are known: what was accepted before one that waits has its receipt while that one
+    /// still waits (R6). They are in `answers` too when the future is dropped.
+    pub async fn offer_each(&self, source: &Source, batch: Vec<Publication>, answers: &Answers) {
+        let mut given = Given::new(answers);
         let mut ready = Vec::with_capacity(batch.len());
         for (slot, publication) in batch.into_iter().enumerate() {
             let (client_id, packet_id) = (publication.client_id.clone(), publication.packet_id);
             let message = self.stamp(publication);
             if self.has_looped(&message) {
-                answer(&mut answers, slot, Ok(Receipt::default()));
+                given.give(slot, Ok(Receipt::default()));
                 continue;
             }
             let plan = plan::plan(&self.table.load(), source, &message);
@@ -218,30 +233,38 @@ impl Hub {
                 self.note_unrouted(source, &message);
             }
             self.bad_topics.fetch_add(plan.bad_topics, Ordering::Relaxed);
-            match self.admit(&message, plan.links, &mut ready, &mut answers).await {
+            match self.admit(&message, plan.links, &mut ready, &mut given).await {
                 Ok(appends) => {
                     let (message, local_topics) = (Arc::new(message), plan.local_topics);
                     ready.push(Admitted { slot, message, client_id, packet_id, local_topics, appends });
                 }
-                Err(refused) => answer(&mut answers, slot, Err(refused)),
+                Err(refused) => given.give(slot, Err(refused)),
             }
         }
-        self.accept(&mut ready, &mut answers).await;
-        answers.into_iter().map(|answer| answer.unwrap_or(Err(OfferError::Stopping))).collect()
+        self.accept(&mut ready, &mut given).await;
     }
 
-    /// Offers once more, to the links alone, a QoS 2 message that the broker's store had committed when the gateway was
-    /// killed (R18). It keeps its id, so that a copy in a log is known as one.
-    ///
-    /// # Errors
-    /// As [`Hub::offer`].
-    pub async fn resume(&self, message: Message) -> Result<Receipt, OfferError> {
+    /// Offers once more, to the links alone, a QoS 2 message that the broker's store had committed when its connection or the gateway
+    /// ended (R18). It keeps its id, so that a copy in a log is known as one. The one answer is in `answers`.
+    /// What `logged` says is in a log already is not appended there again.
+    pub async fn resume(&self, message: Message, logged: &Logged, answers: &Answers) {
         let source = Source { from: Endpoint::Broker, channel: None };
-        let plan = plan::plan(&self.table.load(), &source, &message);
-        let appends = self.admit(&message, plan.links, &mut Vec::new(), &mut Vec::new()).await?;
+        let mut plan = plan::plan(&self.table.load(), &source, &message);
         let mut receipt = Receipt::default();
-        append(appends, &mut receipt);
-        Ok(receipt)
+        plan.links.retain(|target| match logged.of(&target.link, &message.id, target.ordinal) {
+            Some((mark, offset)) => {
+                receipt.add(mark, offset.0);
+                false
+            }
+            None => true,
+        });
+        let mut given = Given::new(answers);
+        let admitted = self.admit(&message, plan.links, &mut Vec::new(), &mut given).await;
+        let answer = admitted.map(|appends| {
+            append(appends, &mut receipt);
+            receipt
+        });
+        given.give(0, answer);
     }
 
     fn stamp(&self, publication: Publication) -> Message {
@@ -299,7 +322,7 @@ impl Hub {
         message: &Message,
         targets: Vec<LinkTarget>,
         ready: &mut Vec<Admitted>,
-        answers: &mut Answers,
+        given: &mut Given<'_>,
     ) -> Result<Vec<Append>, OfferError> {
         if self.stopping.load(Ordering::Acquire) {
             return Err(OfferError::Stopping);
@@ -321,13 +344,23 @@ impl Hub {
             let admission = match buffer.admit(bytes).now_or_never() {
                 Some(admission) => admission,
                 None => {
-                    self.accept(ready, answers).await;
+                    self.accept(ready, given).await;
+                    given.show();
                     buffer.admit(bytes).await
                 }
             };
             match admission {
                 Ok(Admission::Granted(permit)) => {
-                    appends.push(Append { buffer: buffer.clone(), permit, head, body: body.clone(), expires });
+                    let LinkTarget { link, lane, .. } = target;
+                    appends.push(Append {
+                        link,
+                        lane,
+                        buffer: buffer.clone(),
+                        permit,
+                        head,
+                        body: body.clone(),
+                        expires,
+                    });
                 }
                 Ok(Admission::DroppedNewest) => {}
                 Err(refused) => return Err(refusal(target.link, refused)),
@@ -337,7 +370,7 @@ impl Hub {
     }
 
     /// Steps 4 to 6 for all that were admitted, in their order.
-    async fn accept(&self, ready: &mut Vec<Admitted>, answers: &mut Answers) {
+    async fn accept(&self, ready: &mut Vec<Admitted>, given: &mut Given<'_>) {
         let accepted = std::mem::take(ready);
         let mut stored = self.deliver(&accepted).into_iter();
         for Admitted { slot, message, packet_id, local_topics, appends, .. } in accepted {
@@ -345,21 +378,24 @@ impl Hub {
             for (mark, position) in stored.by_ref().take(local_topics.len()).flatten() {
                 receipt.add(mark, position);
             }
-            let in_store = if packet_id.is_some() && !appends.is_empty() {
-                receipt.settled().await
-            } else {
-                receipt.decided().unwrap_or(Ok(()))
+            let in_store = match receipt.decided() {
+                Some(decided) => decided,
+                None if packet_id.is_some() && !appends.is_empty() => {
+                    given.show();
+                    receipt.settled().await
+                }
+                None => Ok(()),
             };
             // What comes again, since its publisher is not acknowledged, goes to the links then. Nobody repeats QoS 0.
             if let Err(Rejected(reason)) = in_store
                 && message.qos != Qos::AtMostOnce
             {
                 let link = LinkId::new("broker");
-                answer(answers, slot, Err(OfferError::Failed { link, reason }));
+                given.give(slot, Err(OfferError::Failed { link, reason }));
                 continue;
             }
             append(appends, &mut receipt);
-            answer(answers, slot, Ok(receipt));
+            given.give(slot, Ok(receipt));
         }
     }
 
@@ -369,12 +405,13 @@ impl Hub {
             one.local_topics.iter().enumerate().map(|(nth, topic)| {
                 // Only the first is the client's own publish; the others are what routes made of it.
                 let own = nth == 0;
-                LocalDelivery {
-                    topic: topic.clone(),
-                    message: Arc::clone(&one.message),
-                    client_id: one.client_id.clone().filter(|_| own),
-                    packet_id: one.packet_id.filter(|_| own),
+                let packet_id = one.packet_id.filter(|_| own);
+                let mut tails = Tails::default();
+                for append in one.appends.iter().filter(|_| packet_id.is_some()) {
+                    tails.note(append.link.clone(), append.lane, append.buffer.end());
                 }
+                let client_id = one.client_id.clone().filter(|_| own);
+                LocalDelivery { topic: topic.clone(), message: Arc::clone(&one.message), client_id, packet_id, tails }
             })
         });
         let deliveries: Vec<_> = deliveries.collect();
@@ -401,15 +438,9 @@ fn expires(message: &Message, ttl: Option<Duration>) -> Option<WallMs> {
 }
 
 fn append(appends: Vec<Append>, receipt: &mut Receipt) {
-    for Append { buffer, permit, head, body, expires } in appends {
+    for Append { buffer, permit, head, body, expires, .. } in appends {
         let offset = buffer.append(permit, &[&head, &body], expires);
         receipt.add(buffer.mark(), offset.0);
-    }
-}
-
-fn answer(answers: &mut Answers, slot: usize, what: Result<Receipt, OfferError>) {
-    if let Some(answer) = answers.get_mut(slot) {
-        *answer = Some(what);
     }
 }
 

@@ -160,6 +160,41 @@ async fn r18_a_qos_2_publish_reaches_the_logs_only_after_the_store_has_committed
 }
 
 #[tokio::test]
+async fn r18_a_resumed_message_goes_only_to_the_logs_that_lack_it() {
+    let routes = [("broker/#", "lake/t"), ("broker/#", "lake/u"), ("broker/#", "cloud/x")];
+    let links = [("lake", WhenFull::DropOldest, BIG), ("cloud", WhenFull::DropOldest, BIG)];
+    let bench = bench(&routes, &links, false);
+    bench
+        .hub
+        .offer(&from_broker(), vec![publication("before", b"1")])
+        .await
+        .remove(0)
+        .unwrap()
+        .settled()
+        .await
+        .unwrap();
+    let mut tails = Tails::default();
+    tails.note(LinkId::new("lake"), Lane::Normal, bench.buffers[0].end());
+    tails.note(LinkId::new("cloud"), Lane::Normal, bench.buffers[1].end());
+    bench.hub.offer(&from_broker(), vec![publication("a", b"1")]).await.remove(0).unwrap().settled().await.unwrap();
+    let message = records(&bench.buffers[0], 4).await[3].message.clone();
+    // The lake's log has both of its records; the other link's is made to look as if it had none.
+    let mut wanted = vec![(message.id.clone(), tails.clone())];
+    let logged = bench.hub.find(&wanted).await;
+    wanted[0].1 = Tails::decode("normal 2 lake\nnormal 2 cloud\nnormal 0 gone\n");
+    let resume = async |logged: &Logged| {
+        let answers = Answers::default();
+        bench.hub.resume(message.clone(), logged, &answers).await;
+        answers.take().remove(0).1.unwrap().settled().await.unwrap();
+        bench.buffers.iter().map(|buffer| buffer.end().0).collect::<Vec<_>>()
+    };
+    assert_eq!(resume(&logged).await, [4, 2], "all of them are there");
+    let logged = bench.hub.find(&wanted).await;
+    assert_eq!(resume(&logged).await, [4, 3], "one log lacked it");
+    assert_eq!(resume(&Logged::default()).await, [6, 4]);
+}
+
+#[tokio::test]
 async fn r05_what_the_store_refuses_reaches_no_log_but_at_qos_0() {
     let bench = bench(&[("broker/#", "lake/t")], &[("lake", WhenFull::DropOldest, BIG)], true);
     bench.local.store.fail("its disk is gone");

@@ -15,6 +15,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use crate::support::client::{Subscriber, Work, publish_exactly_once};
 use crate::support::gateway::Gateway;
 use crate::support::ledger::Ledger;
+use crate::support::process::free_port;
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::remote::{Mosquitto, left_out};
 use crate::support::wait::{PATIENCE, until_true};
@@ -30,7 +31,12 @@ async fn r18_qos_2_from_publisher_to_subscriber_is_exactly_once_over_kills() {
 
 async fn exactly_once_over_kills(seed: u64) {
     let mut dice = StdRng::seed_from_u64(seed);
-    let mut gateway = Gateway::start("").await;
+    // A link whose remote is away: its log shows what the publisher's half came to (R18).
+    let away = free_port();
+    let link = format!(
+        "links:\n  far:\n    mqtt: {{ url: \"mqtt://127.0.0.1:{away}\" }}\nroutes:\n  - {{ from: \"broker/exact/#\", to: \"far/{{rest}}\" }}\n"
+    );
+    let mut gateway = Gateway::start(&link).await;
     let subscriber = Subscriber::start(gateway.port, "once", "exact/#", QoS::ExactlyOnce).await;
     let work = Work {
         port: gateway.port,
@@ -62,6 +68,8 @@ async fn exactly_once_over_kills(seed: u64) {
     Ledger::compare(published, &arrived).assert_exact(&format!("QoS 2 to QoS 2, seed {seed}"));
     assert_eq!(arrived.len(), 1_000);
     assert_eq!(subscriber.sessions(), 1, "the session was kept, and so not subscribed anew");
+    let far = gateway.status().await.links.into_iter().find(|link| link.name == "far").unwrap();
+    assert_eq!(far.ledger["accepted"], 1_000, "each is in the link's log once, seed {seed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! Acknowledgements: held until what they promise is true, and what the client's own ones mean.
 
 use super::{Connection, End, Outcome, packet_id};
-use crate::broker::session::Pubrec;
+use crate::broker::session::{Pubrec, Row};
 use crate::broker::store::Op;
 use crate::hub::Receipt;
 use crate::wire::{Ack, AckKind, Packet, ReasonCode, encode_ack};
@@ -144,7 +144,7 @@ impl Connection {
     pub(super) fn handle_puback(&mut self, ack: &Ack) -> Outcome {
         let settled = self.attached.client.lock().outbound.handle_puback(ack.id.get());
         if let Some(entry) = settled {
-            self.settle(entry.seq);
+            self.settle(entry.row());
         }
         Ok(())
     }
@@ -158,7 +158,7 @@ impl Connection {
                 let position = seq.map(|seq| self.broker.store.stage_one(Op::Received(seq)));
                 self.attached.client.lock().outbound.release(id, position);
             }
-            Pubrec::Ended(seq) => self.settle(seq),
+            Pubrec::Ended(row) => self.settle(row),
             Pubrec::Unknown if ack.code.is_error() => {}
             Pubrec::Unknown => {
                 let code =
@@ -172,18 +172,16 @@ impl Connection {
     pub(super) fn handle_pubcomp(&mut self, ack: &Ack) -> Outcome {
         let settled = self.attached.client.lock().outbound.handle_pubcomp(ack.id.get());
         if let Some(entry) = settled {
-            self.settle(entry.seq);
+            self.settle(entry.row());
         }
         Ok(())
     }
 
     /// A message is delivered, or given up by the client. Nobody waits for that commit: at worst it is sent again.
-    fn settle(&self, seq: Option<u64>) {
-        let Some(seq) = seq else { return };
-        let mut state = self.attached.client.lock();
-        state.owed = state.owed.saturating_sub(1);
-        drop(state);
-        self.broker.store.stage_one(Op::Settle(seq));
+    fn settle(&self, row: Option<Row>) {
+        let Some(row) = row else { return };
+        self.attached.client.lock().owed.settle(row);
+        self.broker.store.stage_one(Op::Settle(row.seq));
     }
 }
 

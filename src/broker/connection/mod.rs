@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::acks::{Reply, Wait};
 use self::publish::{Job, Offer, Offered};
+use self::subscribe::Wish;
 use super::Broker;
 use super::client::Tail;
 use super::registry::{Attached, Ending};
@@ -35,8 +36,8 @@ use crate::hub::Mark;
 use crate::telemetry::board::BrokerBoard;
 use crate::topic::TopicName;
 use crate::wire::{
-    Decoder, Disconnect, DisconnectProperties, Packet, PacketId, ReasonCode, ReasonProperties, SubscribeOptions,
-    Version, encode, encoded_len,
+    Decoder, Disconnect, DisconnectProperties, Packet, PacketId, ReasonCode, ReasonProperties, Version, encode,
+    encoded_len,
 };
 
 /// What is read at a time from a client that fills it; others get [`READ_BYTES_MIN`].
@@ -126,7 +127,7 @@ struct Connection {
     aliases: HashMap<u16, TopicName>,
     last_topic: Option<TopicName>,
     /// Topics whose retained message this client is to get, with how it subscribed.
-    retained: VecDeque<(TopicName, SubscribeOptions, Option<u32>)>,
+    retained: VecDeque<Wish>,
     page: Option<(Tail, oneshot::Receiver<Page>)>,
     mark: Mark,
     /// What was durable when the session was last pumped.
@@ -195,13 +196,15 @@ impl Connection {
         loop {
             self.take_packets()?;
             self.start_offer();
+            // Looked at before, so that what a subscription brings does not overtake its SUBACK.
+            let durable = self.broker.store.durable();
             self.release_acks()?;
             if self.is_oversize {
                 return Err(End::Told(ReasonCode::PacketTooLarge, String::new()));
             }
             self.feed_retained();
             self.ask_page();
-            self.pump();
+            self.pump(durable);
             if !self.write_now()? {
                 return Ok(());
             }
@@ -379,9 +382,9 @@ impl Connection {
         }
     }
 
-    fn pump(&mut self) {
+    fn pump(&mut self, durable: u64) {
         let (broker, client) = (&self.broker, &self.attached.client);
-        let (durable, now) = (broker.store.durable(), broker.clock.moment());
+        let now = broker.clock.moment();
         self.durable = durable;
         let mut state = client.lock();
         if state.terms.kept && state.outbound.can_assign() {
@@ -392,7 +395,7 @@ impl Connection {
         let given_up = state.pump(None, durable, now, &broker.board);
         drop(state);
         if !given_up.is_empty() {
-            broker.store.stage(|unit| given_up.into_iter().for_each(|seq| unit.push(Op::Settle(seq))));
+            broker.store.stage(|unit| given_up.into_iter().for_each(|row| unit.push(Op::Settle(row.seq))));
         }
     }
 

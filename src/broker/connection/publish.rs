@@ -10,7 +10,7 @@ use super::{Connection, End, Outcome};
 use crate::broker::convert;
 use crate::broker::index::{LEVELS_MAX, is_too_deep};
 use crate::broker::session::Arrived;
-use crate::hub::{OfferError, Publication, Receipt};
+use crate::hub::{Answer, Answers, OfferError, Publication, Receipt};
 use crate::message::{Message, Qos};
 use crate::topic::TopicName;
 use crate::wire::{Publish, ReasonCode};
@@ -37,25 +37,30 @@ pub(super) enum Slot {
     Pubrec(u64, u16),
 }
 
-type Answers = Vec<Result<Receipt, OfferError>>;
-
 /// An offer under way.
 pub(super) struct Offer {
-    slots: Vec<Slot>,
-    answers: Pin<Box<dyn Future<Output = Answers> + Send>>,
+    /// Whose answers it brings; `None`: it has brought this one.
+    slots: Vec<Option<Slot>>,
+    answers: Arc<Answers>,
+    work: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
-/// An offer that is done.
+/// Answers of an offer.
 pub(super) struct Offered {
-    slots: Vec<Slot>,
-    answers: Answers,
+    answers: Vec<(usize, Answer)>,
+    /// There are no more.
+    is_over: bool,
 }
 
 impl Offer {
-    /// Waits for the hub. Cancel safe.
+    /// Waits for the hub: for its end, or for answers to the first ones while a later one waits (R6). Cancel safe.
     pub(super) async fn done(&mut self) -> Offered {
-        let answers = self.answers.as_mut().await;
-        Offered { slots: std::mem::take(&mut self.slots), answers }
+        let is_over = tokio::select! {
+            biased;
+            () = self.work.as_mut() => true,
+            () = self.answers.more() => false,
+        };
+        Offered { answers: self.answers.take(), is_over }
     }
 }
 
@@ -163,27 +168,36 @@ impl Connection {
         if self.offer.is_some() || self.pending.is_empty() {
             return;
         }
-        let hub = Arc::clone(&self.broker.hub);
+        let answers = Arc::new(Answers::default());
+        let to = Arc::clone(&answers);
         if let Some(Job::Resume(..)) = self.pending.front() {
             let Some(Job::Resume(message, slot)) = self.pending.pop_front() else { return };
-            let answers = Box::pin(async move { vec![hub.resume((*message).clone()).await] });
-            self.offer = Some(Offer { slots: vec![slot], answers });
+            let broker = Arc::clone(&self.broker);
+            let work = Box::pin(async move { broker.resume((*message).clone(), &to).await });
+            self.offer = Some(Offer { slots: vec![Some(slot)], answers, work });
             return;
         }
         let (mut batch, mut slots) = (Vec::new(), Vec::new());
         while let Some(Job::Publish(..)) = self.pending.front() {
             let Some(Job::Publish(publication, slot)) = self.pending.pop_front() else { break };
             batch.push(*publication);
-            slots.push(slot);
+            slots.push(Some(slot));
         }
         self.pending_bytes = 0;
-        let answers = Box::pin(async move { hub.offer(&convert::source(), batch).await });
-        self.offer = Some(Offer { slots, answers });
+        let hub = Arc::clone(&self.broker.hub);
+        let work = Box::pin(async move { hub.offer_each(&convert::source(), batch, &to).await });
+        self.offer = Some(Offer { slots, answers, work });
     }
 
     pub(super) fn take_offered(&mut self, offered: Offered) {
-        self.offer = None;
-        for (slot, answer) in offered.slots.into_iter().zip(offered.answers) {
+        let Some(mut offer) = self.offer.take() else { return };
+        self.take_answers(&mut offer, offered.answers);
+        self.offer = Some(offer).filter(|_| !offered.is_over);
+    }
+
+    fn take_answers(&mut self, offer: &mut Offer, answers: Vec<(usize, Answer)>) {
+        for (at, answer) in answers {
+            let Some(slot) = offer.slots.get_mut(at).and_then(Option::take) else { continue };
             match answer {
                 Ok(receipt) => self.accepted(slot, receipt),
                 Err(error) => self.refused(slot, &error),
@@ -237,12 +251,18 @@ impl Connection {
 
     /// R19: receipts of QoS 2 exchanges pass to the session, for the connection that repeats them.
     pub(super) fn hand_receipts_over(&mut self) {
-        let offered = self.offer.take().into_iter().flat_map(|offer| offer.slots);
+        let mut unanswered = Vec::new();
+        if let Some(mut offer) = self.offer.take() {
+            // What it did is done, though nobody has looked since.
+            let answers = offer.answers.take();
+            self.take_answers(&mut offer, answers);
+            unanswered = offer.slots;
+        }
         let waiting = self.pending.drain(..).map(|job| match job {
             Job::Publish(_, slot) | Job::Resume(_, slot) => slot,
         });
         // Publishers repeat what is above QoS 0.
-        for _ in offered.chain(waiting).filter(|slot| matches!(slot, Slot::Nobody)) {
+        for _ in unanswered.into_iter().flatten().chain(waiting).filter(|slot| matches!(slot, Slot::Nobody)) {
             self.broker.board.dropped("connection_ended");
         }
         let mut durable = Vec::new();

@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use super::acks::{Reply, Wait};
 use super::{Connection, Outcome, no_properties};
+use crate::broker::Broker;
 use crate::broker::client::Delivery;
 use crate::broker::index::Wanted;
 use crate::broker::registry::options_byte;
-use crate::broker::store::{Op, SubscriptionRow};
+use crate::broker::store::{Op, SubscriptionRow, encode_body};
 use crate::broker::topics::Subscriber;
+use crate::clock::Moment;
+use crate::message::Qos;
 use crate::topic::TopicName;
 use crate::wire::{
     Packet, ReasonCode, ReasonProperties, RetainHandling, Suback, Subscribe, SubscribeOptions, Subscription, Unsuback,
@@ -24,15 +27,21 @@ const SUBSCRIPTIONS_MAX: usize = 10_000;
 /// Bytes of their filters at most: each level may cost a node in the tree.
 const FILTER_BYTES_MAX: usize = 1 << 20;
 
+/// Retained messages that are staged for a kept session in one step.
+const RETAINED_STEP: usize = 256;
+
 /// Its queue up to which they are.
 const RETAINED_QUEUE: usize = 256;
+
+/// A topic whose retained message a client is to get, and how it subscribed.
+pub(super) type Wish = (TopicName, SubscribeOptions, Option<u32>);
 
 impl Connection {
     pub(super) fn handle_subscribe(&mut self, subscribe: &Subscribe) -> Outcome {
         let subscription_id = subscribe.subscription_id.map(|id| id.get());
         let mut ops = Vec::new();
         let mut codes = Vec::with_capacity(subscribe.subscriptions.len());
-        let mut retained = Vec::new();
+        let mut retained: Vec<Wish> = Vec::new();
         let mut reason: Option<Box<str>> = None;
         for Subscription { filter, options } in &subscribe.subscriptions {
             match self.wanted(filter.as_str()) {
@@ -50,7 +59,7 @@ impl Connection {
                 }
             }
         }
-        let position = self.stage(ops);
+        let position = self.stage_subscribed(ops, &mut retained);
         let properties = ReasonProperties { reason: reason.filter(|_| self.wants_reasons), user: Vec::new() };
         let suback = Suback { id: subscribe.id, codes, properties };
         self.others.push(Reply::Packet(Box::new(Packet::Suback(suback))), Wait::Store(position));
@@ -131,6 +140,41 @@ impl Connection {
         Ok(())
     }
 
+    /// Stages the subscriptions of a kept session together with the retained messages that they bring, as far as the session's limits
+    /// allow: who has its SUBACK is owed them, whatever happens then (R17). The rest, and what goes with QoS 0, follows as the
+    /// socket takes it.
+    fn stage_subscribed(&self, ops: Vec<Op>, retained: &mut Vec<Wish>) -> Option<u64> {
+        let (broker, client) = (&self.broker, &self.attached.client);
+        let mut position = broker.store.stage(|unit| ops.into_iter().for_each(|op| unit.push(op))).1;
+        if !client.lock().terms.kept {
+            return position;
+        }
+        let now = broker.clock.moment();
+        let terms = broker.push_terms(now);
+        let mut later = Vec::new();
+        // Other publishers wait for the store's lock meanwhile, so they are staged in steps. SUBACK waits for the last.
+        for step in retained.chunks(RETAINED_STEP) {
+            let stored = broker.store.stage(|unit| {
+                for wish in step {
+                    let (topic, options, subscription_id) = wish;
+                    let delivery = broker.retained_delivery(topic, *options, *subscription_id, now);
+                    let Some(delivery) = delivery else { continue };
+                    let mut state = client.lock();
+                    let has_room = unit.has_room() && state.has_room_for(&delivery, terms);
+                    if delivery.qos == Qos::AtMostOnce || !has_room {
+                        later.push(wish.clone());
+                        continue;
+                    }
+                    let body = encode_body(&delivery.message);
+                    state.push_stored(client.id, delivery, body, unit, terms);
+                }
+            });
+            position = stored.1.or(position);
+        }
+        *retained = later;
+        position
+    }
+
     /// R1: SUBACK and UNSUBACK of kept sessions wait for the store.
     fn stage(&self, ops: Vec<Op>) -> Option<u64> {
         self.broker.store.stage(|unit| ops.into_iter().for_each(|op| unit.push(op))).1
@@ -159,12 +203,27 @@ impl Connection {
     fn send_retained(&self, topic: TopicName, options: SubscribeOptions, subscription_id: Option<u32>) {
         let (broker, client) = (&self.broker, &self.attached.client);
         let now = broker.clock.moment();
-        let Some(message) = broker.topics.retained(&topic).filter(|message| !message.has_expired(now)) else { return };
-        if broker.is_denied(&topic) {
-            return;
+        if let Some(delivery) = broker.retained_delivery(&topic, options, subscription_id, now) {
+            broker.push_alone(client, delivery);
+        }
+    }
+}
+
+impl Broker {
+    /// What is retained on `topic` now, as a subscriber gets it.
+    fn retained_delivery(
+        &self,
+        topic: &TopicName,
+        options: SubscribeOptions,
+        subscription_id: Option<u32>,
+        now: Moment,
+    ) -> Option<Delivery> {
+        let message = self.topics.retained(topic).filter(|message| !message.has_expired(now))?;
+        if self.is_denied(topic) {
+            return None;
         }
         let (qos, ids) = (options.qos.min(message.qos), subscription_id.into_iter().collect());
-        broker.push_alone(client, Delivery { topic, message, qos, retain: true, ids, share: None });
+        Some(Delivery { topic: topic.clone(), message, qos, retain: true, ids, share: None })
     }
 }
 

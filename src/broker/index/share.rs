@@ -1,6 +1,7 @@
 //! `$share/NAME/FILTER` (MQTT 5.0 section 4.8.2): one message goes to one of all who subscribed under the same name and
 //! filter. The syntax is understood in every version, as Mosquitto does.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::topic::{TopicError, TopicFilter};
@@ -15,6 +16,12 @@ pub struct Share {
     pub name: Arc<str>,
     /// The topics that are shared.
     pub filter: TopicFilter,
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "$share/{}/{}", self.name, self.filter)
+    }
 }
 
 /// A filter as a client wrote it.
@@ -97,6 +104,9 @@ mod tests {
             ("$share/g/a#", Err(FilterError::Topic(TopicError::HashNotLast))),
         ] {
             assert_eq!(Wanted::parse(text), wanted, "{text}");
+            if let Ok(Wanted::Shared(share)) = wanted {
+                assert_eq!(share.to_string(), text);
+            }
         }
     }
 

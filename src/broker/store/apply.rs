@@ -1,6 +1,6 @@
 //! Operations to SQL, all that is staged in one transaction.
 
-use rusqlite::{Connection, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::load::{SessionRow, SubscriptionRow};
 use super::{Op, OweOp, SessionId};
@@ -8,10 +8,35 @@ use super::{Op, OweOp, SessionId};
 /// Applies all of `ops` or nothing.
 pub(super) fn commit(connection: &mut Connection, ops: &[Op]) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
+    let mut dropped = Vec::new();
     for op in ops {
-        apply(&transaction, op)?;
+        if let Op::DropOldest(session, bytes, report) = op {
+            dropped.push((report, *bytes, drop_oldest(&transaction, *session, *bytes)?));
+        } else {
+            apply(&transaction, op)?;
+        }
     }
-    transaction.commit()
+    transaction.commit()?;
+    for (report, asked, (rows, bytes)) in dropped {
+        report.report(asked, rows, bytes);
+    }
+    Ok(())
+}
+
+/// Drops the oldest rows without a packet id: one, and as many as make `bytes`. Answers how many, and what they counted for.
+fn drop_oldest(transaction: &Transaction<'_>, session: SessionId, bytes: u64) -> rusqlite::Result<(u64, u64)> {
+    let mut oldest = transaction.prepare_cached(
+        "DELETE FROM owed WHERE seq =
+         (SELECT seq FROM owed WHERE session = ?1 AND packet_id IS NULL ORDER BY seq LIMIT 1) RETURNING bytes",
+    )?;
+    let (mut rows, mut freed) = (0, 0);
+    while rows == 0 || freed < bytes {
+        let one = oldest.query_row([number(session.0)], |row| row.get::<_, i64>(0)).optional()?;
+        let Some(one) = one else { break };
+        rows += 1;
+        freed += one.unsigned_abs();
+    }
+    Ok((rows, freed))
 }
 
 fn apply(transaction: &Transaction<'_>, op: &Op) -> rusqlite::Result<()> {
@@ -33,17 +58,14 @@ fn apply(transaction: &Transaction<'_>, op: &Op) -> rusqlite::Result<()> {
         Op::Assign(seq, packet_id) => run("UPDATE owed SET packet_id = ?2 WHERE seq = ?1", &[&number(*seq), packet_id]),
         Op::Received(seq) => run("UPDATE owed SET received = 1 WHERE seq = ?1", &[&number(*seq)]),
         Op::Settle(seq) => run("DELETE FROM owed WHERE seq = ?1", &[&number(*seq)]),
-        Op::DropOldest(id) => run(
-            "DELETE FROM owed WHERE seq = (SELECT seq FROM owed WHERE session = ?1 AND packet_id IS NULL ORDER BY seq LIMIT 1)",
-            &[&number(id.0)],
-        ),
-        Op::Inbound(id, packet_id, body) => run(
-            "INSERT OR REPLACE INTO inbound (session, packet_id, finished, body) VALUES (?1, ?2, 0, ?3)",
-            &[&number(id.0), packet_id, &&**body],
+        Op::DropOldest(id, bytes, _) => drop_oldest(transaction, *id, *bytes).map(drop),
+        Op::Inbound(id, packet_id, body, tails) => run(
+            "INSERT OR REPLACE INTO inbound (session, packet_id, finished, body, tails) VALUES (?1, ?2, 0, ?3, ?4)",
+            &[&number(id.0), packet_id, &&**body, tails],
         ),
         // The message is only needed while links may lack it.
         Op::InboundFinished(id, packet_id) => run(
-            "UPDATE inbound SET finished = 1, body = x'' WHERE session = ?1 AND packet_id = ?2",
+            "UPDATE inbound SET finished = 1, body = x'', tails = NULL WHERE session = ?1 AND packet_id = ?2",
             &[&number(id.0), packet_id],
         ),
         Op::InboundGone(id, packet_id) => {
@@ -93,8 +115,8 @@ fn subscribe(transaction: &Transaction<'_>, id: SessionId, row: &SubscriptionRow
 
 fn owe(transaction: &Transaction<'_>, row: &OweOp) -> rusqlite::Result<()> {
     let ids: Vec<u8> = row.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
-    let sql = "INSERT OR REPLACE INTO owed (seq, session, qos, retain, ids, packet_id, topic, body)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+    let sql = "INSERT OR REPLACE INTO owed (seq, session, qos, retain, ids, packet_id, share, bytes, topic, body)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
     transaction.prepare_cached(sql)?.execute(params![
         number(row.seq),
         number(row.session.0),
@@ -102,6 +124,8 @@ fn owe(transaction: &Transaction<'_>, row: &OweOp) -> rusqlite::Result<()> {
         row.retain,
         ids,
         row.packet_id,
+        row.share,
+        number(row.bytes),
         row.topic,
         &*row.body,
     ])?;

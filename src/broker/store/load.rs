@@ -7,6 +7,7 @@ use rusqlite::{Connection, Row};
 use super::apply::number;
 use super::{Page, SessionId, codec};
 use crate::clock::{Moment, WallMs};
+use crate::hub::Tails;
 use crate::message::{Message, Qos};
 
 /// A session's own row.
@@ -58,6 +59,8 @@ pub(crate) struct OwedRow {
     pub(crate) packet_id: Option<u16>,
     /// Whether its PUBREC has come.
     pub(crate) received: bool,
+    /// The shared subscription that brought it, as its client wrote it.
+    pub(crate) share: Option<Arc<str>>,
     /// To deliver on.
     pub(crate) topic: Arc<str>,
     /// The message.
@@ -73,6 +76,8 @@ pub(crate) struct InboundRow {
     pub(crate) packet_id: u16,
     /// The message, while links may lack it; `None` when finished.
     pub(crate) unfinished: Option<Arc<Message>>,
+    /// Where the logs ended when it was delivered.
+    pub(crate) tails: Tails,
 }
 
 /// What the broker reads at start.
@@ -86,8 +91,8 @@ pub(crate) struct Loaded {
     pub(crate) retained: Vec<(Arc<str>, Arc<Message>)>,
     /// All open inbound exchanges.
     pub(crate) inbound: Vec<InboundRow>,
-    /// How many messages each session is owed.
-    pub(crate) owed: Vec<(SessionId, u64)>,
+    /// How many messages each session is owed, and what they count for in bytes.
+    pub(crate) owed: Vec<(SessionId, u64, u64)>,
     /// The highest row number in use.
     pub(crate) last_seq: u64,
     /// Rows that did not read back.
@@ -116,13 +121,16 @@ pub(super) fn all(connection: &Connection) -> Loaded {
         }),
         inbound: rows(
             connection,
-            "SELECT session, packet_id, finished, body FROM inbound ORDER BY session, packet_id",
+            "SELECT session, packet_id, finished, body, tails FROM inbound ORDER BY session, packet_id",
             &mut damaged,
             inbound,
         ),
-        owed: rows(connection, "SELECT session, count(*) FROM owed GROUP BY session", &mut damaged, |row| {
-            Ok((SessionId(unsigned(row, 0)?), unsigned(row, 1)?))
-        }),
+        owed: rows(
+            connection,
+            "SELECT session, count(*), sum(bytes) FROM owed GROUP BY session",
+            &mut damaged,
+            |row| Ok((SessionId(unsigned(row, 0)?), unsigned(row, 1)?, unsigned(row, 2)?)),
+        ),
         last_seq: 0,
         damaged: 0,
     };
@@ -137,17 +145,26 @@ pub(super) fn all(connection: &Connection) -> Loaded {
 
 /// What a session has in flight, oldest first.
 pub(super) fn in_flight(connection: &Connection, id: SessionId) -> rusqlite::Result<Page> {
-    let sql = "SELECT seq, qos, retain, ids, packet_id, received, topic, body FROM owed
+    let sql = "SELECT seq, qos, retain, ids, packet_id, received, topic, body, share, bytes FROM owed
                WHERE session = ?1 AND packet_id IS NOT NULL ORDER BY seq LIMIT ?2";
     page(connection, sql, &[&number(id.0), &i64::from(u16::MAX)], usize::MAX)
 }
 
 /// What waits for a packet id, oldest first.
 pub(super) fn waiting(connection: &Connection, id: SessionId, after: u64, count: usize) -> rusqlite::Result<Page> {
-    let sql = "SELECT seq, qos, retain, ids, packet_id, received, topic, body FROM owed
+    let sql = "SELECT seq, qos, retain, ids, packet_id, received, topic, body, share, bytes FROM owed
                WHERE session = ?1 AND seq > ?2 AND packet_id IS NULL ORDER BY seq LIMIT ?3";
     let limit = i64::try_from(count).unwrap_or(i64::MAX);
     page(connection, sql, &[&number(id.0), &number(after), &limit], count)
+}
+
+/// What another member of a shared subscription may get when this session ends, oldest first: not what was sent with QoS 2, or is about to
+/// be (MQTT-4.8.2-5).
+pub(super) fn shared(connection: &Connection, id: SessionId, count: usize) -> rusqlite::Result<Page> {
+    let sql = "SELECT seq, qos, retain, ids, packet_id, received, topic, body, share, bytes FROM owed
+               WHERE session = ?1 AND share IS NOT NULL AND (packet_id IS NULL OR qos = 1) ORDER BY seq LIMIT ?2";
+    let limit = i64::try_from(count).unwrap_or(i64::MAX);
+    page(connection, sql, &[&number(id.0), &limit], count)
 }
 
 fn page(connection: &Connection, sql: &str, params: &[&dyn rusqlite::ToSql], count: usize) -> rusqlite::Result<Page> {
@@ -161,7 +178,7 @@ fn page(connection: &Connection, sql: &str, params: &[&dyn rusqlite::ToSql], cou
         page.last = Some(seq);
         match owed(row) {
             Ok(row) => page.rows.push(row),
-            Err(_damaged) => page.damaged.push(seq),
+            Err(_damaged) => page.damaged.push((seq, unsigned(row, 9).unwrap_or(0))),
         }
     }
     page.more = seen >= count;
@@ -229,7 +246,8 @@ fn subscription(row: &Row<'_>) -> rusqlite::Result<(SessionId, SubscriptionRow)>
 
 fn inbound(row: &Row<'_>) -> rusqlite::Result<InboundRow> {
     let unfinished = if row.get::<_, bool>(2)? { None } else { Some(body(row, 3)?) };
-    Ok(InboundRow { session: SessionId(unsigned(row, 0)?), packet_id: row.get(1)?, unfinished })
+    let tails = row.get_ref(4)?.as_str_or_null().map_err(bad)?.map(Tails::decode).unwrap_or_default();
+    Ok(InboundRow { session: SessionId(unsigned(row, 0)?), packet_id: row.get(1)?, unfinished, tails })
 }
 
 fn owed(row: &Row<'_>) -> rusqlite::Result<OwedRow> {
@@ -241,6 +259,7 @@ fn owed(row: &Row<'_>) -> rusqlite::Result<OwedRow> {
         ids: ids.as_chunks().0.iter().map(|id| u32::from_le_bytes(*id)).collect(),
         packet_id: row.get(4)?,
         received: row.get(5)?,
+        share: row.get_ref(8)?.as_str_or_null().map_err(bad)?.map(Into::into),
         topic: text(row, 6)?,
         message: body(row, 7)?,
     })

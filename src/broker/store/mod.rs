@@ -44,6 +44,7 @@ use tokio::sync::oneshot;
 
 use crate::hub::{Mark, MarkSender};
 use crate::message::{Message, Qos};
+use crate::telemetry::board::BrokerBoard;
 
 /// What may wait for the thread, in bytes of bodies: beyond it deliveries that must be stored are refused, so that a disk
 /// that hangs does not fill the memory. At 100 µs a commit it is never seen.
@@ -82,10 +83,11 @@ pub(super) enum Op {
     Received(u64),
     /// It is delivered, or dropped.
     Settle(u64),
-    /// Drops the oldest message owed to a session that has no packet id yet.
-    DropOldest(SessionId),
-    /// An inbound QoS 2 exchange begins: the message is delivered locally, and links may still lack it (R18).
-    Inbound(SessionId, u16, Bytes),
+    /// Drops the oldest messages owed to a session that have no packet id yet: one, and as many as make so many bytes.
+    DropOldest(SessionId, u64, Arc<Dropped>),
+    /// An inbound QoS 2 exchange begins: the message is delivered locally, and links may still lack it (R18). The text is
+    /// [`crate::hub::Tails::encode`]'s.
+    Inbound(SessionId, u16, Bytes, String),
     /// It is durable everywhere; PUBREC goes.
     InboundFinished(SessionId, u16),
     /// PUBREL came, or the exchange ended with an error.
@@ -107,10 +109,55 @@ pub(super) struct OweOp {
     pub(super) ids: Vec<u32>,
     /// If it goes out at once.
     pub(super) packet_id: Option<u16>,
+    /// The shared subscription that brought it, as its client wrote it.
+    pub(super) share: Option<Arc<str>>,
+    /// What it counts for in the session's limit of bytes.
+    pub(super) bytes: u64,
     /// To deliver on.
     pub(super) topic: Arc<str>,
     /// The message.
     pub(super) body: Bytes,
+}
+
+/// Where the store says what it dropped, once that is committed.
+#[derive(Debug)]
+pub(super) struct Dropped {
+    board: Arc<BrokerBoard>,
+    done: Mutex<DroppedRows>,
+}
+
+/// See [`Dropped`].
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct DroppedRows {
+    /// How often it was asked.
+    pub(super) asks: u64,
+    /// For how many bytes in all.
+    pub(super) asked_bytes: u64,
+    /// What went.
+    pub(super) rows: u64,
+    /// What that had counted for.
+    pub(super) bytes: u64,
+}
+
+impl Dropped {
+    pub(super) fn new(board: Arc<BrokerBoard>) -> Self {
+        Self { board, done: Mutex::default() }
+    }
+
+    /// One request is done.
+    pub(super) fn report(&self, asked_bytes: u64, rows: u64, bytes: u64) {
+        self.board.dropped_many("session_full", rows);
+        let mut done = self.done.lock();
+        done.asks += 1;
+        done.asked_bytes = done.asked_bytes.saturating_add(asked_bytes);
+        done.rows += rows;
+        done.bytes += bytes;
+    }
+
+    /// What was done since the last time.
+    pub(super) fn take(&self) -> DroppedRows {
+        std::mem::take(&mut self.done.lock())
+    }
 }
 
 /// What is owed, in order, from a point on.
@@ -118,8 +165,8 @@ pub(super) struct OweOp {
 pub(super) struct Page {
     /// The rows that read back.
     pub(super) rows: Vec<OwedRow>,
-    /// The numbers of those that did not.
-    pub(super) damaged: Vec<u64>,
+    /// The numbers of those that did not, and what each counts for in bytes.
+    pub(super) damaged: Vec<(u64, u64)>,
     /// The highest number looked at, damaged rows included; the next page begins behind it.
     pub(super) last: Option<u64>,
     /// Whether there may be more.
@@ -208,6 +255,8 @@ enum What {
     InFlight,
     /// Without one, behind a number, at most so many.
     Waiting(u64, usize),
+    /// What another member of a shared subscription may get, at most so many.
+    Shared(usize),
 }
 
 /// A unit being staged.
@@ -222,7 +271,7 @@ impl Unit<'_> {
     pub(super) fn push(&mut self, op: Op) {
         // What every operation costs besides its body, about.
         self.staged.bytes += 64;
-        if let Op::Owe(OweOp { body, .. }) | Op::Retain(_, body) | Op::Inbound(_, _, body) = &op {
+        if let Op::Owe(OweOp { body, .. }) | Op::Retain(_, body) | Op::Inbound(_, _, body, _) = &op {
             self.staged.bytes += body.len();
         }
         self.staged.ops.push(op);
@@ -326,6 +375,11 @@ impl Store {
         self.read(session, What::Waiting(after, count))
     }
 
+    /// Asks for at most `count` rows that another member of a shared subscription may get, oldest first.
+    pub(super) fn shared(&self, session: SessionId, count: usize) -> oneshot::Receiver<Page> {
+        self.read(session, What::Shared(count))
+    }
+
     fn read(&self, session: SessionId, what: What) -> oneshot::Receiver<Page> {
         let (answer, receiver) = oneshot::channel();
         let mut staged = self.shared.staged.lock();
@@ -390,6 +444,7 @@ fn run(shared: &Shared, mut connection: Connection) {
             let page = match read.what {
                 What::InFlight => load::in_flight(&connection, read.session),
                 What::Waiting(after, count) => load::waiting(&connection, read.session, after, count),
+                What::Shared(count) => load::shared(&connection, read.session, count),
             };
             match page {
                 // The connection that asked may be gone.

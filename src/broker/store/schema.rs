@@ -7,7 +7,15 @@ use rusqlite::{Connection, ErrorCode};
 use super::StoreError;
 
 /// The format, in SQLite's `user_version`.
-const FORMAT: i64 = 1;
+const FORMAT: i64 = 2;
+
+/// From format 1, which knew of what is owed neither the shared subscription nor the size, and of an exchange not where the logs ended.
+const FROM_1: &str = "
+ALTER TABLE owed ADD COLUMN share TEXT;
+ALTER TABLE owed ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
+UPDATE owed SET bytes = length(body) + length(topic);
+ALTER TABLE inbound ADD COLUMN tails TEXT;
+";
 
 const TABLES: &str = "
 CREATE TABLE session (
@@ -40,7 +48,9 @@ CREATE TABLE owed (
     packet_id INTEGER,
     received INTEGER NOT NULL DEFAULT 0,
     topic TEXT NOT NULL,
-    body BLOB NOT NULL
+    body BLOB NOT NULL,
+    share TEXT,
+    bytes INTEGER NOT NULL
 );
 CREATE INDEX owed_by_session ON owed (session, seq);
 CREATE TABLE inbound (
@@ -48,6 +58,7 @@ CREATE TABLE inbound (
     packet_id INTEGER NOT NULL,
     finished INTEGER NOT NULL,
     body BLOB NOT NULL,
+    tails TEXT,
     PRIMARY KEY (session, packet_id)
 ) WITHOUT ROWID;
 ";
@@ -85,6 +96,12 @@ fn prepare(path: &Path) -> Result<Connection, StoreError> {
         0 => {
             let make = format!("BEGIN; {TABLES} PRAGMA user_version = {FORMAT}; COMMIT;");
             connection.execute_batch(&make).map_err(fail)?;
+        }
+        1 => {
+            connection
+                .execute_batch(&format!("BEGIN; {FROM_1} PRAGMA user_version = {FORMAT}; COMMIT;"))
+                .map_err(fail)?;
+            tracing::info!(path = %path.display(), from = 1, to = FORMAT, "the broker's store is upgraded; earlier programs cannot read it any more");
         }
         FORMAT => {}
         found => return Err(StoreError::Newer { path: path.to_owned(), found, known: FORMAT }),

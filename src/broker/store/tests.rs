@@ -32,6 +32,8 @@ fn owe(store: &Store, packet_id: Option<u16>) -> u64 {
                 retain: true,
                 ids: vec![3, 70_000],
                 packet_id,
+                share: None,
+                bytes: 100,
                 topic: "a/b".into(),
                 body: encode_body(&message("a/b", b"x")),
             }));
@@ -65,8 +67,8 @@ async fn r1_what_was_committed_is_there_after_a_crash() {
         unit.push(Op::Session(Box::new(row(SESSION))));
         unit.push(Op::Subscribe(SESSION, subscription.clone()));
         unit.push(Op::Retain("r/t".into(), encode_body(&message("r/t", b"kept"))));
-        unit.push(Op::Inbound(SESSION, 1, encode_body(&message("in", b"1"))));
-        unit.push(Op::Inbound(SESSION, 2, encode_body(&message("in", b"2"))));
+        unit.push(Op::Inbound(SESSION, 1, encode_body(&message("in", b"1")), String::new()));
+        unit.push(Op::Inbound(SESSION, 2, encode_body(&message("in", b"2")), "low 5 cloud\n".into()));
         unit.push(Op::InboundFinished(SESSION, 1));
     });
     let (first, second) = (owe(&store, Some(5)), owe(&store, None));
@@ -78,10 +80,12 @@ async fn r1_what_was_committed_is_there_after_a_crash() {
     assert_eq!(loaded.sessions, [row(SESSION)]);
     assert_eq!(loaded.subscriptions, [(SESSION, subscription)]);
     assert_eq!(loaded.retained.len(), 1);
-    assert_eq!(loaded.owed, [(SESSION, 2)]);
+    assert_eq!(loaded.owed, [(SESSION, 2, 200)]);
     assert_eq!((loaded.last_seq, loaded.damaged), (second, 0));
     let finished = loaded.inbound.iter().map(|row| (row.packet_id, row.unfinished.is_none())).collect::<Vec<_>>();
     assert_eq!(finished, [(1, true), (2, false)]);
+    let tails = loaded.inbound.iter().map(|row| row.tails.encode()).collect::<Vec<_>>();
+    assert_eq!(tails, ["", "low 5 cloud\n"], "of a finished one nobody asks");
     let page = store.in_flight(SESSION).await.unwrap();
     assert_eq!(page.rows.len(), 1);
     assert_eq!((page.rows[0].seq, page.rows[0].packet_id, page.rows[0].received), (first, Some(5), true));
@@ -107,9 +111,19 @@ async fn a_read_sees_everything_that_was_staged_before_it_and_pages_in_order() {
         }
     }
     assert_eq!(read, seqs);
-    store.stage_one(Op::DropOldest(SESSION));
+    let board = Arc::<BrokerBoard>::default();
+    let dropped = Arc::new(Dropped::new(Arc::clone(&board)));
+    store.stage_one(Op::DropOldest(SESSION, 0, Arc::clone(&dropped)));
     let page = store.waiting(SESSION, 0, 100).await.unwrap();
     assert_eq!(page.rows[0].seq, seqs[1]);
+    store.stage_one(Op::DropOldest(SESSION, 250, Arc::clone(&dropped)));
+    let page = store.waiting(SESSION, 0, 100).await.unwrap();
+    assert_eq!(page.rows[0].seq, seqs[4], "a row is dropped whole");
+    store.stage_one(Op::DropOldest(SESSION, u64::MAX, Arc::clone(&dropped)));
+    assert!(store.waiting(SESSION, 0, 100).await.unwrap().rows.is_empty());
+    let done = dropped.take();
+    assert_eq!((done.asks, done.rows, done.bytes), (3, 25, 2_500));
+    assert_eq!(board.snapshot().dropped["session_full"], 25);
 }
 
 #[tokio::test]
@@ -117,7 +131,7 @@ async fn a_session_that_is_gone_leaves_nothing_behind() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = Store::open(dir.path()).unwrap();
     store.stage_one(Op::Session(Box::new(row(SESSION))));
-    store.stage_one(Op::Inbound(SESSION, 2, encode_body(&message("in", b"2"))));
+    store.stage_one(Op::Inbound(SESSION, 2, encode_body(&message("in", b"2")), String::new()));
     owe(&store, None);
     store.stage_one(Op::SessionGone(SESSION));
     store.close();
@@ -144,7 +158,7 @@ async fn one_corrupt_row_does_not_stop_the_start_and_is_counted() {
     assert_eq!((loaded.sessions.len(), loaded.retained.len(), loaded.damaged), (1, 2, 1));
     let page = store.waiting(SESSION, 0, 10).await.unwrap();
     assert_eq!(page.rows.iter().map(|row| row.seq).collect::<Vec<_>>(), [good]);
-    assert_eq!((page.last, page.damaged), (Some(good), vec![bad]));
+    assert_eq!((page.last, page.damaged), (Some(good), vec![(bad, 100)]));
 }
 
 #[tokio::test]

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+
 use super::support::*;
 use crate::broker::Config;
 use crate::buffer::{Buffer, Compression, Config as BufferConfig, SyncMode, WhenFull};
@@ -12,7 +14,7 @@ use crate::router::{Form, From, LinkId, Priority, Route, Table, To};
 use crate::units::ByteSize;
 use crate::wire::{Packet, ReasonCode, Version};
 
-fn buffer(dir: &Path, when_full: WhenFull, size: u64) -> Buffer {
+pub(super) fn buffer(dir: &Path, when_full: WhenFull, size: u64) -> Buffer {
     let config = BufferConfig {
         dir: dir.join("cloud"),
         max_size: ByteSize(size),
@@ -26,8 +28,8 @@ fn buffer(dir: &Path, when_full: WhenFull, size: u64) -> Buffer {
     Buffer::open(config, 16, clock::system()).unwrap().0
 }
 
-fn to_cloud() -> Table {
-    let from = vec![From::parse("broker/cloud/#", Form::Topic).unwrap()];
+pub(super) fn to_cloud(from: &str) -> Table {
+    let from = vec![From::parse(from, Form::Topic).unwrap()];
     Table::new(vec![Route {
         name: "all".into(),
         from,
@@ -39,7 +41,7 @@ fn to_cloud() -> Table {
 }
 
 async fn rig(dir: &Path, buffer: &Buffer) -> Rig {
-    Rig::with(dir, Config::default(), to_cloud(), vec![(LinkId::new("cloud"), buffer.clone())]).await
+    Rig::with(dir, Config::default(), to_cloud("broker/cloud/#"), vec![(LinkId::new("cloud"), buffer.clone())]).await
 }
 
 /// Fills it until it refuses or blocks.
@@ -85,7 +87,7 @@ async fn r6_a_blocked_link_holds_its_publisher_alone_without_a_keep_alive_kick_a
     let buffer = buffer(logs.path(), WhenFull::Block, 300_000);
     let config = Config { receive_maximum: 8, ..Config::default() };
     let links = vec![(LinkId::new("cloud"), buffer.clone())];
-    let rig = Rig::with(dir.path(), config, to_cloud(), links).await;
+    let rig = Rig::with(dir.path(), config, to_cloud("broker/cloud/#"), links).await;
     let mut held = kept("held");
     held.keep_alive_s = 1;
     let mut old = Peer::open(rig.address, held.clone()).await.0;
@@ -148,6 +150,95 @@ async fn r18_an_exchange_that_a_sigkill_left_unfinished_goes_to_the_links_and_no
     assert_eq!(empty.stats().next.0, 1, "offered by the start or by its client, not by both");
     let mut two = Peer::open(second.address, kept("two")).await.0;
     two.expect_silence().await;
+    second.stop().await;
+    first.stop().await;
+}
+
+/// Fills the log until a record of so many bytes has to wait.
+async fn fill(buffer: &Buffer, bytes: usize) {
+    while let Some(admission) =
+        soon(tokio::time::timeout(Duration::from_millis(500), buffer.admit(bytes)).map(Result::ok)).await
+    {
+        let crate::buffer::Admission::Granted(permit) = admission.unwrap() else { panic!("it blocks when it is full") };
+        let offset = buffer.append(permit, &[&vec![0; bytes]], None);
+        soon(buffer.mark().passed(offset.0)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn r6_what_came_before_a_blocked_message_of_the_same_batch_is_acknowledged() {
+    let (dir, logs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let buffer = buffer(logs.path(), WhenFull::Block, 300_000);
+    let rig = rig(dir.path(), &buffer).await;
+    fill(&buffer, 50_000).await;
+    let mut one = rig.peer("one").await;
+    one.send_all([
+        Packet::Publish(publish("local/a", "x", Qos::AtLeastOnce, 1)),
+        Packet::Publish(publish("cloud/a", "x", Qos::AtLeastOnce, 2)),
+        Packet::Publish(publish("cloud/a", "x", Qos::ExactlyOnce, 3)),
+        Packet::Publish(publish("cloud/a", &"x".repeat(50_000), Qos::AtLeastOnce, 4)),
+        Packet::Publish(publish("local/a", "x", Qos::AtLeastOnce, 5)),
+    ])
+    .await;
+    assert_eq!(one.receive().await, Packet::Puback(ack(1)));
+    assert_eq!(one.receive().await, Packet::Puback(ack(2)));
+    assert_eq!(one.receive().await, Packet::Pubrec(ack(3)));
+    one.expect_silence().await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn r19_what_a_batch_has_appended_is_not_appended_again_after_a_take_over() {
+    let (dir, logs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let buffer = buffer(logs.path(), WhenFull::Block, 300_000);
+    let rig = rig(dir.path(), &buffer).await;
+    fill(&buffer, 50_000).await;
+    let before = buffer.stats().next.0;
+    let mut one = Peer::open(rig.address, kept("one")).await.0;
+    let small = |dup| {
+        let mut small = publish("cloud/a", "x", Qos::ExactlyOnce, 1);
+        small.dup = dup;
+        Packet::Publish(small)
+    };
+    one.send_all([small(false), Packet::Publish(publish("cloud/a", &"x".repeat(50_000), Qos::ExactlyOnce, 2))]).await;
+    rig.until("the first is in the log", |_| buffer.stats().next.0 == before + 1).await;
+    let mut one = Peer::open(rig.address, kept("one")).await.0;
+    one.send(small(true)).await;
+    assert_eq!(one.receive().await, Packet::Pubrec(ack(1)));
+    assert_eq!(buffer.stats().next.0, before + 1, "it is in the log once");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn r18_what_a_log_has_of_an_unfinished_exchange_is_not_appended_again_after_a_sigkill() {
+    let (dir, logs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let buffer = buffer(logs.path(), WhenFull::Block, 1_000_000);
+    let first = rig(dir.path(), &buffer).await;
+    let mut one = Peer::open(first.address, kept("one")).await.0;
+    one.deliver("cloud/a", "before", Qos::AtLeastOnce, 1).await;
+    one.send(Packet::Publish(publish("cloud/a", "x", Qos::ExactlyOnce, 4))).await;
+    assert_eq!(one.receive().await, Packet::Pubrec(ack(4)));
+    let position = first.broker.store.stage_one(crate::broker::store::Op::Settle(u64::MAX));
+    soon(first.broker.store.mark().passed(position)).await.unwrap();
+    let copy = first.crash(dir.path());
+    // The kill came when the log had it, and before that was noted.
+    let mut history = buffer.history(crate::buffer::Offset(1), crate::buffer::Offset(2));
+    let record = soon(history.next(1, 1 << 20)).await.unwrap().remove(0);
+    let body = crate::broker::store::encode_body(&crate::message::Envelope::decode(record.body).unwrap().message);
+    let connection = rusqlite::Connection::open(copy.path().join("broker.db")).unwrap();
+    let undo = "UPDATE inbound SET finished = 0, body = ?1, tails = 'normal 1 cloud\n'";
+    assert_eq!(connection.execute(undo, [&*body]).unwrap(), 1);
+    drop(connection);
+
+    let second = rig(copy.path(), &buffer).await;
+    let mut one = Peer::open(second.address, kept("one")).await.0;
+    let mut again = publish("cloud/a", "x", Qos::ExactlyOnce, 4);
+    again.dup = true;
+    one.send(Packet::Publish(again)).await;
+    assert_eq!(one.receive().await, Packet::Pubrec(ack(4)));
+    one.send(Packet::Pubrel(ack(4))).await;
+    assert_eq!(one.receive().await, Packet::Pubcomp(ack(4)));
+    assert_eq!(buffer.stats().next.0, 2, "the one before, and this one once");
     second.stop().await;
     first.stop().await;
 }

@@ -9,8 +9,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+use super::links;
 use super::support::*;
-use crate::message::Qos;
+use crate::broker::Config;
+use crate::buffer::{Buffer, Offset, WhenFull};
+use crate::message::{Envelope, Qos};
+use crate::router::LinkId;
 use crate::wire::{Connect, Packet, Version};
 
 #[derive(Clone, Copy, Debug)]
@@ -23,8 +27,8 @@ enum Step {
     SubscriberReads(usize),
     PublisherDrops,
     SubscriberDrops,
-    /// SIGKILL, and a start on what the disk held.
-    Crash,
+    /// SIGKILL, and a start on what the disk held. Before it the broker's tasks run so many times more.
+    Crash(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -34,7 +38,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0..4_usize).prop_map(Step::SubscriberReads),
         1 => Just(Step::PublisherDrops),
         2 => Just(Step::SubscriberDrops),
-        1 => Just(Step::Crash),
+        1 => (0..30_usize).prop_map(Step::Crash),
     ]
 }
 
@@ -185,10 +189,18 @@ impl Subscriber {
     }
 }
 
+/// A broker with a link that every message goes to, and whose remote is away: its log holds them all.
+async fn start(dir: &std::path::Path) -> (Rig, Buffer) {
+    let log = links::buffer(dir, WhenFull::Block, 64 << 20);
+    let buffers = vec![(LinkId::new("cloud"), log.clone())];
+    (Rig::with(dir, Config::default(), links::to_cloud("broker/#"), buffers).await, log)
+}
+
 struct Play {
     version: Version,
     dirs: Vec<TempDir>,
     rig: Option<Rig>,
+    log: Buffer,
     crashed: bool,
     publisher: Publisher,
     subscriber: Subscriber,
@@ -208,12 +220,17 @@ impl Play {
             Step::SubscriberReads(acknowledges) => self.subscriber.read(rig, version, acknowledges).await,
             Step::PublisherDrops => self.publisher.peer = None,
             Step::SubscriberDrops => self.subscriber.peer = None,
-            Step::Crash => {
+            Step::Crash(turns) => {
+                for _ in 0..turns {
+                    tokio::task::yield_now().await;
+                }
                 let copy = dir();
                 rig.crash_into(self.dirs.last().unwrap().path(), copy.path());
                 (self.publisher.peer, self.subscriber.peer) = (None, None);
                 self.rig.take().unwrap().stop().await;
-                self.rig = Some(Rig::start(copy.path()).await);
+                self.log.close().await;
+                let (rig, log) = start(copy.path()).await;
+                (self.rig, self.log) = (Some(rig), log);
                 self.dirs.push(copy);
                 self.crashed = true;
             }
@@ -237,16 +254,40 @@ impl Play {
 
 async fn play(version: Version, steps: Vec<Step>) -> Result<(), TestCaseError> {
     let first = dir();
-    let rig = Rig::start(first.path()).await;
+    let (rig, log) = start(first.path()).await;
     let (publisher, subscriber) = (Publisher::default(), Subscriber::default());
-    let mut play = Play { version, dirs: vec![first], rig: Some(rig), crashed: false, publisher, subscriber };
+    let mut play = Play { version, dirs: vec![first], rig: Some(rig), log, crashed: false, publisher, subscriber };
     play.act(Step::SubscriberReads(0)).await;
     for step in steps {
         play.act(step).await;
     }
     play.finish().await;
     play.rig.take().unwrap().stop().await;
-    judge(&play)
+    judge(&play)?;
+    judge_log(&play).await
+}
+
+/// R18: what the publisher sent is in the link's log, with QoS 2 exactly once.
+async fn judge_log(play: &Play) -> Result<(), TestCaseError> {
+    let mut copies: BTreeMap<u32, usize> = BTreeMap::new();
+    let mut history = play.log.history(Offset(0), Offset(u64::MAX));
+    loop {
+        let records = history.next(100, 1 << 20).await.unwrap();
+        if records.is_empty() {
+            break;
+        }
+        for record in records {
+            let payload = Envelope::decode(record.body).unwrap().message.payload;
+            *copies.entry(std::str::from_utf8(&payload).unwrap().parse().unwrap()).or_default() += 1;
+        }
+    }
+    for (number, qos) in &play.publisher.published {
+        let count = copies.get(number).copied().unwrap_or(0);
+        prop_assert!(count >= 1, "{} is not in the log", number);
+        let may_repeat = *qos == Qos::AtLeastOnce && play.publisher.repeated.contains(number);
+        prop_assert!(count == 1 || may_repeat, "{} is in the log {} times", number, count);
+    }
+    Ok(())
 }
 
 fn judge(play: &Play) -> Result<(), TestCaseError> {

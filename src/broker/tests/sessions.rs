@@ -1,9 +1,12 @@
 //! Sessions over reconnects and over crashes.
 
+use std::time::Duration;
+
 use super::support::*;
 use crate::broker::{Config, Listener};
 use crate::message::Qos;
 use crate::router::Table;
+use crate::units::ByteSize;
 use crate::wire::{Disconnect, DisconnectProperties, Packet, ReasonCode, Version, Will, WillProperties};
 
 fn will(topic: &str, delay_s: u32) -> Will {
@@ -186,7 +189,7 @@ async fn a_silent_client_is_ended_after_its_keep_alive_and_its_will_is_published
     let mut silent = Peer::open(rig.address, silent).await.0;
     let Some(Packet::Disconnect(told)) = silent.next().await else { panic!("not told") };
     assert_eq!(told.code, ReasonCode::KeepAliveTimeout);
-    assert!(begun.elapsed() >= std::time::Duration::from_millis(1_500), "MQTT-3.1.2-22: not before one and a half");
+    assert!(begun.elapsed() >= Duration::from_millis(1_500), "MQTT-3.1.2-22: not before one and a half");
     assert_eq!(watcher.publication().await.payload, &b"gone"[..]);
     rig.stop().await;
 }
@@ -344,5 +347,130 @@ async fn a_session_whose_store_cannot_be_read_is_not_resumed_and_its_client_is_t
     for payload in ["1", "2", "3"] {
         assert_eq!(two.publication().await.payload, payload.as_bytes());
     }
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn r17_what_a_kept_sessions_subscription_brings_is_owed_once_it_has_its_suback() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let mut one = rig.peer("one").await;
+    // More than one step, and more than the window and the queue in memory hold.
+    const COUNT: u16 = 1_400;
+    let retained = (1..=COUNT).map(|id| {
+        let mut retained = publish(&format!("r/{id}"), "x", Qos::AtLeastOnce, id);
+        retained.retain = true;
+        Packet::Publish(retained)
+    });
+    one.send_all(retained).await;
+    for id in 1..=COUNT {
+        assert_eq!(one.receive().await, Packet::Puback(ack(id)));
+    }
+    let mut two = Peer::open(rig.address, kept("two")).await.0;
+    two.subscribe("r/#", Qos::AtLeastOnce).await;
+    let copy = rig.crash(dir.path());
+    let rig = Rig::start(copy.path()).await;
+    assert_eq!(rig.broker.figures().owed, u64::from(COUNT));
+    let (mut two, connack) = Peer::open(rig.address, kept("two")).await;
+    assert!(connack.session_present);
+    let mut topics = std::collections::BTreeSet::new();
+    for _ in 0..COUNT {
+        let got = two.publication().await;
+        assert!(got.retain && topics.insert(got.topic.as_str().to_owned()));
+        two.send(Packet::Puback(ack(got.id.unwrap().get()))).await;
+    }
+    two.expect_silence().await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_subscription_brings_beyond_a_sessions_limit_comes_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { session_messages_max: 10, ..Config::default() };
+    let rig = Rig::with(dir.path(), config, Table::default(), Vec::new()).await;
+    let mut one = rig.peer("one").await;
+    for id in 1..=50 {
+        let mut retained = publish(&format!("r/{id}"), "x", Qos::AtLeastOnce, id);
+        retained.retain = true;
+        one.send(Packet::Publish(retained)).await;
+        assert_eq!(one.receive().await, Packet::Puback(ack(id)));
+    }
+    let mut two = Peer::open(rig.address, kept("two")).await.0;
+    two.subscribe("r/#", Qos::AtLeastOnce).await;
+    for _ in 0..50 {
+        let id = two.publication().await.id.unwrap().get();
+        two.send(Packet::Puback(ack(id))).await;
+    }
+    two.expect_silence().await;
+    assert!(!rig.board.snapshot().dropped.contains_key("session_full"));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_retained_message_whose_time_is_over_leaves_memory_and_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let mut one = rig.peer("one").await;
+    let mut retain = async |topic: &str, expiry_s: Option<u32>| {
+        let mut retained = publish(topic, "x", Qos::AtLeastOnce, 1);
+        (retained.retain, retained.properties.expiry_s) = (true, expiry_s);
+        one.send(Packet::Publish(retained)).await;
+        assert_eq!(one.receive().await, Packet::Puback(ack(1)));
+    };
+    retain("short", Some(60)).await;
+    retain("long", Some(600)).await;
+    retain("replaced", Some(60)).await;
+    retain("replaced", None).await;
+    retain("longer", Some(60)).await;
+    retain("longer", Some(600)).await;
+    assert_eq!(rig.broker.figures().retained, 4);
+    rig.clock.pass(Duration::from_secs(61));
+    rig.until("one is gone", |rig| rig.broker.figures().retained == 3).await;
+    assert_eq!(rig.board.snapshot().dropped["retained_expired"], 1);
+    let position = rig.broker.store.stage_one(crate::broker::store::Op::Settle(u64::MAX));
+    soon(rig.broker.store.mark().passed(position)).await.unwrap();
+    let copy = rig.crash(dir.path());
+    let again = Rig::start(copy.path()).await;
+    assert_eq!(again.broker.figures().retained, 3);
+    again.clock.pass(Duration::from_secs(601));
+    again.until("the others are gone", |rig| rig.broker.figures().retained == 1).await;
+    let mut two = again.peer("two").await;
+    two.subscribe("#", Qos::AtLeastOnce).await;
+    assert_eq!(two.publication().await.topic.as_str(), "replaced");
+    two.expect_silence().await;
+    again.stop().await;
+}
+
+#[tokio::test]
+async fn what_an_offline_session_is_owed_is_bounded_in_bytes_and_the_oldest_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { session_bytes_max: ByteSize(100_000), ..Config::default() };
+    let rig = Rig::with(dir.path(), config.clone(), Table::default(), Vec::new()).await;
+    let mut two = Peer::open(rig.address, kept("two")).await.0;
+    two.subscribe("a", Qos::AtLeastOnce).await;
+    drop(two);
+    rig.until("it is away", |rig| rig.broker.figures().sessions_offline == 1).await;
+    let mut one = rig.peer("one").await;
+    for id in 1..=600 {
+        one.deliver("a", &format!("{id:0>100}"), Qos::AtLeastOnce, id).await;
+    }
+    // 100 bytes of payload count for 229.
+    let left = 100_000 / 229;
+    assert_eq!((rig.broker.figures().owed, rig.board.snapshot().dropped["session_full"]), (left, 600 - left));
+    // One that takes the room of many, and one that never fits.
+    one.deliver("a", &"x".repeat(90_000), Qos::AtLeastOnce, 1).await;
+    let left = (100_000 - 90_129) / 229 + 1;
+    rig.until("it is there", |rig| rig.broker.figures().owed == left).await;
+    one.deliver("a", &"x".repeat(100_000), Qos::AtLeastOnce, 1).await;
+    let dropped = rig.board.snapshot().dropped["session_full"];
+    assert_eq!(dropped, 600 + 2 - left);
+    let copy = rig.crash(dir.path());
+    let rig = Rig::with(copy.path(), config, Table::default(), Vec::new()).await;
+    assert_eq!(rig.broker.figures().owed, left);
+    let mut one = rig.peer("one").await;
+    one.deliver("a", &"x".repeat(20_000), Qos::AtLeastOnce, 1).await;
+    rig.until("the restart knows the bytes", |rig| rig.broker.figures().owed == 1).await;
+    let mut two = Peer::open(rig.address, kept("two")).await.0;
+    assert_eq!(two.publication().await.payload.len(), 20_000);
     rig.stop().await;
 }

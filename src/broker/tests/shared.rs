@@ -1,5 +1,7 @@
 //! Shared subscriptions.
 
+use std::time::Duration;
+
 use super::support::*;
 use crate::message::Qos;
 use crate::wire::{Ack, Packet, PacketId, ReasonCode, SubscribeOptions, Version};
@@ -202,5 +204,66 @@ async fn a_qos_2_message_of_a_share_goes_on_with_the_member_that_has_it() {
     one.send(Packet::Pubcomp(ack(id))).await;
     one.expect_silence().await;
     other.expect_silence().await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_kept_member_was_owed_goes_to_another_when_its_time_is_over_also_after_a_sigkill() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let mut away = Peer::open(rig.address, kept("away")).await.0;
+    away.subscribe("$share/g/a", Qos::ExactlyOnce).await;
+    // Its own: nobody else gets that.
+    away.subscribe("own", Qos::AtLeastOnce).await;
+    publish_many(&rig, "a", Qos::ExactlyOnce, 1).await;
+    // A QoS 2 message that was sent goes to nobody else (MQTT-4.8.2-5).
+    assert_eq!(number(&away.publication().await), 1);
+    drop(away);
+    rig.until("the member is away", |rig| rig.broker.figures().sessions_offline == 1).await;
+    for qos in [Qos::AtLeastOnce, Qos::ExactlyOnce] {
+        publish_many(&rig, "a", qos, 200).await;
+    }
+    publish_many(&rig, "own", Qos::AtLeastOnce, 1).await;
+    let copy = rig.crash(dir.path());
+    let rig = Rig::start(copy.path()).await;
+    assert_eq!(rig.broker.figures().owed, 402);
+    let mut heir = Peer::open(rig.address, kept("heir")).await.0;
+    heir.subscribe("$share/g/a", Qos::AtLeastOnce).await;
+    rig.clock.pass(Duration::from_secs(7_200));
+    for wanted in (1..=200).chain(1..=200) {
+        let got = heir.publication().await;
+        assert_eq!((number(&got), got.qos), (wanted, Qos::AtLeastOnce));
+        heir.send(Packet::Puback(ack(got.id.unwrap().get()))).await;
+    }
+    heir.expect_silence().await;
+    rig.until("its other messages are counted", |rig| rig.board.snapshot().dropped.contains_key("session_ended")).await;
+    assert_eq!(rig.board.snapshot().dropped["session_ended"], 2);
+    let copy = rig.crash(copy.path());
+    let rig = Rig::start(copy.path()).await;
+    assert_eq!((rig.broker.figures().owed, rig.broker.figures().sessions_offline), (0, 1), "the heir alone");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_that_a_kill_left_behind_another_of_its_client_ends_at_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let mut one = Peer::open(rig.address, kept("one")).await.0;
+    one.subscribe("a", Qos::AtLeastOnce).await;
+    drop(one);
+    rig.until("it is away", |rig| rig.broker.figures().sessions_offline == 1).await;
+    publish_many(&rig, "a", Qos::AtLeastOnce, 3).await;
+    let copy = rig.crash(dir.path());
+    // As if its client had begun anew, and the old session's end had not come to the disk.
+    let connection = rusqlite::Connection::open(copy.path().join("broker.db")).unwrap();
+    let again = "CREATE TEMP TABLE copy AS SELECT * FROM session; UPDATE copy SET id = id + 1; INSERT INTO session SELECT * FROM copy";
+    connection.execute_batch(again).unwrap();
+    drop(connection);
+    let rig = Rig::start(copy.path()).await;
+    rig.until("the old one has ended", |rig| rig.board.snapshot().dropped.get("session_ended") == Some(&3)).await;
+    assert_eq!(rig.broker.topics.subscription_counts(), (0, 0));
+    let (mut one, connack) = Peer::open(rig.address, kept("one")).await;
+    assert!(connack.session_present);
+    one.expect_silence().await;
     rig.stop().await;
 }

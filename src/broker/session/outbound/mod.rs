@@ -36,9 +36,29 @@ pub(crate) struct Entry {
     pub(crate) share: Option<Arc<Share>>,
 }
 
+/// An entry's row in the store, and what it counts for in the session's limit of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Row {
+    /// Which.
+    pub(crate) seq: u64,
+    /// See [`Entry::bytes`].
+    pub(crate) bytes: u64,
+}
+
 impl Entry {
-    fn bytes(&self) -> usize {
-        self.message.payload.len() + self.topic.as_str().len() + 128
+    /// What it counts for, in memory and in the store: payload, topic and properties, and what each message costs besides, about.
+    pub(crate) fn bytes(&self) -> usize {
+        let properties = &self.message.properties;
+        let pairs = properties.user.iter().map(|(name, value)| name.len() + value.len() + 32).sum::<usize>();
+        let texts = [&properties.content_type, &properties.response_topic];
+        let texts = texts.into_iter().flatten().map(|text| text.len()).sum::<usize>();
+        let correlation = properties.correlation_data.as_ref().map_or(0, bytes::Bytes::len);
+        self.message.payload.len() + self.topic.as_str().len() + pairs + texts + correlation + 128
+    }
+
+    /// Its row, for kept sessions.
+    pub(crate) fn row(&self) -> Option<Row> {
+        self.seq.map(|seq| Row { seq, bytes: self.bytes() as u64 })
     }
 }
 
@@ -79,8 +99,8 @@ enum Phase {
 pub(crate) enum Assigned {
     /// It has a packet id. `seq`: the row to note it in.
     Id(u16, Option<u64>),
-    /// Its expiry lapsed before it was sent. `seq`: the row to remove.
-    Expired(Option<u64>),
+    /// Its expiry lapsed before it was sent: the row to remove.
+    Expired(Option<Row>),
 }
 
 /// What [`Outbound::poll_send`] wants sent.
@@ -97,8 +117,8 @@ pub(crate) enum Transmit<'a> {
     },
     /// A PUBREL.
     Pubrel(u16),
-    /// Nothing: its expiry lapsed before it was sent again. `seq`: the row to remove.
-    Expired(Option<u64>),
+    /// Nothing: its expiry lapsed before it was sent again. The row to remove.
+    Expired(Option<Row>),
 }
 
 /// What a PUBREC means.
@@ -106,8 +126,8 @@ pub(crate) enum Transmit<'a> {
 pub(crate) enum Pubrec {
     /// To be answered by PUBREL ([`Outbound::release`]), once the row `seq` notes it (R17).
     Release(Option<u64>),
-    /// It carried an error: the exchange is over, without PUBREL. `seq`: the row to remove.
-    Ended(Option<u64>),
+    /// It carried an error: the exchange is over, without PUBREL. The row to remove.
+    Ended(Option<Row>),
     /// No such exchange.
     Unknown,
 }
@@ -204,7 +224,7 @@ impl Outbound {
         }
         let mut entry = self.pop_oldest()?;
         if entry.message.has_expired(now) {
-            return Some(Assigned::Expired(entry.seq));
+            return Some(Assigned::Expired(entry.row()));
         }
         if entry.seq.is_some() && entry.qos == Qos::ExactlyOnce {
             entry.ready = entry.ready.max(position);
@@ -226,7 +246,7 @@ impl Outbound {
             return None;
         }
         if lapsed(flight, now) {
-            return self.flights.remove(at).map(|flight| Transmit::Expired(flight.entry.seq));
+            return self.flights.remove(at).map(|flight| Transmit::Expired(flight.entry.row()));
         }
         self.sent += 1;
         let flight = self.flights.get_mut(at)?;
@@ -248,7 +268,7 @@ impl Outbound {
     pub(crate) fn handle_pubrec(&mut self, id: u16, is_error: bool) -> Pubrec {
         let Some(at) = self.find(id, |flight| flight.entry.qos == Qos::ExactlyOnce) else { return Pubrec::Unknown };
         if is_error {
-            return Pubrec::Ended(self.remove(at).and_then(|entry| entry.seq));
+            return Pubrec::Ended(self.remove(at).and_then(|entry| entry.row()));
         }
         let Some(flight) = self.flights.get_mut(at) else { return Pubrec::Unknown };
         flight.phase = Phase::Received;

@@ -115,7 +115,7 @@ fn an_error_pubrec_ends_the_exchange_without_pubrel() {
     let mut outbound = Outbound::new(4);
     outbound.push(entry(Qos::ExactlyOnce, Some(9), None));
     send_all(&mut outbound, 0, NOW);
-    assert_eq!(outbound.handle_pubrec(1, true), Pubrec::Ended(Some(9)));
+    assert_eq!(outbound.handle_pubrec(1, true), Pubrec::Ended(Some(Row { seq: 9, bytes: 132 })));
     assert_eq!(send_all(&mut outbound, 0, NOW), []);
     assert_eq!(outbound.handle_pubrec(1, false), Pubrec::Unknown);
 }

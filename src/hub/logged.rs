@@ -1,0 +1,114 @@
+//! Which records of an unfinished QoS 2 exchange are in which logs already (R18).
+//!
+//! The broker's store notes with each exchange how far the logs went that its message is about to be appended to. The append comes
+//! after the store's commit, so the record, if there is one, lies behind that: after a kill only that stretch is read.
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::{Hub, Mark};
+use crate::buffer::{Lane, Offset};
+use crate::message::{Envelope, MessageId};
+use crate::router::LinkId;
+
+/// Records and bytes that are read at a time.
+const READ_RECORDS: usize = 256;
+
+/// See [`READ_RECORDS`].
+const READ_BYTES: usize = 1 << 20;
+
+/// The ends of the logs that a message is about to be appended to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tails(Vec<(LinkId, Lane, Offset)>);
+
+impl Tails {
+    pub(super) fn note(&mut self, link: LinkId, lane: Lane, end: Offset) {
+        self.0.push((link, lane, end));
+    }
+
+    /// As text: a line each, lane, offset, link.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        self.0.iter().map(|(link, lane, end)| format!("{} {} {link}\n", lane.name(), end.0)).collect()
+    }
+
+    /// From what [`Tails::encode`] made. A line that is none is left out: then that log is not looked into, and its record is at
+    /// worst appended twice.
+    #[must_use]
+    pub fn decode(text: &str) -> Self {
+        let line = |line: &str| {
+            let mut parts = line.splitn(3, ' ');
+            let lane = Lane::named(parts.next()?)?;
+            let end = Offset(parts.next()?.parse().ok()?);
+            Some((LinkId::new(parts.next()?), lane, end))
+        };
+        Self(text.lines().filter_map(line).collect())
+    }
+}
+
+/// What [`Hub::find`] found.
+#[derive(Clone, Debug, Default)]
+pub struct Logged(FxHashMap<(LinkId, MessageId, u16), (Mark, Offset)>);
+
+impl Logged {
+    /// The record of a message in a link's log: what becomes durable when.
+    pub(super) fn of(&self, link: &LinkId, id: &MessageId, ordinal: u16) -> Option<(Mark, Offset)> {
+        // Nothing was found as a rule.
+        if self.0.is_empty() {
+            return None;
+        }
+        self.0.get(&(link.clone(), id.clone(), ordinal)).cloned()
+    }
+}
+
+impl Hub {
+    /// Looks for the records of these messages in the logs, from where each may be. A log that cannot be read is said, and counts as
+    /// one without them: twice is better than never.
+    pub async fn find(&self, wanted: &[(MessageId, Tails)]) -> Logged {
+        let ids: FxHashSet<&MessageId> = wanted.iter().map(|(id, _)| id).collect();
+        let mut from: FxHashMap<(&LinkId, Lane), Offset> = FxHashMap::default();
+        for (link, lane, end) in wanted.iter().flat_map(|(_, tails)| &tails.0) {
+            let first = from.entry((link, *lane)).or_insert(*end);
+            *first = (*first).min(*end);
+        }
+        let mut logged = Logged::default();
+        for ((link, lane), first) in from {
+            let Some(lanes) = self.buffers.get(link) else { continue };
+            let buffer = lanes.lane(lane);
+            let mut history = buffer.history(first, Offset(u64::MAX));
+            loop {
+                let records = match history.next(READ_RECORDS, READ_BYTES).await {
+                    Ok(records) if records.is_empty() => break,
+                    Ok(records) => records,
+                    Err(error) => {
+                        tracing::warn!(link = %link, %error, "a log cannot be read for unfinished QoS 2 exchanges: what is in it may come twice");
+                        break;
+                    }
+                };
+                for record in records {
+                    let Ok(envelope) = Envelope::decode(record.body) else { continue };
+                    if ids.contains(&envelope.message.id) {
+                        let key = (link.clone(), envelope.message.id, envelope.ordinal);
+                        logged.0.insert(key, (buffer.mark(), record.offset));
+                    }
+                }
+            }
+        }
+        logged
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tails_read_back_as_they_were_written_and_leave_out_what_is_none() {
+        let mut tails = Tails::default();
+        tails.note(LinkId::new("cloud"), Lane::High, Offset(7));
+        tails.note(LinkId::new("a b"), Lane::Normal, Offset(u64::MAX));
+        assert_eq!(tails.encode(), "high 7 cloud\nnormal 18446744073709551615 a b\n");
+        assert_eq!(Tails::decode(&tails.encode()), tails);
+        assert_eq!(Tails::decode("middle 7 x\nhigh -1 x\nhigh\n\n"), Tails::default());
+        assert_eq!(Tails::decode(""), Tails::default());
+    }
+}
