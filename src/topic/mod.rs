@@ -92,6 +92,46 @@ impl TopicFilter {
     pub fn matches(&self, topic: &TopicName) -> bool {
         matches(self.as_str(), topic.as_str())
     }
+
+    /// Whether every topic of `other` is one of this filter's too.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        if is_apart(self.as_str(), other.as_str()) {
+            return false;
+        }
+        let mut levels = other.as_str().split('/');
+        for wide in self.as_str().split('/') {
+            match (wide, levels.next()) {
+                ("#", _) => return true,
+                ("+", Some(level)) if level != "#" => {}
+                (wide, Some(level)) if wide == level => {}
+                _ => return false,
+            }
+        }
+        levels.next().is_none()
+    }
+
+    /// Whether some topic is one of both filters'.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        if is_apart(self.as_str(), other.as_str()) {
+            return false;
+        }
+        let (mut own, mut others) = (self.as_str().split('/'), other.as_str().split('/'));
+        loop {
+            match (own.next(), others.next()) {
+                (Some("#"), _) | (_, Some("#")) | (None, None) => return true,
+                (Some(a), Some(b)) if a == b || a == "+" || b == "+" => {}
+                _ => return false,
+            }
+        }
+    }
+}
+
+/// One begins with `$`, and the other with a wildcard, which does not match it.
+fn is_apart(a: &str, b: &str) -> bool {
+    let wild = |text: &str| text.starts_with(['+', '#']);
+    (a.starts_with('$') && wild(b)) || (b.starts_with('$') && wild(a))
 }
 
 /// [`TopicFilter::matches`] on plain text: the naive reference that the indexes are tested against.
@@ -173,6 +213,45 @@ mod tests {
         ] {
             let filter = TopicFilter::new(filter).unwrap();
             assert_eq!(filter.matches(&TopicName::new(topic).unwrap()), expected, "{filter} against {topic}");
+        }
+    }
+
+    #[test]
+    fn what_filters_cover_and_share_is_what_their_topics_say() {
+        let levels = ["a", "b", "+", "#", "$x", ""];
+        let mut texts = vec![String::new()];
+        for _ in 0..3 {
+            let longer = texts.iter().flat_map(|text| levels.map(|level| format!("{text}/{level}")));
+            texts = texts.iter().cloned().chain(longer).collect();
+        }
+        texts.sort_unstable();
+        texts.dedup();
+        let texts = || texts.iter().filter_map(|text| text.strip_prefix('/'));
+        let filters: Vec<_> = texts().filter_map(|text| TopicFilter::new(text).ok()).collect();
+        let topics: Vec<_> = texts().filter_map(|text| TopicName::new(text).ok()).collect();
+        let matched: Vec<Vec<bool>> =
+            filters.iter().map(|filter| topics.iter().map(|topic| filter.matches(topic)).collect()).collect();
+        for (a, of_a) in filters.iter().zip(&matched) {
+            for (b, of_b) in filters.iter().zip(&matched) {
+                // `/#` stands for the empty level alone too, which is no topic.
+                let empty = matches(a.as_str(), "") && matches(b.as_str(), "");
+                let shared = empty || of_a.iter().zip(of_b).any(|(a, b)| *a && *b);
+                assert_eq!(a.overlaps(b), shared, "{a} and {b}");
+                assert!(!a.covers(b) || of_a.iter().zip(of_b).all(|(a, b)| *a || !*b), "{a} covers {b}");
+            }
+        }
+        for (wide, filter, expected) in [
+            ("secret/#", "secret", true),
+            ("secret/#", "secret/a/+", true),
+            ("secret/#", "#", false),
+            ("secret/#", "+/a", false),
+            ("secret/+", "secret/+", true),
+            ("secret/+", "secret/#", false),
+            ("#", "$SYS/a", false),
+            ("a", "a/b", false),
+        ] {
+            let parse = |text| TopicFilter::new(text).unwrap();
+            assert_eq!(parse(wide).covers(&parse(filter)), expected, "{wide} {filter}");
         }
     }
 
