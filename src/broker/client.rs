@@ -14,6 +14,8 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::auth::Granted;
+use super::auth::acl::{Rights, Verdicts};
 use super::index::Share;
 use super::owed::Owed;
 use super::session::{Assigned, Entry, Inbound, Outbound, Row, Transmit};
@@ -22,7 +24,7 @@ use crate::clock::Moment;
 use crate::hub::Receipt;
 use crate::message::{Message, Qos};
 use crate::telemetry::board::BrokerBoard;
-use crate::topic::TopicName;
+use crate::topic::{TopicFilter, TopicName};
 use crate::wire::{AckKind, PacketId, PublishParts, ReasonCode, SubscriptionId, Version, encode_ack, encode_publish};
 
 /// Bytes that wait for a slow client's socket at most; beyond it QoS 0 is dropped and counted. A megabyte is a second of
@@ -64,6 +66,11 @@ pub(super) struct State {
     pub(super) online: Option<Online>,
     pub(super) outbound: Outbound,
     pub(super) inbound: Inbound,
+    /// Who it is, since its last CONNECT; `None`: it has not been here since the start.
+    pub(super) granted: Option<Arc<Granted>>,
+    rights: Option<Arc<Rights>>,
+    reads: Verdicts,
+    publishes: Verdicts,
     /// Receipts of QoS 2 messages that a connection left open (R19).
     pub(super) receipts: Vec<(u16, Receipt)>,
     /// `Some`: the store holds rows that are not in memory.
@@ -199,6 +206,10 @@ impl Client {
             online: None,
             outbound: Outbound::new(usize::from(window)),
             inbound: Inbound::default(),
+            granted: None,
+            rights: None,
+            reads: Verdicts::default(),
+            publishes: Verdicts::default(),
             receipts: Vec::new(),
             tail: None,
             owed: Owed::default(),
@@ -216,6 +227,33 @@ impl Client {
 }
 
 impl State {
+    /// What it may do from now on; `None`: everything.
+    pub(super) fn set_rights(&mut self, rights: Option<Arc<Rights>>) {
+        self.rights = rights;
+        (self.reads, self.publishes) = Default::default();
+    }
+
+    /// Whether there are rules for it.
+    pub(super) const fn has_rights(&self) -> bool {
+        self.rights.is_some()
+    }
+
+    /// Whether some of what `filter` brings may be for it.
+    pub(super) fn may_subscribe(&self, filter: &TopicFilter) -> bool {
+        self.rights.as_ref().is_none_or(|rights| rights.may_subscribe(filter))
+    }
+
+    /// Whether it may publish to `topic`.
+    pub(super) fn may_publish(&mut self, topic: &TopicName) -> bool {
+        self.rights.as_ref().is_none_or(|rights| rights.may_publish_to(topic, &mut self.publishes))
+    }
+
+    /// Whether it may have what is on `topic`. A session that has not been here since the start gets what it is owed checked when it
+    /// comes.
+    pub(super) fn may_read(&mut self, topic: &TopicName) -> bool {
+        self.rights.as_ref().is_none_or(|rights| rights.may_read_from(topic, &mut self.reads))
+    }
+
     /// The session's row as it is now.
     pub(super) fn row(&self, client: &Client) -> SessionRow {
         let Terms { version, kept, expiry_s, user, will, will_delay_s } = self.terms.clone();
@@ -345,14 +383,18 @@ impl State {
         }
     }
 
-    /// How well it suits as the next receiver of a shared subscription; 0 is best.
-    pub(super) fn rank(&self) -> u8 {
-        match &self.online {
+    /// How well it suits as the next receiver of a message on `topic` of a shared subscription; 0 is best, `None`: it may not have
+    /// it.
+    pub(super) fn rank(&mut self, topic: &TopicName) -> Option<u8> {
+        if !self.may_read(topic) {
+            return None;
+        }
+        Some(match &self.online {
             Some(online) if self.has_queue_room() && online.outbox.len() < OUTBOX_BYTES_MAX => 0,
             Some(_) => 1,
             None if self.terms.kept => 2,
             None => 3,
-        }
+        })
     }
 
     fn has_queue_room(&self) -> bool {
@@ -409,12 +451,20 @@ impl State {
             let Some(online) = self.online.as_mut().filter(|online| online.outbox.len() < OUTBOX_BYTES_FILL) else {
                 return given_up;
             };
-            match self.outbound.poll_send(durable, now) {
+            let barred = |topic: &TopicName| {
+                let rights = self.rights.as_ref();
+                !rights.is_none_or(|rights| rights.may_read_from(topic, &mut self.reads))
+            };
+            match self.outbound.poll_send(durable, now, barred) {
                 None => return given_up,
                 Some(Transmit::Pubrel(id)) => put_ack(online, AckKind::Pubrel, id, ReasonCode::Success, version),
                 Some(Transmit::Expired(row)) => {
                     board.dropped("expired");
                     given_up.extend(row);
+                }
+                Some(Transmit::Barred(seq)) => {
+                    board.dropped("not_allowed");
+                    given_up.extend(seq);
                 }
                 Some(Transmit::Publish { id, dup, entry }) => {
                     let how = PublishHow { qos: entry.qos, retain: entry.retain, id: Some(id), dup };

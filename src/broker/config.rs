@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::auth;
 use crate::topic::TopicFilter;
 use crate::units::ByteSize;
 
@@ -36,6 +37,8 @@ pub struct Config {
     pub server_reference: Option<Box<str>>,
     /// How often the figures below `$SYS/broker/` are published; zero: never. Default 10 s, as Mosquitto.
     pub sys_interval: Duration,
+    /// Who may come in, and what they may do. Default: nobody is asked, and everything is allowed.
+    pub auth: auth::Config,
     /// What no client may subscribe to, nor gets by a wider subscription. Default: nothing.
     pub deny_subscribe: Vec<TopicFilter>,
 }
@@ -55,6 +58,7 @@ impl Default for Config {
             keep_alive_max: None,
             server_reference: None,
             sys_interval: Duration::from_secs(10),
+            auth: auth::Config::default(),
             deny_subscribe: Vec::new(),
         }
     }

@@ -118,6 +118,9 @@ impl Broker {
         body: impl FnOnce() -> Bytes,
     ) {
         let mut state = client.lock();
+        if !state.may_read(&delivery.topic) {
+            return;
+        }
         let pushed = match (delivery.qos, unit) {
             (Qos::AtMostOnce, _) => state.push_at_most_once(&delivery, now).inspect(|()| {
                 if state.online.is_some() {

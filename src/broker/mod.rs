@@ -10,6 +10,7 @@
 //!   until their receipts settle; its length is the Receive Maximum, which is the back-pressure.
 //! - [`registry`]: which client id is which session; take-over, resumption, expiry, wills.
 //! - [`local`]: what the hub delivers here, to subscribers, kept sessions and the retained store.
+//! - [`auth`]: who may come in, and what they may publish and read.
 //! - [`sys`]: the broker's figures below `$SYS/`.
 //! - [`store`]: all state by key, durable. [`session`]: the protocol's state, pure. [`topics`]: who subscribed to what.
 //!
@@ -17,6 +18,7 @@
 //! before it is sent and until it is acknowledged; a slow client costs no other client anything. It must not know links,
 //! routes or buffers: the hub stands between.
 
+pub mod auth;
 mod client;
 mod config;
 mod connection;
@@ -49,6 +51,7 @@ use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 use tokio_util::task::TaskTracker;
 
+use self::auth::Authenticator;
 use self::client::Client;
 use self::store::Store;
 use self::topics::Topics;
@@ -62,6 +65,7 @@ pub struct Broker {
     /// For the tasks that it starts.
     me: Weak<Self>,
     config: Config,
+    auth: Authenticator,
     hub: Arc<Hub>,
     board: Arc<BrokerBoard>,
     clock: Arc<dyn Clock>,
@@ -113,6 +117,7 @@ impl Broker {
         overloaded.fail("the broker's store has no room: its disk is full or too slow");
         let broker = Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
+            auth: Authenticator::open(config.auth.clone(), false),
             config,
             hub,
             board,

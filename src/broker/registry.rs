@@ -10,6 +10,7 @@ use bytes::BytesMut;
 use tokio_util::sync::CancellationToken;
 
 use super::Broker;
+use super::auth::{By, Granted};
 use super::client::{Aliases, Client, Delivery, Kick, Online, PAGE_ROWS, State, Tail, Terms};
 use super::convert;
 use super::index::{Share, Wanted};
@@ -45,9 +46,22 @@ pub(super) struct Claim {
     pub(super) name: Arc<str>,
     pub(super) clean_start: bool,
     pub(super) terms: Terms,
+    pub(super) granted: Arc<Granted>,
     pub(super) window: usize,
     pub(super) packet_bytes_max: usize,
     pub(super) alias_max: u16,
+}
+
+/// The client id is that of another user's session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NotTheirs;
+
+/// Why a session cannot be had now.
+enum Held {
+    /// Its connection is ending; the token says when it has.
+    Until(CancellationToken),
+    /// See [`NotTheirs`].
+    ByAnother,
 }
 
 /// What the store forgets when a will is safe.
@@ -71,31 +85,37 @@ pub(super) enum Ending {
 
 impl Broker {
     /// Takes the session of `claim` over, or begins one. Waits for a connection that holds it to let go.
-    pub(super) async fn attach(&self, claim: Claim) -> Attached {
+    ///
+    /// # Errors
+    /// [`NotTheirs`]: nothing of it was touched.
+    pub(super) async fn attach(&self, claim: Claim) -> Result<Attached, NotTheirs> {
         let kick = Arc::new(Kick::default());
         let (client, resumed) = loop {
-            let held_by = match self.try_attach(&claim, &kick) {
+            match self.try_attach(&claim, &kick) {
                 Ok(attached) => break attached,
-                Err(over) => over,
-            };
-            held_by.cancelled().await;
+                Err(Held::Until(over)) => over.cancelled().await,
+                Err(Held::ByAnother) => return Err(NotTheirs),
+            }
         };
         let position = self.note_connected(&client);
         let unreadable = resumed && !self.load_in_flight(&client).await;
         self.board.clients.fetch_add(1, Ordering::Relaxed);
         self.board.connects.fetch_add(1, Ordering::Relaxed);
-        Attached { client, kick, resumed, position, unreadable }
+        Ok(Attached { client, kick, resumed, position, unreadable })
     }
 
-    /// `Err`: somebody holds it; the token says when no longer.
-    fn try_attach(&self, claim: &Claim, kick: &Arc<Kick>) -> Result<(Arc<Client>, bool), CancellationToken> {
+    /// `Err`: somebody holds it.
+    fn try_attach(&self, claim: &Claim, kick: &Arc<Kick>) -> Result<(Arc<Client>, bool), Held> {
         let mut clients = self.clients.lock();
         let mut resumed = None;
         if let Some(client) = clients.get(&claim.name).cloned() {
             let mut state = client.lock();
+            if self.is_anothers(&state, claim) {
+                return Err(Held::ByAnother);
+            }
             if let Some(online) = &state.online {
                 online.kick.with(ReasonCode::SessionTakenOver);
-                return Err(online.over.clone());
+                return Err(Held::Until(online.over.clone()));
             }
             let lapsed = state.has_lapsed(self.clock.moment());
             if claim.clean_start || lapsed || !state.terms.kept {
@@ -103,7 +123,7 @@ impl Broker {
                 drop(state);
                 let after = self.forget(&client);
                 match will {
-                    Some(will) => self.publish_will(will, after),
+                    Some(will) => self.publish_will(&client, will, after),
                     None => self.settle(&after),
                 }
             } else {
@@ -120,6 +140,8 @@ impl Broker {
         clients.insert(Arc::clone(&claim.name), Arc::clone(&client));
         let mut state = client.lock();
         state.terms = claim.terms.clone();
+        state.set_rights(self.auth.rights(&claim.granted, &claim.name));
+        state.granted = Some(Arc::clone(&claim.granted));
         state.ended = None;
         state.outbound.handle_connect(claim.window);
         // Until the store has been looked at, new messages are left to it, behind what is there.
@@ -134,6 +156,18 @@ impl Broker {
         });
         drop(state);
         Ok((client, resumed.is_some()))
+    }
+
+    /// A session belongs to the user who made it: nobody else resumes it, ends it, or is sent what it is owed. One that an anonymous
+    /// client made is anybody's; what its next user may not read is not sent. Where names are not checked they mean nothing.
+    fn is_anothers(&self, state: &State, claim: &Claim) -> bool {
+        let lives = state.online.is_some() || (state.terms.kept && !state.has_lapsed(self.clock.moment()));
+        let (owner, user) = (&state.terms.user, &claim.terms.user);
+        let is_anothers = lives && owner.is_some() && owner != user && !self.auth.takes_any_name();
+        if is_anothers {
+            tracing::warn!(client = %claim.name, owner = owner.as_deref(), user = user.as_deref(), "a client id is refused: its session belongs to another user");
+        }
+        is_anothers
     }
 
     /// A kept session, or one with a will, has a row from CONNECT on. A resumed one that is no longer kept keeps its row
@@ -242,7 +276,7 @@ impl Broker {
         let after = if kept { After::Row(Arc::clone(client)) } else { self.forget(client) };
         shared.into_iter().for_each(|entry| self.hand_on(entry));
         match will {
-            Some(will) => self.publish_will(will, after),
+            Some(will) => self.publish_will(client, will, after),
             None => self.settle(&after),
         }
         online.over.cancel();
@@ -251,7 +285,7 @@ impl Broker {
     /// A message of a shared subscription goes to another member when the session that had it ends (MQTT 5.0 section 4.8.2).
     fn hand_on(&self, entry: Entry) {
         let Entry { topic, message, retain, share, .. } = entry;
-        let Some(one) = share.and_then(|share| self.topics.pick(&share)) else {
+        let Some(one) = share.and_then(|share| self.topics.pick(&share, &topic)) else {
             return self.board.dropped("no_member_left");
         };
         let qos = one.qos.min(message.qos);
@@ -318,7 +352,7 @@ impl Broker {
     fn move_row(&self, row: OwedRow) -> bool {
         let seq = row.seq;
         let entry = entry_of(row);
-        let one = entry.as_ref().and_then(|entry| entry.share.as_ref()).and_then(|share| self.topics.pick(share));
+        let one = entry.as_ref().and_then(|entry| self.topics.pick(entry.share.as_ref()?, &entry.topic));
         let now = self.clock.moment();
         self.store
             .stage(|unit| {
@@ -337,13 +371,19 @@ impl Broker {
 
     /// Publishes a will through the hub, in a task of its own: it outlives its connection. Only when it is safe does the
     /// store forget it (R20): a crash before that publishes it at the next start, at worst a second time.
-    fn publish_will(&self, will: Arc<Message>, after: After) {
+    fn publish_will(&self, client: &Client, will: Arc<Message>, after: After) {
+        let may = self.may_publish_will(client, &will.topic);
         if let After::Row(client) = &after {
             let mut state = client.lock();
             if state.online.is_none() {
                 state.terms.will = None;
                 state.will_due = None;
             }
+        }
+        if !may {
+            self.board.refused("not_allowed");
+            tracing::warn!(client = %client.name, topic = %will.topic, "a will is not published: its client may not publish there");
+            return self.settle(&after);
         }
         let Some(broker) = self.me.upgrade() else { return };
         self.tasks.spawn(async move {
@@ -363,13 +403,50 @@ impl Broker {
         });
     }
 
+    /// Rules may have changed since CONNECT. A session that has not been here since the start has none of its own: those that name its
+    /// user are asked, and where none does it was let in by what only a login shows.
+    fn may_publish_will(&self, client: &Client, topic: &TopicName) -> bool {
+        let mut state = client.lock();
+        match (&state.granted, state.terms.user.clone()) {
+            (Some(_), _) => state.may_publish(topic),
+            (None, user) => {
+                self.auth.rights_by_name(user.as_ref(), &client.name).is_none_or(|rights| rights.may_publish(topic))
+            }
+        }
+    }
+
+    /// Users and rules are read again: those that have changed, or all (`always`). New rules hold from the next publish, subscribe
+    /// and delivery on. Who came in by a password that is no longer theirs is ended (MQTT 5: 0x87), as Mosquitto does.
+    pub(super) async fn reload_auth(self: &Arc<Self>, always: bool) {
+        let broker = Arc::clone(self);
+        let read = tokio::task::spawn_blocking(move || broker.auth.reload(always));
+        let Ok(changes) = read.await else { return };
+        if !changes.acl && changes.users.is_empty() {
+            return;
+        }
+        let clients: Vec<_> = self.clients.lock().values().cloned().collect();
+        for client in clients {
+            let mut state = client.lock();
+            let Some(granted) = state.granted.clone() else { continue };
+            if changes.acl {
+                state.set_rights(self.auth.rights(&granted, &client.name));
+            }
+            let is_over =
+                granted.by == By::Users && granted.user.as_ref().is_some_and(|user| changes.users.contains(&**user));
+            if let Some(online) = state.online.as_ref().filter(|_| is_over) {
+                tracing::info!(client = %client.name, user = granted.user.as_deref(), "a client is ended: its user's entry has changed");
+                online.kick.with(ReasonCode::NotAuthorized);
+            }
+        }
+    }
+
     /// What is due at `now`: wills whose delay has passed, sessions whose time is over.
     pub(super) fn keep_house(&self, now: Moment) {
         for client in std::mem::take(&mut *self.superseded.lock()) {
             let will = client.lock().terms.will.clone();
             let after = self.forget(&client);
             match will {
-                Some(will) => self.publish_will(will, after),
+                Some(will) => self.publish_will(&client, will, after),
                 None => self.settle(&after),
             }
         }
@@ -386,7 +463,7 @@ impl Broker {
             } else if due {
                 let will = client.lock().terms.will.clone();
                 if let Some(will) = will {
-                    self.publish_will(will, After::Row(client));
+                    self.publish_will(&client, will, After::Row(Arc::clone(&client)));
                 }
             }
         }
@@ -444,7 +521,7 @@ impl Broker {
         self.expired.fetch_add(1, Ordering::Relaxed);
         let after = self.forget(client);
         match will {
-            Some(will) => self.publish_will(will, after),
+            Some(will) => self.publish_will(client, will, after),
             None => self.settle(&after),
         }
     }

@@ -91,14 +91,15 @@ struct Group {
 }
 
 impl Group {
-    /// The next member that is connected and keeps up; else one that is connected, else one whose session is kept.
-    fn pick(&self) -> Option<Match> {
+    /// The next member that is connected and keeps up; else one that is connected, else one whose session is kept. Those who may not
+    /// read `topic` are passed over.
+    fn pick(&self, topic: &TopicName) -> Option<Match> {
         let count = self.members.len();
         let first = self.turn.fetch_add(1, Ordering::Relaxed);
         let mut best: Option<(u8, &Subscriber)> = None;
         for n in 0..count {
             let Some(member) = self.members.get(first.wrapping_add(n) % count) else { continue };
-            let rank = member.client.lock().rank();
+            let Some(rank) = member.client.lock().rank(topic) else { continue };
             if best.is_none_or(|(other, _)| rank < other) {
                 best = Some((rank, member));
             }
@@ -209,13 +210,13 @@ impl Topics {
                 one.ids.extend(*subscription_id);
             }
         }
-        found.extend(tables.shared.matches(topic).filter_map(|(_, group)| group.pick()));
+        found.extend(tables.shared.matches(topic).filter_map(|(_, group)| group.pick(topic)));
         found
     }
 
-    /// Who of a group is next.
-    pub(super) fn pick(&self, share: &Share) -> Option<Match> {
-        self.tables.read().shared.get(&share.filter, &share.name).and_then(Group::pick)
+    /// Who of a group is next to get what is on `topic`.
+    pub(super) fn pick(&self, share: &Share, topic: &TopicName) -> Option<Match> {
+        self.tables.read().shared.get(&share.filter, &share.name).and_then(|group| group.pick(topic))
     }
 
     /// Sets or clears (`None`) what is retained on `topic`. Whether something changed.

@@ -31,9 +31,22 @@ pub(super) const BROKER: Keys = Keys {
         "keep_alive_max",
         "server_reference",
         "sys_interval",
+        "auth",
         "deny_subscribe",
     ],
-    planned: &["auth", "acl", "users"],
+    planned: &[],
+};
+
+pub(super) const AUTH: Keys = Keys {
+    section: "broker.auth",
+    accepted: &["users", "groups", "acl", "acl_file"],
+    planned: &["jwt", "http", "ldap"],
+};
+
+pub(super) const ACL_RULE: Keys = Keys {
+    section: "broker.auth.acl",
+    accepted: &["user", "client", "group", "anonymous", "publish", "subscribe", "deny_publish", "deny_subscribe"],
+    planned: &[],
 };
 
 pub(super) const LISTENER: Keys = Keys {
@@ -104,9 +117,11 @@ pub(super) const ROUTE: Keys = Keys {
     planned: &["where", "transform", "throttle", "sample", "dedup", "batch", "retained", "retain", "qos"],
 };
 
-pub(super) const ALL: [&Keys; 15] = [
+pub(super) const ALL: [&Keys; 17] = [
     &TOP,
     &BROKER,
+    &AUTH,
+    &ACL_RULE,
     &LISTENER,
     &ADMIN,
     &LINK,
@@ -123,7 +138,10 @@ pub(super) const ALL: [&Keys; 15] = [
 ];
 
 /// What a key is called in other programs, and what says the same here: section, keys, hint.
-const HABITS: [(&Keys, &[&str], &str); 7] = [
+const HABITS: [(&Keys, &[&str], &str); 10] = [
+    (&BROKER, &["users", "password_file", "acl", "acl_file", "groups"], IN_AUTH),
+    (&AUTH, &["password_file", "passwords", "passwd", "file"], "its name here is `users`"),
+    (&ACL_RULE, &["read", "write", "readwrite", "topic", "topics", "deny", "allow", "username", "client_id"], IN_RULE),
     (&MQTT, &["host", "address", "port", "username", "user", "password"], IN_MQTT_URL),
     (&RABBITMQ, &["host", "hostname", "port", "username", "user", "password", "vhost", "virtual_host"], IN_AMQP_URL),
     (&RABBITMQ, &["queue", "routing_key"], "it stands in the route: `to: LINK/ROUTING.KEY`, `from: LINK/QUEUE`"),
@@ -132,6 +150,9 @@ const HABITS: [(&Keys, &[&str], &str); 7] = [
     (&BROKER, &["port", "bind", "listen", "listener", "address", "anonymous", "allow_anonymous"], IN_LISTENERS),
     (&LISTENER, &["port", "listener", "address", "host"], "it is a part of `bind`, such as `bind: \"127.0.0.1:1883\"`"),
 ];
+const IN_AUTH: &str = "it stands below `auth`: `auth: { users: users.passwd, acl: [ .. ] }`";
+const IN_RULE: &str =
+    "a rule has `user`, `client`, `group`, and `publish`, `subscribe`, `deny_publish`, `deny_subscribe`";
 const IN_MQTT_URL: &str = "it is a part of `url`: `mqtt://USER:PASSWORD@HOST:PORT`";
 const IN_AMQP_URL: &str = "it is a part of `url`: `amqp://USER:PASSWORD@HOST:PORT/VHOST`";
 const IN_LISTENERS: &str = "write `listeners: [ { bind: \"127.0.0.1:1883\", anonymous: true } ]`";

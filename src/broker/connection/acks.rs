@@ -189,7 +189,7 @@ const fn words_of(code: ReasonCode) -> &'static str {
     if matches!(code, ReasonCode::QuotaExceeded) {
         "the buffer of a link that this message goes to is full"
     } else if matches!(code, ReasonCode::NotAuthorized) {
-        "nobody but the broker publishes here"
+        "this client may not publish to this topic"
     } else {
         "the message could not be stored where it must be; send it again later"
     }

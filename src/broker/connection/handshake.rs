@@ -10,8 +10,9 @@ use bytes::BytesMut;
 
 use super::publish::TOPIC_ALIASES;
 use super::{Connection, FAREWELL_DEADLINE, READ_BYTES_MIN};
+use crate::broker::auth::{Granted, Login, Verdict};
 use crate::broker::client::Terms;
-use crate::broker::registry::{Attached, Claim, Ending};
+use crate::broker::registry::{Attached, Claim, Ending, NotTheirs};
 use crate::broker::session::Acks;
 use crate::broker::transport::{Peer, Stream};
 use crate::broker::{Broker, Config, convert};
@@ -53,11 +54,11 @@ pub(super) async fn greet(broker: &Arc<Broker>, mut stream: Stream, peer: Peer) 
         return None;
     };
     let accepted = match first? {
-        Ok(connect) => check(broker, &connect, &peer).map(|()| connect),
+        Ok(connect) => check(broker, &connect, &peer).await.map(|granted| (connect, granted)),
         Err(refusal) => Err(refusal),
     };
-    let connect = match accepted {
-        Ok(connect) => connect,
+    let (connect, granted) = match accepted {
+        Ok(accepted) => accepted,
         Err(refusal) => {
             refuse(broker, &mut stream, &peer, refusal).await;
             super::drain(&mut stream).await;
@@ -66,7 +67,7 @@ pub(super) async fn greet(broker: &Arc<Broker>, mut stream: Stream, peer: Peer) 
     };
     decoder.set_size_max(size_max);
     broker.board.packets_in.fetch_add(1, Ordering::Relaxed);
-    open(broker, *connect, stream, peer, decoder, input).await
+    open(broker, *connect, granted, stream, peer, decoder, input).await
 }
 
 /// `None`: the socket is gone.
@@ -95,15 +96,11 @@ async fn first_packet(
     }
 }
 
-fn check(broker: &Broker, connect: &Connect, peer: &Peer) -> Result<(), Refusal> {
+async fn check(broker: &Broker, connect: &Connect, peer: &Peer) -> Result<Granted, Refusal> {
     let version = connect.version;
     let refuse = |code, text: &str| Err(Refusal::of(connect, code, text));
     if connect.properties.auth_method.is_some() {
         return refuse(ReasonCode::BadAuthenticationMethod, "no authentication method is known here");
-    }
-    if !peer.listener.anonymous {
-        let code = if version.is_v5() { ReasonCode::BadUserNameOrPassword } else { ReasonCode::NotAuthorized };
-        return refuse(code, "this listener takes no anonymous clients");
     }
     let needs_id = match version {
         Version::V31 => true,
@@ -116,7 +113,19 @@ fn check(broker: &Broker, connect: &Connect, peer: &Peer) -> Result<(), Refusal>
     if broker.store.has_failed() && !connect.clean_start {
         return refuse(ReasonCode::ServerUnavailable, "the broker's store has failed: no session can be kept");
     }
-    Ok(())
+    let login = Login {
+        client_id: &connect.client_id,
+        user: connect.user.as_deref(),
+        password: connect.password.as_ref().map(|password| &*password.0),
+        certificate_user: None,
+        address: peer.address.map(|address| address.ip()),
+        anonymous: peer.listener.anonymous,
+    };
+    let granted = match broker.auth.authenticate(&login, broker.clock.now()).await {
+        Verdict::Granted(granted) => granted,
+        Verdict::Refused { code, text } => return refuse(code, text),
+    };
+    Ok(granted)
 }
 
 async fn refuse(broker: &Broker, stream: &mut Stream, peer: &Peer, refusal: Refusal) {
@@ -158,6 +167,7 @@ pub(super) fn granted_expiry_s(config: &Config, asked: u32) -> u32 {
 async fn open(
     broker: &Arc<Broker>,
     connect: Connect,
+    granted: Granted,
     mut stream: Stream,
     peer: Peer,
     decoder: Decoder,
@@ -170,7 +180,8 @@ async fn open(
     let asked_expiry_s = connect.properties.session_expiry_s.unwrap_or(0);
     let (assigned, wants_response) =
         (connect.client_id.is_empty(), connect.properties.request_response_information == Some(true));
-    let claim = match claim_of(broker, connect) {
+    let expires = granted.expires;
+    let claim = match claim_of(broker, connect, granted) {
         Ok(claim) => claim,
         Err(refusal) => {
             refuse(broker, &mut stream, &peer, refusal).await;
@@ -179,10 +190,18 @@ async fn open(
     };
     let (name, granted, packet_bytes_max) = (Arc::clone(&claim.name), claim.terms.expiry_s, claim.packet_bytes_max);
     tracing::debug!(client = %name, address = %peer, %version, clean_start, "a client connects");
-    let attached = broker.attach(claim).await;
+    let attached = match broker.attach(claim).await {
+        Ok(attached) => attached,
+        Err(NotTheirs) => {
+            let (code, text) = (ReasonCode::ClientIdentifierNotValid, "the client id is another user's".to_owned());
+            refuse(broker, &mut stream, &peer, Refusal { version, code, text, packet_bytes_max }).await;
+            return None;
+        }
+    };
     let mut connection = Connection::new(broker, attached, stream, peer, decoder, input, version, keep_alive_s);
     (connection.session_expiry_s, connection.packet_bytes_max) = (granted, packet_bytes_max);
     connection.wants_reasons = wants_reasons;
+    connection.expires = expires.map(|at| Box::pin(tokio::time::sleep_until(at.into())));
     if connection.attached.unreadable {
         connection.turn_away("what is owed to the session cannot be read").await;
         return None;
@@ -220,14 +239,14 @@ fn connack_properties(broker: &Broker, connect: &Connect) -> ConnackProperties {
     }
 }
 
-fn claim_of(broker: &Broker, connect: Connect) -> Result<Claim, Refusal> {
+fn claim_of(broker: &Broker, connect: Connect, granted: Granted) -> Result<Claim, Refusal> {
     let (version, packet_bytes_max) = (connect.version, packet_bytes_max(&connect));
     let name: Arc<str> = if connect.client_id.is_empty() {
         format!("tg-{:016x}", rand::random::<u64>()).into()
     } else {
         (*connect.client_id).into()
     };
-    let user: Option<Arc<str>> = connect.user.as_deref().map(Into::into);
+    let user = granted.user.clone();
     let asked = match version {
         Version::V5 => connect.properties.session_expiry_s.unwrap_or(0),
         Version::V31 | Version::V311 if connect.clean_start => 0,
@@ -241,10 +260,18 @@ fn claim_of(broker: &Broker, connect: Connect) -> Result<Claim, Refusal> {
         let text = format!("the will's topic: {error}");
         Refusal { version, code: ReasonCode::TopicNameInvalid, text, packet_bytes_max }
     })?;
+    if let (Some(will), Some(rights)) = (&will, broker.auth.rights(&granted, &name))
+        && !rights.may_publish(&will.topic)
+    {
+        broker.board.refused("not_allowed");
+        let text = "this client may not publish to the topic of its will".to_owned();
+        return Err(Refusal { version, code: ReasonCode::NotAuthorized, text, packet_bytes_max });
+    }
     let peer_window = connect.properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get);
     Ok(Claim {
         name,
         clean_start: connect.clean_start,
+        granted: Arc::new(granted),
         terms: Terms { version, kept: expiry_s > 0, expiry_s, user, will: will.map(Arc::new), will_delay_s },
         window: usize::from(peer_window.min(broker.config.in_flight)),
         packet_bytes_max,
@@ -280,7 +307,9 @@ impl Connection {
     ) -> Self {
         // One and a half times what the client said (MQTT-3.1.2-22).
         let keep_alive = (keep_alive_s > 0).then(|| Duration::from_millis(u64::from(keep_alive_s) * 1_500));
-        let user = attached.client.lock().terms.user.clone();
+        let state = attached.client.lock();
+        let (user, has_rights) = (state.terms.user.clone(), state.has_rights());
+        drop(state);
         Self {
             broker: Arc::clone(broker),
             attached,
@@ -311,6 +340,8 @@ impl Connection {
             wants_reasons: true,
             is_oversize: false,
             packets_out: 0,
+            has_rights,
+            expires: None,
             is_reading: true,
         }
     }

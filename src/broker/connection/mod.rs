@@ -77,6 +77,8 @@ enum Event {
     Page(Option<Page>),
     Kicked,
     Tick,
+    /// Its login has ended.
+    Lapsed,
 }
 
 /// Why a connection ends.
@@ -144,6 +146,10 @@ struct Connection {
     /// In `output`, and not counted yet.
     packets_out: u64,
     user: Option<Arc<str>>,
+    /// There are rules for what it publishes. Whether there are is settled at CONNECT; what they say may change.
+    has_rights: bool,
+    /// Its login ends then.
+    expires: Option<Pin<Box<tokio::time::Sleep>>>,
     is_reading: bool,
 }
 
@@ -215,7 +221,7 @@ impl Connection {
     async fn next_event(&mut self) -> Event {
         let may_read = self.may_read();
         let waits_for_store = self.waits_for_store();
-        let Self { stream, output, offer, publishes, page, mark, tick, attached, keep_alive, .. } = self;
+        let Self { stream, output, offer, publishes, page, mark, tick, attached, keep_alive, expires, .. } = self;
         let stream = &*stream;
         let waits_for_receipt = publishes.head_mut().is_some_and(|wait| matches!(wait, Wait::Receipt(_)));
         tokio::select! {
@@ -231,6 +237,8 @@ impl Connection {
             _alive = mark.changed(), if waits_for_store => Event::Look,
             () = attached.client.wake.notified() => Event::Look,
             () = tick.as_mut(), if keep_alive.is_some() => Event::Tick,
+            () = async { match expires { Some(at) => at.await, None => std::future::pending().await } },
+                if expires.is_some() => Event::Lapsed,
         }
     }
 
@@ -253,6 +261,7 @@ impl Connection {
                 Ok(())
             }
             Event::Tick => self.check_keep_alive(),
+            Event::Lapsed => Err(End::Told(ReasonCode::NotAuthorized, "the login has expired".into())),
         }
     }
 

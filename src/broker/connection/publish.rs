@@ -69,7 +69,7 @@ impl Connection {
         let topic = self.topic_of(&publish)?;
         let id = publish.id.map_or(0, |id| id.get());
         // Only the broker speaks there.
-        if topic.as_str().starts_with("$SYS/") {
+        if topic.as_str().starts_with("$SYS/") || !self.may_publish(&topic) {
             self.forbid(publish.qos, id);
             return Ok(());
         }
@@ -99,6 +99,11 @@ impl Connection {
         self.pending_bytes += publication.payload.len() + 64;
         self.pending.push_back(Job::Publish(Box::new(publication), slot));
         Ok(())
+    }
+
+    /// The session is asked: rules may change while it is connected.
+    fn may_publish(&self, topic: &TopicName) -> bool {
+        !self.has_rights || self.attached.client.lock().may_publish(topic)
     }
 
     fn forbid(&mut self, qos: Qos, id: u16) {

@@ -1,5 +1,6 @@
 //! The broker over real sockets, by raw packets.
 
+mod access;
 mod bugs;
 mod conformance;
 mod delivery;

@@ -245,7 +245,7 @@ async fn a_listener_that_is_not_anonymous_refuses_with_the_versions_own_code() {
     let listeners = vec![Listener::tcp(([127, 0, 0, 1], 0).into())];
     let config = Config { listeners, ..Config::default() };
     let rig = Rig::with(dir.path(), config, Table::default(), Vec::new()).await;
-    assert_eq!(Peer::open(rig.address, connect("a")).await.1.code, ReasonCode::BadUserNameOrPassword);
+    assert_eq!(Peer::open(rig.address, connect("a")).await.1.code, ReasonCode::NotAuthorized);
     let mut old = connect("a");
     old.version = Version::V311;
     assert_eq!(Peer::open(rig.address, old).await.1.code, ReasonCode::NotAuthorized);

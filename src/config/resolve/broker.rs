@@ -20,8 +20,9 @@ impl Resolver<'_> {
         let mut config = Config::default();
         let Some(item) = item else { return config };
         let section = self.section(&item, &keys::BROKER);
+        config.auth = self.auth(section.get("auth"));
         if let Some(listeners) = section.get("listeners") {
-            config.listeners = self.listeners(&listeners);
+            config.listeners = self.listeners(&listeners, &config.auth);
         }
         if let Some(size) = self.size(section.get("max_packet_size"), PACKET_BYTES_MIN..=PACKET_BYTES_MAX) {
             config.max_packet_size = size;

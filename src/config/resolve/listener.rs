@@ -4,14 +4,14 @@ use std::path::Path;
 
 use super::Resolver;
 use super::value::{Item, Section, beside};
-use crate::broker::{Bind, Listener};
+use crate::broker::{Bind, Listener, auth};
 use crate::config::keys;
 
 /// Its owner and group may connect.
 const SOCKET_MODE_DEFAULT: u32 = 0o660;
 
 impl Resolver<'_> {
-    pub(super) fn listeners(&mut self, list: &Item<'_>) -> Vec<Listener> {
+    pub(super) fn listeners(&mut self, list: &Item<'_>, auth: &auth::Config) -> Vec<Listener> {
         let mut listeners: Vec<Listener> = Vec::new();
         for item in self.items(list) {
             let section = self.section(&item, &keys::LISTENER);
@@ -29,7 +29,7 @@ impl Resolver<'_> {
             if has_port && listeners.iter().any(|listener| listener.bind == address) {
                 self.mistakes.error(bind.place(), format!("{address} is bound twice"), None);
             }
-            self.check_access(&bind, &address, anonymous);
+            self.check_access(&bind, &address, anonymous, auth);
             listeners.push(Listener { bind: address, anonymous });
         }
         if self.items(list).is_empty() {
@@ -37,18 +37,6 @@ impl Resolver<'_> {
             self.mistakes.error(list.place(), "`listeners` names no listener", hint.to_owned());
         }
         listeners
-    }
-
-    /// Who may come in at all.
-    fn check_access(&mut self, bind: &Item<'_>, address: &Bind, anonymous: bool) {
-        if !anonymous {
-            let wrong = format!("{address} asks clients for a login, and logins are not built yet in this version");
-            let hint = "add `anonymous: true`, and bind it to 127.0.0.1 or a network that you trust";
-            self.mistakes.error(bind.place(), wrong, hint.to_owned());
-        } else if address.address().is_some_and(|address| !address.ip().is_loopback()) {
-            let wrong = format!("whoever reaches {address} can publish and subscribe: the listener is anonymous");
-            self.mistakes.warning(bind.place(), wrong, "bind it to 127.0.0.1, or guard the network".to_owned());
-        }
     }
 
     /// `127.0.0.1:1883`, or `unix:/run/tidegate/mqtt.sock` with `mode`.

@@ -119,6 +119,8 @@ pub(crate) enum Transmit<'a> {
     Pubrel(u16),
     /// Nothing: its expiry lapsed before it was sent again. The row to remove.
     Expired(Option<Row>),
+    /// Nothing: the client may not have it any more. The row to remove.
+    Barred(Option<Row>),
 }
 
 /// What a PUBREC means.
@@ -234,8 +236,14 @@ impl Outbound {
         Some(Assigned::Id(id, seq))
     }
 
-    /// The next packet to send. `durable`: the first store position that is not durable.
-    pub(crate) fn poll_send(&mut self, durable: u64, now: Moment) -> Option<Transmit<'_>> {
+    /// The next packet to send. `durable`: the first store position that is not durable. `barred`: whether the client may not have
+    /// what is on a topic.
+    pub(crate) fn poll_send(
+        &mut self,
+        durable: u64,
+        now: Moment,
+        mut barred: impl FnMut(&TopicName) -> bool,
+    ) -> Option<Transmit<'_>> {
         let is_durable = |ready: Option<u64>| ready.is_none_or(|position| position < durable);
         if self.pubrels.front().is_some_and(|(_, ready)| is_durable(*ready)) {
             return self.pubrels.pop_front().map(|(id, _)| Transmit::Pubrel(id));
@@ -247,6 +255,9 @@ impl Outbound {
         }
         if lapsed(flight, now) {
             return self.flights.remove(at).map(|flight| Transmit::Expired(flight.entry.row()));
+        }
+        if may_go(flight) && barred(&flight.entry.topic) {
+            return self.flights.remove(at).map(|flight| Transmit::Barred(flight.entry.row()));
         }
         self.sent += 1;
         let flight = self.flights.get_mut(at)?;
@@ -319,8 +330,12 @@ impl Outbound {
 /// R8. A QoS 2 message that may have been sent never lapses, PUBREC or not: the client may hold its id, and would take the
 /// next message under that id for a copy (MQTT-4.3.3-7).
 fn lapsed(flight: &Flight, now: Moment) -> bool {
-    let may_lapse = flight.phase == Phase::Fresh || flight.entry.qos == Qos::AtLeastOnce;
-    may_lapse && flight.entry.message.has_expired(now)
+    may_go(flight) && flight.entry.message.has_expired(now)
+}
+
+/// Whether it may be given up: the client holds no id of it.
+fn may_go(flight: &Flight) -> bool {
+    flight.phase == Phase::Fresh || flight.entry.qos == Qos::AtLeastOnce
 }
 
 #[cfg(test)]

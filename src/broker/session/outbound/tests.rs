@@ -23,11 +23,12 @@ enum Seen {
 fn send_all(outbound: &mut Outbound, durable: u64, now: Moment) -> Vec<Seen> {
     while outbound.poll_assign(None, now).is_some() {}
     let mut seen = Vec::new();
-    while let Some(transmit) = outbound.poll_send(durable, now) {
+    while let Some(transmit) = outbound.poll_send(durable, now, |_| false) {
         seen.push(match transmit {
             Transmit::Publish { id, dup, .. } => Seen::Publish(id, dup),
             Transmit::Pubrel(id) => Seen::Pubrel(id),
             Transmit::Expired(_) => Seen::Expired,
+            Transmit::Barred(_) => panic!("nothing is barred here"),
         });
     }
     seen
@@ -172,7 +173,7 @@ proptest! {
                 _ => {}
             }
             while outbound.poll_assign(None, NOW).is_some() {}
-            while let Some(transmit) = outbound.poll_send(u64::MAX, NOW) {
+            while let Some(transmit) = outbound.poll_send(u64::MAX, NOW, |_| false) {
                 if let Transmit::Publish { dup: false, entry, .. } = transmit {
                     first_sends.push(entry.seq.unwrap());
                 }
@@ -196,7 +197,7 @@ proptest! {
         prop_assert!(first_sends.windows(2).all(|pair| pair[0] < pair[1]));
         while outbound.in_flight() + outbound.queued() > 0 {
             while outbound.poll_assign(None, NOW).is_some() {}
-            while outbound.poll_send(u64::MAX, NOW).is_some() {}
+            while outbound.poll_send(u64::MAX, NOW, |_| false).is_some() {}
             let id = outbound.flights[0].id;
             done.extend(outbound.handle_puback(id).and_then(|entry| entry.seq));
             if let Pubrec::Release(_) = outbound.handle_pubrec(id, false) { outbound.release(id, None) }
@@ -224,4 +225,24 @@ fn ids_of_messages_in_flight_are_never_given_twice() {
             outbound.handle_puback(open.remove(1).unwrap()).unwrap();
         }
     }
+}
+
+#[test]
+fn what_a_client_may_not_have_any_more_is_given_up_unless_it_may_hold_its_id() {
+    let barred = |outbound: &mut Outbound| {
+        let mut given_up = 0;
+        while let Some(transmit) = outbound.poll_send(0, NOW, |_| true) {
+            given_up += u32::from(matches!(transmit, Transmit::Barred(_)));
+        }
+        given_up
+    };
+    let mut outbound = Outbound::new(9);
+    for qos in [Qos::AtLeastOnce, Qos::ExactlyOnce] {
+        outbound.push(entry(qos, None, None));
+    }
+    assert_eq!(send_all(&mut outbound, 0, NOW).len(), 2);
+    outbound.push(entry(Qos::ExactlyOnce, None, None));
+    assert!(outbound.poll_assign(None, NOW).is_some());
+    outbound.handle_connect(9);
+    assert_eq!((barred(&mut outbound), outbound.in_flight()), (2, 1));
 }

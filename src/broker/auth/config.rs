@@ -1,0 +1,38 @@
+//! Settings of who may come in, and what they may do.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::acl::Acl;
+
+/// `broker.auth`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// The file of users and their passwords. Re-read when it changes.
+    pub users: Option<PathBuf>,
+    /// Groups by user.
+    pub groups: BTreeMap<Arc<str>, Vec<Arc<str>>>,
+    /// What clients may publish and read. Default: everything.
+    pub acl: AclSource,
+}
+
+/// Where the rules are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum AclSource {
+    /// There are none: whoever is in may publish and read everything.
+    #[default]
+    Everything,
+    /// In `routes.yaml`.
+    Rules(Acl),
+    /// In a file in Mosquitto's format. Re-read when it changes.
+    File(PathBuf),
+}
+
+impl Config {
+    /// Whether clients can log in: some method is there that knows users.
+    #[must_use]
+    pub const fn has_logins(&self) -> bool {
+        self.users.is_some()
+    }
+}

@@ -1,0 +1,334 @@
+//! Who may come in, and what they may do.
+//!
+//! ```text
+//! CONNECT ── Authenticator::authenticate: methods in their order ──► Verdict ── Granted ── Policy::rights ──► Rights of the session
+//!                                                                                                              │
+//!                                              checked at subscribe, at publish, at each delivery, at wills ◄──┘
+//! ```
+//!
+//! - [`passwords`], [`users`]: the file of users. [`hashing`]: where passwords are checked. [`attempts`]: who guesses is slowed down.
+//! - [`acl`]: rules and rights, pure. [`acl_file`]: Mosquitto's format of them, pure.
+//!
+//! Invariants: the first method that knows the user decides, and one that cannot be asked lets nobody in: nothing falls through
+//! to a weaker method. A user that no method knows costs the time of one that is known. A file with a mistake changes nothing.
+//! No password is kept, logged or shown.
+
+pub mod acl;
+pub mod acl_file;
+mod attempts;
+mod config;
+mod hashing;
+pub mod passwords;
+#[cfg(test)]
+mod tests;
+pub mod users;
+mod watched;
+
+pub use config::{AclSource, Config};
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+
+use self::acl::{Acl, Rights, Subject};
+use self::attempts::Attempts;
+use self::hashing::{Busy, Hashing};
+use self::users::Users;
+use self::watched::Watched;
+use crate::telemetry::limited::Limited;
+use crate::wire::ReasonCode;
+
+/// How often files are looked at for changes.
+pub(super) const WATCH_EVERY: Duration = Duration::from_secs(2);
+
+/// Lines of the log about refused logins.
+const LOG_EVERY: Duration = Duration::from_secs(1);
+
+/// A mistake in a file of users or rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LineError {
+    /// Counts from 1.
+    pub line: usize,
+    /// What is wrong.
+    pub text: String,
+}
+
+impl fmt::Display for LineError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}: {}", self.line, self.text)
+    }
+}
+
+/// What a client shows at CONNECT, and where it comes from. Its password is not for Debug.
+#[derive(Clone, Copy)]
+pub(super) struct Login<'a> {
+    /// As it asked; may be empty.
+    pub(super) client_id: &'a str,
+    pub(super) user: Option<&'a str>,
+    pub(super) password: Option<&'a [u8]>,
+    /// The user of its verified certificate, where the listener takes users from there.
+    pub(super) certificate_user: Option<&'a str>,
+    /// `None`: a Unix socket.
+    pub(super) address: Option<IpAddr>,
+    /// The listener takes clients without a login.
+    pub(super) anonymous: bool,
+}
+
+/// A client that is let in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Granted {
+    /// `None`: anonymous.
+    pub(super) user: Option<Arc<str>>,
+    /// Groups that the method knows; those of `auth.groups` come beside them.
+    pub(super) groups: Vec<Arc<str>>,
+    /// Rules that came with the identity, in the place of those of the configuration.
+    pub(super) rules: Option<Arc<Acl>>,
+    /// When the login ends, and the connection with it.
+    pub(super) expires: Option<Instant>,
+    /// Which method let it in.
+    pub(super) by: By,
+}
+
+/// What let a client in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum By {
+    /// Nothing: it is anonymous, or names are not checked.
+    #[default]
+    Nobody,
+    /// Its certificate.
+    Certificate,
+    /// The file of users.
+    Users,
+}
+
+/// What becomes of a CONNECT.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    Granted(Granted),
+    /// `text` is for the client and the log.
+    Refused {
+        code: ReasonCode,
+        text: &'static str,
+    },
+}
+
+/// What one method says.
+#[derive(Debug)]
+enum Answer {
+    Granted(Granted),
+    /// It knows the user, and this is not the password.
+    Wrong,
+    /// It does not know the user: the next one is asked.
+    Unknown,
+    /// Too many ask at once.
+    Busy,
+}
+
+/// A way to tell who a client is.
+#[derive(Debug)]
+enum Method {
+    /// The file of users.
+    Users,
+}
+
+/// What reading the files again has changed.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// Users whose password is another now, or who are gone.
+    pub(super) users: HashSet<Box<str>>,
+    /// The rules are others now.
+    pub(super) acl: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Authenticator {
+    /// In the order in which they are asked.
+    methods: Vec<Method>,
+    /// User names are worth nothing, and hurt nothing: nobody is asked for a password, and no rule hangs on a name.
+    takes_any_name: bool,
+    users_file: Option<Watched>,
+    users: ArcSwap<Users>,
+    acl_file: Option<Watched>,
+    /// `None`: everything is allowed.
+    acl: ArcSwapOption<Acl>,
+    groups: BTreeMap<Arc<str>, Vec<Arc<str>>>,
+    hashing: Hashing,
+    attempts: Attempts,
+    refusals: Limited,
+}
+
+impl Authenticator {
+    /// With the files as they are now. One that cannot be read, or has a mistake, lets nobody in until it is mended, and says so.
+    /// `names_count`: some listener takes users from certificates, so a name must never be taken on trust.
+    pub(super) fn open(config: Config, names_count: bool) -> Self {
+        let Config { users, groups, acl } = config;
+        let has_rules = acl != AclSource::Everything;
+        let (acl, acl_file) = match acl {
+            AclSource::Everything => (None, None),
+            AclSource::Rules(acl) => (Some(Arc::new(acl)), None),
+            // Until it is read nothing is allowed.
+            AclSource::File(path) => (Some(Arc::new(Acl::new(Vec::new(), acl::Asks::All))), Some(Watched::new(path))),
+        };
+        let methods: Vec<Method> = users.iter().map(|_path| Method::Users).collect();
+        let opened = Self {
+            takes_any_name: methods.is_empty() && !has_rules && !names_count,
+            methods,
+            users_file: users.map(Watched::new),
+            users: ArcSwap::default(),
+            acl_file,
+            acl: ArcSwapOption::new(acl),
+            groups,
+            hashing: Hashing::new(),
+            attempts: Attempts::default(),
+            refusals: Limited::new(LOG_EVERY),
+        };
+        opened.reload(true);
+        opened
+    }
+
+    /// Who a client is. `now` is when it asked. Waits for the check of a password, and longer for the answer to one that is wrong.
+    pub(super) async fn authenticate(&self, login: &Login<'_>, now: Instant) -> Verdict {
+        if let Some(user) = login.certificate_user {
+            return Verdict::Granted(Granted { user: Some(user.into()), by: By::Certificate, ..Granted::default() });
+        }
+        let has_credentials = login.user.is_some() || login.password.is_some();
+        if self.methods.is_empty() || !has_credentials {
+            let user = login.user.filter(|_| self.takes_any_name).map(Into::into);
+            return match login.anonymous {
+                true => Verdict::Granted(Granted { user, ..Granted::default() }),
+                false => Verdict::Refused {
+                    code: ReasonCode::NotAuthorized,
+                    text: "this listener takes no clients without a login",
+                },
+            };
+        }
+        if !self.attempts.may_try(login.address, now) {
+            return Verdict::Refused {
+                code: ReasonCode::ServerBusy,
+                text: "too many logins from this address have failed",
+            };
+        }
+        for method in &self.methods {
+            match self.ask(method, login).await {
+                Answer::Granted(granted) => return Verdict::Granted(granted),
+                Answer::Wrong => return self.wrong(login, now).await,
+                Answer::Busy => return busy(),
+                Answer::Unknown => {}
+            }
+        }
+        // A name that nobody knows costs what one costs that is known.
+        let decoy = self.users.load().decoy(login.user.unwrap_or_default()).cloned();
+        let password: Box<[u8]> = login.password.unwrap_or_default().into();
+        if let Some(decoy) = decoy
+            && self.hashing.run(move || decoy.verify(&password)).await.is_err()
+        {
+            return busy();
+        }
+        self.wrong(login, now).await
+    }
+
+    async fn ask(&self, method: &Method, login: &Login<'_>) -> Answer {
+        match method {
+            Method::Users => self.ask_users(login).await,
+        }
+    }
+
+    async fn ask_users(&self, login: &Login<'_>) -> Answer {
+        let Some(user) = login.user else { return Answer::Unknown };
+        let Some(secret) = self.users.load().get(user).cloned() else { return Answer::Unknown };
+        let password: Box<[u8]> = login.password.unwrap_or_default().into();
+        match self.hashing.run(move || secret.verify(&password)).await {
+            Ok(true) => Answer::Granted(Granted { user: Some(user.into()), by: By::Users, ..Granted::default() }),
+            Ok(false) => Answer::Wrong,
+            Err(Busy) => Answer::Busy,
+        }
+    }
+
+    /// Notes, tells and delays a failed login.
+    async fn wrong(&self, login: &Login<'_>, now: Instant) -> Verdict {
+        let delay = self.attempts.note_failure(login.address, now);
+        if let Some(held_back) = self.refusals.pass(now) {
+            let address = login.address.map_or_else(|| "a Unix socket".to_owned(), |address| address.to_string());
+            let (user, client) = (login.user.unwrap_or_default(), login.client_id);
+            tracing::warn!(address, user, client, held_back, "a login has failed: unknown user or wrong password");
+        }
+        tokio::time::sleep(delay).await;
+        Verdict::Refused { code: ReasonCode::BadUserNameOrPassword, text: "unknown user or wrong password" }
+    }
+
+    /// What a client may do; `None`: everything.
+    pub(super) fn rights(&self, granted: &Granted, client_id: &str) -> Option<Arc<Rights>> {
+        let acl = granted.rules.clone().or_else(|| self.acl.load_full())?;
+        let user = granted.user.as_deref();
+        let mut groups = granted.groups.clone();
+        groups.extend(user.and_then(|user| self.groups.get(user)).into_iter().flatten().cloned());
+        Some(Arc::new(acl.rights(Subject { user, client_id, groups: &groups })))
+    }
+
+    /// What the rules that name a user say it may do; `None`: none names it, or there are no rules.
+    pub(super) fn rights_by_name(&self, user: Option<&Arc<str>>, client_id: &str) -> Option<Rights> {
+        let acl = self.acl.load_full()?;
+        let groups = user.and_then(|user| self.groups.get(user)).map(Vec::as_slice).unwrap_or_default();
+        let subject = Subject { user: user.map(|user| &**user), client_id, groups };
+        acl.names(subject).then(|| acl.rights(subject))
+    }
+
+    /// Whether user names mean nothing here.
+    pub(super) const fn takes_any_name(&self) -> bool {
+        self.takes_any_name
+    }
+
+    /// Reads again what has changed, or everything (`always`). A file with a mistake changes nothing.
+    pub(super) fn reload(&self, always: bool) -> Changes {
+        let mut changes = Changes::default();
+        if let Some(users) = read(self.users_file.as_ref(), always, "users", Users::parse) {
+            let old = self.users.load_full();
+            changes.users = old.changed(&users).map(Into::into).collect();
+            tracing::info!(users = users.len(), changed = changes.users.len(), "the file of users was read");
+            self.users.store(Arc::new(users));
+        }
+        if let Some(acl) = read(self.acl_file.as_ref(), always, "rules", acl_file::parse) {
+            changes.acl = self.acl.load().as_deref() != Some(&acl);
+            tracing::info!(changed = changes.acl, "the file of rules was read");
+            self.acl.store(Some(Arc::new(acl)));
+        }
+        changes
+    }
+
+    /// Whether anything is read from files, which may change.
+    pub(super) const fn has_files(&self) -> bool {
+        self.users_file.is_some() || self.acl_file.is_some()
+    }
+}
+
+const fn busy() -> Verdict {
+    Verdict::Refused { code: ReasonCode::ServerBusy, text: "too many clients log in at this moment; come again" }
+}
+
+/// `None`: it is as it was, or of no use, which is logged.
+fn read<T>(
+    file: Option<&Watched>,
+    always: bool,
+    what: &str,
+    parse: impl FnOnce(&str) -> Result<T, Vec<LineError>>,
+) -> Option<T> {
+    let file = file?;
+    let path = file.path().display();
+    match file.read(always)? {
+        Err(error) => tracing::error!(%path, %error, "the file of {what} cannot be read: what was in force stays so"),
+        Ok(text) => match parse(&text) {
+            Ok(parsed) => return Some(parsed),
+            Err(wrong) => {
+                for LineError { line, text } in wrong {
+                    tracing::error!(%path, line, error = text, "the file of {what} has a mistake: what was in force stays so");
+                }
+            }
+        },
+    }
+    None
+}
