@@ -9,6 +9,7 @@ mod dead_letters;
 mod demo;
 mod exit;
 mod out;
+mod passwd;
 mod replay;
 mod run;
 mod signals;
@@ -69,6 +70,8 @@ enum Command {
     DeadLetters(dead_letters::Args),
     /// What buffers hold: list, look into, verify, repair, carry to another gateway
     Buffer(buffer::Args),
+    /// Add, change, remove or check a user in the file that `broker.auth.users` names
+    Passwd(passwd::Args),
     /// Show the promise live: two sites, a line that fails, a gateway that is killed, and no message lost
     Demo(demo::Args),
 }
@@ -105,6 +108,7 @@ fn dispatch(cli: &Cli) -> Outcome {
         Command::Audit(args) => audit::audit(args, &data_dir(&config_file(cli.config.as_deref())?)?),
         Command::DeadLetters(args) => dead_letters::dead_letters(args, &config_file(cli.config.as_deref())?),
         Command::Buffer(args) => buffer::buffer(args, &config_file(cli.config.as_deref())?),
+        Command::Passwd(args) => passwd::passwd(args),
         Command::Demo(args) if cli.config.is_none() => demo::demo(args),
         Command::Demo(_) => {
             let wrong = anyhow::anyhow!("`demo` brings its own configuration: leave out -c");

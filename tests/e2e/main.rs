@@ -6,6 +6,8 @@
 mod support;
 
 #[cfg(test)]
+mod access;
+#[cfg(test)]
 mod drain;
 #[cfg(test)]
 mod folders;
