@@ -168,26 +168,26 @@ fn open_link(config: links::Config, clock: &Arc<dyn Clock>) -> Result<Link, Buil
 }
 
 /// R34: folders below `links/` that no link of the file owns. They are opened so that `status` can tell what they hold, and
-/// with limits that drop nothing. One that does not open is said and left alone: it is nobody's way.
+/// with limits that drop nothing. One that does not open is said, shown and left alone: it is in nobody's way.
 fn open_orphans(config: &Config, clock: &Arc<dyn Clock>) -> Vec<Orphan> {
     let Ok(entries) = fs::read_dir(config.data_dir.join("links")) else { return Vec::new() };
     let dirs = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
     let strays = dirs.filter(|dir| config.links.iter().all(|link| link.buffer.dir != **dir));
-    strays.filter_map(|dir| open_orphan(&dir, clock)).collect()
+    strays.map(|dir| open_orphan(&dir, clock)).collect()
 }
 
-fn open_orphan(dir: &Path, clock: &Arc<dyn Clock>) -> Option<Orphan> {
-    let name = dir.file_name()?.to_string_lossy().into_owned();
+fn open_orphan(dir: &Path, clock: &Arc<dyn Clock>) -> Orphan {
+    let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
     match Lanes::open(&keeping(dir), 1, &[], clock) {
         Ok((lanes, recoveries)) => {
             report(&name, &recoveries);
             let messages = lanes.ledger().buffered;
             tracing::warn!(link = name, messages, folder = %dir.display(), "this folder holds data of a link that routes.yaml does not have; it is kept, and shown as orphaned");
-            Some(Orphan { name, lanes })
+            Orphan { name, lanes: Ok(lanes) }
         }
         Err(error) => {
             tracing::warn!(link = name, %error, "this folder holds data of a link that routes.yaml does not have, and cannot be opened; it is kept");
-            None
+            Orphan { name, lanes: Err(error.to_string()) }
         }
     }
 }

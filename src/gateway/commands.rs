@@ -44,7 +44,9 @@ impl Shared {
     /// The lanes of each link with its name, those of links that are no more included.
     fn buffers(&self) -> impl Iterator<Item = (&str, &Lanes)> {
         let links = self.links.iter().filter_map(|link| Some((link.config.id.as_str(), link.lanes.as_ref()?)));
-        links.chain(self.orphans.iter().map(|orphan| (orphan.name.as_str(), &orphan.lanes)))
+        let orphans =
+            self.orphans.iter().filter_map(|orphan| Some((orphan.name.as_str(), orphan.lanes.as_ref().ok()?)));
+        links.chain(orphans)
     }
 
     /// The logs that `LINK`, all its lanes, or `LINK/LANE` names.

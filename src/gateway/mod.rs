@@ -92,7 +92,8 @@ struct Link {
 /// Data of a link that `routes.yaml` no longer has: kept, said at start, shown in `status` (R34).
 struct Orphan {
     name: String,
-    lanes: Lanes,
+    /// Or why they cannot be opened.
+    lanes: Result<Lanes, String>,
 }
 
 impl Gateway {

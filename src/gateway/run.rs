@@ -196,8 +196,8 @@ async fn stop(
             lanes.close().await;
         }
     }
-    for orphan in &shared.orphans {
-        orphan.lanes.close().await;
+    for lanes in shared.orphans.iter().filter_map(|orphan| orphan.lanes.as_ref().ok()) {
+        lanes.close().await;
     }
     shared.broker.close().await;
     stages.admin.cancel();

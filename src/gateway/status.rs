@@ -96,7 +96,16 @@ impl Orphan {
             note: Some("routes.yaml has no such link; its data is kept".to_owned()),
             ..LinkStatus::default()
         };
-        fill_from_lanes(&mut status, &self.lanes, now);
+        match &self.lanes {
+            Ok(lanes) => fill_from_lanes(&mut status, lanes, now),
+            Err(error) => {
+                status.state = LinkState::BufferFailed;
+                status.balanced = true;
+                status.note = Some(format!(
+                    "routes.yaml has no such link; its data is kept and cannot be opened, so what it holds is not known: {error}"
+                ));
+            }
+        }
         status
     }
 }

@@ -3,6 +3,7 @@
 use std::fs;
 
 use rumqttc_v5::QoS;
+use tidegate::telemetry::board::LinkState;
 
 use crate::support::client::{Publishers, Subscriber, Work};
 use crate::support::gateway::{Gateway, link, run};
@@ -67,6 +68,24 @@ async fn r34_data_of_a_removed_link_is_said_shown_and_kept_until_a_renamed_link_
     assert_eq!(drained.ledger["delivered"], 300);
     assert!(!gateway.data().join("links/old").exists());
     Ledger::compare(acknowledged.clone(), &far.receive(&acknowledged).await).assert_exact("under the new name");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r34_data_of_a_removed_link_that_cannot_be_opened_is_shown_too() {
+    let (mut gateway, _) = with_data(10).await;
+    let cursors = gateway.data().join("links/old/cursors");
+    fs::remove_file(&cursors).unwrap();
+    fs::create_dir(&cursors).unwrap();
+    gateway.configure("");
+    gateway.start_again().await;
+    let status = gateway.status().await;
+    assert!(status.ready, "{status:?}");
+    let orphan = link(&status, "old");
+    assert_eq!((orphan.kind.as_str(), orphan.state), ("orphaned", LinkState::BufferFailed));
+    let note = orphan.note.as_deref().unwrap();
+    assert!(note.contains("cannot be opened") && note.contains("links/old/cursors"), "{note}");
+    assert!(gateway.terminate().await.success());
+    assert!(cursors.is_dir(), "left alone");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::super::{Link, Shared};
+use super::super::{Link, Orphan, Shared};
 use super::ReplayError;
 use crate::buffer::{Buffer, Lane, Lanes, Offset, Record};
 use crate::clock::Clock;
@@ -231,7 +231,8 @@ impl Shared {
     fn replayable(&self, link: &str) -> Result<Lanes, ReplayError> {
         let own =
             self.links.iter().find(|known| known.config.id.as_str() == link).and_then(|known| known.lanes.clone());
-        let orphaned = || self.orphans.iter().find(|orphan| orphan.name == link).map(|orphan| orphan.lanes.clone());
+        let opened = |orphan: &Orphan| orphan.lanes.clone().ok();
+        let orphaned = || self.orphans.iter().find(|orphan| orphan.name == link).and_then(opened);
         own.or_else(orphaned).ok_or_else(|| {
             let named = self.links.iter().filter(|link| link.lanes.is_some()).map(|link| link.config.id.to_string());
             let all: Vec<_> = named.chain(self.orphans.iter().map(|orphan| orphan.name.clone())).collect();
