@@ -421,8 +421,11 @@ mod independent {
         while at < bytes.len() && bytes[at..].iter().any(|byte| *byte != 0) {
             assert_eq!(&bytes[at..at + 4], b"TGDL");
             let len = u32_at(&bytes, at + 4) as usize;
-            let rest = &bytes[at + 12..at + 12 + len];
-            assert_eq!(crc(0, rest), u32_at(&bytes, at + 8));
+            let salt = u32_at(&bytes, at + 8);
+            assert_eq!(salt, crc(meta(dir).1, b"letters"));
+            let rest = &bytes[at + 20..at + 20 + len];
+            assert_eq!(crc(salt, rest), u32_at(&bytes, at + 12));
+            assert_eq!(crc(salt, &bytes[at..at + 16]), u32_at(&bytes, at + 16));
             let reason_len = u32_at(rest, 20) as usize;
             letters.push(DeadLetter {
                 offset: Offset(u64_at(rest, 4)),
@@ -431,7 +434,7 @@ mod independent {
                 attempts: u32_at(rest, 0),
                 body: rest[28 + reason_len..].to_vec().into(),
             });
-            at += padded(12 + len);
+            at += padded(20 + len);
         }
         letters
     }

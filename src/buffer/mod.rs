@@ -82,11 +82,12 @@
 //!          holes u64 · holes times { from u64 · to u64, exclusive }: numbers above the floor that hold no record that is owed
 //! ```
 //! **`dead-letters/letters`**: letters and their fates, one behind the other; then zeros up to the end of the file, a reserve. Where something
-//! else stands, a reader tries again 8 bytes on.
+//! else stands, a reader tries again 8 bytes on. `salt` is `crc(secret, "letters")`, with `secret` from `meta`; a row of another one is none.
+//! Where no row has it, `meta` was lost, and the salt of the first row that checks by its own is that of all.
 //! ```text
-//! letter:  magic u32 = "TGDL" · len u32 · crc u32 = crc(what follows, len bytes)
+//! letter:  magic u32 = "TGDL" · len u32 · salt u32 · crc u32 = crc(salt, the len bytes behind the header) · header_crc u32 = crc(salt, bytes 0..16)
 //!          attempts u32 · offset u64, its record's number · time u64, wall · reason_len u32 · zero u32 · reason (UTF-8) · body · pad
-//! fate:    magic u32 = "TGDM" · len u32 = 24 · crc u32, as a letter's · kind u32 · zero u32 · first u64 · second u64 · pad
+//! fate:    magic u32 = "TGDM" · len u32 = 24 · salt, crc, header_crc, as a letter's · kind u32 · zero u32 · first u64 · second u64 · pad
 //!          kind 1: letter `first` is about to be in the log again, as `second` or later · 2: it is, as `second` · 3: it is not
 //!          4: letter `first` was dropped · 5: `first` were sent again and `second` dropped before this file was written anew
 //! ```

@@ -4,9 +4,9 @@
 //!
 //! # On disk
 //! `dead-letters/letters` is a row of letters:
-//! `magic:u32 len:u32 crc:u32 attempts:u32 offset:u64 time_ms:u64 reason_len:u32 zero:u32 reason body padding`, where
-//! `len` counts what follows the first 12 bytes, without the padding to 8 bytes, and `crc` is over those; and of fates with
-//! the same first 12 bytes, which say what became of a letter.
+//! `magic:u32 len:u32 salt:u32 crc:u32 header_crc:u32 attempts:u32 offset:u64 time_ms:u64 reason_len:u32 zero:u32 reason body padding`,
+//! where `len` counts what follows the first 20 bytes, without the padding to 8 bytes, and `crc` is over those; and of fates with
+//! the same first 20 bytes, which say what became of a letter. A row of another salt than the log's is none.
 //!
 //! # Sending again
 //! `Sending` is synced, the record is appended to the log and synced, `Sent` is synced; then the letter is gone and the
@@ -34,6 +34,7 @@ use parking_lot::Mutex;
 use self::reserve::Reserve;
 use self::row::{Fate, Row};
 use super::format::aligned;
+use super::log::Identity;
 use super::storage::{Handle, Storage, is_no_space};
 use super::{Offset, Refused, wide};
 use crate::clock::WallMs;
@@ -76,6 +77,7 @@ struct Letters {
     storage: Arc<dyn Storage>,
     dir: PathBuf,
     file: Option<Box<dyn Handle>>,
+    salt: u32,
     /// Behind the last row.
     end: u64,
     reserve: Reserve,
@@ -108,6 +110,7 @@ pub(super) struct LettersLook {
     pub(super) damaged: Vec<(u64, u64)>,
     /// Bytes of the file that count.
     end: u64,
+    salt: u32,
     offsets: Vec<u64>,
 }
 
@@ -120,10 +123,10 @@ impl LettersLook {
     /// Verifies the checksums of the file up to where it was.
     pub(super) fn check(mut self, storage: &dyn Storage, link_dir: &Path) -> io::Result<Self> {
         if let Some((file, len)) = open_to_read(storage, link_dir)? {
-            let (damaged, sound_end) = row::scan(&*file, len.min(self.end), |_, _, _| {})?;
-            self.damaged = damaged;
-            if sound_end < len.min(self.end) {
-                self.damaged.push((sound_end, len.min(self.end)));
+            let found = row::scan(&*file, len.min(self.end), self.salt, |_, _, _| {})?;
+            self.damaged = found.damaged;
+            if found.end < len.min(self.end) {
+                self.damaged.push((found.end, len.min(self.end)));
             }
         }
         Ok(self)
@@ -132,15 +135,25 @@ impl LettersLook {
 
 /// The length of the row at `pos`, if a sound one is there.
 pub(super) fn row_len(file: &dyn Handle, pos: u64, end: u64) -> io::Result<Option<usize>> {
-    Ok(row::read(file, pos, end)?.map(|(_, size)| size))
+    Ok(row::read(file, pos, end, None)?.map(|found| found.size))
+}
+
+/// The salt of the letters of the log in `link_dir`, from its `meta`.
+fn salt_of(storage: &dyn Storage, link_dir: &Path) -> io::Result<u32> {
+    let (_look, meta) = super::slots::look(storage, &link_dir.join("meta"))?;
+    Ok(crc32c::crc32c_append(
+        meta.as_deref().and_then(Identity::decode).map_or(0, |identity| identity.secret),
+        b"letters",
+    ))
 }
 
 /// Reads the log beneath the link's folder and changes nothing.
 pub(super) fn look(storage: &dyn Storage, link_dir: &Path) -> io::Result<LettersLook> {
     let Some((file, len)) = open_to_read(storage, link_dir)? else { return Ok(LettersLook::default()) };
     let mut index = Index::default();
-    let (damaged, end) = row::scan(&*file, len, |row, pos, size| index.apply(&row, pos, size))?;
-    Ok(LettersLook { damaged, ..index.look(end) })
+    let salt = salt_of(storage, link_dir)?;
+    let found = row::scan(&*file, len, salt, |row, pos, size| index.apply(&row, pos, size))?;
+    Ok(LettersLook { damaged: found.damaged, ..index.look(found.end, found.salt) })
 }
 
 /// All letters beneath the link's folder, oldest first; changes nothing.
@@ -148,7 +161,7 @@ pub(super) fn read_all(storage: &dyn Storage, link_dir: &Path) -> io::Result<Vec
     let Some((file, len)) = open_to_read(storage, link_dir)? else { return Ok(Vec::new()) };
     let mut index = Index::default();
     let mut letters = BTreeMap::new();
-    row::scan(&*file, len, |row, pos, size| {
+    row::scan(&*file, len, salt_of(storage, link_dir)?, |row, pos, size| {
         index.apply(&row, pos, size);
         if let Row::Letter(letter) = row {
             letters.insert(letter.offset, letter);
@@ -220,13 +233,14 @@ impl Index {
         removed.is_some()
     }
 
-    fn look(&self, end: u64) -> LettersLook {
+    fn look(&self, end: u64, salt: u32) -> LettersLook {
         LettersLook {
             count: wide(self.places.len()),
             sent: self.sent,
             dropped: self.dropped,
             damaged: Vec::new(),
             end,
+            salt,
             offsets: self.places.keys().map(|offset| offset.0).collect(),
         }
     }
@@ -241,6 +255,7 @@ impl DeadLetters {
     /// Opens the log beneath the link's folder, with so many bytes of reserve if the disk has them. Answers also what was odd about it.
     pub(super) fn open(storage: Arc<dyn Storage>, link_dir: &Path, reserve: u64) -> io::Result<(Self, Vec<String>)> {
         let mut letters = Letters {
+            salt: salt_of(&*storage, link_dir)?,
             storage,
             dir: link_dir.join("dead-letters"),
             file: None,
@@ -338,12 +353,19 @@ impl DeadLetters {
     /// The log and whatever `see` looks at, at one moment.
     pub(super) fn with_look<T>(&self, see: impl FnOnce(LettersLook) -> T) -> T {
         let letters = self.letters.lock();
-        see(letters.index.look(letters.end))
+        see(letters.index.look(letters.end, letters.salt))
     }
 
     #[cfg(test)]
     fn limit(&self, bytes_max: u64) {
         self.letters.lock().bytes_max = bytes_max;
+    }
+
+    #[cfg(test)]
+    fn append_row(&self, row: &Row) {
+        let mut letters = self.letters.lock();
+        let bytes = row.encode(letters.salt);
+        letters.append(row, &bytes).unwrap();
     }
 }
 
@@ -365,9 +387,10 @@ impl Letters {
         };
         let len = file.len()?;
         let index = &mut self.index;
-        let (damaged, sound_end) = row::scan(&*file, len, |row, pos, size| index.apply(&row, pos, size))?;
-        let path = self.path();
-        let damaged = damaged.iter();
+        let found = row::scan(&*file, len, self.salt, |row, pos, size| index.apply(&row, pos, size))?;
+        let (path, sound_end) = (self.path(), found.end);
+        self.salt = found.salt;
+        let damaged = found.damaged.iter();
         let mut notes: Vec<_> =
             damaged.map(|(from, to)| format!("{}: {} damaged bytes at {from}", path.display(), to - from)).collect();
         self.reserve.len = len;
@@ -388,7 +411,7 @@ impl Letters {
             return Ok(());
         }
         let row = Row::Letter(letter.clone());
-        let bytes = row.encode();
+        let bytes = row.encode(self.salt);
         let fits = |letters: &Self| letters.end + wide(bytes.len()) <= letters.bytes_max;
         if !fits(self) && self.gone_bytes() > 0 {
             self.write_anew()?;
@@ -403,7 +426,7 @@ impl Letters {
     fn note(&mut self, fate: Fate) -> Result<(), Refused> {
         self.is_sound()?;
         let row = Row::Fate(fate);
-        let bytes = row.encode();
+        let bytes = row.encode(self.salt);
         self.append(&row, &bytes)?;
         if self.gone_bytes() > GONE_BYTES_MIN.max(self.end / 2)
             && let Err(error) = self.write_anew()
@@ -499,7 +522,7 @@ impl Letters {
         let mut index = Index::default();
         let mut end = 0;
         let mut write = |row: Row| -> io::Result<()> {
-            let bytes = row.encode();
+            let bytes = row.encode(self.salt);
             file.write_at(&bytes, end)?;
             index.apply(&row, end, bytes.len());
             end += wide(bytes.len());
@@ -521,9 +544,9 @@ impl Letters {
 
     fn get(&self, offset: Offset) -> io::Result<Option<DeadLetter>> {
         let (Some(file), Some((pos, _))) = (&self.file, self.index.places.get(&offset)) else { return Ok(None) };
-        match row::read(&**file, *pos, self.end)? {
-            Some((Row::Letter(letter), _)) => Ok(Some(letter)),
-            Some((Row::Fate(_), _)) | None => {
+        match row::read(&**file, *pos, self.end, Some(self.salt))?.map(|found| found.row) {
+            Some(Row::Letter(letter)) => Ok(Some(letter)),
+            Some(Row::Fate(_)) | None => {
                 let damaged = format!("{}: the letter at byte {pos} is damaged", self.path().display());
                 Err(io::Error::new(io::ErrorKind::InvalidData, damaged))
             }

@@ -13,9 +13,9 @@ use crate::clock::WallMs;
 
 const LETTER: u32 = u32::from_le_bytes(*b"TGDL");
 const FATE: u32 = u32::from_le_bytes(*b"TGDM");
-const HEADER: usize = 12;
+const HEADER: usize = 20;
 const FIXED: usize = 28;
-/// Zeros that are passed over at once.
+/// What is searched for the next row at once.
 const LOOK: usize = 4 << 10;
 
 /// What became of a letter. A row of `kind:u32 zero:u32 offset:u64 value:u64`.
@@ -41,8 +41,10 @@ pub(super) enum Row {
 }
 
 impl Row {
-    /// As it goes to the file, padding included.
-    pub(super) fn encode(&self) -> Vec<u8> {
+    /// As it goes to the file, padding included. The header has a checksum of its own, so that one that is damaged is known
+    /// without reading what it says the length of; and both are seeded with the log's salt, so that no message can hold what would
+    /// be taken for a row where the one around it is damaged.
+    pub(super) fn encode(&self, salt: u32) -> Vec<u8> {
         let (magic, rest) = match self {
             Self::Letter(letter) => (LETTER, letter_bytes(letter)),
             Self::Fate(fate) => (FATE, fate_bytes(*fate)),
@@ -50,7 +52,9 @@ impl Row {
         let mut out = Vec::with_capacity(aligned(HEADER + rest.len()));
         out.put_u32_le(magic);
         out.put_u32_le(u32::try_from(rest.len()).unwrap_or(u32::MAX));
-        out.put_u32_le(crc32c::crc32c(&rest));
+        out.put_u32_le(salt);
+        out.put_u32_le(crc32c::crc32c_append(salt, &rest));
+        out.put_u32_le(crc32c::crc32c_append(salt, &out));
         out.extend(rest);
         out.resize(aligned(out.len()), 0);
         out
@@ -85,24 +89,35 @@ fn fate_bytes(fate: Fate) -> Vec<u8> {
     rest
 }
 
-/// The row at `pos` and its length without padding, if one is there.
-pub(super) fn read(file: &dyn Handle, pos: u64, end: u64) -> io::Result<Option<(Row, usize)>> {
-    let head = read_up_to(file, pos, HEADER)?;
-    let mut head = head.as_slice();
+/// A row that was found.
+pub(super) struct Found {
+    pub(super) row: Row,
+    /// Its length without padding.
+    pub(super) size: usize,
+    salt: u32,
+}
+
+/// The row at `pos`, if one of this salt (or any) is there.
+pub(super) fn read(file: &dyn Handle, pos: u64, end: u64, salt: Option<u32>) -> io::Result<Option<Found>> {
+    let bytes = read_up_to(file, pos, HEADER)?;
+    let mut head = bytes.as_slice();
     if head.len() < HEADER {
         return Ok(None);
     }
-    let (magic, len, crc) = (head.get_u32_le(), head.get_u32_le(), head.get_u32_le());
-    if !matches!(magic, LETTER | FATE) || pos + wide(HEADER) + u64::from(len) > end {
+    let (magic, len, own) = (head.get_u32_le(), head.get_u32_le(), head.get_u32_le());
+    let (crc, head_crc) = (head.get_u32_le(), head.get_u32_le());
+    let is_ours = matches!(magic, LETTER | FATE) && salt.is_none_or(|salt| salt == own);
+    let checked = bytes.get(..HEADER - 4).unwrap_or_default();
+    if !is_ours || crc32c::crc32c_append(own, checked) != head_crc || pos + wide(HEADER) + u64::from(len) > end {
         return Ok(None);
     }
     let Ok(len) = usize::try_from(len) else { return Ok(None) };
     let rest = read_up_to(file, pos + wide(HEADER), len)?;
-    if rest.len() != len || crc32c::crc32c(&rest) != crc {
+    if rest.len() != len || crc32c::crc32c_append(own, &rest) != crc {
         return Ok(None);
     }
     let row = if magic == LETTER { letter(rest.into()).map(Row::Letter) } else { fate(&rest).map(Row::Fate) };
-    Ok(row.map(|row| (row, HEADER + len)))
+    Ok(row.map(|row| Found { row, size: HEADER + len, salt: own }))
 }
 
 fn letter(mut rest: Bytes) -> Option<DeadLetter> {
@@ -137,36 +152,54 @@ fn fate(mut rest: &[u8]) -> Option<Fate> {
     }
 }
 
-/// Shows all sound rows with their place and length; answers the ranges between them that are none, and where the last
-/// one ends.
+/// What [`scan`] found beside the rows.
+pub(super) struct Scan {
+    /// Ranges between rows that are none.
+    pub(super) damaged: Vec<(u64, u64)>,
+    /// Where the last row ends.
+    pub(super) end: u64,
+    /// The salt of its rows.
+    pub(super) salt: u32,
+}
+
+/// Shows all sound rows with their place and length. Their salt is `expected`; where none has it, since `meta` was lost, it is that
+/// of the first row that checks by its own.
 pub(super) fn scan(
     file: &dyn Handle,
     len: u64,
+    expected: u32,
     mut each: impl FnMut(Row, u64, usize),
-) -> io::Result<(Vec<(u64, u64)>, u64)> {
-    let mut damaged = Vec::new();
-    let (mut at, mut sound_end) = (0, 0);
-    while at + wide(HEADER) <= len {
-        if let Some((row, size)) = read(file, at, len)? {
-            if at > sound_end {
-                damaged.push((sound_end, at));
-            }
-            each(row, at, size);
-            at += wide(aligned(size));
-            sound_end = at;
-        } else {
-            at += zeros(file, at)?.max(8);
+) -> io::Result<Scan> {
+    let salt = match next_row(file, 0, len, Some(expected))? {
+        Some(_) => expected,
+        None => next_row(file, 0, len, None)?.map_or(expected, |(_, found)| found.salt),
+    };
+    let mut scan = Scan { damaged: Vec::new(), end: 0, salt };
+    while let Some((at, Found { row, size, .. })) = next_row(file, scan.end, len, Some(salt))? {
+        if at > scan.end {
+            scan.damaged.push((scan.end, at));
         }
+        each(row, at, size);
+        scan.end = at + wide(aligned(size));
     }
-    Ok((damaged, sound_end))
+    Ok(scan)
 }
 
-/// How many zeros stand at `at`, as far as is looked at once, in eights: no row begins among them.
-fn zeros(file: &dyn Handle, at: u64) -> io::Result<u64> {
-    if read_up_to(file, at, 8)?.iter().any(|byte| *byte != 0) {
-        return Ok(0);
+/// The first row at `from` or behind it, and where it begins. Each byte is looked at once, and once more in a row whose body does not
+/// check: nothing but our own rows has a header with our salt that does.
+fn next_row(file: &dyn Handle, from: u64, len: u64, salt: Option<u32>) -> io::Result<Option<(u64, Found)>> {
+    if let Some(found) = read(file, from, len, salt)? {
+        return Ok(Some((from, found)));
     }
-    let bytes = read_up_to(file, at, LOOK)?;
-    let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
-    Ok(wide(zeros) & !7)
+    let begins =
+        |eight: &[u8]| eight.first_chunk::<4>().is_some_and(|m| [LETTER, FATE].contains(&u32::from_le_bytes(*m)));
+    for at in (from..len).step_by(LOOK) {
+        let bytes = read_up_to(file, at, LOOK)?;
+        for (_, pos) in bytes.chunks(8).zip((at..).step_by(8)).filter(|(eight, _)| begins(eight)) {
+            if let Some(found) = read(file, pos, len, salt)? {
+                return Ok(Some((pos, found)));
+            }
+        }
+    }
+    Ok(None)
 }

@@ -302,7 +302,7 @@ async fn letters_survive_any_flip_and_truncation() {
             let most = if cut { good.len() - at / row } else { 1 };
             assert!(missing.len() <= most, "{case}: {} are missing", missing.len());
             // Cut between two letters it is as if the later ones had never been.
-            let between = cut && at % row == 0 || at % row >= 154;
+            let between = cut && at % row == 0 || at % row >= 162;
             assert!(missing.is_empty() || between || !notes.is_empty(), "{case}: said nothing");
             assert!(cut || at < row * good.len() || !notes.is_empty(), "{case}: said nothing of the reserve");
             for letter in &good {

@@ -73,12 +73,12 @@ async fn r04_the_reserve_is_used_up_without_loss_and_filled_up_again() {
     letters.put(letter(0)).await.unwrap();
     disk.capacity(Some(disk.used()));
     let taken = put_until_full(&letters, 1).await;
-    let row = 160;
+    let row = 168;
     assert!((RESERVE / row / 2..=RESERVE / row + 1).contains(&taken), "{taken}");
     assert!(disk.len(&file()) <= RESERVE + row, "no more than was there");
     // What the operator does about it works, and is small.
     while letters.drop_letter(Offset(0)).await == Err(Refused::Full) {
-        disk.capacity(Some(disk.used() + 40));
+        disk.capacity(Some(disk.used() + 48));
     }
     disk.kill();
     let (letters, notes) = open(&disk);
