@@ -1,5 +1,5 @@
 //! A link's lanes (R14): up to three logs, each a segment chain with a cursor and a ledger of its own, that share the
-//! link's quota. A record of a high lane never waits behind a backlog of a lower one; order holds within a lane.
+//! link's quota, and the window of confirmations that may be unsaved (R9). A record of a high lane never waits behind a backlog of a lower one; order holds within a lane.
 //!
 //! The normal lane is the link's folder itself, `high/` and `low/` are folders in it. A lane exists when some route uses
 //! it, or its folder is there. When the quota is used up and `when_full` is `drop_oldest`, the lowest lane gives up its
@@ -93,6 +93,11 @@ pub(super) fn label(dir: &Path) -> String {
     }
 }
 
+/// How many confirmations of one lane may be unsaved before it saves them, so that one of them does when `window` are in all (R9).
+pub(super) fn part_of(window: usize, lanes: usize) -> usize {
+    window.checked_div(lanes).unwrap_or(window).max(1)
+}
+
 /// A record's place in its link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
@@ -131,13 +136,13 @@ impl Lanes {
     ) -> Result<(Self, Vec<(Lane, Recovery)>), OpenError> {
         let is_needed = |lane: &Lane| *lane == Lane::Normal || used.contains(lane) || lane.folder(&config.dir).is_dir();
         let needed: Vec<Lane> = Lane::ALL.into_iter().filter(is_needed).collect();
-        let window = window.checked_div(needed.len()).unwrap_or(window).max(1);
+        let own_window = part_of(window, needed.len());
         let name = config.dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let (mut lanes, mut recoveries, mut normal) = (Vec::new(), Vec::new(), None);
         for lane in needed {
             let own = Config { dir: lane.folder(&config.dir), ..config.clone() };
             let thread = if lane == Lane::Normal { name.clone() } else { format!("{name}-{}", lane.name()) };
-            let opened = Buffer::open_as(&thread, Arc::new(storage::Disk), &own, window, Arc::clone(clock));
+            let opened = Buffer::open_as(&thread, Arc::new(storage::Disk), &own, own_window, Arc::clone(clock));
             let (buffer, recovery) = opened?;
             if lane == Lane::Normal {
                 normal = Some(buffer.clone());
@@ -145,7 +150,7 @@ impl Lanes {
             lanes.push((lane, buffer));
             recoveries.push((lane, recovery));
         }
-        quota::share(lanes.iter().map(|(lane, buffer)| (*lane, Arc::clone(&buffer.inner.shared))));
+        quota::share(lanes.iter().map(|(lane, buffer)| (*lane, Arc::clone(&buffer.inner.shared))), window);
         let Some(normal) = normal else {
             let error = std::io::Error::other("no lane was opened");
             return Err(OpenError::Io { path: config.dir.clone(), error });

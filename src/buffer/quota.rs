@@ -1,4 +1,4 @@
-//! One quota for the lanes of a link (R14).
+//! What the lanes of a link share: one quota (R14), and one window of confirmations that may be unsaved (R9).
 //!
 //! An offer is decided under one short lock for all lanes, the gate: so what each of them has in use cannot grow while
 //! the others are counted, and `max_size` holds for the sum. The lanes' own locks are taken one at a time inside it.
@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use super::cursor::Drop;
 use super::lanes::Lane;
 use super::state::Shared;
+use super::wide;
 
 /// What a lane knows of the others.
 #[derive(Debug)]
@@ -18,10 +19,12 @@ pub(super) struct Siblings {
     /// The lowest first.
     others: Vec<(Lane, Weak<Shared>)>,
     own: Lane,
+    /// Confirmations that may be unsaved in all lanes together.
+    window: u64,
 }
 
-/// Makes the lanes share what is now the quota of each.
-pub(super) fn share(lanes: impl Iterator<Item = (Lane, Arc<Shared>)>) {
+/// Makes the lanes share what is now the quota of each, and `window`: so many confirmations may be unsaved in all of them together.
+pub(super) fn share(lanes: impl Iterator<Item = (Lane, Arc<Shared>)>, window: usize) {
     let mut lanes: Vec<(Lane, Arc<Shared>)> = lanes.collect();
     if lanes.len() < 2 {
         return;
@@ -31,7 +34,7 @@ pub(super) fn share(lanes: impl Iterator<Item = (Lane, Arc<Shared>)>) {
     for (own, shared) in &lanes {
         let others = lanes.iter().filter(|(lane, _)| lane != own);
         let others = others.map(|(lane, other)| (*lane, Arc::downgrade(other))).collect();
-        shared.share_quota(Siblings { gate: Arc::clone(&gate), others, own: *own });
+        shared.share_quota(Siblings { gate: Arc::clone(&gate), others, own: *own, window: wide(window) });
     }
 }
 
@@ -64,6 +67,21 @@ impl Siblings {
     /// Whether lanes above owe something.
     pub(super) fn higher_hold_some(&self) -> bool {
         self.others().any(|(lane, other)| lane < self.own && other.owes())
+    }
+
+    /// See [`Shared::is_unsaved`].
+    pub(super) const fn window(&self) -> u64 {
+        self.window
+    }
+
+    /// Confirmations in the other lanes that are not saved.
+    pub(super) fn unsaved(&self) -> u64 {
+        self.others().map(|(_, other)| other.unsaved()).sum()
+    }
+
+    /// One lane's cursor was saved: the others' readers look again.
+    pub(super) fn saved(&self) {
+        self.others().for_each(|(_, other)| other.wake_reader());
     }
 
     /// Space may have come back for all.

@@ -86,7 +86,7 @@ impl Reader {
     /// (one record may exceed it). Offsets rise; a gap is what was dropped or damaged, already counted.
     /// Cancel safe.
     ///
-    /// While a window's worth of confirmations is not in the cursor file, nothing is handed out: with what is in flight, a kill
+    /// While a window's worth of confirmations is not in the cursor files of the link's lanes, nothing is handed out: with what is in flight, a kill
     /// repeats at most two windows (R9), however long the writer waits for the disk.
     ///
     /// # Errors
@@ -155,7 +155,7 @@ impl Reader {
         Offset(self.shared.state.lock().tracker.floor())
     }
 
-    /// Until what was confirmed is in the cursor file, but for less than a window.
+    /// Until what was confirmed is in the cursor files of all lanes, but for less than a window.
     async fn wait_for_cursor(&mut self) -> Result<(), Refused> {
         loop {
             self.saves.mark_unchanged();

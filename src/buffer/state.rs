@@ -614,20 +614,38 @@ impl Shared {
         }
     }
 
-    /// The cursor file holds so many more confirmations: the reader may go on (R9).
+    /// The cursor file holds so many more confirmations: readers may go on (R9), those of the other lanes too.
     pub(super) fn saved(&self, confirmations: u64) {
         self.state.lock().tracker.saved(confirmations);
         self.saves.send_replace(());
     }
 
-    /// Whether a window's worth of confirmations is unsaved, so that nothing more may be read before they are (R9).
+    /// Whether a window's worth of confirmations is unsaved, in all lanes of the link together, so that nothing more may be read
+    /// before they are (R9). A lane saves when its part of the window is, so one of them is about to.
     pub(super) fn is_unsaved(&self) -> bool {
         let state = self.state.lock();
+        self.wake_reader();
+        if let Some(siblings) = self.siblings.get() {
+            siblings.saved();
+        }
+    }
+
+    pub(super) fn wake_reader(&self) {
         state.failed.is_none() && state.tracker.unsaved() >= self.limits.window
     }
 
     /// Where the streams are, after a new one has begun if more than `most` records are owed from the last one on.
     pub(super) fn streams(&self, most: Option<u64>) -> Streams {
+        if self.state.lock().failed.is_some() {
+            return false;
+        }
+        let (elsewhere, window) =
+            self.siblings.get().map_or((0, self.limits.window), |siblings| (siblings.unsaved(), siblings.window()));
+        self.unsaved() + elsewhere >= window
+    }
+
+    /// Confirmations that are not saved. A log that has failed holds nobody up.
+    pub(super) fn unsaved(&self) -> u64 {
         let mut state = self.state.lock();
         let durable = self.mark.progress().done;
         if most.is_some_and(|most| state.tracker.begin_stream(durable, most)) {

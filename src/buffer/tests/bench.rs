@@ -84,9 +84,14 @@ pub(super) fn config() -> Config {
 /// Confirmations that may be unsaved.
 pub(super) const WINDOW: usize = 8;
 
-pub(super) fn try_open(disk: &SimDisk, clock: &Arc<HandClock>, config: &Config) -> Result<(Log, Recovery), OpenError> {
+pub(super) fn try_open(
+    disk: &SimDisk,
+    clock: &Arc<HandClock>,
+    config: &Config,
+    window: usize,
+) -> Result<(Log, Recovery), OpenError> {
     let clock: Arc<dyn Clock> = Arc::<HandClock>::clone(clock);
-    recovery::open(Arc::new(disk.clone()), config, WINDOW, clock)
+    recovery::open(Arc::new(disk.clone()), config, window, clock)
 }
 
 impl Bench {
@@ -95,7 +100,12 @@ impl Bench {
     }
 
     pub(super) fn open(disk: SimDisk, clock: Arc<HandClock>, config: Config) -> Self {
-        let (log, recovery) = try_open(&disk, &clock, &config).unwrap();
+        Self::open_lane(disk, clock, config, WINDOW)
+    }
+
+    /// One of a link's lanes, which may have so many confirmations unsaved.
+    pub(super) fn open_lane(disk: SimDisk, clock: Arc<HandClock>, config: Config, window: usize) -> Self {
+        let (log, recovery) = try_open(&disk, &clock, &config, window).unwrap();
         let shared = Arc::clone(&log.shared);
         Self { disk, clock, config, log, shared, recovery }
     }

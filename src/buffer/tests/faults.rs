@@ -5,7 +5,7 @@ use futures_util::FutureExt;
 use super::super::format::{FRAME_HEADER, SEGMENT_HEADER};
 use super::super::state::Verdict;
 use super::super::*;
-use super::bench::{Bench, HandClock, body, config, dir, try_open};
+use super::bench::{Bench, HandClock, WINDOW, body, config, dir, try_open};
 use super::disk::{Dice, Faults, SimDisk};
 use crate::units::ByteSize;
 
@@ -207,7 +207,7 @@ fn r36_a_folder_of_a_later_format_is_refused_in_clear_words() {
         let crc = crc32c::crc32c(&bytes[..60]);
         bytes[60..64].copy_from_slice(&crc.to_le_bytes());
     });
-    let error = try_open(&bench.disk, &bench.clock, &bench.config).unwrap_err();
+    let error = try_open(&bench.disk, &bench.clock, &bench.config, WINDOW).unwrap_err();
     assert!(error.to_string().contains("later version of Tidegate (format 9; this program knows 1)"), "{error}");
 }
 

@@ -4,9 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use futures_util::FutureExt;
+
 use super::super::state::Verdict;
 use super::super::*;
-use super::bench::{Bench, HandClock, config};
+use super::bench::{Bench, HandClock, WINDOW, config};
 use super::disk::{Dice, SimDisk};
 use crate::units::ByteSize;
 
@@ -45,11 +47,11 @@ impl Link {
     fn bench(&self, lane: Lane) -> Bench {
         let dir = lane.folder(super::bench::dir());
         let own = Config { dir, max_size: ByteSize(MAX_SIZE), when_full: self.when_full, ..config() };
-        Bench::open(self.disk.clone(), Arc::clone(&self.clock), own)
+        Bench::open_lane(self.disk.clone(), Arc::clone(&self.clock), own, lanes::part_of(WINDOW, 3))
     }
 
     fn share(&self) {
-        quota::share(self.lanes.iter().map(|own| (own.lane, Arc::clone(&own.bench.shared))));
+        quota::share(self.lanes.iter().map(|own| (own.lane, Arc::clone(&own.bench.shared))), WINDOW);
     }
 
     fn turn(&mut self) {
@@ -174,6 +176,69 @@ fn r14_random_runs_of_three_lanes_agree_with_a_list_for_each() {
         run(seed, WhenFull::Reject);
         run(seed, WhenFull::Block);
     }
+}
+
+/// What a sink with a window of [`WINDOW`] gets from a lane now, beside what it has in flight.
+fn read_on(reader: &mut Reader, in_flight: usize) -> Vec<u64> {
+    let read = reader.next(WINDOW - in_flight, 1 << 20).now_or_never();
+    read.map_or_else(Vec::new, |read| read.unwrap().iter().map(|record| record.offset.0).collect())
+}
+
+#[test]
+fn r09_a_kill_repeats_at_most_two_windows_of_a_link_however_many_lanes_it_has() {
+    for seed in 0..60 {
+        let mut dice = Dice(seed);
+        let mut link = Link::new(WhenFull::Reject);
+        (0..3).for_each(|at| fill(&mut link, at, 60));
+        let mut readers: Vec<Reader> = link.lanes.iter().map(|own| own.bench.reader()).collect();
+        let mut in_flight: Vec<(usize, u64)> = Vec::new();
+        // The writers wait for the disk, but for now and then.
+        for step in 0..200 {
+            let at = dice.roll(3) as usize;
+            if in_flight.len() < WINDOW {
+                in_flight.extend(read_on(&mut readers[at], in_flight.len()).into_iter().map(|offset| (at, offset)));
+            }
+            for _ in 0..dice.roll(in_flight.len() as u64 + 1) {
+                let (lane, offset) = in_flight.remove(0);
+                link.lanes[lane].bench.settle([offset]);
+            }
+            let unsaved: u64 = link.lanes.iter().map(|own| own.bench.shared.unsaved()).sum();
+            assert!(unsaved as usize + in_flight.len() < 2 * WINDOW, "seed {seed}, step {step}: {unsaved} unsaved");
+            if dice.roll(12) == 0 {
+                link.turn();
+                let unsaved: u64 = link.lanes.iter().map(|own| own.bench.shared.unsaved()).sum();
+                assert!(unsaved < WINDOW as u64, "seed {seed}: saved where a part of the window was due");
+            }
+        }
+        let cursors: Vec<u64> = readers.iter().map(|reader| reader.cursor().0).collect();
+        drop(readers);
+        link.reopen(false);
+        let again = link.lanes.iter().zip(cursors).map(|(own, before)| before - own.bench.shared.stats().cursor.0);
+        let repeated = again.sum::<u64>() as usize + in_flight.len();
+        assert!(repeated <= 2 * WINDOW, "seed {seed}: {repeated} are sent again");
+    }
+}
+
+#[test]
+fn r09_a_lane_that_saves_lets_the_readers_of_the_others_go_on() {
+    let mut link = Link::new(WhenFull::Reject);
+    (0..2).for_each(|at| fill(&mut link, at, 60));
+    let mut high = link.lanes[0].bench.reader();
+    let mut normal = link.lanes[1].bench.reader();
+    let read = read_on(&mut high, 0);
+    assert_eq!(read.len(), WINDOW);
+    link.lanes[0].bench.settle(read);
+    {
+        let mut waiting = Box::pin(normal.next(WINDOW, 1 << 20));
+        assert!(waiting.as_mut().now_or_never().is_none(), "a window is unsaved in the high lane");
+        link.lanes[0].bench.turn();
+        assert!(waiting.now_or_never().is_some());
+    }
+    // A lane that has failed holds nobody up.
+    link.lanes[0].bench.settle(read_on(&mut high, 0));
+    assert_eq!(read_on(&mut normal, 0), Vec::<u64>::new());
+    link.lanes[0].bench.shared.fail("for the test");
+    assert!(!read_on(&mut normal, 0).is_empty());
 }
 
 fn fill(link: &mut Link, at: usize, count: usize) {

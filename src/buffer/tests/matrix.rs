@@ -38,7 +38,7 @@ use std::time::Duration;
 
 use super::super::format::{FRAME_HEADER, SEGMENT_HEADER};
 use super::super::*;
-use super::bench::{Bench, HandClock, body, config, dir, try_open};
+use super::bench::{Bench, HandClock, WINDOW, body, config, dir, try_open};
 use super::disk::{Faults, SimDisk};
 use crate::units::ByteSize;
 
@@ -245,7 +245,7 @@ fn whichever_read_fails_nothing_is_lost() {
         for nth in 0..40 {
             let disk = sample.disk.copy();
             disk.faults(Faults { reads_after: Some(nth), reads_failing: failing, ..Faults::default() });
-            let opened = try_open(&disk, &sample.clock, &sample.config);
+            let opened = try_open(&disk, &sample.clock, &sample.config, WINDOW);
             if failing == 1
                 && let Err(error) = &opened
             {
