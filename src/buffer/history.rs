@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio::task::JoinHandle;
 
 use super::batch::Frame;
-use super::format::decode_record;
+use super::handing::{Current, Handful, Stop};
 use super::scan::FrameScan;
 use super::segment::Segment;
 use super::state::{Shared, State};
@@ -43,15 +43,6 @@ struct Open {
 /// A frame of a segment, and the segment to go on with; `None`: it has no more.
 type FrameRead = Option<(Open, Frame)>;
 
-/// The frame that is being handed out.
-#[derive(Debug)]
-struct Current {
-    frame: Frame,
-    /// The next record in it, and where it begins.
-    offset: u64,
-    at: usize,
-}
-
 /// Where the next records are.
 enum Place {
     Memory(Frame),
@@ -72,13 +63,11 @@ impl History {
     /// # Errors
     /// A segment that cannot be read; the next call goes on behind it only if it can be.
     pub async fn next(&mut self, records_max: usize, bytes_max: usize) -> io::Result<Vec<Record>> {
-        let mut records = Vec::new();
-        let mut bytes = 0;
+        let mut handful = Handful::of(records_max, bytes_max);
         loop {
-            self.hand_out(records_max.max(1), bytes_max, &mut bytes, &mut records);
-            let full = records.len() >= records_max.max(1) || bytes >= bytes_max;
-            if self.pos >= self.until || (full && !records.is_empty()) {
-                return Ok(records);
+            self.hand_out(&mut handful);
+            if self.pos >= self.until || handful.is_full() {
+                return Ok(handful.records);
             }
             if self.current.is_some() {
                 continue;
@@ -91,7 +80,7 @@ impl History {
                 Place::Memory(frame) => self.begin(frame),
                 Place::Beyond(pos) => self.pos = pos,
                 // What is at hand goes out before the disk is waited for.
-                Place::Disk(_) if !records.is_empty() => return Ok(records),
+                Place::Disk(_) if !handful.records.is_empty() => return Ok(handful.records),
                 Place::Disk(segment) => self.read(*segment).await?,
             }
         }
@@ -132,7 +121,7 @@ impl History {
 
     fn begin(&mut self, frame: Frame) {
         self.pos = self.pos.max(frame.base);
-        self.current = Some(Current { offset: frame.base, at: 0, frame });
+        self.current = Some(Current::new(frame));
     }
 
     /// Reads on in `segment` to the next frame that reaches beyond `pos`, or passes the segment.
@@ -177,25 +166,13 @@ impl History {
         }
     }
 
-    fn hand_out(&mut self, records_max: usize, bytes_max: usize, bytes: &mut usize, records: &mut Vec<Record>) {
+    fn hand_out(&mut self, handful: &mut Handful) {
         let Some(current) = &mut self.current else { return };
-        while current.offset < current.frame.next().min(self.until) {
-            if records.len() >= records_max || (*bytes >= bytes_max && !records.is_empty()) {
-                return;
-            }
-            // A frame that checks and holds fewer records than it says: the rest of it is passed over.
-            let Some(decoded) = decode_record(&current.frame.body, current.at) else { break };
-            let offset = current.offset;
-            current.offset += 1;
-            current.at = decoded.end;
-            if offset < self.pos {
-                continue;
-            }
-            self.pos = offset + 1;
-            *bytes += decoded.body.len();
-            records.push(current.frame.record(offset, decoded));
+        if current.hand_out(&mut self.pos, self.until, handful, |_| true) == Stop::Full {
+            return;
         }
-        self.pos = self.pos.max(current.frame.next());
+        // A frame that checks and holds fewer records than it says: the rest of it is passed over.
+        self.pos = self.pos.max(current.next());
         self.current = None;
     }
 }

@@ -147,6 +147,7 @@ mod format;
 pub mod fuzzing;
 mod history;
 mod lanes;
+mod handing;
 mod log;
 pub mod mark;
 pub mod offline;

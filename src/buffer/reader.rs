@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::task::JoinHandle;
 
 use super::batch::Frame;
-use super::format::decode_record;
+use super::handing::{Current, Handful, Stop};
 use super::scan::FrameScan;
 use super::state::Shared;
 use super::storage::Storage;
@@ -31,15 +31,6 @@ pub struct Reader {
     disk: Option<SegmentScan>,
     /// A read under way on a thread that may block. Kept here, so that `next` can be dropped at any time.
     reading: Option<JoinHandle<(SegmentScan, io::Result<Option<Frame>>)>>,
-}
-
-/// The frame that is being handed out.
-#[derive(Debug)]
-struct Current {
-    frame: Frame,
-    /// The next record in it, and where it begins.
-    offset: u64,
-    at: usize,
 }
 
 /// A segment that is being read from disk.
@@ -113,7 +104,7 @@ impl Reader {
                     },
                 }
             }
-            let records = self.hand_out(records_max.max(1), bytes_max);
+            let records = self.hand_out(records_max, bytes_max);
             if !records.is_empty() {
                 return Ok(records);
             }
@@ -202,7 +193,7 @@ impl Reader {
             self.shared.state.lock().tracker.skip(self.pos, frame.base);
             self.pos = frame.base;
         }
-        self.current = Some(Current { offset: frame.base, at: 0, frame });
+        self.current = Some(Current::new(frame));
     }
 
     /// Records from `pos` to `to` are not where they should be.
@@ -315,50 +306,31 @@ impl Reader {
     }
 
     fn hand_out(&mut self, records_max: usize, bytes_max: usize) -> Vec<Record> {
-        let mut records = Vec::new();
-        let mut bytes = 0;
+        let mut handful = Handful::of(records_max, bytes_max);
         // A frame behind skipped numbers may begin beyond what is durable, where its sync failed.
         let end = self.until.min(self.mark.done().max(*self.staged.borrow()));
         let mut state = self.shared.state.lock();
         self.pos = self.pos.max(state.tracker.floor());
         while let Some(current) = &mut self.current {
-            while current.offset < current.frame.next() {
-                if current.offset >= end {
-                    self.pos = self.pos.max(current.offset);
-                    return records;
-                }
-                if records.len() >= records_max || (bytes >= bytes_max && !records.is_empty()) {
-                    return records;
-                }
-                let Some(decoded) = decode_record(&current.frame.body, current.at) else {
-                    // The checksum held and the records do not: our own mistake, and still no reason to stop.
-                    let lost = state.tracker.damage(current.offset.max(self.pos), current.frame.next());
-                    tracing::error!(?lost, "a frame that checks holds fewer records than it says");
-                    self.pos = self.pos.max(current.frame.next());
+            match current.hand_out(&mut self.pos, end, &mut handful, |offset| state.tracker.is_owed(offset)) {
+                Stop::Full => break,
+                Stop::End => {
+                    self.pos = self.pos.max(current.offset());
                     break;
-                };
-                let offset = current.offset;
-                current.offset += 1;
-                current.at = decoded.end;
-                if offset < self.pos {
-                    continue;
                 }
-                self.pos = offset + 1;
-                if !state.tracker.is_owed(offset) {
-                    continue;
+                Stop::Done => {}
+                Stop::Short(offset) => {
+                    // No reason to stop.
+                    let lost = state.tracker.damage(offset.max(self.pos), current.next());
+                    tracing::error!(?lost, "a frame that checks holds fewer records than it says");
+                    self.pos = self.pos.max(current.next());
                 }
-                bytes += decoded.body.len();
-                records.push(current.frame.record(offset, decoded));
             }
-            self.current = state.frame_in_memory(self.pos).map(|frame| Current {
-                offset: frame.base,
-                at: 0,
-                frame: frame.clone(),
-            });
+            self.current = state.frame_in_memory(self.pos).map(|frame| Current::new(frame.clone()));
             if self.current.is_some() {
                 self.disk = None;
             }
         }
-        records
+        handful.records
     }
 }
