@@ -1,5 +1,8 @@
 //! Frames compressed at rest: what is read is the same, damage stays as local, and any segment is readable under any setting.
 
+use std::ops::ControlFlow;
+use std::path::Path;
+
 use super::super::format::{FRAME_HEADER, FrameHeader, HeaderRead, SEGMENT_HEADER, SegmentHeader};
 use super::super::*;
 use super::bench::{Bench, body, config};
@@ -142,4 +145,54 @@ fn a_full_disk_and_a_failed_write_are_the_same_with_compression() {
     assert_eq!(bench.durable(), 60, "written again into a new segment");
     let bench = bench.kill_and_reopen();
     assert_whole(&bench, 60);
+}
+
+/// What the operator's tools see of a log that nobody has open: records by `peek`, and the audit, which `verify` shows.
+fn peek(dir: &Path, from: u64) -> Vec<u64> {
+    let mut seen = Vec::new();
+    let each = |record: Record| {
+        assert_eq!(record.body, body(record.offset.0));
+        seen.push(record.offset.0);
+        ControlFlow::Continue(())
+    };
+    offline::records(dir, offline::Start::Offset(Offset(from)), each).unwrap();
+    seen
+}
+
+#[test]
+fn audit_verify_and_peek_see_through_compression() {
+    for compress in ALL {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { compress, ..super::face::config(dir.path()) };
+        let (mut log, _) = Direct::open(&config, 16, crate::clock::system()).unwrap();
+        for n in 0..60 {
+            log.append(&[&body(n)], None).unwrap();
+            if n % 20 == 19 {
+                log.commit().unwrap();
+            }
+        }
+        log.close();
+        assert_eq!(peek(dir.path(), 7), (7..60).collect::<Vec<_>>(), "{compress:?}");
+        let audit = offline::audit(dir.path(), false).unwrap();
+        assert_eq!((audit.frames, audit.records, audit.found, audit.ok), (3, 60, 60, true), "{compress:?}: {audit:?}");
+        assert_eq!(offline::list(dir.path()).unwrap().ledger.buffered, 60);
+
+        let frames = offline::frames(dir.path(), "0").unwrap().unwrap();
+        let hit = frames[1];
+        assert_eq!((frames.len(), hit.base, hit.count), (3, 20, 20));
+        let path = dir.path().join(format!("{:020}.seg", 0));
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[hit.pos as usize + FRAME_HEADER + 20] ^= 4;
+        std::fs::write(&path, bytes).unwrap();
+        let audit = offline::audit(dir.path(), false).unwrap();
+        assert_eq!(
+            (audit.missing, audit.gap, audit.damaged_bytes, audit.ok),
+            (20, 20, hit.bytes, false),
+            "{compress:?}"
+        );
+        let damage: Vec<_> = audit.findings.iter().map(|finding| (finding.records, finding.bytes)).collect();
+        let there = Some((hit.pos, hit.pos + hit.bytes));
+        assert_eq!(damage, [(Some((20, 39)), there), (Some((20, 39)), None)], "{compress:?}");
+        assert_eq!(peek(dir.path(), 0), (0..20).chain(40..60).collect::<Vec<_>>(), "{compress:?}");
+    }
 }
