@@ -11,21 +11,25 @@ use crate::clock::{Moment, WallMs};
 
 /// Bytes that a batch makes room for before it has any.
 const CAPACITY_MAX: usize = 1 << 20;
+/// Milliseconds of the wall clock that a frame covers at most: its age is that of its first record, and on a full disk, or with
+/// `sync: spill`, a batch may be open for long.
+pub(super) const FRAME_MS_MAX: u64 = 999;
 
-/// Records that become one write. All frames of a batch carry the time of its first record; each record its own delta.
+/// Records that become one write. Each frame carries the time of its first record; each record its own delta.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     bytes: Vec<u8>,
     cuts: Vec<Cut>,
     base: u64,
     next: u64,
-    at: Option<Moment>,
 }
 
 /// One frame to be.
 #[derive(Clone, Debug)]
 struct Cut {
     base: u64,
+    /// When its first record was appended.
+    at: Moment,
     count: u32,
     from: usize,
     to: usize,
@@ -54,8 +58,6 @@ pub(super) struct Taken {
     pub(super) next: u64,
     /// So many numbers before `base` are no records (see [`FrameHeader`]).
     pub(super) skipped: u64,
-    /// When its first record was appended.
-    pub(super) at: Moment,
     bytes: Bytes,
     cuts: Vec<Cut>,
 }
@@ -120,8 +122,19 @@ impl Batch {
     }
 
     /// When its first record came.
-    pub(super) const fn at(&self) -> Option<Moment> {
-        self.at
+    pub(super) fn at(&self) -> Option<Moment> {
+        self.cuts.first().map(|first| first.at)
+    }
+
+    /// The time of the last frame, where a record of `wall` goes into it as far as time decides.
+    fn frame_at(&self, wall: WallMs) -> Option<Moment> {
+        let covers = |at: &Moment| wall.0.checked_sub(at.wall.0).is_some_and(|ms| ms <= FRAME_MS_MAX);
+        self.cuts.last().map(|last| last.at).filter(covers)
+    }
+
+    /// `wall` by all clocks, where that can be told from the last frame without asking them.
+    pub(super) fn moment_of(&self, wall: WallMs) -> Option<Moment> {
+        self.frame_at(wall).map(|first| later(first, wall))
     }
 
     /// Adds the record `offset`.
@@ -129,16 +142,17 @@ impl Batch {
         if self.cuts.is_empty() {
             self.base = offset;
         }
-        let first = *self.at.get_or_insert(now);
-        let delta = i128::from(now.wall.0) - i128::from(first.wall.0);
-        let delta = i32::try_from(delta).unwrap_or(if delta > 0 { i32::MAX } else { i32::MIN });
         let payload: usize = parts.iter().map(|part| part.len()).sum();
         let len = record_len(payload, expires.is_some());
         let from = self.bytes.len();
-        let fits = self.cuts.last().is_some_and(|cut| cut.to - cut.from + len <= FRAME_BYTES_MAX);
-        if !fits {
-            self.cuts.push(Cut { base: offset, count: 0, from, to: from, payload: 0, expiry_max_s: 0, packed: None });
-        }
+        let has_room = self.cuts.last().is_some_and(|cut| cut.to - cut.from + len <= FRAME_BYTES_MAX);
+        let at = self.frame_at(now.wall).filter(|_| has_room).unwrap_or_else(|| {
+            let (count, payload, expiry_max_s) = (0, 0, 0);
+            self.cuts.push(Cut { base: offset, at: now, count, from, to: from, payload, expiry_max_s, packed: None });
+            now
+        });
+        // At most FRAME_MS_MAX.
+        let delta = i32::try_from(now.wall.0.saturating_sub(at.wall.0)).unwrap_or(i32::MAX);
         encode_record(&mut self.bytes, parts, delta, expires);
         self.next = offset + 1;
         let to = self.bytes.len();
@@ -153,12 +167,19 @@ impl Batch {
 
     /// Hands it to the writer.
     pub(super) fn take(&mut self) -> Option<Taken> {
-        let at = self.at?;
+        if self.is_empty() {
+            return None;
+        }
         // The next one is about as large: it need not grow, and be copied, step by step.
         let bytes = Vec::with_capacity(self.bytes.len().min(CAPACITY_MAX));
-        let Self { bytes, cuts, base, next, .. } = std::mem::replace(self, Self { bytes, ..Self::default() });
-        Some(Taken { base, next, skipped: 0, at, bytes: Bytes::from(bytes), cuts })
+        let Self { bytes, cuts, base, next } = std::mem::replace(self, Self { bytes, ..Self::default() });
+        Some(Taken { base, next, skipped: 0, bytes: Bytes::from(bytes), cuts })
     }
+}
+
+/// `first` and some time later, by the wall clock.
+const fn later(first: Moment, wall: WallMs) -> Moment {
+    Moment { wall, up_ms: first.up_ms.saturating_add(wall.0.saturating_sub(first.wall.0)), ..first }
 }
 
 fn disk_bytes(cuts: &[Cut]) -> u64 {
@@ -177,7 +198,7 @@ impl Taken {
                 at = record.end;
                 if offset >= floor {
                     let wall = WallMs(frame.at.wall.0.saturating_add_signed(i64::from(record.delta_ms)));
-                    batch.push(offset, &[&record.body], record.expires, Moment { wall, ..frame.at });
+                    batch.push(offset, &[&record.body], record.expires, later(frame.at, wall));
                 }
             }
         }
@@ -213,7 +234,7 @@ impl Taken {
                 codec,
                 raw_len: u32::try_from(raw.len()).unwrap_or(u32::MAX),
                 durable,
-                at: self.at,
+                at: cut.at,
                 skipped: std::mem::take(&mut skipped),
                 expiry_max_s: cut.expiry_max_s,
                 ..FrameHeader::of(stored, salt, cut.base, cut.count)
@@ -243,7 +264,7 @@ impl Taken {
                 base: cut.base,
                 skipped: if cut.base == self.base { self.skipped } else { 0 },
                 count: u64::from(cut.count),
-                at: self.at,
+                at: cut.at,
                 payload: cut.payload,
                 body: self.bytes.slice(cut.from..cut.to),
             };

@@ -557,16 +557,13 @@ impl Shared {
             self.append_to_spill(state, offset, parts, expires, self.clock.moment());
             return Offset(offset);
         }
-        // A batch has the time of its first record by all clocks, its records their distance from it by one.
-        match state.staged.at() {
-            Some(first) => {
-                let now = Moment { wall: self.clock.wall(), ..first };
-                state.staged.push(offset, parts, expires, now);
-            }
-            None => {
-                state.staged.push(offset, parts, expires, self.clock.moment());
-                self.poke_locked(state);
-            }
+        let is_first = state.staged.is_empty();
+        // A frame has the time of its first record by all clocks, its records their distance from it by one.
+        let wall = self.clock.wall();
+        let now = state.staged.moment_of(wall).unwrap_or_else(|| self.clock.moment());
+        state.staged.push(offset, parts, expires, now);
+        if is_first {
+            self.poke_locked(state);
         }
         Offset(offset)
     }

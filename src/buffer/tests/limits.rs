@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 
-use super::super::state::Verdict;
+use super::super::state::{Pressure, Verdict};
 use super::super::*;
 use super::bench::{Bench, WINDOW, body, config};
 use crate::clock::Clock;
@@ -441,4 +441,28 @@ fn r02_what_the_cursor_passes_while_it_is_saved_is_not_deleted_by_that_save() {
     bench.settle(first_two..250);
     bench.turn();
     assert_eq!(bench.ledger(), Ledger { accepted: 250, delivered: 250, ..Ledger::default() });
+}
+
+#[test]
+fn r08_records_that_waited_for_a_full_disk_have_each_its_own_age() {
+    let max_age = Some(Duration::from_secs(60));
+    let mut bench = Bench::new(Config { max_age, when_full: WhenFull::Block, ..config() });
+    bench.put_all(0, 1);
+    bench.disk.capacity(Some(bench.disk.used()));
+    // Staged while the one before it is held.
+    bench.put(&body(1)).unwrap();
+    bench.log.commit();
+    bench.shared.state.lock().pressure = Pressure::None;
+    bench.put(&body(2)).unwrap();
+    bench.clock.pass(Duration::from_secs(50));
+    bench.put(&body(3)).unwrap();
+    bench.disk.capacity(None);
+    bench.turn();
+    assert_eq!(bench.offsets(), [0, 1, 2, 3]);
+    bench.clock.pass(Duration::from_secs(20));
+    bench.turn();
+    assert_eq!((bench.offsets(), bench.ledger().dropped_age), (vec![3], 3), "the last is 20 s old");
+    bench.clock.pass(Duration::from_secs(41));
+    bench.turn();
+    assert_eq!(bench.ledger().dropped_age, 4);
 }
