@@ -49,7 +49,7 @@ pub(super) fn open(
         at(&lock_path)(if busy { io::Error::new(io::ErrorKind::WouldBlock, taken) } else { error })
     })?;
     let mut found = Finding { storage: &*storage, recovery: Recovery::default(), durable: 0 };
-    let (meta, stored) = found.slots(&dir.join("meta"))?;
+    let (mut meta, stored) = found.slots(&dir.join("meta"))?;
     let stored = stored.as_deref().and_then(Identity::decode);
     let (cursors, saved) = found.slots(&dir.join("cursors"))?;
     let saved = saved.as_deref().and_then(Tracker::decode);
@@ -73,6 +73,11 @@ pub(super) fn open(
         }
     };
     let accounted = found.settle_holes(&mut segments, &mut tracker)?;
+    if !identity.ahead && torn_tail(&segments) > 0 {
+        // What is cut now the next start will not see, should this one fail: that numbers may have been given is said before.
+        identity.ahead = true;
+        meta.save(&identity.encode()).and_then(|()| meta.sync()).map_err(at(&dir))?;
+    }
     found.seal_scanned(&mut segments)?;
 
     let end = accounted.max(tracker.live());
@@ -373,13 +378,8 @@ impl Finding<'_> {
 
     /// Closes what was scanned, so that the next start need not scan it again. Data is never appended to it.
     fn seal_scanned(&mut self, segments: &mut VecDeque<Known>) -> Result<(), OpenError> {
-        let last = segments.back().map(|last| last.base);
+        self.recovery.torn_bytes += torn_tail(segments);
         for known in segments.iter_mut().filter(|known| known.scanned) {
-            let data_end = if known.readable { known.data_end } else { wide(SEGMENT_HEADER) };
-            // Behind an earlier one's data lies only what was written again into its successor.
-            if last == Some(known.base) {
-                self.recovery.torn_bytes += known.len.saturating_sub(data_end);
-            }
             if !known.readable || (known.next == known.base && known.base >= self.durable) {
                 continue;
             }
@@ -439,6 +439,14 @@ impl Finding<'_> {
 
 /// The salt of a segment whose header is damaged, from `meta`: the one that its first sound frame agrees with.
 pub(super) fn guess_salt(handle: &dyn Handle, base: u64, identity: &Identity) -> Option<u32> {
+/// Bytes behind the last record of all. Behind an earlier segment's data lies only what was written again into its successor.
+fn torn_tail(segments: &VecDeque<Known>) -> u64 {
+    segments.back().filter(|last| last.scanned).map_or(0, |last| {
+        let data_end = if last.readable { last.data_end } else { wide(SEGMENT_HEADER) };
+        last.len.saturating_sub(data_end)
+    })
+}
+
     let first = read_past_bad_pages(handle, wide(SEGMENT_HEADER), 64 << 10).ok()?;
     (0..=identity.epoch).rev().take(1_000).map(|epoch| identity.salt(base, epoch)).find(|salt| {
         (0..first.len())

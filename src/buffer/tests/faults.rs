@@ -57,6 +57,28 @@ fn a_torn_tail_is_cut_and_its_size_reported() {
 }
 
 #[test]
+fn r11_no_number_is_given_twice_where_the_start_that_cut_the_tail_failed() {
+    let mut bench = Bench::new(config());
+    bench.put_all(0, 20);
+    assert_eq!(bench.offsets().len(), 20, "the remote has seen them");
+    let path = bench.disk.segments().remove(0);
+    // Damage at the end cannot be told from a torn tail.
+    bench.disk.change(&path, |bytes| bytes.truncate(bytes.len() - 50));
+    bench.disk.kill();
+    for after in 0.. {
+        let disk = bench.disk.copy();
+        disk.faults(Faults { after: Some(after), failing: 1, ..Faults::default() });
+        if try_open(&disk, &bench.clock, &bench.config, WINDOW).is_ok() {
+            assert!(after > 2, "the faults come before its end");
+            break;
+        }
+        disk.kill();
+        let again = Bench::open(disk, Arc::clone(&bench.clock), bench.config.clone());
+        assert!(again.shared.stats().next.0 >= 20, "{after}");
+    }
+}
+
+#[test]
 fn r07_damage_below_durable_is_skipped_and_reported_exactly_once() {
     let mut bench = Bench::new(config());
     bench.put_all(0, 20);
