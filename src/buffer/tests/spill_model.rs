@@ -1,4 +1,5 @@
-//! Random runs with `sync: spill`, against a reference of their own: a list of what was acknowledged, and what was settled. After any mixture of
+//! Random runs with `sync: spill`, which the [`model`](super::model) knows too. These stay apart since they ask the audit at each start, which reads
+//! all files. The reference is a list of what was acknowledged, and what was settled. After any mixture of
 //! appends, deliveries, kills, power cuts and clean restarts nothing acknowledged is missing, what is read is what was
 //! written, and the ledger balances. One seed is one run; a failure prints it.
 

@@ -1,17 +1,21 @@
-//! Random runs against a reference: an in-memory list of what was appended and of what became of each record. Any sequence of
-//! append, commit, read, confirm, expire, limits (each `when_full`, `max_size`, `max_age`, `min_free`), crash (process or
-//! power: what was not synced is lost, torn or out of order), clean end, a failing call, a short write, a full disk and room
-//! again, a clock that steps, a flipped bit. After each run, and at each start in it:
+//! Random runs against a reference: an in-memory list per lane of what was appended and of what became of each record. Any sequence of
+//! append, commit, read, confirm, expire, replay, limits (each `when_full`, `max_size`, `max_age`, `min_free`, `keep_delivered`), crash
+//! (process or power: what was not synced is lost, torn or out of order), clean end, a failing call, a short write, a full disk
+//! and room again, a clock that steps, a flipped bit; in each `sync`, `spill` too, and in links of one to three lanes. After each
+//! run, and at each start in it:
 //!
 //! - what was acknowledged is there, unless it was settled or a counted drop says so;
 //! - what is read is what was written, in order, and nothing is read twice without a crash or a reconnect;
-//! - the limits hold, and nothing is dropped that no limit drops;
+//! - a replay finds what the segments hold, delivered or not, as it was;
+//! - the limits hold, of all lanes together, and nothing is dropped that no limit drops, nor deleted before its time;
+//! - no more than a window of confirmations is unsaved in all lanes together (R9);
 //! - the ledger is exactly what the reference says, and balances.
 //!
 //! One seed is one run. `TIDEGATE_MODEL_SEED=N cargo test --lib buffer::tests::model` runs that one alone
 //! and shows its steps (with `-- --nocapture`);
 //! `TIDEGATE_MODEL_RUNS=N` says how many seeds are run instead of the few of a plain `cargo test`.
 
+mod own;
 mod plan;
 mod reference;
 mod restart;

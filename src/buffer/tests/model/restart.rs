@@ -1,13 +1,17 @@
 //! The end of a life and the next start, in every way there is.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::super::*;
-use super::super::bench::{Bench, WINDOW, dir, try_open};
+use super::super::bench::{Bench, WINDOW, try_open};
 use super::super::disk::{Faults, SimDisk};
-use super::run::{Run, Sink};
+use super::own::Own;
+use super::plan::Plan;
+use super::reference::Reference;
+use super::run::{Life, Run, open};
 
 /// How a life ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,132 +21,142 @@ enum End {
     PowerCut,
 }
 
-/// What the last life leaves to compare with.
+/// What the last life leaves of a lane to compare with.
 struct Left {
-    end: End,
+    lane: Lane,
+    reference: Reference,
     /// Everything below has to be there.
     safe: u64,
-    unsaved: u64,
-    /// The cursor in the files.
-    saved: u64,
 }
 
 impl Run {
     /// Ends this life and begins the next one; all that is found is compared.
     pub(super) fn restart(mut self) -> Self {
         self.observe();
-        let config = &self.plan.config;
         // Without a sync for each a power cut may leave damage: see [`Plan::damage`].
-        let countable = config.sync == SyncMode::Group || config.when_full != WhenFull::DropNewest;
+        let countable = !self.plan.acknowledges_ahead() || !self.plan.drops_unnumbered();
         let end = match self.dice.roll(3) {
             0 => End::Clean,
             1 if countable => End::PowerCut,
             _ => End::Kill,
         };
         if self.dice.roll(2) == 0 {
-            self.bench.disk.capacity(None);
+            self.disk.capacity(None);
         }
-        let left = self.left(end);
-        self.show(|_| format!("{end:?}, safe below {}, {} unsaved", left.safe, left.unsaved));
-        let Self { plan, mut dice, bench, mut reference, sink, mut now_ms, troubled, trouble_before, shown, .. } = self;
-        drop(sink);
-        let Bench { disk, clock, config, log, shared, .. } = bench;
-        let left = match end {
-            End::Clean => {
-                log.finish();
-                let stats = shared.stats();
-                reference.pass(stats.cursor.0);
-                let safe = left.safe.max(shared.mark.progress().done);
-                Left { safe, unsaved: 0, ..left }
-            }
-            End::Kill => {
-                disk.kill();
-                left
-            }
+        let unsaved = if end == End::Clean { 0 } else { self.unsaved() };
+        self.show(|_| format!("{end:?}, {unsaved} unsaved"));
+        let Self { plan, mut dice, disk, clock, lanes, mut life, shown } = self;
+        let left: Vec<Left> = lanes.into_iter().map(|own| own.end(end, &plan)).collect();
+        match end {
+            End::Clean => disk.faults(Faults::default()),
+            End::Kill => disk.kill(),
             End::PowerCut => {
                 disk.cut_power(&mut dice);
                 let away = dice.roll(20_000);
-                now_ms += away;
+                life.now_ms += away;
                 clock.reboot(Duration::from_millis(away));
                 clock.synced(plan.good_clock);
-                left
             }
-        };
-        drop(shared);
-        if end == End::Clean {
-            disk.faults(Faults::default());
         }
-        let left = Left { saved: saved_cursor(&disk), ..left };
+        let saved: Vec<cursor::Tracker> =
+            left.iter().map(|left| saved_cursor(&disk, &plan.config_of(left.lane).dir)).collect();
         disk.capacity(None);
         // An opening that fails half-way loses nothing either.
         if plan.failures && dice.roll(2) == 0 {
             disk.faults(Faults { after: Some(dice.roll(12) as usize), failing: 1, ..Faults::default() });
-            drop(try_open(&disk, &clock, &config));
+            let lane = plan.lanes[dice.roll(plan.lanes.len() as u64) as usize];
+            drop(try_open(&disk, &clock, &plan.config_of(lane), plan.window()));
             disk.kill();
         }
-        let bench = Bench::open(disk, Arc::clone(&clock), config);
-        let sink = Sink::on(&bench);
-        let trouble_before = trouble_before || troubled;
-        let mut run = Self {
-            plan,
-            dice,
-            bench,
-            reference,
-            sink,
-            now_ms,
-            staged_ms: None,
+        let before = life;
+        let life = Life {
             troubled: false,
-            trouble_before,
-            shown,
+            trouble_before: before.trouble_before || before.troubled,
+            pressed: false,
+            ..before
         };
-        run.show(|run| format!("{:?} from {}: {}", run.bench.recovery, left.saved, run.state()));
-        run.find(&left, troubled);
+        let mut repeated = 0;
+        let mut lanes = Vec::new();
+        for (left, saved) in left.into_iter().zip(saved) {
+            let bench = open(&disk, &clock, &plan, left.lane);
+            let (own, again) = begin(bench, left, &saved, end, &plan, before.troubled);
+            if shown {
+                eprintln!("{:?} from {}: {}", own.bench.recovery, saved.floor(), own.state());
+            }
+            repeated += again;
+            lanes.push(own);
+        }
+        if end != End::PowerCut && !before.troubled {
+            let most = unsaved + WINDOW as u64;
+            assert!(repeated <= most, "R9: {repeated} are repeated, {most} at most");
+        }
+        let mut run = Self { plan, dice, disk, clock: Arc::clone(&clock), lanes, life, shown };
+        run.share();
         run.compare();
         run
     }
+}
 
-    fn left(&self, end: End) -> Left {
+impl Own {
+    fn end(self, end: End, plan: &Plan) -> Left {
+        let Self { lane, bench, mut reference, sink, .. } = self;
+        drop(sink);
         // A power cut takes what was acknowledged without a sync (R1).
-        let synced = self.bench.log.synced;
-        let safe = self.reference.acknowledged;
-        let failed = self.bench.shared.stats().failed.is_some();
-        let safe = match self.plan.config.sync {
+        let synced = bench.log.synced;
+        let failed = bench.shared.stats().failed.is_some();
+        let ahead = plan.acknowledges_ahead();
+        let safe = match plan.config.sync {
             SyncMode::Never if end == End::PowerCut => 0,
-            SyncMode::Interval(_) | SyncMode::Never if failed => safe.min(synced),
-            SyncMode::Interval(_) if end == End::PowerCut => safe.min(synced),
-            _ => safe,
+            _ if ahead && (failed || end == End::PowerCut) => reference.acknowledged.min(synced),
+            _ => reference.acknowledged,
         };
-        let unsaved = self.bench.shared.state.lock().tracker.unsaved();
-        Left { end, safe, unsaved, saved: 0 }
-    }
-
-    /// What the next life knows, against what the last one left.
-    fn find(&mut self, left: &Left, troubled: bool) {
-        if left.end == End::PowerCut && self.plan.config.sync != SyncMode::Group {
-            // What was not synced may be found as damage: in a closed segment, or before something that did reach the disk.
-            self.reference.hit.extend(self.reference.records.range(left.safe..).map(|(offset, _)| *offset));
+        if end != End::Clean {
+            return Left { lane, reference, safe };
         }
-        let repeated = self.reference.forget_above(left.saved);
-        if left.end != End::PowerCut && !troubled {
-            let most = left.unsaved + WINDOW as u64;
-            assert!(repeated <= most, "R9: {repeated} are repeated, {most} at most");
+        let Bench { log, shared, .. } = bench;
+        log.finish();
+        let durable = shared.mark.progress().done;
+        if plan.config.when_full == WhenFull::DropNewest {
+            let state = shared.state.lock();
+            let some = reference.take_no_room(durable, |offset| state.tracker.is_owed(offset));
+            assert!(!some || plan.full, "there was room");
         }
-        if self.reference.hit.is_empty() {
-            assert_eq!(self.bench.recovery.damaged, [], "nothing was damaged");
-        }
-        let there: BTreeSet<u64> = self.bench.read_all().iter().map(|record| record.offset.0).collect();
-        let stats = self.bench.shared.stats();
-        self.reference.prune(left.safe, &there, &stats.ledger);
-        self.reference.floor = stats.cursor.0;
-        self.reference.ledger = stats.ledger;
-        self.reference.acknowledged = self.bench.durable();
+        reference.pass(shared.stats().cursor.0);
+        Left { lane, reference, safe: safe.max(durable) }
     }
 }
 
+/// The next life of a lane, and how much of what the remote had confirmed is owed again: what it knows, against what the last
+/// one left.
+fn begin(bench: Bench, left: Left, saved: &cursor::Tracker, end: End, plan: &Plan, troubled: bool) -> (Own, u64) {
+    let Left { lane, mut reference, safe } = left;
+    if end == End::PowerCut && plan.acknowledges_ahead() {
+        // What was not synced may be found as damage: in a closed segment, or before something that did reach the disk.
+        reference.hit.extend(reference.records.range(safe..).map(|(offset, _)| *offset));
+    }
+    let (repeated, forgotten) = reference.forget_unsaved(saved, plan.spills());
+    assert!(forgotten == 0 || troubled, "{forgotten} were acknowledged, dropped and forgotten");
+    if reference.hit.is_empty() {
+        assert_eq!(bench.recovery.damaged, [], "nothing was damaged");
+    }
+    let there: BTreeSet<u64> = bench.read_all().iter().map(|record| record.offset.0).collect();
+    let stats = bench.shared.stats();
+    reference.prune(safe, &there, &stats.ledger);
+    assert!(stats.ledger.replayed <= reference.replayed, "{:?}", stats.ledger);
+    assert!(end != End::Clean || troubled || stats.ledger.replayed == reference.replayed, "{:?}", stats.ledger);
+    reference.replayed = stats.ledger.replayed;
+    reference.floor = stats.cursor.0;
+    reference.ledger = stats.ledger;
+    reference.acknowledged = bench.durable();
+    (Own::again(lane, bench, reference), repeated)
+}
+
 /// The cursor in the newest sound slot.
-fn saved_cursor(disk: &SimDisk) -> u64 {
-    let bytes = disk.read(&dir().join("cursors"));
+fn saved_cursor(disk: &SimDisk, dir: &Path) -> cursor::Tracker {
+    let bytes = disk.read(&dir.join("cursors"));
     let slots = bytes.chunks(slots::SLOT).filter_map(slots::decode);
     let newest = slots.max_by_key(|(_, generation, _)| *generation);
-    newest.and_then(|(_, _, payload)| cursor::Tracker::decode(payload)).map_or(0, |(tracker, _)| tracker.floor())
+    newest
+        .and_then(|(_, _, payload)| cursor::Tracker::decode(payload))
+        .map_or_else(Default::default, |(saved, _)| saved)
 }
