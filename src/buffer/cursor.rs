@@ -170,6 +170,11 @@ impl Tracker {
         true
     }
 
+    /// Behind the last number that is known to hold no record, or to be passed.
+    pub(super) fn known_end(&self) -> u64 {
+        self.live().max(self.holes.values().next_back().copied().unwrap_or(0))
+    }
+
     /// What deleting may rely on once this has been saved and synced.
     pub(super) fn passed(&self) -> Passed {
         let mut ranges: Vec<(u64, u64)> = Vec::new();
@@ -238,7 +243,7 @@ impl Tracker {
 
     /// What became of one record; in any order; a second time changes nothing.
     pub(super) fn settle(&mut self, offset: u64, outcome: Outcome) {
-        if offset < self.floor {
+        if offset < self.floor || self.hole_at(offset).is_some() {
             let late = self.dropped.iter().any(|(from, to)| (*from..*to).contains(&offset));
             if late && outcome == Outcome::Delivered {
                 self.counts.confirmed_after_drop += 1;
@@ -324,33 +329,46 @@ impl Tracker {
             }
         }
         self.advance();
-        let counter = match why {
+        self.changed |= self.floor > from;
+        self.count_dropped(from, to, dropped, why);
+        dropped
+    }
+
+    /// Gives up what is owed of `[from, to)`, in the midst of the log. Answers how many records were dropped; `None`: that is not
+    /// possible, since some of them are confirmed, or no more holes can be saved.
+    pub(super) fn drop_range(&mut self, from: u64, to: u64, why: Drop) -> Option<u64> {
+        if self.holes.len() >= HOLES_SAVED_MAX || self.settled.range(from..to.max(from)).next().is_some() {
+            return None;
+        }
+        let dropped = self.dig(from, to).iter().map(|(from, to)| to - from).sum();
+        self.count_dropped(from, to, dropped, why);
+        Some(dropped)
+    }
+
+    fn count_dropped(&mut self, from: u64, to: u64, records: u64, why: Drop) {
+        if records == 0 {
+            return;
+        }
+        *self.dropped_by(why) += records;
+        if self.dropped.len() == DROPS_REMEMBERED {
+            self.dropped.pop_front();
+        }
+        self.dropped.push_back((from, to));
+    }
+
+    const fn dropped_by(&mut self, why: Drop) -> &mut u64 {
+        match why {
             Drop::WhenFull => &mut self.counts.dropped_when_full,
             Drop::Age => &mut self.counts.dropped_age,
             Drop::MinFree => &mut self.counts.dropped_min_free,
-        };
-        *counter += dropped;
-        if self.floor > from {
-            self.changed = true;
         }
-        if dropped > 0 {
-            if self.dropped.len() == DROPS_REMEMBERED {
-                self.dropped.pop_front();
-            }
-            self.dropped.push_back((from, to));
-        }
-        dropped
     }
 
     /// Counts a record that was taken and dropped at once.
     pub(super) const fn drop_unnumbered(&mut self, why: Drop) {
         self.unnumbered += 1;
         self.changed = true;
-        match why {
-            Drop::WhenFull => self.counts.dropped_when_full += 1,
-            Drop::Age => self.counts.dropped_age += 1,
-            Drop::MinFree => self.counts.dropped_min_free += 1,
-        }
+        *self.dropped_by(why) += 1;
     }
 
     /// A replay sent so many records again.
@@ -394,12 +412,24 @@ impl Tracker {
             at = end;
         }
         for (from, to) in &dug {
-            self.holes.insert(*from, *to);
-            self.hole_records += to - from;
+            self.add_hole(*from, *to);
             self.changed = true;
         }
         self.advance();
         dug
+    }
+
+    /// One that adjoins another becomes a part of it, since only so many are saved; but not where a stream begins.
+    fn add_hole(&mut self, from: u64, to: u64) {
+        let begins_stream = |at: u64| self.streams.iter().any(|stream| stream.start == at);
+        let before = self.holes.range(..from).next_back().filter(|(_, end)| **end == from && !begins_stream(from));
+        let first = before.map_or(from, |(first, _)| *first);
+        let behind = self.holes.get(&to).copied().filter(|_| !begins_stream(to));
+        if behind.is_some() {
+            self.holes.remove(&to);
+        }
+        self.holes.insert(first, behind.unwrap_or(to));
+        self.hole_records += to - from;
     }
 
     /// Whether some of `[from, to)` is neither below the floor nor known to be gone.
@@ -518,6 +548,7 @@ mod tests {
         Drop(u64),
         Damage(u64, u64),
         Skip(u64, u64),
+        DropMidst(u64, u64),
         /// R13: whatever is owed from the last cursor on is backlog, live records begin here.
         Stream(u64),
     }
@@ -528,6 +559,7 @@ mod tests {
             1 => (0_u64..60).prop_map(Step::Drop),
             1 => (0_u64..60, 0_u64..9).prop_map(|(from, len)| Step::Damage(from, from + len)),
             1 => (0_u64..60, 0_u64..9).prop_map(|(from, len)| Step::Skip(from, from + len)),
+            1 => (0_u64..60, 0_u64..9).prop_map(|(from, len)| Step::DropMidst(from, from + len)),
             1 => (0_u64..60).prop_map(Step::Stream),
         ]
     }
@@ -550,6 +582,16 @@ mod tests {
             Step::Skip(from, to) => {
                 tracker.skip(from, to);
                 (from..to, 's')
+            }
+            Step::DropMidst(from, to) => {
+                let before = tracker.clone();
+                match tracker.drop_range(from, to, Drop::MinFree) {
+                    Some(_dropped) => (from..to, 'm'),
+                    None => {
+                        assert_eq!(tracker.encode(0), before.encode(0));
+                        (0..0, ' ')
+                    }
+                }
             }
             Step::Stream(at) => {
                 // As in life: nothing from there on has been touched.
@@ -602,6 +644,7 @@ mod tests {
                 prop_assert!(ledger.balances(), "{:?}", ledger);
                 prop_assert_eq!(ledger.delivered, super::super::wide(counted));
                 prop_assert_eq!(ledger.dropped_age, count('a'));
+                prop_assert_eq!(ledger.dropped_min_free, count('m'));
                 prop_assert_eq!(ledger.dropped_damaged, count('x'));
                 prop_assert_eq!(ledger.accepted, NEXT - count('s'));
                 for (at, fate) in (0..).zip(&fates) {

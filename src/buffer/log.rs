@@ -284,10 +284,7 @@ impl Log {
                 self.pace.took = self.shared.now().saturating_duration_since(began);
                 true
             }
-            Err(Trouble::NoSpace) => {
-                self.hold(vec![batch]);
-                false
-            }
+            Err(Trouble::NoSpace) => self.hold(vec![batch]),
             Err(Trouble::Broken(reason)) => {
                 tracing::error!(reason, "a segment failed; what is not durable is written once more into a new one");
                 let mut again = std::mem::take(&mut self.unsynced);
@@ -299,22 +296,44 @@ impl Log {
         }
     }
 
-    /// The disk is full: the batches stay in memory, and what `when_full` allows makes room.
-    fn hold(&mut self, batches: Vec<Taken>) {
+    /// The disk is full: the batches stay in memory, and what `when_full` allows makes room. `true`: nothing has to wait.
+    fn hold(&mut self, batches: Vec<Taken>) -> bool {
         for batch in batches.into_iter().rev() {
             self.held.push_front(batch);
         }
         let mut state = self.shared.state.lock();
-        if state.pressure == Pressure::None {
-            tracing::error!("the disk is full: new records wait in memory until there is room");
-        }
+        let is_news = state.pressure == Pressure::None;
         state.pressure = Pressure::Short;
         // Asked whatever the policy is: what is settled, or only kept, goes first (R4).
-        let may_drop = !state.reclaimable() && self.shared.limits.when_full == WhenFull::DropOldest;
+        let may_drop = !state.reclaimable();
         drop(state);
-        if may_drop {
+        let dropped = may_drop && self.shared.limits.when_full == WhenFull::DropNewest && self.drop_held();
+        if is_news && !dropped {
+            tracing::error!("the disk is full: new records wait in memory until there is room");
+        }
+        if may_drop && self.shared.limits.when_full == WhenFull::DropOldest {
             self.shared.drop_lowest(Drop::MinFree);
         }
+        dropped
+    }
+
+    /// With `drop_newest` what was let in and has no room is given up: counted, and its publishers are acknowledged, as for what
+    /// is not let in. The next frame skips its numbers. `false`: some of it has been acknowledged or confirmed already, so all of it
+    /// waits.
+    fn drop_held(&mut self) -> bool {
+        let (Some(first), Some(last)) = (self.held.front(), self.held.back()) else { return true };
+        let (from, base, next) = (first.from(), first.base, last.next);
+        if base < self.shared.mark.done() || !self.shared.drop_newest(base, next) {
+            return false;
+        }
+        self.held.clear();
+        self.taken = from;
+        // A crash forgets nothing of the ledger that a publisher was told of.
+        if let Err(error) = self.save_cursor(true) {
+            tracing::error!(%error, "the cursor was not saved; the ledger may be behind after a crash");
+        }
+        self.shared.mark.advance(next);
+        true
     }
 
     fn write_and_sync(&mut self, batch: &Taken) -> Result<(), Trouble> {
@@ -493,7 +512,7 @@ impl Log {
         self.unsynced.clear();
         match trouble {
             Trouble::NoSpace => match self.cut_catalogue(from) {
-                Ok(()) => self.hold(again),
+                Ok(()) => return self.hold(again),
                 Err(error) => self.shared.fail(&format!("the failed segment cannot be put aside: {error}")),
             },
             Trouble::Broken(reason) => {

@@ -157,6 +157,12 @@ impl MarkSender {
         Mark { line: Arc::clone(&self.line), changes: self.changes.subscribe() }
     }
 
+    /// Everything below is durable.
+    #[must_use]
+    pub fn done(&self) -> u64 {
+        self.line.done.load(Ordering::Acquire)
+    }
+
     /// Where it is.
     #[must_use]
     pub fn progress(&self) -> Progress {

@@ -101,7 +101,8 @@
 //! acknowledged when the cursor that passed it is saved, and the next frame says how many numbers it skipped. After a failed write or sync the file
 //! is not used again: what is not durable is written once more, from memory, into a new segment. If that fails too the
 //! buffer has failed and refuses offers. A full disk is no failure: the file is cut to its last good length, the batch
-//! waits in memory, `when_full` decides about new offers, confirming and deleting go on.
+//! waits in memory, `when_full` decides about new offers, confirming and deleting go on. With `drop_newest` the batch is dropped instead: its
+//! numbers are holes of the cursor, which is synced before its publishers are acknowledged, and the next frame says that it skips them.
 //!
 //! # Time
 //! A frame is stamped with the wall clock and with the boot clock, its segment's header names the boot, and a stamp says

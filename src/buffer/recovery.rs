@@ -81,8 +81,10 @@ pub(super) fn open(
     found.seal_scanned(&mut segments)?;
 
     let end = accounted.max(tracker.live());
+    // Behind what the files account for there may be numbers whose records were dropped for want of room.
+    let given = end.max(tracker.known_end());
     let clean = fresh || (identity.clean && has_cursor);
-    let next = found.next_number(end, &identity, clean, &mut tracker);
+    let next = found.next_number(given, &identity, clean, &mut tracker);
     identity.epoch += 1;
     identity.clean = false;
     identity.ahead = config.sync != SyncMode::Group;

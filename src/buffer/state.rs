@@ -121,8 +121,8 @@ pub(super) struct TurnedAway {
 }
 
 impl TurnedAway {
-    fn note(&mut self, now: Instant, policy: WhenFull, why: Drop) {
-        self.count += 1;
+    fn note(&mut self, offers: u64, now: Instant, policy: WhenFull, why: Drop) {
+        self.count += offers;
         if self.logged.is_none_or(|logged| now.saturating_duration_since(logged) >= LOG_EVERY) {
             tracing::warn!(count = self.count, ?policy, ?why, "the buffer is full: offers are refused or dropped");
             *self = Self { count: 0, logged: Some(now) };
@@ -498,6 +498,15 @@ impl Shared {
         some
     }
 
+    /// Gives up the records `[from, to)`, which were let in and have no room (`drop_newest`). `false`: not possible.
+    pub(super) fn drop_newest(&self, from: u64, to: u64) -> bool {
+        let mut state = self.state.lock();
+        let Some(dropped) = state.tracker.drop_range(from, to, Drop::MinFree) else { return false };
+        state.turned_away.note(dropped, self.clock.now(), WhenFull::DropNewest, Drop::MinFree);
+        state.floor_moved();
+        true
+    }
+
     /// The same for this lane alone, asked by a higher one. What waits for a full disk cannot be given up.
     pub(super) fn give_up(&self, why: Drop) -> bool {
         let mut state = self.state.lock();
@@ -532,7 +541,7 @@ impl Shared {
     }
 
     fn turn_away(&self, state: &mut State, policy: WhenFull, why: Drop) -> Verdict {
-        state.turned_away.note(self.clock.now(), policy, why);
+        state.turned_away.note(1, self.clock.now(), policy, why);
         if policy == WhenFull::DropNewest {
             state.tracker.drop_unnumbered(why);
             return Verdict::DroppedNewest;
@@ -614,13 +623,6 @@ impl Shared {
     /// The cursor file holds so many more confirmations: readers may go on (R9), those of the other lanes too.
     pub(super) fn saved(&self, confirmations: u64) {
         self.state.lock().tracker.saved(confirmations);
-        self.saves.send_replace(());
-    }
-
-    /// Whether a window's worth of confirmations is unsaved, in all lanes of the link together, so that nothing more may be read
-    /// before they are (R9). A lane saves when its part of the window is, so one of them is about to.
-    pub(super) fn is_unsaved(&self) -> bool {
-        let state = self.state.lock();
         self.wake_reader();
         if let Some(siblings) = self.siblings.get() {
             siblings.saved();
@@ -628,11 +630,12 @@ impl Shared {
     }
 
     pub(super) fn wake_reader(&self) {
-        state.failed.is_none() && state.tracker.unsaved() >= self.limits.window
+        self.saves.send_replace(());
     }
 
-    /// Where the streams are, after a new one has begun if more than `most` records are owed from the last one on.
-    pub(super) fn streams(&self, most: Option<u64>) -> Streams {
+    /// Whether a window's worth of confirmations is unsaved, in all lanes of the link together, so that nothing more may be read
+    /// before they are (R9). A lane saves when its part of the window is, so one of them is about to.
+    pub(super) fn is_unsaved(&self) -> bool {
         if self.state.lock().failed.is_some() {
             return false;
         }
@@ -643,6 +646,12 @@ impl Shared {
 
     /// Confirmations that are not saved. A log that has failed holds nobody up.
     pub(super) fn unsaved(&self) -> u64 {
+        let state = self.state.lock();
+        if state.failed.is_some() { 0 } else { state.tracker.unsaved() }
+    }
+
+    /// Where the streams are, after a new one has begun if more than `most` records are owed from the last one on.
+    pub(super) fn streams(&self, most: Option<u64>) -> Streams {
         let mut state = self.state.lock();
         let durable = self.mark.progress().done;
         if most.is_some_and(|most| state.tracker.begin_stream(durable, most)) {

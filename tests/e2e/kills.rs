@@ -105,16 +105,15 @@ async fn full_disk(when_full: &str, held_up: bool) -> Option<(usize, LinkStatus)
     publishers.reach(1_000).await;
     let ballast = disk.fill();
     publishers.allow(2_000);
-    let seen = ["the disk is short", "the disk is full: new records wait"];
+    let seen = ["the disk is short", "the disk is full: new records wait", "offers are refused or dropped"];
     until_true("the disk is seen to be full", PATIENCE, || seen.iter().any(|said| gateway.log().contains(said))).await;
     // Who has nothing to do with the link is served, and the gateway lives.
     publish_once(gateway.port, "free", "elsewhere", b"x".to_vec()).await.expect("served");
     if held_up {
         assert!(publishers.acknowledged() < 2_000, "{when_full}: acknowledged without room");
     } else {
-        // The publishers may all wait: what had been let in when the disk turned out to be full has no room, and acknowledgements are
-        // in order. Who comes now is dropped as the newest, and acknowledged.
-        publish_once(gateway.port, "late", "line/late", b"x".to_vec()).await.expect("acknowledged");
+        // What had been let in when the disk turned out to be full is dropped like what comes then: nobody waits.
+        publishers.reach(2_000).await;
     }
     let status = gateway.status().await;
     assert!(status.ready, "{status:?}");
@@ -153,7 +152,8 @@ async fn r04_a_full_disk_with_drop_newest_loses_only_what_is_counted() {
         return;
     }
     let Some((lost, link)) = full_disk("drop_newest", false).await else { return };
-    assert_eq!(lost + 1, dropped(&link), "{:?}", link.ledger);
+    assert!(lost > 0, "{:?}", link.ledger);
+    assert_eq!(lost, dropped(&link), "{:?}", link.ledger);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -153,7 +153,7 @@ pub(in crate::buffer) fn audit_on(storage: &dyn Storage, dir: &Path, accept: boo
     let walked = audit.segments(&view.segments, durable, None).map_err(failed)?;
     let is_clean = view.identity.is_some_and(|identity| identity.clean);
     audit.tail(&view.segments, &walked, is_clean);
-    let next = walked.next.max(tracker.floor()).max(durable);
+    let next = walked.next.max(tracker.known_end()).max(durable);
     audit.letters(&letters, &tracker);
     audit.balance(tracker.ledger(next), &tracker.owed_below(next), &walked, 0);
     audit.finish(accept).map_err(failed)

@@ -106,7 +106,7 @@ pub fn list(dir: &Path) -> Result<BufferList, OpenError> {
         list.id = identity.uuid.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
         (list.epoch, list.clean) = (identity.epoch, identity.clean);
     }
-    let mut next = durable.max(tracker.floor());
+    let mut next = durable.max(tracker.known_end());
     for (at, segment) in view.segments.iter().enumerate() {
         let number = view.segments.get(at + 1).map_or(u64::MAX, |next| next.base);
         let bounds = Bounds { bytes: u64::MAX, number, durable: u64::MAX };

@@ -29,7 +29,7 @@ pub fn repair(dir: &Path, dry: bool) -> Result<Vec<String>, OpenError> {
     let view = View::read(&Disk, dir)?;
     let (mut tracker, durable) = saved(&view);
     let mut done = Vec::new();
-    let (mut found, mut end) = (Ranges::default(), durable.max(tracker.floor()));
+    let (mut found, mut end) = (Ranges::default(), durable.max(tracker.known_end()));
     for (at, segment) in view.segments.iter().enumerate() {
         let number = view.segments.get(at + 1).map_or(u64::MAX, |next| next.base);
         let walked = walk_to_durable(segment, number, durable).map_err(failed)?;

@@ -6,7 +6,7 @@ use futures_util::FutureExt;
 
 use super::super::state::{Pressure, Verdict};
 use super::super::*;
-use super::bench::{Bench, WINDOW, body, config};
+use super::bench::{Bench, HandClock, WINDOW, body, config};
 use crate::clock::Clock;
 use crate::units::ByteSize;
 
@@ -256,6 +256,73 @@ fn r04_min_free_refuses_when_nothing_can_be_freed() {
 
 /// A log with kept records that are delivered, and 100 behind them that are owed, on a disk that stays short when all delivered ones are
 /// gone. Answers how many are delivered.
+/// Ten records that are stored, and five that were let in and found no room.
+fn without_room_for_five(config: Config) -> Bench {
+    let mut bench = Bench::new(Config { when_full: WhenFull::DropNewest, ..config });
+    bench.put_all(0, 10);
+    bench.disk.capacity(Some(bench.disk.used() + 50));
+    for n in 10..15 {
+        bench.put(&body(n)).unwrap();
+    }
+    bench.turn();
+    bench
+}
+
+#[test]
+fn r04_a_full_disk_with_drop_newest_holds_no_publisher_up() {
+    for compress in [Compression::None, Compression::Zstd] {
+        for delivered in [0, 10] {
+            let mut bench = without_room_for_five(Config { compress, ..config() });
+            assert_eq!(bench.durable(), 15, "all are acknowledged");
+            let dropped = Ledger { accepted: 15, buffered: 10, dropped_min_free: 5, ..Ledger::default() };
+            assert_eq!(bench.ledger(), dropped);
+            assert_eq!(bench.offsets(), (0..10).collect::<Vec<_>>());
+            // What is forgotten by a power cut is not what somebody was told of.
+            let cut = Bench::open(bench.disk.copy(), HandClock::new(), bench.config.clone());
+            assert_eq!((cut.recovery.damaged.len(), cut.ledger()), (0, dropped));
+            assert!(cut.shared.stats().next.0 >= 15, "no number is given twice");
+            assert!(super::offline::audit(&cut.disk).ok);
+            bench.settle(0..delivered);
+            bench.disk.capacity(None);
+            bench.turn();
+            bench.put_all(15, 20);
+            let left: Vec<u64> = (delivered..10).chain(15..20).collect();
+            assert_eq!(bench.offsets(), left);
+            let after = Ledger { accepted: 20, buffered: 15 - delivered, delivered, ..dropped };
+            assert_eq!(bench.ledger(), after);
+            bench.settle([12]);
+            assert_eq!(bench.ledger(), Ledger { confirmed_after_drop: 1, ..after });
+            for again in 0..2 {
+                bench.clock.pass(Duration::from_secs(2));
+                bench.turn();
+                bench = if again == 0 { bench.kill_and_reopen() } else { bench.close_and_reopen() };
+                assert_eq!(bench.recovery.damaged, []);
+                assert_eq!(
+                    (bench.ledger(), bench.offsets()),
+                    (Ledger { confirmed_after_drop: 1, ..after }, left.clone())
+                );
+                let audit = super::offline::audit(&bench.disk);
+                assert!(audit.ok, "{audit:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn r02_what_was_acknowledged_ahead_of_its_sync_is_not_dropped_as_the_newest() {
+    let sync = SyncMode::Interval(Duration::from_secs(1));
+    let mut bench = Bench::new(Config { when_full: WhenFull::DropNewest, sync, ..config() });
+    bench.put_all(0, 10);
+    bench.disk.faults(super::disk::Faults { syncs: 1, ..Default::default() });
+    bench.disk.capacity(Some(bench.disk.used()));
+    bench.clock.pass(Duration::from_secs(2));
+    bench.turn();
+    assert_eq!((bench.durable(), bench.ledger().dropped_min_free), (10, 0));
+    bench.disk.capacity(None);
+    bench.turn();
+    assert_eq!(bench.kill_and_reopen().offsets(), (0..10).collect::<Vec<_>>());
+}
+
 fn short_of_room(when_full: WhenFull) -> (Bench, u64) {
     let keep = Keep { age: Some(Duration::from_secs(3_600)), size: None };
     let config = Config { min_free: Some(ByteSize(100_000)), when_full, keep_delivered: Some(keep), ..config() };
