@@ -4,8 +4,9 @@
 //! # Constraints
 //! - Nothing is reported as durable before it is synced ([`SyncMode::Group`]); nothing is deleted before the cursor that
 //!   passed it is synced.
-//! - Memory does not grow with the backlog, and opening does not read it: only a segment without a footer, in practice
-//!   the last one, is scanned.
+//! - Memory does not grow with the backlog, and opening does not read it: only a segment without a footer is scanned, after a kill
+//!   the last one. Others have none where the disk was full when they were closed, or where damage has hit it: each costs that
+//!   start a scan of it (64 MiB at most) and gets a footer by it, so the next start does not pay again.
 //! - The segments are the only truth for data. There is no index or list of files beside them that could disagree; the
 //!   cursor is a lower bound and is clamped, never fatal.
 //! - Damage is counted, reported as an exact range and skipped. It never keeps a log from opening, never cuts what
@@ -146,9 +147,9 @@ mod direct;
 mod format;
 #[doc(hidden)]
 pub mod fuzzing;
+mod handing;
 mod history;
 mod lanes;
-mod handing;
 mod log;
 pub mod mark;
 pub mod offline;

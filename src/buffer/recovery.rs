@@ -1,10 +1,10 @@
 //! Opening a log: what is there, what is missing, and what that means for the ledger. Damage never keeps a log from
 //! opening; it is counted, reported and skipped.
 //!
-//! Segments with a footer are taken at its word (a reader meets damage inside them later, and reports it then). A
-//! segment without one, in practice the last, is scanned. `D` is how far the log was durable, by the newest sound
-//! frame or the cursor file: a hole that begins below `D` was acknowledged and is damage; one that begins at `D` or
-//! above is a torn tail, which nobody was promised, and is cut.
+//! Segments with a footer are taken at its word (a reader meets damage inside them later, and reports it then). A segment
+//! without one is scanned and gets one: the last one after a kill, and those whose footer found no room or was damaged. `D` is how
+//! far the log was durable, by the newest sound frame or the cursor file: a hole that begins below `D` was acknowledged and is
+//! damage; one that begins at `D` or above is a torn tail, which nobody was promised, and is cut.
 
 use std::collections::VecDeque;
 use std::io;
@@ -439,8 +439,6 @@ impl Finding<'_> {
     }
 }
 
-/// The salt of a segment whose header is damaged, from `meta`: the one that its first sound frame agrees with.
-pub(super) fn guess_salt(handle: &dyn Handle, base: u64, identity: &Identity) -> Option<u32> {
 /// Bytes behind the last record of all. Behind an earlier segment's data lies only what was written again into its successor.
 fn torn_tail(segments: &VecDeque<Known>) -> u64 {
     segments.back().filter(|last| last.scanned).map_or(0, |last| {
@@ -449,6 +447,8 @@ fn torn_tail(segments: &VecDeque<Known>) -> u64 {
     })
 }
 
+/// The salt of a segment whose header is damaged, from `meta`: the one that its first sound frame agrees with.
+pub(super) fn guess_salt(handle: &dyn Handle, base: u64, identity: &Identity) -> Option<u32> {
     let first = read_past_bad_pages(handle, wide(SEGMENT_HEADER), 64 << 10).ok()?;
     (0..=identity.epoch).rev().take(1_000).map(|epoch| identity.salt(base, epoch)).find(|salt| {
         (0..first.len())
