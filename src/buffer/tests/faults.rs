@@ -65,17 +65,17 @@ fn r11_no_number_is_given_twice_where_the_start_that_cut_the_tail_failed() {
     // Damage at the end cannot be told from a torn tail.
     bench.disk.change(&path, |bytes| bytes.truncate(bytes.len() - 50));
     bench.disk.kill();
-    for after in 0.. {
+    let mut failed = 0;
+    for after in 0..30 {
         let disk = bench.disk.copy();
         disk.faults(Faults { after: Some(after), failing: 1, ..Faults::default() });
-        if try_open(&disk, &bench.clock, &bench.config, WINDOW).is_ok() {
-            assert!(after > 2, "the faults come before its end");
-            break;
-        }
+        // Some calls may fail, such as that of a footer.
+        failed += u32::from(try_open(&disk, &bench.clock, &bench.config, WINDOW).is_err());
         disk.kill();
         let again = Bench::open(disk, Arc::clone(&bench.clock), bench.config.clone());
         assert!(again.shared.stats().next.0 >= 20, "{after}");
     }
+    assert!(failed > 5, "{failed}");
 }
 
 #[test]
