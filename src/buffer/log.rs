@@ -304,9 +304,10 @@ impl Log {
         let mut state = self.shared.state.lock();
         let is_news = state.pressure == Pressure::None;
         state.pressure = Pressure::Short;
-        // Asked whatever the policy is: what is settled, or only kept, goes first (R4).
-        let may_drop = !state.reclaimable();
+        let reclaimable = state.reclaimable();
         drop(state);
+        // Asked whatever the policy is: what is settled, or only kept, goes first, in any lane (R4).
+        let may_drop = !(self.shared.reclaim_elsewhere() || reclaimable);
         let dropped = may_drop && self.shared.limits.when_full == WhenFull::DropNewest && self.drop_held();
         if is_news && !dropped {
             tracing::error!("the disk is full: new records wait in memory until there is room");

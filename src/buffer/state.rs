@@ -465,7 +465,7 @@ impl Shared {
     /// There is no room: what costs nothing goes, then what `when_full` gives up.
     fn make_way(&self, policy: WhenFull, why: Drop) -> Verdict {
         let siblings = self.siblings.get();
-        let elsewhere = siblings.is_some_and(Siblings::reclaim);
+        let elsewhere = self.reclaim_elsewhere();
         if self.reclaim() || elsewhere {
             return Verdict::Wait;
         }
@@ -527,6 +527,11 @@ impl Shared {
             self.poke_locked(&mut state);
         }
         some
+    }
+
+    /// The same of the other lanes.
+    pub(super) fn reclaim_elsewhere(&self) -> bool {
+        self.siblings.get().is_some_and(Siblings::reclaim)
     }
 
     /// Bytes on disk, and those that may still be written.

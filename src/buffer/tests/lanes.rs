@@ -249,6 +249,21 @@ fn fill(link: &mut Link, at: usize, count: usize) {
 }
 
 #[test]
+fn r04_on_a_full_disk_what_another_lane_has_delivered_goes_before_the_newest_is_dropped() {
+    let mut link = Link::new(WhenFull::DropNewest);
+    fill(&mut link, 2, 100);
+    link.lanes[2].bench.settle(0..100);
+    link.disk.capacity(Some(link.disk.used()));
+    link.put(0, &super::bench::body(0)).unwrap();
+    link.lanes[0].bench.log.commit();
+    assert_eq!(link.lanes[0].bench.durable(), 0, "it waits for the low lane to give up what is delivered");
+    link.turn();
+    link.turn();
+    let own = &link.lanes[0].bench;
+    assert_eq!((own.durable(), own.ledger()), (1, Ledger { accepted: 1, buffered: 1, ..Ledger::default() }));
+}
+
+#[test]
 fn r14_the_lowest_lane_is_dropped_first_and_only_as_far_as_needed() {
     let mut link = Link::new(WhenFull::DropOldest);
     fill(&mut link, 2, 400);
