@@ -505,10 +505,11 @@ fn read_footer(handle: &dyn Handle, file: &Listed, salt: u32, len: u64) -> Optio
 }
 
 impl Log {
-    /// Says in the files that the log is open.
+    /// Says in the files that the log is open. The cursor first: only with it the numbers that are left out are known, should this
+    /// start fail.
     fn save_opening(&mut self) -> io::Result<()> {
+        self.save_cursor(true)?;
         self.meta.save(&self.identity.encode())?;
-        self.meta.sync()?;
-        self.save_cursor(true).map(drop)
+        self.meta.sync()
     }
 }
