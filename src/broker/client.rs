@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 use super::auth::Granted;
 use super::auth::acl::{Rights, Verdicts};
 use super::index::Share;
+use super::limits::UserLimits;
+use super::limits::usage::UserHeld;
 use super::owed::Owed;
 use super::session::{Assigned, Entry, Inbound, Outbound, Row, Transmit};
 use super::store::{Op, SessionId, SessionRow, SubscriptionRow, Unit};
@@ -77,6 +79,10 @@ pub(super) struct State {
     pub(super) tail: Option<Tail>,
     /// Rows that it is owed.
     pub(super) owed: Owed,
+    /// Its user's limits, where there are any.
+    pub(super) limits: Option<Arc<UserLimits>>,
+    /// What it counts as among its user's kept sessions.
+    pub(super) held: Option<UserHeld>,
     pub(super) subscriptions: HashMap<Arc<str>, SubscriptionRow>,
     /// Bytes of their filters.
     pub(super) filter_bytes: usize,
@@ -213,6 +219,8 @@ impl Client {
             receipts: Vec::new(),
             tail: None,
             owed: Owed::default(),
+            limits: None,
+            held: None,
             subscriptions: HashMap::new(),
             filter_bytes: 0,
             ended: None,

@@ -3,9 +3,11 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::auth;
+use super::limits::{ListenerLimits, UserLimits};
 use crate::topic::TopicFilter;
 use crate::units::ByteSize;
 
@@ -41,6 +43,8 @@ pub struct Config {
     pub auth: auth::Config,
     /// What no client may subscribe to, nor gets by a wider subscription. Default: nothing.
     pub deny_subscribe: Vec<TopicFilter>,
+    /// What users may take; the first that fits counts. Default: as much as all others.
+    pub limits: Vec<Arc<UserLimits>>,
 }
 
 impl Default for Config {
@@ -60,6 +64,7 @@ impl Default for Config {
             sys_interval: Duration::from_secs(10),
             auth: auth::Config::default(),
             deny_subscribe: Vec::new(),
+            limits: Vec::new(),
         }
     }
 }
@@ -71,13 +76,15 @@ pub struct Listener {
     pub bind: Bind,
     /// Clients without a login are let in. Without it authentication is needed (issue 5 brings users: until then `check` refuses such a listener).
     pub anonymous: bool,
+    /// What its clients may take.
+    pub limits: ListenerLimits,
 }
 
 impl Listener {
     /// Plain TCP, and no client without a login.
     #[must_use]
     pub const fn tcp(address: SocketAddr) -> Self {
-        Self { bind: Bind::Tcp(address), anonymous: false }
+        Self { bind: Bind::Tcp(address), anonymous: false, limits: ListenerLimits::unlimited() }
     }
 }
 

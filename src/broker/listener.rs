@@ -95,6 +95,10 @@ impl Bound {
             let acceptor = Acceptor {
                 broker: Arc::clone(&broker),
                 door,
+                own_permits: listener
+                    .limits
+                    .connections
+                    .map(|most| Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)))),
                 listener,
                 permits: Arc::clone(&permits),
                 connections: connections.clone(),
@@ -125,6 +129,8 @@ struct Acceptor {
     broker: Arc<Broker>,
     door: Door,
     listener: Arc<Listener>,
+    /// Of this listener alone, where it has a limit of its own.
+    own_permits: Option<Arc<Semaphore>>,
     permits: Arc<Semaphore>,
     connections: TaskTracker,
     stop: CancellationToken,
@@ -133,8 +139,8 @@ struct Acceptor {
 impl Acceptor {
     async fn run(self) {
         loop {
-            // A permit before accepting: beyond the limit clients wait in the system's queue.
-            let (permit, socket, peer) = tokio::select! {
+            // Permits before accepting: beyond the limits clients wait in the system's queue.
+            let (permits, socket, peer) = tokio::select! {
                 () = self.stop.cancelled() => return,
                 next = self.next() => next,
             };
@@ -142,19 +148,23 @@ impl Acceptor {
             let (broker, stop) = (Arc::clone(&self.broker), self.stop.clone());
             self.connections.spawn(async move {
                 connection::serve(broker, socket, peer, stop).await;
-                drop(permit);
+                drop(permits);
             });
         }
     }
 
-    async fn next(&self) -> (Option<OwnedSemaphorePermit>, Socket, Peer) {
-        // The semaphore is never closed.
-        let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
+    async fn next(&self) -> ([Option<OwnedSemaphorePermit>; 2], Socket, Peer) {
+        // The semaphores are never closed. The listener's own comes first: who waits for it must not keep others out.
+        let own = match &self.own_permits {
+            Some(own) => Arc::clone(own).acquire_owned().await.ok(),
+            None => None,
+        };
+        let permits = [own, Arc::clone(&self.permits).acquire_owned().await.ok()];
         loop {
             match self.door.accept().await {
                 Ok((socket, address)) => {
                     let listener = Arc::clone(&self.listener);
-                    return (permit, socket, Peer { address, listener, certificate: None, is_secure: false });
+                    return (permits, socket, Peer { address, listener, certificate: None, is_secure: false });
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection cannot be accepted");

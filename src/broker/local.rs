@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use super::Broker;
-use super::client::{Client, Delivery, PushTerms};
+use super::client::{Client, Delivery, PushTerms, State};
 use super::store::{Op, Unit, encode_body};
 use super::topics::Match;
 use crate::clock::Moment;
@@ -130,7 +130,8 @@ impl Broker {
                 }
             }),
             (_, Some(unit)) if state.terms.kept => {
-                state.push_stored(client.id, delivery, body(), unit, self.push_terms(now));
+                let terms = self.push_terms(&state, now);
+                state.push_stored(client.id, delivery, body(), unit, terms);
                 Ok(())
             }
             // A session that became kept since the matches were made: it has not asked for this before.
@@ -150,8 +151,11 @@ impl Broker {
     }
 
     /// What a push into the store is bounded by.
-    pub(super) fn push_terms(&self, now: Moment) -> PushTerms<'_> {
-        let (rows_max, bytes_max) = (self.config.session_messages_max, self.config.session_bytes_max.0);
+    pub(super) fn push_terms(&self, state: &State, now: Moment) -> PushTerms<'_> {
+        let limits = state.limits.as_deref();
+        let rows_max =
+            limits.and_then(|limits| limits.session_messages_max).unwrap_or(self.config.session_messages_max);
+        let bytes_max = limits.and_then(|limits| limits.session_bytes_max).unwrap_or(self.config.session_bytes_max).0;
         PushTerms { rows_max, bytes_max, now, board: &self.board }
     }
 

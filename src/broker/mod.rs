@@ -24,6 +24,7 @@ mod config;
 mod connection;
 mod convert;
 pub mod index;
+pub mod limits;
 mod listener;
 mod local;
 mod owed;
@@ -53,6 +54,7 @@ use tokio_util::task::TaskTracker;
 
 use self::auth::Authenticator;
 use self::client::Client;
+use self::limits::usage::{Arrivals, Users};
 use self::store::Store;
 use self::topics::Topics;
 use crate::clock::Clock;
@@ -86,6 +88,10 @@ pub struct Broker {
     logged: OnceCell<Arc<Logged>>,
     /// Sessions whose client had begun another when the gateway was killed.
     superseded: Mutex<Vec<Arc<Client>>>,
+    /// What users hold of their limits.
+    users: Users,
+    /// What clients of each listener hold of its limits, by where the listener lies in memory.
+    arrivals: Mutex<HashMap<usize, Arc<Arrivals>>>,
 }
 
 /// What the broker holds at one moment.
@@ -133,6 +139,8 @@ impl Broker {
             unfinished: Mutex::default(),
             logged: OnceCell::new(),
             superseded: Mutex::default(),
+            users: Users::default(),
+            arrivals: Mutex::default(),
         });
         broker.board.dropped_many("damaged", loaded.damaged);
         broker.restore(loaded);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::BytesMut;
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::Broker;
@@ -14,6 +15,8 @@ use super::auth::{By, Granted};
 use super::client::{Aliases, Client, Delivery, Kick, Online, PAGE_ROWS, State, Tail, Terms};
 use super::convert;
 use super::index::{Share, Wanted};
+use super::limits::usage::UserHeld;
+use super::limits::{self, UserLimits};
 use super::owed::Owed;
 use super::session::{Entry, Row};
 use super::store::{Loaded, Op, OwedRow, Page, SessionId, SessionRow, encode_body};
@@ -50,6 +53,10 @@ pub(super) struct Claim {
     pub(super) window: usize,
     pub(super) packet_bytes_max: usize,
     pub(super) alias_max: u16,
+    /// Its user's limits, where there are any.
+    pub(super) limits: Option<Arc<UserLimits>>,
+    /// For a new session that is kept.
+    pub(super) held: Mutex<Option<UserHeld>>,
 }
 
 /// The client id is that of another user's session.
@@ -104,6 +111,13 @@ impl Broker {
         Ok(Attached { client, kick, resumed, position, unreadable })
     }
 
+    /// Whether `user` has a session under this client id, and whether it is connected.
+    pub(super) fn has_session(&self, name: &str, user: Option<&Arc<str>>) -> Option<bool> {
+        let client = self.clients.lock().get(name).cloned()?;
+        let state = client.lock();
+        (state.terms.user.as_ref() == user).then(|| state.online.is_some())
+    }
+
     /// `Err`: somebody holds it.
     fn try_attach(&self, claim: &Claim, kick: &Arc<Kick>) -> Result<(Arc<Client>, bool), Held> {
         let mut clients = self.clients.lock();
@@ -142,6 +156,10 @@ impl Broker {
         state.terms = claim.terms.clone();
         state.set_rights(self.auth.rights(&claim.granted, &claim.name));
         state.granted = Some(Arc::clone(&claim.granted));
+        state.limits.clone_from(&claim.limits);
+        if claim.terms.kept && state.held.is_none() {
+            state.held = claim.held.lock().take();
+        }
         state.ended = None;
         state.outbound.handle_connect(claim.window);
         // Until the store has been looked at, new messages are left to it, behind what is there.
@@ -307,6 +325,7 @@ impl Broker {
         let mut state = client.lock();
         state.outbound.clear();
         let owed = std::mem::take(&mut state.owed).rows();
+        state.held = None;
         state.subscriptions.clear();
         state.filter_bytes = 0;
         let stored = std::mem::take(&mut state.stored);
@@ -451,6 +470,7 @@ impl Broker {
             }
         }
         self.expire_retained(now);
+        self.users.forget_idle(self.clock.now());
         let clients: Vec<_> = self.clients.lock().values().cloned().collect();
         for client in clients {
             self.settle_receipts(&client);
@@ -599,6 +619,10 @@ impl Broker {
         let client = Client::new(row.id, row.client, terms, self.config.in_flight);
         let mut state = client.lock();
         state.stored = true;
+        // The groups of who is not here are not known: a rule for one counts from its next CONNECT on.
+        let user = state.terms.user.clone();
+        state.limits = limits::rule_of(&self.config.limits, user.as_deref(), &[]);
+        state.held = Some(user).filter(|_| state.terms.kept).and_then(|user| self.users.session(user.as_ref(), None));
         state.ended = Some(row.ended.unwrap_or(now));
         state.will_due = state.terms.will.as_ref().map(|_| delay_s);
         drop(state);

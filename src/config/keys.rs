@@ -33,6 +33,7 @@ pub(super) const BROKER: Keys = Keys {
         "sys_interval",
         "auth",
         "deny_subscribe",
+        "limits",
     ],
     planned: &[],
 };
@@ -49,10 +50,44 @@ pub(super) const ACL_RULE: Keys = Keys {
     planned: &[],
 };
 
+pub(super) const USER_LIMITS: Keys = Keys {
+    section: "broker.limits",
+    accepted: &[
+        "user",
+        "group",
+        "anonymous",
+        "connections",
+        "sessions",
+        "message_rate",
+        "byte_rate",
+        "burst",
+        "over_rate",
+        "max_packet_size",
+        "session_messages_max",
+        "session_bytes_max",
+    ],
+    planned: &[],
+};
+
 pub(super) const LISTENER: Keys = Keys {
     section: "broker.listeners",
-    accepted: &["bind", "mode", "anonymous"],
+    accepted: &["bind", "mode", "anonymous", "limits"],
     planned: &["tls", "websocket", "proxy_protocol"],
+};
+
+pub(super) const LISTENER_LIMITS: Keys = Keys {
+    section: "broker.listeners.limits",
+    accepted: &[
+        "connections",
+        "connections_per_address",
+        "connection_rate",
+        "message_rate",
+        "byte_rate",
+        "burst",
+        "over_rate",
+        "max_packet_size",
+    ],
+    planned: &[],
 };
 
 pub(super) const ADMIN: Keys =
@@ -117,12 +152,14 @@ pub(super) const ROUTE: Keys = Keys {
     planned: &["where", "transform", "throttle", "sample", "dedup", "batch", "retained", "retain", "qos"],
 };
 
-pub(super) const ALL: [&Keys; 17] = [
+pub(super) const ALL: [&Keys; 19] = [
     &TOP,
     &BROKER,
     &AUTH,
     &ACL_RULE,
     &LISTENER,
+    &LISTENER_LIMITS,
+    &USER_LIMITS,
     &ADMIN,
     &LINK,
     &MQTT,

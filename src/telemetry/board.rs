@@ -249,6 +249,9 @@ pub struct BrokerStatus {
     pub dropped: BTreeMap<String, u64>,
     /// Publishes refused (not acknowledged, or with a reason code), by reason, since the start.
     pub refused: BTreeMap<String, u64>,
+    /// How often clients were held back or refused by a limit of their listener or user, by limit, since the start.
+    #[serde(default)]
+    pub limited: BTreeMap<String, u64>,
     /// Why what must be stored (kept sessions, retained messages, QoS 2) is refused, if it is.
     #[serde(default)]
     pub store_error: Option<String>,
@@ -331,7 +334,7 @@ pub struct BrokerBoard {
     pub sockets: AtomicU64,
     /// Clients let in.
     pub connects: AtomicU64,
-    counts: Mutex<[BTreeMap<&'static str, u64>; 2]>,
+    counts: Mutex<[BTreeMap<&'static str, u64>; 3]>,
 }
 
 impl BrokerBoard {
@@ -343,15 +346,21 @@ impl BrokerBoard {
     /// Counts so many drops under their reason.
     pub fn dropped_many(&self, reason: &'static str, count: u64) {
         if count > 0 {
-            let [dropped, _] = &mut *self.counts.lock();
+            let [dropped, _, _] = &mut *self.counts.lock();
             *dropped.entry(reason).or_default() += count;
         }
     }
 
     /// Counts a refusal under its reason.
     pub fn refused(&self, reason: &'static str) {
-        let [_, refused] = &mut *self.counts.lock();
+        let [_, refused, _] = &mut *self.counts.lock();
         *refused.entry(reason).or_default() += 1;
+    }
+
+    /// Counts a client that a limit holds back or refuses.
+    pub fn limited(&self, limit: &'static str) {
+        let [_, _, limited] = &mut *self.counts.lock();
+        *limited.entry(limit).or_default() += 1;
     }
 
     /// What has passed the sockets.
@@ -373,7 +382,7 @@ impl BrokerBoard {
     /// The counted figures; the broker adds sessions, owed, retained and listeners.
     #[must_use]
     pub fn snapshot(&self) -> BrokerStatus {
-        let [dropped, refused] = self.counts.lock().clone();
+        let [dropped, refused, limited] = self.counts.lock().clone();
         let own = |map: BTreeMap<&'static str, u64>| map.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
         BrokerStatus {
             received: self.received.load(Ordering::Relaxed),
@@ -381,6 +390,7 @@ impl BrokerBoard {
             clients: self.clients.load(Ordering::Relaxed),
             dropped: own(dropped),
             refused: own(refused),
+            limited: own(limited),
             ..BrokerStatus::default()
         }
     }

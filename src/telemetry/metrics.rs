@@ -169,7 +169,14 @@ impl Families<'_, '_> {
         self.counter("tidegate_broker_dropped", "Messages to clients that were dropped", samples)?;
         let refused: Vec<_> = broker.refused.iter().map(by_reason).collect();
         let samples = refused.iter().map(|(reason, value)| (vec![("reason", reason.as_str())], *value));
-        self.counter("tidegate_broker_refused", "Publishes that were refused", samples)
+        self.counter("tidegate_broker_refused", "Publishes that were refused", samples)?;
+        let limited: Vec<_> = broker.limited.iter().map(by_reason).collect();
+        let samples = limited.iter().map(|(limit, value)| (vec![("limit", limit.as_str())], *value));
+        self.counter(
+            "tidegate_broker_limited",
+            "Clients held back or refused by a limit of their listener or user",
+            samples,
+        )
     }
 
     fn gauge<'l, V>(

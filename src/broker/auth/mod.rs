@@ -261,12 +261,18 @@ impl Authenticator {
         Verdict::Refused { code: ReasonCode::BadUserNameOrPassword, text: "unknown user or wrong password" }
     }
 
+    /// The groups that a user is in: those that its method knows, and those of `auth.groups`.
+    pub(super) fn groups_of(&self, granted: &Granted) -> Vec<Arc<str>> {
+        let mut groups = granted.groups.clone();
+        groups.extend(granted.user.as_ref().and_then(|user| self.groups.get(user)).into_iter().flatten().cloned());
+        groups
+    }
+
     /// What a client may do; `None`: everything.
     pub(super) fn rights(&self, granted: &Granted, client_id: &str) -> Option<Arc<Rights>> {
         let acl = granted.rules.clone().or_else(|| self.acl.load_full())?;
         let user = granted.user.as_deref();
-        let mut groups = granted.groups.clone();
-        groups.extend(user.and_then(|user| self.groups.get(user)).into_iter().flatten().cloned());
+        let groups = self.groups_of(granted);
         Some(Arc::new(acl.rights(Subject { user, client_id, groups: &groups })))
     }
 

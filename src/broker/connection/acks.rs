@@ -29,6 +29,8 @@ pub(super) enum Wait {
     Refused,
     /// Nothing: it goes with this code.
     Code(ReasonCode),
+    /// Nothing: the client is over its rate.
+    OverRate,
     /// The store's commit; `None`: nothing was stored.
     Store(Option<u64>),
     /// It never goes: the connection is closed in its place (R5).
@@ -40,6 +42,7 @@ pub(super) enum Wait {
 enum Due {
     Durable,
     Code(ReasonCode),
+    OverRate,
     Refused,
     Close,
 }
@@ -56,7 +59,13 @@ impl Connection {
         let mark = self.broker.store_mark.clone();
         let decide = |wait: &Wait| match wait {
             Wait::Store(Some(position)) => mark.decided(*position).map(|decided| decided.is_ok()),
-            Wait::Offer | Wait::Receipt(_) | Wait::Durable | Wait::Refused | Wait::Code(_) | Wait::Close => Some(true),
+            Wait::Offer
+            | Wait::Receipt(_)
+            | Wait::Durable
+            | Wait::Refused
+            | Wait::Code(_)
+            | Wait::OverRate
+            | Wait::Close => Some(true),
             Wait::Store(None) => Some(true),
         };
         while let Some((reply, stored)) = self.others.poll(decide) {
@@ -76,6 +85,7 @@ impl Connection {
         let code = match due {
             Due::Durable => ReasonCode::Success,
             Due::Code(code) => code,
+            Due::OverRate => ReasonCode::QuotaExceeded,
             Due::Refused => {
                 self.broker.board.refused("not_stored");
                 ReasonCode::ImplementationSpecificError
@@ -88,14 +98,14 @@ impl Connection {
             return Err(End::Told(code, "a message could not be accepted".into()));
         }
         match reply {
-            Reply::Puback(id) if code.is_error() => self.put_refusal(Packet::Puback, *id, code),
+            Reply::Puback(id) if code.is_error() => self.put_refusal(Packet::Puback, *id, code, words_of(code, due)),
             Reply::Puback(id) => self.put_ack(AckKind::Puback, *id, code),
             Reply::Pubrec(id) => {
                 if due == Due::Durable {
                     self.broker.note_durable(&self.attached.client, *id);
                 } else if code.is_error() {
                     self.end_inbound(*id);
-                    self.put_refusal(Packet::Pubrec, *id, code);
+                    self.put_refusal(Packet::Pubrec, *id, code, words_of(code, due));
                     return Ok(());
                 }
                 self.put_ack(AckKind::Pubrec, *id, code);
@@ -117,10 +127,10 @@ impl Connection {
     }
 
     /// An acknowledgement that says no, and why (MQTT 5).
-    fn put_refusal(&mut self, packet: fn(Ack) -> Packet, id: u16, code: ReasonCode) {
+    fn put_refusal(&mut self, packet: fn(Ack) -> Packet, id: u16, code: ReasonCode, words: &str) {
         let Some(id) = packet_id(id) else { return };
         let mut ack = Ack::new(id, code);
-        ack.properties.reason = self.wants_reasons.then(|| words_of(code).into());
+        ack.properties.reason = self.wants_reasons.then(|| words.into());
         self.put(packet(ack));
     }
 
@@ -185,8 +195,10 @@ impl Connection {
     }
 }
 
-const fn words_of(code: ReasonCode) -> &'static str {
-    if matches!(code, ReasonCode::QuotaExceeded) {
+const fn words_of(code: ReasonCode, due: Due) -> &'static str {
+    if matches!(due, Due::OverRate) {
+        "the client is over its rate"
+    } else if matches!(code, ReasonCode::QuotaExceeded) {
         "the buffer of a link that this message goes to is full"
     } else if matches!(code, ReasonCode::NotAuthorized) {
         "this client may not publish to this topic"
@@ -203,6 +215,7 @@ fn decide_publish(wait: &Wait) -> Option<Due> {
             Err(_rejected) => Due::Refused,
         }),
         Wait::Code(code) => Some(Due::Code(*code)),
+        Wait::OverRate => Some(Due::OverRate),
         Wait::Durable | Wait::Store(_) => Some(Due::Durable),
         Wait::Refused => Some(Due::Refused),
         Wait::Close => Some(Due::Close),

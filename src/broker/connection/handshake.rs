@@ -7,11 +7,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use parking_lot::Mutex;
 
+use super::admission::Holdings;
 use super::publish::TOPIC_ALIASES;
 use super::{Connection, FAREWELL_DEADLINE, READ_BYTES_MIN};
 use crate::broker::auth::{Granted, Login, Verdict};
 use crate::broker::client::Terms;
+use crate::broker::limits::usage::{self, Arrival};
 use crate::broker::registry::{Attached, Claim, Ending, NotTheirs};
 use crate::broker::session::Acks;
 use crate::broker::transport::{Peer, Stream};
@@ -45,6 +48,10 @@ fn packet_bytes_max(connect: &Connect) -> usize {
 
 /// Reads the CONNECT, takes the session and sends CONNACK. `None`: it was refused, or the socket is gone.
 pub(super) async fn greet(broker: &Arc<Broker>, mut stream: Stream, peer: Peer) -> Option<Connection> {
+    let arrival = broker.arrive(&peer);
+    if matches!(arrival.verdict, usage::Verdict::Closed(_)) {
+        return None;
+    }
     let size_max = usize::try_from(broker.config.max_packet_size.0).unwrap_or(usize::MAX);
     let (mut decoder, mut input) = (Decoder::server(size_max.min(CONNECT_BYTES_MAX)), BytesMut::new());
     let first =
@@ -53,7 +60,14 @@ pub(super) async fn greet(broker: &Arc<Broker>, mut stream: Stream, peer: Peer) 
         tracing::debug!(address = %peer, "a client sent no CONNECT in time");
         return None;
     };
-    let accepted = match first? {
+    let first = first?.and_then(|connect| match arrival.verdict {
+        usage::Verdict::Told(why) => {
+            let (code, text) = why.words();
+            Err(Refusal::of(&connect, code, text))
+        }
+        usage::Verdict::Welcome | usage::Verdict::Closed(_) => Ok(connect),
+    });
+    let accepted = match first {
         Ok(connect) => check(broker, &connect, &peer).await.map(|granted| (connect, granted)),
         Err(refusal) => Err(refusal),
     };
@@ -67,7 +81,7 @@ pub(super) async fn greet(broker: &Arc<Broker>, mut stream: Stream, peer: Peer) 
     };
     decoder.set_size_max(size_max);
     broker.board.packets_in.fetch_add(1, Ordering::Relaxed);
-    open(broker, *connect, granted, stream, peer, decoder, input).await
+    open(broker, *connect, granted, stream, (peer, arrival), decoder, input).await
 }
 
 /// `None`: the socket is gone.
@@ -169,8 +183,8 @@ async fn open(
     connect: Connect,
     granted: Granted,
     mut stream: Stream,
-    peer: Peer,
-    decoder: Decoder,
+    (peer, arrival): (Peer, Arrival),
+    mut decoder: Decoder,
     input: BytesMut,
 ) -> Option<Connection> {
     let mut properties = connack_properties(broker, &connect);
@@ -181,8 +195,15 @@ async fn open(
     let (assigned, wants_response) =
         (connect.client_id.is_empty(), connect.properties.request_response_information == Some(true));
     let expires = granted.expires;
-    let claim = match claim_of(broker, connect, granted) {
-        Ok(claim) => claim,
+    let claimed = claim_of(broker, connect, granted).and_then(|mut claim| match broker.take_up(&mut claim) {
+        Ok(connection) => Ok((claim, Holdings::new(arrival, connection))),
+        Err(text) => {
+            let (code, packet_bytes_max) = (ReasonCode::QuotaExceeded, claim.packet_bytes_max);
+            Err(Refusal { version, code, text, packet_bytes_max })
+        }
+    });
+    let (claim, held) = match claimed {
+        Ok(claimed) => claimed,
         Err(refusal) => {
             refuse(broker, &mut stream, &peer, refusal).await;
             return None;
@@ -190,6 +211,10 @@ async fn open(
     };
     let (name, granted, packet_bytes_max) = (Arc::clone(&claim.name), claim.terms.expiry_s, claim.packet_bytes_max);
     tracing::debug!(client = %name, address = %peer, %version, clean_start, "a client connects");
+    let limits = claim.limits.clone();
+    let size_max = broker.packet_bytes_max(&peer, limits.as_deref());
+    decoder.set_size_max(usize::try_from(size_max.0).unwrap_or(usize::MAX));
+    properties.maximum_packet_size = u32::try_from(size_max.0).ok().and_then(NonZeroU32::new);
     let attached = match broker.attach(claim).await {
         Ok(attached) => attached,
         Err(NotTheirs) => {
@@ -202,6 +227,8 @@ async fn open(
     (connection.session_expiry_s, connection.packet_bytes_max) = (granted, packet_bytes_max);
     connection.wants_reasons = wants_reasons;
     connection.expires = expires.map(|at| Box::pin(tokio::time::sleep_until(at.into())));
+    connection.held = held;
+    connection.limit_rates(limits.as_deref());
     if connection.attached.unreadable {
         connection.turn_away("what is owed to the session cannot be read").await;
         return None;
@@ -276,6 +303,8 @@ fn claim_of(broker: &Broker, connect: Connect, granted: Granted) -> Result<Claim
         window: usize::from(peer_window.min(broker.config.in_flight)),
         packet_bytes_max,
         alias_max: connect.properties.topic_alias_maximum.unwrap_or(0),
+        limits: None,
+        held: Mutex::default(),
     })
 }
 
@@ -343,6 +372,8 @@ impl Connection {
             has_rights,
             expires: None,
             is_reading: true,
+            held: Holdings::default(),
+            throttle: None,
         }
     }
 }

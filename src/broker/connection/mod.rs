@@ -8,9 +8,11 @@
 //! does not run.
 
 mod acks;
+mod admission;
 mod handshake;
 mod publish;
 mod subscribe;
+mod throttle;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -24,8 +26,10 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use self::acks::{Reply, Wait};
+use self::admission::Holdings;
 use self::publish::{Job, Offer, Offered};
 use self::subscribe::Wish;
+use self::throttle::Throttle;
 use super::Broker;
 use super::client::Tail;
 use super::registry::{Attached, Ending};
@@ -79,6 +83,8 @@ enum Event {
     Tick,
     /// Its login has ended.
     Lapsed,
+    /// It is not over its rate any more.
+    Rested,
 }
 
 /// Why a connection ends.
@@ -151,6 +157,10 @@ struct Connection {
     /// Its login ends then.
     expires: Option<Pin<Box<tokio::time::Sleep>>>,
     is_reading: bool,
+    /// What it holds of its listener's and its user's limits, while it is connected.
+    held: Holdings,
+    /// `None`: its rates are not limited.
+    throttle: Option<Box<Throttle>>,
 }
 
 /// Serves a client from its first byte to its last. `stop` asks it to end in order.
@@ -221,7 +231,9 @@ impl Connection {
     async fn next_event(&mut self) -> Event {
         let may_read = self.may_read();
         let waits_for_store = self.waits_for_store();
-        let Self { stream, output, offer, publishes, page, mark, tick, attached, keep_alive, expires, .. } = self;
+        let Self {
+            stream, output, offer, publishes, page, mark, tick, attached, keep_alive, expires, throttle, ..
+        } = self;
         let stream = &*stream;
         let waits_for_receipt = publishes.head_mut().is_some_and(|wait| matches!(wait, Wait::Receipt(_)));
         tokio::select! {
@@ -239,6 +251,8 @@ impl Connection {
             () = tick.as_mut(), if keep_alive.is_some() => Event::Tick,
             () = async { match expires { Some(at) => at.await, None => std::future::pending().await } },
                 if expires.is_some() => Event::Lapsed,
+            () = async { match throttle { Some(throttle) => throttle.rested().await, None => std::future::pending().await } },
+                if throttle.is_some() => Event::Rested,
         }
     }
 
@@ -262,12 +276,17 @@ impl Connection {
             }
             Event::Tick => self.check_keep_alive(),
             Event::Lapsed => Err(End::Told(ReasonCode::NotAuthorized, "the login has expired".into())),
+            Event::Rested => {
+                self.throttle.iter_mut().for_each(|throttle| throttle.end_pause());
+                Ok(())
+            }
         }
     }
 
     /// Whether there is room for what more would bring.
     fn may_read(&self) -> bool {
         self.is_reading
+            && !self.throttle.as_ref().is_some_and(|throttle| throttle.is_paused())
             && self.publishes.len() < usize::from(self.broker.config.receive_maximum)
             && self.pending.len() < PENDING_MAX
             && self.pending_bytes < PENDING_BYTES_MAX
@@ -284,6 +303,7 @@ impl Connection {
                 self.read_bytes = if fills { (self.read_bytes * 2).min(READ_BYTES_MAX) } else { self.read_bytes };
                 self.last_seen = self.broker.clock.now();
                 self.broker.board.bytes_in.fetch_add(bytes as u64, Ordering::Relaxed);
+                self.note_bytes(bytes);
                 Ok(())
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
@@ -307,7 +327,8 @@ impl Connection {
             // An idle connection holds no read buffer.
             self.input = BytesMut::new();
         }
-        Ok(())
+        // What has been read is dealt with first.
+        self.slow_down()
     }
 
     fn handle(&mut self, packet: Packet) -> Outcome {

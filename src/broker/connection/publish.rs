@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::acks::{Reply, Wait};
+use super::throttle::Pace;
 use super::{Connection, End, Outcome};
 use crate::broker::convert;
 use crate::broker::index::{LEVELS_MAX, is_too_deep};
@@ -73,6 +74,9 @@ impl Connection {
             self.forbid(publish.qos, id);
             return Ok(());
         }
+        if self.note_message()? == Pace::TooMany && self.refuse_over_rate(publish.qos, id) {
+            return Ok(());
+        }
         let slot = match publish.qos {
             Qos::AtMostOnce => Slot::Nobody,
             Qos::AtLeastOnce => Slot::Puback(self.publishes.push(Reply::Puback(id), Wait::Offer)),
@@ -113,6 +117,20 @@ impl Connection {
             Qos::AtLeastOnce => drop(self.publishes.push(Reply::Puback(id), Wait::Code(ReasonCode::NotAuthorized))),
             Qos::ExactlyOnce => drop(self.publishes.push(Reply::Pubrec(id), Wait::Code(ReasonCode::NotAuthorized))),
         }
+    }
+
+    /// Whether it was refused: a QoS 2 exchange that is open goes on.
+    fn refuse_over_rate(&mut self, qos: Qos, id: u16) -> bool {
+        match qos {
+            Qos::AtMostOnce => self.broker.board.dropped("over_rate"),
+            Qos::AtLeastOnce => drop(self.publishes.push(Reply::Puback(id), Wait::OverRate)),
+            Qos::ExactlyOnce if self.attached.client.lock().inbound.knows(id) => return false,
+            Qos::ExactlyOnce => drop(self.publishes.push(Reply::Pubrec(id), Wait::OverRate)),
+        }
+        if qos != Qos::AtMostOnce {
+            self.broker.board.refused("over_rate");
+        }
+        true
     }
 
     /// A QoS 2 PUBLISH. MQTT 3.x has no Receive Maximum: its packet ids are the bound.

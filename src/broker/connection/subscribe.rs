@@ -155,7 +155,7 @@ impl Connection {
             return position;
         }
         let now = broker.clock.moment();
-        let terms = broker.push_terms(now);
+        let terms = broker.push_terms(&client.lock(), now);
         let mut later = Vec::new();
         // Other publishers wait for the store's lock meanwhile, so they are staged in steps. SUBACK waits for the last.
         for step in retained.chunks(RETAINED_STEP) {

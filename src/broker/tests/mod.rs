@@ -6,6 +6,7 @@ mod conformance;
 mod delivery;
 mod five;
 mod hostile;
+mod limits;
 mod links;
 mod model;
 mod sessions;

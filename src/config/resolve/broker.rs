@@ -62,6 +62,7 @@ impl Resolver<'_> {
         if let Some(every) = self.duration(section.get("sys_interval"), Duration::ZERO..=3_600 * second) {
             config.sys_interval = every;
         }
+        config.limits = self.user_limits(section.get("limits"));
         let Some(list) = section.get("deny_subscribe") else { return };
         for item in self.items(&list) {
             let Some(text) = self.text(Some(item.clone())) else { continue };

@@ -30,7 +30,8 @@ impl Resolver<'_> {
                 self.mistakes.error(bind.place(), format!("{address} is bound twice"), None);
             }
             self.check_access(&bind, &address, anonymous, auth);
-            listeners.push(Listener { bind: address, anonymous });
+            let limits = self.listener_limits(section.get("limits"));
+            listeners.push(Listener { bind: address, anonymous, limits });
         }
         if self.items(list).is_empty() {
             let hint = "leave the key out for 127.0.0.1:1883, anonymous";

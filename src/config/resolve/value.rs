@@ -11,7 +11,7 @@ use super::Resolver;
 use crate::config::keys::{self, Keys};
 use crate::config::raw::{Entry, Node, ScalarKind, Value};
 use crate::config::source::Place;
-use crate::units::{ByteSize, UnitError, parse_duration, show_duration};
+use crate::units::{ByteSize, Rate, UnitError, parse_duration, show_duration};
 
 /// A value with the words for it in messages.
 #[derive(Clone, Debug)]
@@ -255,6 +255,21 @@ impl Resolver<'_> {
 
     pub(super) fn duration(&mut self, item: Option<Item<'_>>, range: RangeInclusive<Duration>) -> Option<Duration> {
         self.unit(item, parse_duration, range, |duration| show_duration(*duration))
+    }
+
+    /// `100/s`.
+    pub(super) fn count_rate(&mut self, item: Option<Item<'_>>) -> Option<Rate> {
+        self.rate(item, Rate::parse_count)
+    }
+
+    /// `64KiB/s`.
+    pub(super) fn byte_rate(&mut self, item: Option<Item<'_>>) -> Option<Rate> {
+        self.rate(item, Rate::parse_bytes)
+    }
+
+    fn rate(&mut self, item: Option<Item<'_>>, parse: fn(&str) -> Result<Rate, UnitError>) -> Option<Rate> {
+        let text = self.text(item)?;
+        parse(&text.value).map_err(|error| self.mistakes.error(text.place(), error.to_string(), None)).ok()
     }
 
     fn unit<T: PartialOrd>(

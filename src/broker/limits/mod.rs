@@ -1,0 +1,204 @@
+//! What a listener's clients, and a user's clients together, may take: connections, sessions, rates, sizes.
+//!
+//! - [`rate`]: a rate as arithmetic on time. PURE.
+//! - [`usage`]: who holds how much now: counted, and given back when its holder is dropped.
+//!
+//! Here are the settings, and which of them are a client's own.
+
+pub(super) mod rate;
+pub(super) mod usage;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::units::{ByteSize, Rate};
+
+/// What comes at once, by default, in the time that the rate gives it.
+pub const BURST: Duration = Duration::from_secs(1);
+
+/// What becomes of who sends faster than its rate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OverRate {
+    /// It is not read for as long as it is ahead: nothing is lost, TCP holds it back.
+    #[default]
+    Delay,
+    /// MQTT 5 gets reason 0x97 for each message that is too many, MQTT 3.x is closed; QoS 0 is dropped, counted.
+    Refuse,
+    /// Its connection is ended (MQTT 5: reason 0x96).
+    Disconnect,
+}
+
+/// How fast, and what then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rates {
+    /// PUBLISH packets.
+    pub messages: Option<Rate>,
+    /// Bytes read from the client, packets of all kinds.
+    pub bytes: Option<Rate>,
+    /// So much of both may come at once, in the time that they take. Default [`BURST`].
+    pub burst: Duration,
+    /// Default: it is not read for a while.
+    pub over: OverRate,
+}
+
+impl Rates {
+    const UNLIMITED: Self = Self { messages: None, bytes: None, burst: BURST, over: OverRate::Delay };
+}
+
+impl Default for Rates {
+    fn default() -> Self {
+        Self::UNLIMITED
+    }
+}
+
+/// What the clients of one listener may take. Rates and sizes are for each of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenerLimits {
+    /// Connections at a time; others wait in the system's queue. Default: `connections_max` of the broker alone counts.
+    pub connections: Option<usize>,
+    /// Connections at a time from one address. Default: no limit.
+    pub connections_per_address: Option<usize>,
+    /// New connections. Default: no limit.
+    pub connection_rate: Option<Rate>,
+    /// Default: no limit.
+    pub rates: Rates,
+    /// Default: `max_packet_size` of the broker.
+    pub packet_bytes_max: Option<ByteSize>,
+}
+
+impl ListenerLimits {
+    /// None of its own.
+    #[must_use]
+    pub const fn unlimited() -> Self {
+        Self {
+            connections: None,
+            connections_per_address: None,
+            connection_rate: None,
+            rates: Rates::UNLIMITED,
+            packet_bytes_max: None,
+        }
+    }
+}
+
+/// Whose limits they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whom {
+    /// Users whose name fits; `*` stands for any characters.
+    User(Box<str>),
+    /// Users who are in this group.
+    Group(Box<str>),
+    /// Clients that gave no name.
+    Anonymous,
+}
+
+/// What one user may take, over all of its connections together. The first rule that fits counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserLimits {
+    /// Whose.
+    pub whom: Whom,
+    /// Connections at a time. Default: no limit.
+    pub connections: Option<usize>,
+    /// Sessions that are kept, connected or not. Default: no limit.
+    pub sessions: Option<usize>,
+    /// Default: no limit.
+    pub rates: Rates,
+    /// Default: that of the listener or the broker; the smallest counts.
+    pub packet_bytes_max: Option<ByteSize>,
+    /// Messages owed to each of its sessions. Default: `session_messages_max` of the broker.
+    pub session_messages_max: Option<u64>,
+    /// Their bytes. Default: `session_bytes_max` of the broker.
+    pub session_bytes_max: Option<ByteSize>,
+}
+
+impl UserLimits {
+    /// Nothing but for whom.
+    #[must_use]
+    pub fn of(whom: Whom) -> Self {
+        Self {
+            whom,
+            connections: None,
+            sessions: None,
+            rates: Rates::default(),
+            packet_bytes_max: None,
+            session_messages_max: None,
+            session_bytes_max: None,
+        }
+    }
+
+    fn fits(&self, user: Option<&str>, groups: &[Arc<str>]) -> bool {
+        match (&self.whom, user) {
+            (Whom::User(pattern), Some(user)) => glob(pattern, user),
+            (Whom::Group(group), Some(_)) => groups.iter().any(|other| **other == **group),
+            (Whom::Anonymous, user) => user.is_none(),
+            (Whom::User(_) | Whom::Group(_), None) => false,
+        }
+    }
+}
+
+/// The first rule that fits.
+pub(super) fn rule_of(rules: &[Arc<UserLimits>], user: Option<&str>, groups: &[Arc<str>]) -> Option<Arc<UserLimits>> {
+    rules.iter().find(|rule| rule.fits(user, groups)).cloned()
+}
+
+/// Whether `text` is what `pattern` says; each `*` stands for any characters.
+fn glob(pattern: &str, text: &str) -> bool {
+    let Some((head, rest)) = pattern.split_once('*') else { return pattern == text };
+    let Some(mut left) = text.strip_prefix(head) else { return false };
+    let mut parts = rest.split('*').peekable();
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            return left.ends_with(part);
+        }
+        let Some((_, behind)) = left.split_once(part) else { return false };
+        left = behind;
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_any_characters() {
+        for (pattern, text, fits) in [
+            ("*", "", true),
+            ("*", "any", true),
+            ("press-*", "press-7", true),
+            ("press-*", "press-", true),
+            ("press-*", "pres", false),
+            ("*-7", "press-7", true),
+            ("*-7", "press-77", false),
+            ("p*-*7", "press-77", true),
+            ("p*s*7", "p7", false),
+            ("a*a", "a", false),
+            ("a*b*a", "aba", true),
+            ("press", "press-7", false),
+        ] {
+            assert_eq!(glob(pattern, text), fits, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn the_first_rule_that_fits_counts_and_who_gave_no_name_is_no_user() {
+        let rule = |whom, connections| Arc::new(UserLimits { connections: Some(connections), ..UserLimits::of(whom) });
+        let rules = [
+            rule(Whom::Group("operators".into()), 1),
+            rule(Whom::User("press-*".into()), 2),
+            rule(Whom::Anonymous, 3),
+            rule(Whom::User("*".into()), 4),
+        ];
+        let operators = ["operators".into()];
+        for (user, groups, connections) in [
+            (Some("anna"), &operators[..], Some(1)),
+            (Some("press-1"), &operators, Some(1)),
+            (Some("press-1"), &[], Some(2)),
+            (None, &[], Some(3)),
+            (Some("anna"), &[], Some(4)),
+        ] {
+            let rule = rule_of(&rules, user, groups);
+            assert_eq!(rule.and_then(|rule| rule.connections), connections, "{user:?}");
+        }
+        assert!(rule_of(&rules[..2], None, &[]).is_none());
+    }
+}
