@@ -280,6 +280,11 @@ pub trait SourceConnection: Send {
     /// line in the log, and are counted by the runner.
     fn take_unreadable(&mut self) -> u64;
 
+    /// What is wrong with a part of it while the rest goes on (a queue that is not there): shown as the link's last error.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
     /// Acknowledges what is settled and says good-bye.
     fn close(self) -> impl Future<Output = ()> + Send;
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
-    ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
+    ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
@@ -157,6 +157,11 @@ impl Rabbit {
     pub(crate) async fn declare_queue(&self, queue: &str) {
         let (_connection, channel) = self.connect().await;
         channel.queue_declare(queue.into(), QueueDeclareOptions::durable(), FieldTable::default()).await.unwrap();
+    }
+
+    pub(crate) async fn delete_queue(&self, queue: &str) {
+        let (_connection, channel) = self.connect().await;
+        channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
     }
 
     /// Messages ready in a queue (not those that a consumer holds).

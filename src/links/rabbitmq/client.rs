@@ -94,15 +94,18 @@ fn address(uri: &AMQPUri) -> String {
 fn at(address: &str, error: &lapin::Error) -> LinkError {
     let answered = matches!(error.kind(), ErrorKind::ProtocolError(_));
     match classify(error) {
-        LinkError::Transient(words) if !answered => LinkError::Transient(format!("{address}: {}", plainly(words))),
+        LinkError::Transient(words) if !answered && is_no_tls(&words) => LinkError::Misconfigured(format!(
+            "{address}: no TLS is spoken there ({words}): write `amqp://`, or the port that RabbitMQ has for TLS, as a rule 5671"
+        )),
+        LinkError::Transient(words) if !answered => LinkError::Transient(format!("{address}: {words}")),
         LinkError::Misconfigured(words) if !answered => LinkError::Misconfigured(format!("{address}: {words}")),
         other @ (LinkError::Transient(_) | LinkError::Misconfigured(_)) => other,
     }
 }
 
-/// rustls's name for an answer that is no TLS at all.
-fn plainly(words: String) -> String {
-    if words.contains("InvalidContentType") { format!("no TLS is spoken there ({words})") } else { words }
+/// rustls's name for an answer that is no TLS at all: RabbitMQ answers in plain AMQP, and will the next time.
+fn is_no_tls(words: &str) -> bool {
+    words.contains("InvalidContentType")
 }
 
 /// The web's roots, and the operator's own authority beside them.
@@ -169,7 +172,7 @@ fn hold(slot: &Mutex<Socket>, stream: std::net::TcpStream) -> std::io::Result<()
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
     use crate::router::LinkId;
@@ -207,6 +210,25 @@ mod tests {
         // A TLS record of type handshake, version 3.x; plain AMQP would be the letters `AMQ`.
         assert_eq!((first[0], first[1]), (0x16, 0x03));
         assert!(result.is_err());
+    }
+
+    #[tokio::test]
+    async fn amqps_to_a_port_without_tls_is_misconfigured_and_says_what_would_be_right() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let config = config(&format!("amqps://user:secret@{address}/%2f"));
+        let identity = identity();
+        let answer = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.read_exact(&mut [0_u8; 3]).await.unwrap();
+            // What RabbitMQ says on its plain port to what is no AMQP.
+            stream.write_all(b"AMQP\x00\x00\x09\x01").await.unwrap();
+            drop(stream.read(&mut [0_u8; 4096]).await);
+        };
+        let ((), result) = tokio::join!(answer, connect(&config, &identity, "test"));
+        let Err(LinkError::Misconfigured(words)) = result.map(drop) else { panic!("not misconfigured") };
+        assert!(words.starts_with(&format!("{address}: ")) && words.contains("`amqp://`"), "{words}");
+        assert!(!words.contains("secret"), "{words}");
     }
 
     #[tokio::test]

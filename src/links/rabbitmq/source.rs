@@ -3,6 +3,10 @@
 //! Deliveries of a channel are numbered 1, 2, 3, ... ; what has settled is acknowledged up to the first that has not, with one
 //! `basic.ack multiple` for many (R24): each time a quarter of the prefetch has settled, and at the latest [`ACK_DELAY`]
 //! after. A delivery that is not acknowledged when the connection ends comes again, marked `redelivered`.
+//!
+//! A queue that is not there, or may not be read, costs the others nothing: RabbitMQ closes its channel, and it is tried again on a
+//! new one each [`REOPEN_AFTER`]. Meanwhile the link says which one it is ([`SourceConnection::trouble`]). Only where no queue can be
+//! read the connection is given up.
 
 use std::collections::BTreeSet;
 use std::future::{Future, poll_fn};
@@ -11,7 +15,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use futures_util::Stream;
+use futures_util::{FutureExt as _, Stream};
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions};
 use lapin::types::{FieldTable, ShortString};
@@ -26,6 +30,10 @@ use crate::links::{Identity, LinkError, Received, Source, SourceConnection};
 const ACK_DELAY: Duration = Duration::from_millis(50);
 /// How many deliveries one `receive` hands out: enough to share the cost of an offer, few enough to stay responsive.
 const BATCH_MAX: usize = 256;
+/// How often a queue that cannot be read is tried again.
+const REOPEN_AFTER: Duration = Duration::from_secs(5);
+/// When one is tried whose consumer was cancelled: it may be back at once, on another node of the cluster or declared anew.
+const REOPEN_CANCELLED_AFTER: Duration = Duration::from_millis(500);
 
 /// Consumes queues of a RabbitMQ.
 #[derive(Clone, Debug)]
@@ -48,15 +56,25 @@ impl Source for RabbitSource {
 
     async fn connect(&mut self) -> Result<RabbitSourceConnection, LinkError> {
         let client = client::connect(&self.config, &self.identity, "in").await?;
-        let mut queues = Vec::new();
+        let mut slots = Vec::new();
         for name in &self.queues {
-            queues.push(consume(&client, &self.config, name).await?);
+            let name: Arc<str> = name.as_str().into();
+            let state = match consume(&client, &self.config, &name, 0).await {
+                Ok(queue) => State::Read(Box::new(queue)),
+                Err(LinkError::Misconfigured(words)) => State::missing(words, REOPEN_AFTER),
+                Err(lost @ LinkError::Transient(_)) => return Err(lost),
+            };
+            slots.push(Slot { name, state });
         }
-        Ok(RabbitSourceConnection { queues, next: 0, unreadable: 0, escape: self.config.topic_escape, client })
+        let (config, client) = (self.config.clone(), Arc::new(client));
+        let connection =
+            RabbitSourceConnection { slots, next: 0, unreadable: 0, opened: 0, opening: None, config, client };
+        connection.any_left()?;
+        Ok(connection)
     }
 }
 
-async fn consume(client: &Client, config: &Config, name: &str) -> Result<Queue, LinkError> {
+async fn consume(client: &Client, config: &Config, name: &str, opened: u64) -> Result<Queue, LinkError> {
     let queue = ShortString::try_new(name)
         .map_err(|error| LinkError::Misconfigured(format!("the queue's name `{name}` is too long: {error}")))?;
     let refused = |error: lapin::Error| match client::classify(&error) {
@@ -72,28 +90,58 @@ async fn consume(client: &Client, config: &Config, name: &str) -> Result<Queue, 
     channel.basic_qos(prefetch, BasicQosOptions::default()).await.map_err(refused)?;
     let consumer = channel.basic_consume(queue, "".into(), BasicConsumeOptions::default(), FieldTable::default()).await;
     let ack_every = u64::from(prefetch / 4).max(1);
-    Ok(Queue { name: name.into(), consumer: consumer.map_err(refused)?, channel, settling: Settling::new(ack_every) })
+    let settling = Settling::new(ack_every);
+    Ok(Queue { name: name.into(), opened, consumer: consumer.map_err(refused)?, channel, settling })
 }
 
-/// A delivery: which of the link's queues, and its tag there.
+/// A delivery: which of the link's queues, on which of its channels, and its tag there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RabbitToken {
     queue: usize,
+    opened: u64,
     tag: u64,
 }
 
 /// A live connection with its consumers.
 pub struct RabbitSourceConnection {
-    queues: Vec<Queue>,
+    slots: Vec<Slot>,
     /// The queue that is looked at first, so that none starves the others.
     next: usize,
     unreadable: u64,
-    escape: bool,
-    client: Client,
+    /// Channels opened again so far: each has numbers of its own.
+    opened: u64,
+    opening: Option<Opening>,
+    config: Config,
+    client: Arc<Client>,
+}
+
+/// A queue that is being tried again.
+struct Opening {
+    slot: usize,
+    done: Pin<Box<dyn Future<Output = Result<Queue, LinkError>> + Send>>,
+}
+
+/// One of the link's queues.
+struct Slot {
+    name: Arc<str>,
+    state: State,
+}
+
+enum State {
+    Read(Box<Queue>),
+    /// It cannot be read: why, and when it is tried again.
+    Missing(String, Instant),
+}
+
+impl State {
+    fn missing(words: String, again: Duration) -> Self {
+        Self::Missing(words, crate::clock::now() + again)
+    }
 }
 
 struct Queue {
     name: Arc<str>,
+    opened: u64,
     consumer: Consumer,
     channel: Channel,
     settling: Settling,
@@ -113,14 +161,19 @@ impl SourceConnection for RabbitSourceConnection {
                     if let Ok(received) = tokio::time::timeout_at(due.into(), received).await {
                         return received;
                     }
-                    self.acknowledge_due()?;
+                    self.attend()?;
                 }
             }
         }
     }
 
     fn settled(&mut self, token: RabbitToken) -> Result<(), LinkError> {
-        let Some(queue) = self.queues.get_mut(token.queue) else { return Ok(()) };
+        let Some(State::Read(queue)) = self.slots.get_mut(token.queue).map(|slot| &mut slot.state) else {
+            return Ok(());
+        };
+        if queue.opened != token.opened {
+            return Ok(());
+        }
         match queue.settling.settle(token.tag, crate::clock::now()) {
             Some(tag) => queue.acknowledge(tag),
             None => Ok(()),
@@ -132,7 +185,7 @@ impl SourceConnection for RabbitSourceConnection {
             None => std::future::pending().await,
             Some(due) => {
                 tokio::time::sleep_until(due.into()).await;
-                self.acknowledge_due()
+                self.attend()
             }
         }
     }
@@ -141,51 +194,143 @@ impl SourceConnection for RabbitSourceConnection {
         std::mem::take(&mut self.unreadable)
     }
 
+    fn trouble(&self) -> Option<String> {
+        let words: Vec<&str> = self.missing().map(|(words, _)| words).collect();
+        (!words.is_empty()).then(|| words.join("; "))
+    }
+
     async fn close(mut self) {
-        for queue in &mut self.queues {
+        for queue in self.read() {
             if let Err(error) = queue.acknowledge_settled() {
                 tracing::debug!(%error, queue = &*queue.name, "the last acknowledgements could not be sent");
             }
         }
         // The good-bye goes through the same connection behind the acknowledgements.
-        self.client.close().await;
+        self.opening = None;
+        if let Some(client) = Arc::into_inner(self.client) {
+            client.close().await;
+        }
     }
 }
 
 impl RabbitSourceConnection {
-    fn due(&self) -> Option<Instant> {
-        self.queues.iter().filter_map(|queue| queue.settling.due()).min()
+    fn read(&mut self) -> impl Iterator<Item = &mut Queue> {
+        self.slots.iter_mut().filter_map(|slot| match &mut slot.state {
+            State::Read(queue) => Some(&mut **queue),
+            State::Missing(..) => None,
+        })
     }
 
-    fn acknowledge_due(&mut self) -> Result<(), LinkError> {
+    fn missing(&self) -> impl Iterator<Item = (&str, Instant)> {
+        self.slots.iter().filter_map(|slot| match &slot.state {
+            State::Read(_) => None,
+            State::Missing(words, again) => Some((words.as_str(), *again)),
+        })
+    }
+
+    /// An error where no queue can be read.
+    fn any_left(&self) -> Result<(), LinkError> {
+        let all = self.missing().count() == self.slots.len();
+        match self.missing().next() {
+            Some((words, _)) if all => Err(LinkError::Misconfigured(words.to_owned())),
+            _ => Ok(()),
+        }
+    }
+
+    /// When acknowledgements are due, or a queue is to be tried again: one at a time.
+    fn due(&self) -> Option<Instant> {
+        let acknowledgements = self.slots.iter().filter_map(|slot| match &slot.state {
+            State::Read(queue) => queue.settling.due(),
+            State::Missing(..) => None,
+        });
+        let again = self.missing().map(|(_, again)| again).filter(|_| self.opening.is_none());
+        acknowledgements.chain(again).min()
+    }
+
+    /// Does what is due.
+    fn attend(&mut self) -> Result<(), LinkError> {
         let now = crate::clock::now();
-        let mut due = self.queues.iter_mut().filter(|queue| queue.settling.due().is_some_and(|due| due <= now));
-        due.try_for_each(Queue::acknowledge_settled)
+        for queue in self.read().filter(|queue| queue.settling.due().is_some_and(|due| due <= now)) {
+            queue.acknowledge_settled()?;
+        }
+        let is_due = |slot: &Slot| matches!(slot.state, State::Missing(_, again) if again <= now);
+        if self.opening.is_none()
+            && let Some(slot) = self.slots.iter().position(is_due)
+        {
+            self.opening = Some(self.open(slot));
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, slot: usize) -> Opening {
+        self.opened += 1;
+        let (client, config, opened) = (Arc::clone(&self.client), self.config.clone(), self.opened);
+        let name = self.slots.get(slot).map(|slot| Arc::clone(&slot.name)).unwrap_or_default();
+        Opening { slot, done: async move { consume(&client, &config, &name, opened).await }.boxed() }
+    }
+
+    fn poll_opening(&mut self, cx: &mut Context<'_>) -> Result<(), LinkError> {
+        let Some(Opening { slot, done }) = &mut self.opening else { return Ok(()) };
+        let Poll::Ready(opened) = done.as_mut().poll(cx) else { return Ok(()) };
+        let slot = *slot;
+        self.opening = None;
+        let state = match opened {
+            Ok(queue) => {
+                tracing::info!(queue = &*queue.name, "the queue is read");
+                State::Read(Box::new(queue))
+            }
+            Err(LinkError::Misconfigured(words)) => State::missing(words, REOPEN_AFTER),
+            Err(lost @ LinkError::Transient(_)) => return Err(lost),
+        };
+        if let Some(slot) = self.slots.get_mut(slot) {
+            slot.state = state;
+        }
+        Ok(())
+    }
+
+    /// The consumer of a queue was cancelled by the broker: what is settled is acknowledged, the rest comes again.
+    fn cancelled(&mut self, slot: usize) -> Result<(), LinkError> {
+        let Some(slot) = self.slots.get_mut(slot) else { return Ok(()) };
+        let words = format!("the broker cancelled the consumer of queue '{}'", slot.name);
+        if let State::Read(queue) = &mut slot.state {
+            queue.acknowledge_settled()?;
+        }
+        slot.state = State::missing(words, REOPEN_CANCELLED_AFTER);
+        self.any_left()
     }
 
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<Received<RabbitToken>>, LinkError>> {
+        if let Err(lost) = self.poll_opening(cx) {
+            return Poll::Ready(Err(lost));
+        }
         let mut batch = Vec::new();
-        let count = self.queues.len();
+        let mut cancelled = None;
+        let count = self.slots.len();
         for step in 0..count {
             let index = (self.next + step) % count;
-            let Some(queue) = self.queues.get_mut(index) else { continue };
+            let Some(State::Read(queue)) = self.slots.get_mut(index).map(|slot| &mut slot.state) else { continue };
             while batch.len() < BATCH_MAX {
                 match Pin::new(&mut queue.consumer).poll_next(cx) {
                     Poll::Pending => break,
-                    Poll::Ready(Some(Ok(delivery))) => match queue.received(index, delivery, self.escape) {
-                        Some(received) => batch.push(received),
-                        None => self.unreadable += 1,
-                    },
+                    Poll::Ready(Some(Ok(delivery))) => {
+                        match queue.received(index, delivery, self.config.topic_escape) {
+                            Some(received) => batch.push(received),
+                            None => self.unreadable += 1,
+                        }
+                    }
                     // What came before the end is given up with it: it could not be acknowledged, and comes again.
                     Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(client::classify(&error))),
                     Poll::Ready(None) => {
-                        let reason = format!("the broker cancelled the consumer of queue '{}'", queue.name);
-                        return Poll::Ready(Err(LinkError::Transient(reason)));
+                        cancelled = Some(index);
+                        break;
                     }
                 }
             }
         }
         self.next = self.next.wrapping_add(1) % count.max(1);
+        if let Some(Err(lost)) = cancelled.map(|index| self.cancelled(index)) {
+            return Poll::Ready(Err(lost));
+        }
         if batch.is_empty() { Poll::Pending } else { Poll::Ready(Ok(batch)) }
     }
 }
@@ -201,7 +346,7 @@ impl Queue {
         Some(Received {
             channel: Some(Arc::clone(&self.name)),
             publication,
-            token: RabbitToken { queue: index, tag },
+            token: RabbitToken { queue: index, opened: self.opened, tag },
             again: delivery.redelivered,
             once: false,
         })

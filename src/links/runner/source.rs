@@ -70,6 +70,7 @@ struct Session<C: SourceConnection> {
     settled_at: Option<Instant>,
     attended_at: Instant,
     refused: Option<String>,
+    trouble: Option<String>,
 }
 
 /// The publication that the hub has been asked to take.
@@ -180,8 +181,10 @@ impl<S: Source, H: Intake> SourceRunner<S, H> {
             settled_at: None,
             attended_at: since,
             refused: None,
+            trouble: None,
         };
         let end = loop {
+            self.show_trouble(&mut session);
             self.offer_next(&mut session);
             self.common.board.set_in_flight(session.in_flight());
             let event = session.next_event(&self.common).await;
@@ -227,6 +230,24 @@ impl<S: Source, H: Intake> SourceRunner<S, H> {
         done.map_or_else(|error| ControlFlow::Break(End::Lost(error)), ControlFlow::Continue)
     }
 
+    /// A part of the connection that is wrong is said when it begins, and when it is over.
+    fn show_trouble(&self, session: &mut Session<S::Connection>) {
+        let trouble = session.connection.trouble();
+        if trouble == session.trouble {
+            return;
+        }
+        match &trouble {
+            Some(words) => {
+                tracing::warn!(link = %self.common.link, direction = "in", error = %words, "a part of it cannot be read");
+            }
+            None => tracing::info!(link = %self.common.link, direction = "in", "all of it is read"),
+        }
+        if session.refused.is_none() {
+            self.show(LinkState::Online, trouble.clone(), None);
+        }
+        session.trouble = trouble;
+    }
+
     /// Asks the hub to take the next message, if none is being offered.
     fn offer_next(&self, session: &mut Session<S::Connection>) {
         if session.offering.is_some() {
@@ -255,7 +276,7 @@ impl<S: Source, H: Intake> SourceRunner<S, H> {
         match answer {
             Ok(receipt) => {
                 if session.refused.take().is_some() {
-                    self.show(LinkState::Online, None, None);
+                    self.show(LinkState::Online, session.trouble.clone(), None);
                 }
                 session.unsettled.push_back(Unsettled { token: offering.token, bytes: offering.bytes, receipt });
             }
