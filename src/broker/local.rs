@@ -13,12 +13,12 @@ use super::client::{Client, Delivery, PushTerms, State};
 use super::store::{Op, Unit, encode_body};
 use super::topics::Match;
 use crate::clock::Moment;
-use crate::hub::{Local, LocalDelivery, Mark};
+use crate::hub::{Local, LocalDelivery, Stored};
 use crate::message::Qos;
 use crate::topic::TopicName;
 
 impl Local for Broker {
-    fn deliver(&self, batch: &[LocalDelivery]) -> Vec<Option<(Mark, u64)>> {
+    fn deliver(&self, batch: &[LocalDelivery]) -> Vec<Stored> {
         batch.iter().map(|delivery| self.deliver_one(delivery)).collect()
     }
 }
@@ -36,13 +36,13 @@ struct Job<'a> {
 }
 
 impl Broker {
-    fn deliver_one(&self, delivery: &LocalDelivery) -> Option<(Mark, u64)> {
+    fn deliver_one(&self, delivery: &LocalDelivery) -> Stored {
         let publisher = self.publisher(delivery);
         let mut publisher_kept = false;
         if let Some((client, id)) = &publisher {
             let state = client.lock();
             if let Some(done) = state.inbound.delivered(*id) {
-                return done.map(|position| (self.store_mark.clone(), position));
+                return self.stored(done);
             }
             publisher_kept = state.terms.kept;
         }
@@ -57,7 +57,7 @@ impl Broker {
         let mut job = Job { delivery, publisher, publisher_kept, matches, body: None, now: self.clock.moment() };
         if !is_stored {
             self.hand_out(&mut job, None);
-            return None;
+            return Stored::Nothing;
         }
         let (has_room, position) = self.store.stage(|unit| {
             let has_room = unit.has_room();
@@ -67,10 +67,17 @@ impl Broker {
             has_room
         });
         if !has_room {
-            self.board.refused("store_overloaded");
-            return Some((self.overloaded.mark(), 0));
+            // Above QoS 0 its publisher is told, and brings it again.
+            if delivery.message.qos == Qos::AtMostOnce {
+                self.board.dropped("store_full");
+            }
+            return Stored::NoRoom;
         }
-        position.map(|position| (self.store_mark.clone(), position))
+        self.stored(position)
+    }
+
+    fn stored(&self, position: Option<u64>) -> Stored {
+        position.map_or(Stored::Nothing, |position| Stored::At(self.store_mark.clone(), position))
     }
 
     /// The client whose inbound exchange this delivery is.

@@ -58,7 +58,7 @@ use self::limits::usage::{Arrivals, Users};
 use self::store::Store;
 use self::topics::Topics;
 use crate::clock::Clock;
-use crate::hub::{Hub, Logged, Mark, MarkSender, Tails};
+use crate::hub::{Hub, Logged, Mark, Tails};
 use crate::message::MessageId;
 use crate::telemetry::board::BrokerBoard;
 
@@ -73,8 +73,6 @@ pub struct Broker {
     clock: Arc<dyn Clock>,
     store: Store,
     store_mark: Mark,
-    /// A mark that has failed: what a publisher gets while the store has no room.
-    overloaded: MarkSender,
     clients: Mutex<HashMap<Arc<str>, Arc<Client>>>,
     topics: Topics,
     next_session: AtomicU64,
@@ -119,8 +117,6 @@ impl Broker {
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, StoreError> {
         let (store, loaded) = Store::open(dir)?;
-        let overloaded = MarkSender::new(0);
-        overloaded.fail("the broker's store has no room: its disk is full or too slow");
         let broker = Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             auth: Authenticator::open(config.auth.clone(), false),
@@ -130,7 +126,6 @@ impl Broker {
             clock,
             store_mark: store.mark(),
             store,
-            overloaded,
             clients: Mutex::default(),
             topics: Topics::default(),
             next_session: AtomicU64::new(1),

@@ -97,10 +97,20 @@ pub struct LocalDelivery {
 
 /// The built-in broker as the hub sees it: one more outlet.
 pub trait Local: Send + Sync {
-    /// Delivers to subscribers, stores what kept sessions and the retained store are owed. Does not wait: the answer holds,
-    /// for each delivery, the store position that must be durable before its publisher is acknowledged (R1), or
-    /// `None` where nothing was stored. Deliveries come in order.
-    fn deliver(&self, batch: &[LocalDelivery]) -> Vec<Option<(Mark, u64)>>;
+    /// Delivers to subscribers, stores what kept sessions and the retained store are owed. Does not wait: one answer for
+    /// each delivery. Deliveries come in order.
+    fn deliver(&self, batch: &[LocalDelivery]) -> Vec<Stored>;
+}
+
+/// What a delivery needed of the broker's store.
+#[derive(Clone, Debug)]
+pub enum Stored {
+    /// Nothing.
+    Nothing,
+    /// This position must be durable before its publisher is acknowledged (R1).
+    At(Mark, u64),
+    /// Room, and there is none: nothing of the delivery was done.
+    NoRoom,
 }
 
 /// Why a publication was not accepted; nothing of it was delivered or stored anywhere (R5).
@@ -120,6 +130,9 @@ pub enum OfferError {
         /// Why.
         reason: Arc<str>,
     },
+    /// The broker's store has no room, for now: MQTT 5 reason 0x97.
+    #[error("the broker's store takes nothing new: its disk is full or too slow")]
+    StoreFull,
     /// The gateway is stopping.
     #[error("the gateway is stopping")]
     Stopping,
@@ -375,8 +388,19 @@ impl Hub {
         let mut stored = self.deliver(&accepted).into_iter();
         for Admitted { slot, message, packet_id, local_topics, appends, .. } in accepted {
             let mut receipt = Receipt::default();
-            for (mark, position) in stored.by_ref().take(local_topics.len()).flatten() {
-                receipt.add(mark, position);
+            let mut has_room = true;
+            for stored in stored.by_ref().take(local_topics.len()) {
+                match stored {
+                    Stored::Nothing => {}
+                    Stored::At(mark, position) => receipt.add(mark, position),
+                    Stored::NoRoom => has_room = false,
+                }
+            }
+            // What comes again, since its publisher is not acknowledged, goes to the links then. Nobody repeats QoS 0.
+            let comes_again = message.qos != Qos::AtMostOnce;
+            if !has_room && comes_again {
+                given.give(slot, Err(OfferError::StoreFull));
+                continue;
             }
             let in_store = match receipt.decided() {
                 Some(decided) => decided,
@@ -386,9 +410,8 @@ impl Hub {
                 }
                 None => Ok(()),
             };
-            // What comes again, since its publisher is not acknowledged, goes to the links then. Nobody repeats QoS 0.
             if let Err(Rejected(reason)) = in_store
-                && message.qos != Qos::AtMostOnce
+                && comes_again
             {
                 let link = LinkId::new("broker");
                 given.give(slot, Err(OfferError::Failed { link, reason }));
@@ -400,7 +423,7 @@ impl Hub {
     }
 
     /// One call to the broker for the whole batch; one answer for each local topic of each message, in order.
-    fn deliver(&self, accepted: &[Admitted]) -> Vec<Option<(Mark, u64)>> {
+    fn deliver(&self, accepted: &[Admitted]) -> Vec<Stored> {
         let deliveries = accepted.iter().flat_map(|one| {
             one.local_topics.iter().enumerate().map(|(nth, topic)| {
                 // Only the first is the client's own publish; the others are what routes made of it.
@@ -417,7 +440,7 @@ impl Hub {
         let deliveries: Vec<_> = deliveries.collect();
         match self.local.get() {
             Some(local) if !deliveries.is_empty() => local.deliver(&deliveries),
-            _ => deliveries.iter().map(|_| None).collect(),
+            _ => deliveries.iter().map(|_| Stored::Nothing).collect(),
         }
     }
 }

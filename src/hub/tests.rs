@@ -1,6 +1,7 @@
 //! The hub against real buffers on a temporary disk and a scripted broker.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -17,22 +18,31 @@ struct Scripted {
     delivered: Mutex<Vec<String>>,
     store: MarkSender,
     stores: bool,
+    no_room: AtomicBool,
 }
 
 impl Scripted {
     fn new(stores: bool) -> Arc<Self> {
-        Arc::new(Self { delivered: Mutex::default(), store: MarkSender::new(0), stores })
+        Arc::new(Self {
+            delivered: Mutex::default(),
+            store: MarkSender::new(0),
+            stores,
+            no_room: AtomicBool::new(false),
+        })
     }
 }
 
 impl Local for Scripted {
-    fn deliver(&self, batch: &[LocalDelivery]) -> Vec<Option<(Mark, u64)>> {
+    fn deliver(&self, batch: &[LocalDelivery]) -> Vec<Stored> {
         let mut delivered = self.delivered.lock();
         batch
             .iter()
             .map(|delivery| {
+                if self.no_room.load(Ordering::Relaxed) {
+                    return Stored::NoRoom;
+                }
                 delivered.push(delivery.topic.to_string());
-                self.stores.then(|| (self.store.mark(), delivered.len() as u64 - 1))
+                if self.stores { Stored::At(self.store.mark(), delivered.len() as u64 - 1) } else { Stored::Nothing }
             })
             .collect()
     }
@@ -204,6 +214,19 @@ async fn r05_what_the_store_refuses_reaches_no_log_but_at_qos_0() {
         answers[0].as_ref().unwrap_err(),
         &OfferError::Failed { link: broker, reason: "its disk is gone".into() }
     );
+    assert_eq!(bench.buffers[0].stats().next.0, 0, "its publisher repeats it: one more record each time");
+    let mut forgotten = publication("a", b"2");
+    forgotten.qos = Qos::AtMostOnce;
+    assert!(bench.hub.offer(&from_broker(), vec![forgotten]).await.remove(0).is_ok());
+    assert_eq!(bench.buffers[0].stats().next.0, 1, "nobody repeats it");
+}
+
+#[tokio::test]
+async fn r04_what_the_store_has_no_room_for_is_told_so_and_reaches_no_log_but_at_qos_0() {
+    let bench = bench(&[("broker/#", "lake/t")], &[("lake", WhenFull::DropOldest, BIG)], true);
+    bench.local.no_room.store(true, Ordering::Relaxed);
+    let answers = bench.hub.offer(&from_broker(), vec![publication("a", b"1")]).await;
+    assert_eq!(answers[0].as_ref().unwrap_err(), &OfferError::StoreFull);
     assert_eq!(bench.buffers[0].stats().next.0, 0, "its publisher repeats it: one more record each time");
     let mut forgotten = publication("a", b"2");
     forgotten.qos = Qos::AtMostOnce;

@@ -240,6 +240,7 @@ impl Connection {
         let (reason, code) = match error {
             OfferError::Full { .. } => ("full", ReasonCode::QuotaExceeded),
             OfferError::Failed { .. } => ("failed", ReasonCode::ImplementationSpecificError),
+            OfferError::StoreFull => ("store_full", ReasonCode::QuotaExceeded),
             OfferError::Stopping => ("stopping", ReasonCode::ServerShuttingDown),
         };
         self.broker.board.refused(reason);

@@ -9,8 +9,12 @@
 //! **Group commit.** Whoever changes state stages a *unit*, all operations of one delivery, under a short lock
 //! ([`Store::stage`]). One thread takes all that is staged, applies it in one transaction (WAL, `synchronous=FULL`) and
 //! moves a [`MarkSender`]: a unit's number is the position that its publisher's receipt waits for. A commit that fails is
-//! tried once more; then the mark fails, and with it everything that waits for the store now or later. A full disk is no
-//! failure: what is staged waits and is tried again until there is room, and meanwhile [`Unit::has_room`] says no.
+//! tried once more; then the mark fails, and with it everything that waits for the store now or later.
+//!
+//! **A full disk** is no failure (R4). The store gives up its `reserve`, a file of 8 MiB beside it: what was accepted commits, and
+//! what sessions are owed goes on being delivered and settled, while [`Unit::has_room`] says no to everything new. Settled rows
+//! give their pages back to the disk; when there is room the reserve is made anew, and the store takes all again. Only if the
+//! reserve does not suffice does what is staged wait, tried again until there is room.
 //!
 //! **Invariants.**
 //! - Units commit in the order of staging, each wholly or not at all.
@@ -25,23 +29,23 @@
 mod apply;
 mod codec;
 mod load;
+mod reserve;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod thread;
 
 pub(super) use load::{Loaded, OwedRow, SessionRow, SubscriptionRow};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
-use rusqlite::{Connection, ErrorCode};
 use tokio::sync::oneshot;
 
+use self::reserve::Reserve;
 use crate::hub::{Mark, MarkSender};
 use crate::message::{Message, Qos};
 use crate::telemetry::board::BrokerBoard;
@@ -52,9 +56,6 @@ const STAGED_BYTES_MAX: usize = 64 << 20;
 
 /// The same, in operations.
 const STAGED_OPS_MAX: usize = 200_000;
-
-/// How often a full disk is tried again.
-const FULL_PAUSE: Duration = Duration::from_millis(250);
 
 /// A session's number: what all rows refer to. Never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -207,7 +208,10 @@ pub(super) fn encode_body(message: &Message) -> Bytes {
 /// Why the store takes nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Trouble {
-    /// It waits for room, and goes on by itself.
+    /// It lives on its reserve, and takes all again by itself.
+    #[error("the broker's store takes nothing new: its disk is full; what it has goes on")]
+    OnReserve,
+    /// The reserve is used up: it waits for room, and goes on by itself.
     #[error("the broker's store waits: its disk is full")]
     Full,
     /// Until the gateway is started anew.
@@ -227,8 +231,18 @@ struct Shared {
     staged: Mutex<Staged>,
     wake: Condvar,
     mark: MarkSender,
-    /// The disk is full: the thread tries again.
-    full: AtomicBool,
+}
+
+/// What the disk has left for the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Room {
+    /// Enough.
+    #[default]
+    Enough,
+    /// The reserve is given up: for what there is, for nothing new.
+    Reserve,
+    /// Nothing: what is staged waits.
+    Nothing,
 }
 
 #[derive(Debug, Default)]
@@ -239,6 +253,7 @@ struct Staged {
     ops: Vec<Op>,
     bytes: usize,
     reads: Vec<Read>,
+    room: Room,
     closing: bool,
 }
 
@@ -263,7 +278,6 @@ enum What {
 #[derive(Debug)]
 pub(super) struct Unit<'a> {
     staged: &'a mut Staged,
-    full: bool,
 }
 
 impl Unit<'_> {
@@ -290,25 +304,33 @@ impl Unit<'_> {
 
     /// Whether there is room for more that must be stored.
     pub(super) fn has_room(&self) -> bool {
-        !self.full && self.staged.bytes < STAGED_BYTES_MAX && self.staged.ops.len() < STAGED_OPS_MAX
+        self.staged.room == Room::Enough
+            && self.staged.bytes < STAGED_BYTES_MAX
+            && self.staged.ops.len() < STAGED_OPS_MAX
     }
 }
 
 impl Store {
     /// Opens or makes the store in `dir`, and reads what the broker needs at start: all but what sessions are owed.
     pub(super) fn open(dir: &Path) -> Result<(Self, Loaded), StoreError> {
-        let connection = schema::open(dir)?;
+        let mut reserve = Reserve::beside(dir);
+        let connection = open_database(dir, &mut reserve)?;
         let loaded = load::all(&connection);
+        let room = if reserve.make() { Room::Enough } else { Room::Reserve };
+        if room == Room::Reserve {
+            tracing::error!(
+                "the disk has no room for the reserve of the broker's store: it takes nothing new until it has"
+            );
+        }
         let shared = Arc::new(Shared {
-            staged: Mutex::new(Staged { next_seq: loaded.last_seq, ..Staged::default() }),
+            staged: Mutex::new(Staged { next_seq: loaded.last_seq, room, ..Staged::default() }),
             wake: Condvar::new(),
             mark: MarkSender::new(0),
-            full: AtomicBool::new(false),
         });
-        let for_thread = Arc::clone(&shared);
+        let keeper = thread::Keeper::new(Arc::clone(&shared), connection, reserve);
         let thread = std::thread::Builder::new()
             .name("broker-store".into())
-            .spawn(move || run(&for_thread, connection))
+            .spawn(move || keeper.run())
             .map_err(StoreError::Thread)?;
         Ok((Self { shared, thread: Mutex::new(Some(thread)) }, loaded))
     }
@@ -319,8 +341,7 @@ impl Store {
     pub(super) fn stage<R>(&self, fill: impl FnOnce(&mut Unit<'_>) -> R) -> (R, Option<u64>) {
         let mut staged = self.shared.staged.lock();
         let before = staged.ops.len();
-        let full = self.shared.full.load(Ordering::Relaxed);
-        let answer = fill(&mut Unit { staged: &mut staged, full });
+        let answer = fill(&mut Unit { staged: &mut staged });
         if staged.ops.len() == before {
             return (answer, None);
         }
@@ -362,7 +383,11 @@ impl Store {
         if let Some(reason) = self.shared.mark.progress().failed {
             return Some(Trouble::Failed(reason));
         }
-        self.shared.full.load(Ordering::Relaxed).then_some(Trouble::Full)
+        match self.shared.staged.lock().room {
+            Room::Enough => None,
+            Room::Reserve => Some(Trouble::OnReserve),
+            Room::Nothing => Some(Trouble::Full),
+        }
     }
 
     /// Asks for what a session has in flight: rows with a packet id, oldest first.
@@ -419,84 +444,10 @@ impl Drop for Store {
     }
 }
 
-/// The thread: take all, commit, move the mark, answer reads.
-fn run(shared: &Shared, mut connection: Connection) {
-    loop {
-        let (ops, reads, upto, closing) = {
-            let mut staged = shared.staged.lock();
-            while staged.ops.is_empty() && staged.reads.is_empty() && !staged.closing {
-                shared.wake.wait(&mut staged);
-            }
-            staged.bytes = 0;
-            let ops = std::mem::take(&mut staged.ops);
-            (ops, std::mem::take(&mut staged.reads), staged.next_unit, staged.closing)
-        };
-        if !ops.is_empty() && shared.mark.progress().failed.is_none() {
-            match shared.commit(&mut connection, &ops) {
-                Ok(()) => shared.mark.advance(upto),
-                Err(error) => {
-                    tracing::error!(%error, "the broker's store cannot commit: QoS 1 and 2 publishers are refused from now on");
-                    shared.mark.fail(&format!("the broker's store cannot commit: {error}"));
-                }
-            }
-        }
-        for read in reads {
-            let page = match read.what {
-                What::InFlight => load::in_flight(&connection, read.session),
-                What::Waiting(after, count) => load::waiting(&connection, read.session, after, count),
-                What::Shared(count) => load::shared(&connection, read.session, count),
-            };
-            match page {
-                // The connection that asked may be gone.
-                Ok(page) => drop(read.answer.send(page)),
-                Err(error) => tracing::error!(%error, "messages owed to a session cannot be read"),
-            }
-        }
-        if closing {
-            schema::finish(&connection);
-            return;
-        }
+/// A disk that is full to the last byte keeps SQLite from opening its files: that is what the reserve is for.
+fn open_database(dir: &Path, reserve: &mut Reserve) -> Result<rusqlite::Connection, StoreError> {
+    match schema::open(dir) {
+        Err(StoreError::Open { source, .. }) if thread::is_no_space(&source) && reserve.give_up() => schema::open(dir),
+        other => other,
     }
-}
-
-impl Shared {
-    /// Commits, however long the disk is full. Only the end of the store cuts that short.
-    fn commit(&self, connection: &mut Connection, ops: &[Op]) -> rusqlite::Result<()> {
-        loop {
-            let done = commit_twice(connection, ops);
-            let full = done.as_ref().is_err_and(is_no_space);
-            match (self.full.swap(full, Ordering::Relaxed), full) {
-                (false, true) => tracing::error!(
-                    "the disk is full: the broker's store waits for room; QoS 1 and 2 publishers that need it are refused"
-                ),
-                (true, false) => tracing::info!("the broker's store goes on"),
-                _ => {}
-            }
-            if !full || self.pause() {
-                return done;
-            }
-        }
-    }
-
-    /// Waits a moment. Answers whether the store is closing.
-    fn pause(&self) -> bool {
-        let until = crate::clock::now() + FULL_PAUSE;
-        let mut staged = self.staged.lock();
-        while !staged.closing && !self.wake.wait_until(&mut staged, until).timed_out() {}
-        staged.closing
-    }
-}
-
-/// SQLite has two words for it: the second where its shared index cannot grow.
-fn is_no_space(error: &rusqlite::Error) -> bool {
-    error.sqlite_error().is_some_and(|error| {
-        error.code == ErrorCode::DiskFull || error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE
-    })
-}
-
-fn commit_twice(connection: &mut Connection, ops: &[Op]) -> rusqlite::Result<()> {
-    apply::commit(connection, ops).or_else(|error| {
-        tracing::warn!(%error, "the broker's store could not commit; trying once more");
-        apply::commit(connection, ops)
-    })
 }

@@ -63,6 +63,17 @@ CREATE TABLE inbound (
 ) WITHOUT ROWID;
 ";
 
+/// `auto_vacuum` has to come first: nothing changes it once the file has a page. The log of a large commit is cut back to what it
+/// has as a rule, 4 MiB.
+const SETTINGS: &str = "
+PRAGMA auto_vacuum = INCREMENTAL;
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = FULL;
+PRAGMA cache_size = -4096;
+PRAGMA temp_store = MEMORY;
+PRAGMA journal_size_limit = 4194304;
+";
+
 /// Opens or makes the store in `dir`.
 pub(super) fn open(dir: &Path) -> Result<Connection, StoreError> {
     let path = dir.join("broker.db");
@@ -82,14 +93,46 @@ pub(super) fn finish(connection: &Connection) {
     }
 }
 
+/// Gives up to `pages` free pages back to the disk, all above `kept`. Answers whether there are more.
+pub(super) fn give_back(connection: &Connection, kept: Kept, pages: i64) -> rusqlite::Result<bool> {
+    let ask = |name| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0));
+    let (free, all) = (ask("freelist_count")?, ask("page_count")?);
+    let surplus = match kept {
+        Kept::Nothing => free,
+        Kept::ForReuse => free - (all / 4).max(REUSED_PAGES),
+    };
+    if surplus <= 0 {
+        return Ok(false);
+    }
+    let now = surplus.min(pages);
+    // A step frees a page: all of them have to be taken.
+    let mut statement = connection.prepare(&format!("PRAGMA incremental_vacuum({now})"))?;
+    let mut steps = statement.query([])?;
+    while steps.next()?.is_some() {}
+    Ok(surplus > now)
+}
+
+/// Writes the log into the file, which is then as short as its pages are few.
+pub(super) fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
+    connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_row| Ok(()))
+}
+
+/// Which free pages stay in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// So many as are soon used again: a quarter of the file, at least [`REUSED_PAGES`].
+    ForReuse,
+    /// None: the disk needs them.
+    Nothing,
+}
+
+/// See [`Kept::ForReuse`]: 4 MiB.
+const REUSED_PAGES: i64 = 1_024;
+
 fn prepare(path: &Path) -> Result<Connection, StoreError> {
     let fail = |source| StoreError::Open { path: path.to_owned(), source };
     let connection = Connection::open(path).map_err(fail)?;
-    connection
-        .execute_batch(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -4096; PRAGMA temp_store = MEMORY;",
-        )
-        .map_err(fail)?;
+    connection.execute_batch(SETTINGS).map_err(fail)?;
     connection.set_prepared_statement_cache_capacity(32);
     let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(fail)?;
     match found {
