@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed, which is its purpose")]
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
@@ -28,6 +29,7 @@ fn env() -> Env {
     Env {
         variable: Box::new(variable),
         disk_bytes: Box::new(|_| Some(100 << 30)),
+        is_public: Box::new(|_| false),
         host_name: "host".to_owned(),
         ..Env::real()
     }
@@ -66,6 +68,27 @@ fn the_shipped_files_are_free_of_mistakes() {
         assert_eq!(code, 0, "{out}");
         assert!(out.lines().count() == 1 && out.contains(": ok, "), "{out}");
         assert!(config::load(&file, &Env::real()).is_ok());
+    }
+}
+
+#[test]
+fn a_secret_that_everyone_may_read_is_warned_of_once_where_it_stands() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("routes.yaml");
+    let text = "site: x\nlinks: { hq: { mqtt: { url: \"mqtts://plant:${file:secret}@h\" } } }\nroutes: [ { from: broker/a, to: hq/a } ]\n";
+    std::fs::write(&file, text).unwrap();
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, "hunter2").unwrap();
+    for (mode, warned) in [(0o600, false), (0o640, false), (0o644, true)] {
+        std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(mode)).unwrap();
+        let (code, out) = checked(file.to_str().unwrap(), &Env::real());
+        assert_eq!(
+            (code, out.matches(": warning: the secret in ").count()),
+            (0, usize::from(warned)),
+            "{mode:o}: {out}"
+        );
+        assert_eq!(out.contains(&format!("chmod o-r {}", secret.display())), warned, "{out}");
+        assert!(!out.contains("hunter2"), "{out}");
     }
 }
 

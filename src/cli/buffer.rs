@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::exit::{Exit, Failure, Outcome};
+use super::point::point;
 use super::text::{self, grouped};
 use super::tool::{self, plain};
 use super::{load, out};
@@ -14,8 +15,8 @@ use crate::buffer::offline::{self, BufferList, Start, Trouble};
 use crate::clock::WallMs;
 use crate::gateway::offline::{link_folders, log_folder};
 use crate::gateway::{Config, ShownRecord};
+use crate::telemetry::replay::ReplayPoint;
 use crate::topic::{TopicFilter, TopicName};
-use crate::units;
 
 /// Bytes of a payload that `peek` shows unless told.
 const PAYLOAD_SHOWN: usize = 256;
@@ -71,9 +72,9 @@ enum Verb {
         link: String,
         /// The file
         file: PathBuf,
-        /// Begin here: an offset, or how long ago (`2h`)
-        #[arg(long, value_name = "OFFSET|AGO")]
-        from: Option<String>,
+        /// Begin here: an offset, a time such as `2026-11-26T08:00:00Z`, or how long ago, such as `2h`
+        #[arg(long, value_name = "TIME|OFFSET", value_parser = point)]
+        from: Option<ReplayPoint>,
     },
     /// Take an exported file into a link's buffer; what was taken before is not taken again. The gateway must be stopped
     Import {
@@ -89,9 +90,10 @@ enum Verb {
 struct Peek {
     /// The link
     link: String,
-    /// Begin here: an offset, or how long ago (`2h`); default: the first record that is owed
-    #[arg(long, value_name = "OFFSET|AGO")]
-    from: Option<String>,
+    /// Begin here: an offset, a time such as `2026-11-26T08:00:00Z`, or how long ago, such as `2h`; default: the first record that
+    /// is owed
+    #[arg(long, value_name = "TIME|OFFSET", value_parser = point)]
+    from: Option<ReplayPoint>,
     /// So many messages at most
     #[arg(short = 'n', long, default_value_t = 10)]
     count: usize,
@@ -115,7 +117,7 @@ pub(crate) fn buffer(args: &Args, config: &Path) -> Outcome {
         Verb::Peek(args) => peek(&config, args),
         Verb::Verify { link, json } => verify(&config, link.as_deref(), *json),
         Verb::Repair { link, yes } => repair(&config, link, *yes),
-        Verb::Export { link, file, from } => export(&config, link, file, from.as_deref()),
+        Verb::Export { link, file, from } => export(&config, link, file, *from),
         Verb::Import { file, link } => import(&config, file, link.as_deref()),
     }
 }
@@ -210,7 +212,7 @@ fn peek(config: &Config, args: &Peek) -> Outcome {
     let dir = folder(config, &args.link)?;
     let filter = args.topic.as_deref().map(TopicFilter::new).transpose();
     let filter = filter.map_err(|error| Failure::new(Exit::Usage, anyhow::anyhow!("--topic: {error}")))?;
-    let start = start(args.from.as_deref())?;
+    let start = start(args.from);
     let mut shown = Vec::new();
     let mut more = false;
     offline::records(&dir, start, |record| {
@@ -295,9 +297,9 @@ fn repair(config: &Config, link: &str, yes: bool) -> Outcome {
     Ok(Exit::Done)
 }
 
-fn export(config: &Config, link: &str, file: &Path, from: Option<&str>) -> Outcome {
+fn export(config: &Config, link: &str, file: &Path, from: Option<ReplayPoint>) -> Outcome {
     let dir = folder(config, link)?;
-    let manifest = offline::export(&dir, &config.site, start(from)?, file).map_err(carry_failure)?;
+    let manifest = offline::export(&dir, &config.site, start(from), file).map_err(carry_failure)?;
     out::line(&format!("exported {}", manifest.records));
     if let Some((first, last)) = manifest.range {
         out::line(&format!("first {}", first.0));
@@ -320,23 +322,12 @@ fn folder(config: &Config, link: &str) -> Result<PathBuf, Failure> {
     Ok(log_folder(&config.data_dir, link)?.1)
 }
 
-/// An offset, or how long ago.
-fn start(from: Option<&str>) -> Result<Start, Failure> {
-    let Some(from) = from else { return Ok(Start::Cursor) };
-    if let Ok(offset) = from.parse() {
-        return Ok(Start::Offset(Offset(offset)));
-    }
-    match units::parse_duration(from) {
-        Ok(ago) => {
-            let ms = u64::try_from(ago.as_millis()).unwrap_or(u64::MAX);
-            Ok(Start::Time(WallMs(crate::clock::wall().0.saturating_sub(ms))))
-        }
-        Err(_not_a_duration) => {
-            let error = anyhow::anyhow!(
-                "--from: `{from}` is neither an offset, such as `1200`, nor how long ago, such as `2h`"
-            );
-            Err(Failure::new(Exit::Usage, error))
-        }
+/// Where to begin reading; unless told, with the first record that is owed.
+fn start(from: Option<ReplayPoint>) -> Start {
+    match from {
+        None => Start::Cursor,
+        Some(ReplayPoint::Offset(offset)) => Start::Offset(Offset(offset)),
+        Some(ReplayPoint::TimeMs(ms)) => Start::Time(WallMs(ms)),
     }
 }
 

@@ -10,6 +10,7 @@ mod demo;
 mod exit;
 mod out;
 mod passwd;
+mod point;
 mod replay;
 mod run;
 mod signals;
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use nix::sys::stat::{Mode, umask};
 
 use crate::config::{self, Env};
 use crate::gateway;
@@ -79,6 +81,7 @@ enum Command {
 /// The whole program behind `main`.
 #[must_use]
 pub fn main() -> ExitCode {
+    keep_files_private();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -97,11 +100,19 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Files hold messages, passwords, and who may read them: folders are made 0750 and files 0640, or less where the umask says so.
+/// What is there already stays as it is.
+fn keep_files_private() {
+    let others_nothing = Mode::S_IWGRP | Mode::S_IRWXO;
+    let given = umask(others_nothing);
+    umask(given | others_nothing);
+}
+
 fn dispatch(cli: &Cli) -> Outcome {
     match &cli.command {
         Command::Run(args) => run::run(args, &config_file(cli.config.as_deref())?),
         Command::Check { file, no_secrets } => {
-            check(&config_file(file.as_deref().or(cli.config.as_deref()))?, *no_secrets)
+            check(&config_file(one_file(file.as_deref(), cli.config.as_deref())?)?, *no_secrets)
         }
         Command::Status(args) => ask_for_status(args, &config_file(cli.config.as_deref())?),
         Command::Replay(args) => replay::replay(args, &load(&config_file(cli.config.as_deref())?)?.0.data_dir),
@@ -114,6 +125,18 @@ fn dispatch(cli: &Cli) -> Outcome {
             let wrong = anyhow::anyhow!("`demo` brings its own configuration: leave out -c");
             Err(Failure::new(Exit::Usage, wrong))
         }
+    }
+}
+
+/// `check` takes its file in both places, and one file.
+fn one_file<'a>(file: Option<&'a Path>, option: Option<&'a Path>) -> Result<Option<&'a Path>, Failure> {
+    match (file, option) {
+        (Some(file), Some(option)) => {
+            let (file, option) = (file.display(), option.display());
+            let wrong = anyhow::anyhow!("`check` takes one file: {option} (-c) or {file}, not both");
+            Err(Failure::new(Exit::Usage, wrong))
+        }
+        (one, other) => Ok(one.or(other)),
     }
 }
 
@@ -189,6 +212,18 @@ mod tests {
             let cli = Cli::try_parse_from(line).unwrap();
             assert_eq!(cli.config.as_deref(), Some(Path::new("x.yaml")));
         }
+    }
+
+    #[test]
+    fn check_takes_one_file_in_either_place() {
+        let (a, b) = (Path::new("a.yaml"), Path::new("b.yaml"));
+        for (file, option, expected) in [(Some(a), None, Some(a)), (None, Some(b), Some(b)), (None, None, None)] {
+            assert_eq!(one_file(file, option).unwrap(), expected);
+        }
+        let failure = one_file(Some(a), Some(b)).unwrap_err();
+        assert_eq!(failure.code, 64);
+        let text = failure.to_string();
+        assert!(text.contains("a.yaml") && text.contains("b.yaml"), "{text}");
     }
 
     #[test]

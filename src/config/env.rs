@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 /// A question to the world.
@@ -15,6 +16,8 @@ pub struct Env {
     pub file: Lookup<Path, io::Result<String>>,
     /// The bytes of the file system that holds, or will hold, a folder; `None` where nobody can tell.
     pub disk_bytes: Lookup<Path, Option<u64>>,
+    /// Whether every user of the machine may read a file.
+    pub is_public: Lookup<Path, bool>,
     /// What `site:` is without the key.
     pub host_name: String,
     /// `check --no-secrets` (R30): variables and files are not looked up, and what hangs on them is not checked.
@@ -29,6 +32,7 @@ impl Env {
             variable: Box::new(|name| std::env::var(name).ok()),
             file: Box::new(|path| std::fs::read_to_string(path)),
             disk_bytes: Box::new(disk_bytes),
+            is_public: Box::new(is_public),
             host_name: host_name(),
             no_secrets: false,
         }
@@ -49,6 +53,10 @@ fn disk_bytes(folder: &Path) -> Option<u64> {
     let (blocks, block_bytes) = (stat.blocks(), stat.fragment_size());
     #[expect(clippy::useless_conversion, reason = "these are 32 bits wide on some platforms")]
     u64::from(blocks).checked_mul(u64::from(block_bytes))
+}
+
+fn is_public(file: &Path) -> bool {
+    std::fs::metadata(file).is_ok_and(|file| file.permissions().mode() & 0o004 != 0)
 }
 
 fn host_name() -> String {

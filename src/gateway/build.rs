@@ -80,7 +80,13 @@ impl BuildError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Data { error, .. } if error.kind() == io::ErrorKind::PermissionDenied => 77,
+            Self::Data { error, .. }
+            | Self::Admin { error, .. }
+            | Self::Listener(broker::BindError { source: error, .. })
+                if error.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                77
+            }
             Self::Data { .. } | Self::Buffer { .. } | Self::Store(_) => 74,
             Self::Renamed { .. } => 65,
             Self::Locked { .. } | Self::Listener(_) | Self::Admin { .. } => 69,

@@ -127,6 +127,13 @@ mod tests {
         let data = |kind| BuildError::Data { path: "data".into(), error: io::Error::from(kind) }.exit_code();
         assert_eq!(data(io::ErrorKind::PermissionDenied), 77);
         assert_eq!(data(io::ErrorKind::StorageFull), 74);
+        let address: SocketAddr = "127.0.0.1:80".parse().unwrap();
+        for (kind, code) in [(io::ErrorKind::PermissionDenied, 77), (io::ErrorKind::AddrInUse, 69)] {
+            let source = io::Error::from(kind);
+            let bind = broker::BindError { address: broker::Bind::Tcp(address), source };
+            assert_eq!(BuildError::Listener(bind).exit_code(), code);
+            assert_eq!(BuildError::Admin { address, error: io::Error::from(kind) }.exit_code(), code);
+        }
         assert_eq!(BuildError::Locked { path: "data/LOCK".into() }.exit_code(), 69);
         assert_eq!(RunError::Ended("the broker".to_owned()).exit_code(), 70);
         let error = io::Error::from(io::ErrorKind::AddrInUse);

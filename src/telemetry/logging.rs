@@ -89,7 +89,21 @@ fn variable(name: &str) -> Option<String> {
 
 fn filter(text: Option<String>) -> Result<EnvFilter, LogError> {
     let filter = text.unwrap_or_else(|| DEFAULT_FILTER.to_owned());
+    // The crate takes a word that it does not know for the name of a part, and then logs nothing at all.
+    if let Some(word) = filter.split(',').find(|word| is_no_level(word)) {
+        let error = format!("`{word}` is no level: {LEVELS}; for one part of the program `{word}=debug`");
+        return Err(LogError::Filter { filter, error });
+    }
     EnvFilter::try_new(&filter).map_err(|error| LogError::Filter { filter, error: error.to_string() })
+}
+
+/// The levels, from silence to everything.
+const LEVELS: &str = "off, error, warn, info, debug or trace";
+
+/// Whether a piece of a filter is a lone word that is neither a level nor our own name.
+fn is_no_level(word: &str) -> bool {
+    let is_word = !word.is_empty() && word.chars().all(|c| c.is_alphanumeric() || c == '_');
+    is_word && word != "tidegate" && word.parse::<tracing_subscriber::filter::LevelFilter>().is_err()
 }
 
 fn subscriber<W>(
@@ -160,6 +174,29 @@ mod tests {
 
     #[test]
     fn a_wrong_filter_or_format_says_what_would_be_right() {
+        for (text, expected) in [
+            ("info", true),
+            ("INFO", true),
+            ("off", true),
+            ("warn,tidegate=debug", true),
+            ("tidegate", true),
+            ("tidegate::links", true),
+            ("tidegate::links=debug,warn", true),
+            ("loud", false),
+            ("inof", false),
+            ("warn,tidgate", false),
+            ("debugg,tidegate=info", false),
+        ] {
+            let read = filter(Some(text.to_owned()));
+            assert_eq!(read.is_ok(), expected, "{text}: {read:?}");
+            if let Err(error) = read {
+                let words = error.to_string();
+                assert!(
+                    words.contains(FILTER_VARIABLE) && words.contains("off, error, warn, info, debug or trace"),
+                    "{words}"
+                );
+            }
+        }
         assert!(filter(Some("tidegate=loud".to_owned())).unwrap_err().to_string().contains("such as `info`"));
         assert!("xml".parse::<Format>().unwrap_err().to_string().contains("`text` or `json`"));
     }

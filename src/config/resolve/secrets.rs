@@ -11,6 +11,9 @@ use super::value::{Item, beside};
 /// All but RFC 3986's unreserved characters.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
+/// Where containers find their secrets: readable by all, and there are no others in a container.
+const CONTAINER_SECRETS: &str = "/run/secrets";
+
 impl Resolver<'_> {
     /// `given` with its references filled in; percent-encoded where they are only a part of a URL. `None` if one of them
     /// has no value, which is reported, or is not to be looked up.
@@ -43,6 +46,11 @@ impl Resolver<'_> {
             Some(("file", path)) => {
                 let path = beside(item.place(), Path::new(path));
                 let read = (self.env.file)(&path).map(|text| text.trim().to_owned());
+                if read.is_ok() && (self.env.is_public)(&path) && !path.starts_with(CONTAINER_SECRETS) {
+                    let wrong = format!("the secret in {} can be read by every user of this machine", path.display());
+                    let hint = format!("`chmod o-r {}`", path.display());
+                    self.mistakes.warning(&item.node.part(span.clone()), wrong, Some(hint));
+                }
                 read.map_err(|error| format!("the secret in {} cannot be read: {error}", path.display()))
             }
             _ => Err(format!("`{reference}` is neither `${{env:NAME}}` nor `${{file:PATH}}`")),
