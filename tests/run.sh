@@ -49,6 +49,7 @@ want make build-essential
 want pkg-config pkg-config
 want openssl openssl
 want setpriv util-linux
+want strace strace
 pkg-config --exists libssl 2>/dev/null || packages+=(libssl-dev)
 [ -e /usr/include/zlib.h ] || packages+=(zlib1g-dev)
 [ -e /etc/ssl/certs/ca-certificates.crt ] || packages+=(ca-certificates)

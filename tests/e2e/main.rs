@@ -8,6 +8,8 @@ mod support;
 #[cfg(test)]
 mod access;
 #[cfg(test)]
+mod damage;
+#[cfg(test)]
 mod drain;
 #[cfg(test)]
 mod folders;
@@ -33,5 +35,7 @@ mod replay;
 mod sessions;
 #[cfg(test)]
 mod spill;
+#[cfg(test)]
+mod syscalls;
 #[cfg(test)]
 mod tools;

@@ -2,9 +2,10 @@
 
 use std::process::Output;
 
+use rumqttc_v5::QoS;
 use serde_json::Value;
 
-use crate::support::client::publish_once;
+use crate::support::client::{Publishers, Work, publish_once};
 use crate::support::gateway::{Gateway, run};
 use crate::support::ledger::{Ledger, Mark};
 use crate::support::process::free_port;
@@ -199,22 +200,28 @@ async fn seen_in_both_lanes(gateway: &Gateway) {
 }
 
 /// The messages of this gateway's link, by `peek --json`.
-async fn peeked(gateway: &Gateway) -> Vec<(String, String)> {
-    let output = tool(gateway, &["buffer", "peek", "far", "-n", "1000", "--json"]).await;
+async fn peeked(gateway: &Gateway, log: &str) -> Vec<(String, String)> {
+    let output = tool(gateway, &["buffer", "peek", log, "-n", "10000", "--json"]).await;
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     let shown = json(&output);
     let part = |record: &Value, name: &str| record["message"][name].as_str().unwrap().to_owned();
     shown.as_array().unwrap().iter().map(|record| (part(record, "id"), part(record, "payload"))).collect()
 }
 
+/// So many that an import takes some thirty batches: kills come in its middle.
+const CARRIED: usize = 8_000;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_buffer_is_carried_to_another_gateway_once_whatever_is_killed() {
-    let source = cut_off(300).await;
+    let source = cut_off(0).await;
+    let (port, qos) = (source.port, QoS::AtLeastOnce);
+    let work = Work { port, publishers: 2, messages: CARRIED, qos, window: 200, topic: "line".into() };
+    Publishers::start(work).finish().await;
     let file = source.config().with_file_name("far.tgx");
     let file = file.to_str().unwrap();
-    has(&expect(&source, 0, &["buffer", "export", "far", file]).await, "exported 300");
-    let carried = peeked(&source).await;
-    assert_eq!(carried.len(), 300);
+    has(&expect(&source, 0, &["buffer", "export", "far", file]).await, &format!("exported {CARRIED}"));
+    let carried = peeked(&source, "far").await;
+    assert_eq!(carried.len(), CARRIED);
 
     let mut target = cut_off(2).await;
     let refused = expect(&target, 69, &["buffer", "import", file]).await;
@@ -223,37 +230,44 @@ async fn a_buffer_is_carried_to_another_gateway_once_whatever_is_killed() {
     // Killed again and again, later each time, until one comes to its end.
     let config = target.config();
     let imports = target.data().join("links/far/imports");
-    let mut kills = 0;
+    let (mut kills, mut halfway) = (0, 0);
     loop {
         let mut import = tokio::process::Command::new(crate::support::gateway::PROGRAM)
             .args(["-c", config.to_str().unwrap(), "buffer", "import", file])
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        let before = std::fs::read(&imports).unwrap_or_default();
-        let moved = crate::support::wait::until("a batch is taken", crate::support::wait::PATIENCE, async || {
+        let mut seen = std::fs::read(&imports).unwrap_or_default();
+        let mut writes = 0;
+        // Without a pause: a batch takes some milliseconds, and two writes of this file.
+        let ended = loop {
+            if let Some(status) = import.try_wait().unwrap() {
+                break Some(status);
+            }
             let now = std::fs::read(&imports).unwrap_or_default();
-            match import.try_wait().unwrap() {
-                Some(status) => Ok(Some(status)),
-                None if now != before => Ok(None),
-                None => Err("not yet".to_owned()),
+            writes += u64::from(now != seen);
+            seen = now;
+            if writes > 2 * kills {
+                break None;
             }
-        });
-        match moved.await {
-            Some(status) => {
-                assert!(status.success());
-                break;
-            }
-            None => {
-                import.kill().await.unwrap();
-                kills += 1;
-            }
+            tokio::task::yield_now().await;
+        };
+        if let Some(status) = ended {
+            assert!(status.success());
+            break;
         }
-        assert!(kills < 50);
+        import.kill().await.unwrap();
+        kills += 1;
+        let depth = expect(&target, 0, &["buffer", "ls", "far"]).await;
+        let depth = depth.lines().find_map(|line| line.strip_prefix("far depth ")).unwrap().parse::<usize>().unwrap();
+        halfway += usize::from((3..CARRIED + 2).contains(&depth));
     }
-    has(&expect(&target, 0, &["buffer", "import", file]).await, "imported 0");
-    has(&expect(&target, 0, &["audit"]).await, "far found 302");
-    let arrived = peeked(&target).await;
+    assert!(halfway >= 3, "kills in the middle: {halfway} of {kills}");
+    let again = expect(&target, 0, &["buffer", "import", file]).await;
+    has(&again, "imported 0");
+    has(&again, &format!("there_already {CARRIED}"));
+    has(&expect(&target, 0, &["audit"]).await, &format!("far found {}", CARRIED + 2));
+    let arrived = peeked(&target, "far").await;
     assert_eq!(arrived[2..], carried, "each once, in order, with its id");
 
     let mut torn = std::fs::read(file).unwrap();
@@ -261,6 +275,68 @@ async fn a_buffer_is_carried_to_another_gateway_once_whatever_is_killed() {
     std::fs::write(file, torn).unwrap();
     let refused = expect(&target, 74, &["buffer", "import", file]).await;
     assert!(refused.contains("is no whole export"), "{refused}");
+}
+
+/// A gateway whose link leads nowhere and has two lanes, with these messages in it.
+async fn cut_off_in_lanes(normal: usize, high: usize) -> Gateway {
+    let port = free_port();
+    let gateway = Gateway::start(&format!(
+        r#"
+links:
+  far:
+    rabbitmq: {{ url: "amqp://127.0.0.1:{port}/%2f", exchange: x }}
+routes:
+  - {{ from: "broker/line/#", to: "far/{{rest}}" }}
+  - {{ from: "broker/alarm/#", to: "far/{{rest}}", priority: high }}
+"#
+    ))
+    .await;
+    for (publisher, topic, count) in [(0, "line/a", normal), (1, "alarm/a", high)] {
+        for number in 0..count {
+            publish_once(gateway.port, "machine", topic, Mark { publisher, number }.payload(64)).await.unwrap();
+        }
+    }
+    gateway
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r14_a_single_lane_is_carried_and_mended() {
+    let source = cut_off_in_lanes(5, 3).await;
+    let file = source.config().with_file_name("far.tgx");
+    let file = file.to_str().unwrap();
+    let refused = tool(&source, &["buffer", "export", "far", file]).await;
+    assert!(!refused.status.success() && text(&refused).contains("far/high"), "{}", text(&refused));
+    has(&expect(&source, 0, &["buffer", "export", "far/high", file]).await, "exported 3");
+    let carried = peeked(&source, "far/high").await;
+
+    let mut target = cut_off_in_lanes(1, 2).await;
+    let normal = peeked(&target, "far/normal").await;
+    assert!(target.terminate().await.success());
+    has(&expect(&target, 0, &["buffer", "import", file]).await, "imported 3");
+    has(&expect(&target, 0, &["buffer", "import", file]).await, "there_already 3");
+    assert_eq!(peeked(&target, "far/high").await[2..], carried, "into the lane that it came from, once");
+    assert_eq!(peeked(&target, "far/normal").await, normal);
+
+    // The damage of one lane is mended, and the other is not touched.
+    let damage = |lane: &str| {
+        let path = target.data().join("links/far").join(lane).join("00000000000000000000.seg");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[150] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        (path, bytes)
+    };
+    let ((high, _), (other, as_it_was)) = (damage("high"), damage(""));
+    has(&expect(&target, 1, &["buffer", "verify"]).await, "damaged 2");
+    let refused = tool(&target, &["buffer", "repair", "far", "--yes"]).await;
+    assert!(!refused.status.success() && text(&refused).contains("far/high"), "{}", text(&refused));
+    expect(&target, 0, &["buffer", "repair", "far/high", "--yes"]).await;
+    has(&expect(&target, 1, &["buffer", "verify"]).await, "damaged 1");
+    assert!(high.with_extension("seg.damaged").exists());
+    assert_eq!(std::fs::read(other).unwrap(), as_it_was);
+    expect(&target, 0, &["buffer", "repair", "far/normal", "--yes"]).await;
+    has(&expect(&target, 0, &["buffer", "verify"]).await, "damaged 0");
+    target.start_again().await;
+    assert_eq!(target.status().await.links[0].depth, 1 + 2 + 3 - 2, "a record of each lane was lost to the damage");
 }
 
 #[tokio::test(flavor = "multi_thread")]

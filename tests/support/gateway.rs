@@ -1,5 +1,6 @@
 //! The gateway as its users run it: the real program, a configuration file, a data folder, signals.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -24,6 +25,8 @@ pub(crate) struct Gateway {
     process: Option<Process>,
     room: Room,
     data: PathBuf,
+    /// Where strace notes its calls.
+    trace: Option<PathBuf>,
 }
 
 impl Gateway {
@@ -31,16 +34,30 @@ impl Gateway {
     pub(crate) async fn start(rest: &str) -> Self {
         let room = Room::new("gw");
         let data = room.file("data");
-        Self::start_in(room, data, rest).await
+        Self::start_in(room, data, rest, None).await
+    }
+
+    /// The same under strace; with the file that has its calls. `None` where strace cannot be had or may not trace.
+    pub(crate) async fn start_traced(rest: &str) -> Option<(Self, PathBuf)> {
+        let room = Room::new("gw");
+        let (data, trace) = (room.file("data"), room.file("trace"));
+        // Detached, strace says nothing of a failure with its exit code.
+        let mut probe = std::process::Command::new("strace");
+        probe.args(["-D", "-qq", "-o"]).arg(&trace).arg("true").stderr(std::process::Stdio::null());
+        probe.status().ok()?;
+        let traced = || fs::metadata(&trace).is_ok_and(|file| file.len() > 0);
+        tokio::time::timeout(Duration::from_secs(5), until_true("strace traces", PATIENCE, traced)).await.ok()?;
+        fs::remove_file(&trace).unwrap();
+        Some((Self::start_in(room, data, rest, Some(trace.clone())).await, trace))
     }
 
     /// The same on a data folder elsewhere.
     pub(crate) async fn start_at(data: &Path, rest: &str) -> Self {
-        Self::start_in(Room::new("gw"), data.to_owned(), rest).await
+        Self::start_in(Room::new("gw"), data.to_owned(), rest, None).await
     }
 
-    async fn start_in(room: Room, data: PathBuf, rest: &str) -> Self {
-        let mut gateway = Self { port: 0, room, data, process: None };
+    async fn start_in(room: Room, data: PathBuf, rest: &str, trace: Option<PathBuf>) -> Self {
+        let mut gateway = Self { port: 0, room, data, process: None, trace };
         // Between the look for a free port and its use, somebody else may take it.
         for _ in 0..5 {
             gateway.port = free_port();
@@ -101,8 +118,17 @@ impl Gateway {
     }
 
     fn launch(&mut self) {
-        let arguments = ["run".into(), "-c".into(), self.config()];
-        self.process = Some(Process::start(Path::new(PROGRAM), &arguments, &self.room.file("log")));
+        let (log, config) = (self.room.file("log"), self.config());
+        let run = ["run".as_ref(), "-c".as_ref(), config.as_os_str()];
+        let Some(trace) = &self.trace else {
+            self.process = Some(Process::start(Path::new(PROGRAM), &run, &log));
+            return;
+        };
+        // As its grandchild strace leaves the program the process that is waited for and signalled.
+        let calls = "trace=openat,unlink,unlinkat,pwrite64,pwritev,fsync,fdatasync,sendto,sendmsg,write,writev";
+        let strace = ["-D", "-f", "-yy", "-x", "-s", "600", "-e", calls, "-o"].map(OsStr::new);
+        let arguments = [&strace, &[trace.as_os_str(), PROGRAM.as_ref()][..], &run].concat();
+        self.process = Some(Process::start(Path::new("strace"), &arguments, &log));
     }
 
     /// Starts it again and kills it as soon as it has said something.
