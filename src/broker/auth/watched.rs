@@ -11,7 +11,16 @@ use parking_lot::Mutex;
 #[derive(Debug)]
 pub(super) struct Watched {
     path: PathBuf,
-    seen: Mutex<Option<Stamp>>,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// Of what was read.
+    taken: Option<Stamp>,
+    /// At the last look. A change is read when it has stood still from one look to the next: mosquitto_passwd, for one, empties a file
+    /// before it fills it.
+    last: Option<Stamp>,
 }
 
 /// What tells one state of a file from the next. A file that is replaced has another inode.
@@ -23,26 +32,26 @@ struct Stamp {
 }
 
 impl Watched {
-    pub(super) const fn new(path: PathBuf) -> Self {
-        Self { path, seen: Mutex::new(None) }
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path, seen: Mutex::default() }
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The text, if the file is another than at the last call, or `always`. A file that cannot be read is an error once, until it is
-    /// another.
+    /// The text, if the file is another than the one that was read and stands still, or `always`. A file that cannot be read is an
+    /// error once, until it is another.
     pub(super) fn read(&self, always: bool) -> Option<io::Result<String>> {
         // The stamp is older than the text: what changes in between is read once more.
-        let stamp = stamp(&self.path);
+        let now = stamp(&self.path).ok();
         let mut seen = self.seen.lock();
-        let known = stamp.as_ref().ok().copied();
-        if !always && *seen == known && (known.is_some() || stamp.is_err()) {
+        let stands_still = std::mem::replace(&mut seen.last, now) == now;
+        if !always && (now == seen.taken || !stands_still) {
             return None;
         }
-        *seen = known;
-        Some(stamp.and_then(|_stamp| fs::read_to_string(&self.path)))
+        seen.taken = now;
+        Some(fs::read_to_string(&self.path))
     }
 }
 
@@ -62,16 +71,20 @@ mod tests {
         fs::write(&path, "a").unwrap();
         let watched = Watched::new(path.clone());
         let read = |always| watched.read(always).map(|text| text.ok());
-        assert_eq!(read(false), Some(Some("a".to_owned())));
+        let text = |text: &str| Some(Some(text.to_owned()));
+        assert_eq!(read(true), text("a"));
         assert_eq!(read(false), None);
-        assert_eq!(read(true), Some(Some("a".to_owned())));
+        assert_eq!(read(true), text("a"));
         fs::write(folder.path().join("new"), "b").unwrap();
         fs::rename(folder.path().join("new"), &path).unwrap();
-        assert_eq!(read(false), Some(Some("b".to_owned())));
+        assert_eq!(read(false), None, "it may still be written to");
+        fs::write(&path, "bb").unwrap();
+        assert_eq!(read(false), None, "it was");
+        assert_eq!((read(false), read(false)), (text("bb"), None));
         fs::remove_file(&path).unwrap();
-        assert_eq!(read(false), Some(None), "it is gone");
+        assert_eq!((read(false), read(false)), (None, Some(None)), "it is gone");
         assert_eq!(read(false), None, "which is said once");
         fs::write(&path, "c").unwrap();
-        assert_eq!(read(false), Some(Some("c".to_owned())));
+        assert_eq!((read(false), read(false)), (None, text("c")));
     }
 }

@@ -102,7 +102,7 @@ async fn files_are_read_again_and_one_with_a_mistake_changes_nothing() {
 
     fs::write(&acl, "user alice\ntopic read a\ntopic read b\n").unwrap();
     fs::write(&users, format!("alice:{BOB}\n")).unwrap();
-    let changes = auth.reload(false);
+    let changes = auth.reload(true);
     let mut changed: Vec<_> = changes.users.iter().map(|name| &**name).collect();
     changed.sort_unstable();
     assert_eq!((changes.acl, changed), (true, vec!["alice", "bob"]));
@@ -115,7 +115,7 @@ async fn files_are_read_again_and_one_with_a_mistake_changes_nothing() {
     assert!(!changes.acl && changes.users.is_empty());
     assert!(reads("b") && ask(&auth, login(Some("alice"), Some("hunter2"), false)).await.is_ok());
     fs::remove_file(&users).unwrap();
-    assert!(auth.reload(false).users.is_empty());
+    assert!(auth.reload(true).users.is_empty());
     assert!(ask(&auth, login(Some("alice"), Some("hunter2"), false)).await.is_ok(), "nor does one that is gone");
 }
 
@@ -131,6 +131,6 @@ async fn files_that_cannot_be_read_at_the_start_let_nobody_in_until_they_can() {
     assert!(!may(&auth));
     fs::write(&users, format!("alice:{ALICE}\n")).unwrap();
     fs::write(&acl, "topic a\n").unwrap();
-    assert!(auth.reload(false).acl);
+    assert!(auth.reload(true).acl);
     assert!(may(&auth) && ask(&auth, login(Some("alice"), Some("secret"), true)).await.is_ok());
 }
