@@ -1,6 +1,6 @@
 #!/bin/bash
 # tests/run.sh [--without NAME]... [-- CARGO_TEST_ARGUMENTS]      all tests, with real brokers
-#   NAME   mosquitto, rabbitmq or kafka: the tests that need it are left out, and named at the end
+#   NAME   mosquitto, rabbitmq, kafka, paho-mqtt or mqttjs: the tests that need it are left out, and named at the end
 #   such as: tests/run.sh --without kafka -- --test e2e outage
 # Installs what is missing (Debian, as root or by sudo), fetches Kafka's jars, and runs `cargo test`. The tests start the brokers
 # themselves, on free loopback ports in throw-away folders; nothing of them is left, also when the tests fail or are interrupted.
@@ -10,12 +10,15 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 70
 help() { sed -n '2,4s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 usage() { printf 'tests/run.sh: %s\n' "$*" >&2; help >&2; exit 64; }
 
-brokers=(mosquitto rabbitmq kafka)
+brokers=(mosquitto rabbitmq kafka paho-mqtt mqttjs)
 without=()
 while [ $# -gt 0 ]; do
   case $1 in
     --without)
-      case ${2:-} in mosquitto|rabbitmq|kafka) without+=("$2") ;; *) usage "--without takes mosquitto, rabbitmq or kafka, not '${2:-}'" ;; esac
+      case ${2:-} in
+        mosquitto|rabbitmq|kafka|paho-mqtt|mqttjs) without+=("$2") ;;
+        *) usage "--without takes mosquitto, rabbitmq, kafka, paho-mqtt or mqttjs, not '${2:-}'" ;;
+      esac
       shift 2 ;;
     --without=*) set -- --without "${1#*=}" "${@:2}" ;;
     --) shift; break ;;
@@ -57,6 +60,9 @@ if ! named mosquitto; then want mosquitto mosquitto; want mosquitto_pub mosquitt
 named rabbitmq || want rabbitmq-server rabbitmq-server
 if ! named kafka; then want mvn maven; want java openjdk-17-jdk-headless; want kcat kcat; fi
 
+if ! named paho-mqtt; then python3 -c 'import venv, ensurepip' 2>/dev/null || packages+=(python3-venv); fi
+if ! named mqttjs; then want node nodejs; want npm npm; fi
+
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@" 2>/dev/null || sudo "$@"; fi; }
 rm_policy() { as_root rm -f "$policy"; policy=; }
 install_missing() {
@@ -83,7 +89,7 @@ install_missing() {
 }
 install_missing
 
-# ---- Which brokers there are.
+# ---- Which brokers, and which clients that others wrote, there are.
 missing=()
 have() {
   case $1 in
@@ -91,6 +97,7 @@ have() {
     rabbitmq) [ -x /usr/sbin/rabbitmq-server ] || command -v rabbitmq-server >/dev/null ;;
     kafka) command -v java >/dev/null && tests/peers/kafka/start.sh --fetch >"$work/kafka" 2>"$work/kafka.err" ||
       { tail -n 5 "$work/kafka.err" >&2; false; } ;;
+    paho-mqtt|mqttjs) "tests/peers/$1/run.sh" --fetch >"$work/client" 2>"$work/client.err" || { tail -n 5 "$work/client.err" >&2; false; } ;;
   esac
 }
 for broker in "${brokers[@]}"; do

@@ -16,6 +16,8 @@ mod folders;
 #[cfg(test)]
 mod inbound;
 #[cfg(test)]
+mod interop;
+#[cfg(test)]
 mod kills;
 #[cfg(test)]
 mod life;

@@ -303,3 +303,78 @@ async fn noise_ends_its_own_connection_only() {
     is_served(&rig).await;
     rig.stop().await;
 }
+
+/// A whole session of one client, and where its CONNECT ends.
+fn session_bytes(version: Version, seed: u64) -> (BytesMut, usize) {
+    let connect = crate::wire::Connect { version, ..connect(&format!("mutant-{}", seed % 4)) };
+    let mut bytes = bytes_of(&Packet::Connect(Box::new(connect)), version);
+    let connect_len = bytes.len();
+    let id = PacketId::new(1).unwrap();
+    let options = SubscribeOptions { qos: Qos::ExactlyOnce, ..SubscribeOptions::default() };
+    let subscriptions =
+        ["m/#", "+/+", "$share/g/m/a"].map(|filter| Subscription { filter: filter.into(), options }).to_vec();
+    let mut packets = vec![Packet::Subscribe(Subscribe { id, subscription_id: None, user: Vec::new(), subscriptions })];
+    for n in 1..=4 {
+        let mut retained = publish("m/a", "payload", Qos::from_bits(u8::try_from(n % 3).unwrap()).unwrap(), n);
+        retained.retain = n == 2;
+        packets.push(Packet::Publish(retained));
+        packets.extend([
+            Packet::Pubrel(ack(n)),
+            Packet::Puback(ack(n)),
+            Packet::Pubrec(ack(n)),
+            Packet::Pubcomp(ack(n)),
+        ]);
+    }
+    packets.push(Packet::Pingreq);
+    packets.push(Packet::Unsubscribe(Unsubscribe { id, user: Vec::new(), filters: vec!["m/#".into()] }));
+    packets.iter().for_each(|packet| bytes.extend_from_slice(&bytes_of(packet, version)));
+    (bytes, connect_len)
+}
+
+#[tokio::test]
+async fn mutated_sessions_end_their_own_connection_only_and_what_comes_back_is_mqtt() {
+    // From bytes to effects: the real decoder, session, store and hub. More of them: TIDEGATE_FUZZ_RUNS.
+    let runs = std::env::var("TIDEGATE_FUZZ_RUNS").map_or(200, |runs| runs.parse().unwrap());
+    let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let rig = Rig::start(dir.path()).await;
+    for seed in 0..runs {
+        let version = [Version::V31, Version::V311, Version::V5][usize::try_from(seed % 3).unwrap()];
+        let (mut bytes, connect_len) = session_bytes(version, seed);
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let mut roll = |sides: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            usize::try_from(state >> 11).unwrap() % sides.max(1)
+        };
+        // What follows a CONNECT that is sound has to be answered in its version.
+        let first = if seed % 4 == 0 { 0 } else { connect_len };
+        for _ in 0..=roll(4) {
+            let at = first + roll(bytes.len() - first);
+            match roll(5) {
+                0 => bytes[at] ^= 1 << roll(8),
+                1 => bytes[at] = u8::try_from(roll(256)).unwrap(),
+                2 => bytes.truncate(at.max(first + 1)),
+                3 => bytes[at] = 0xFF,
+                _ => {
+                    let tail = bytes.split_off(at);
+                    bytes.extend_from_slice(&tail[roll(tail.len())..]);
+                    bytes.extend_from_slice(&tail);
+                }
+            }
+        }
+        let mut stream = TcpStream::connect(rig.address).await.unwrap();
+        // The broker may have had enough of it already.
+        drop(stream.write_all(&bytes).await);
+        drop(stream.shutdown().await);
+        let mut answer = Vec::new();
+        drop(soon(stream.read_to_end(&mut answer)).await);
+        if first > 0 {
+            let mut decoder = crate::wire::Decoder::client(version, 1 << 20);
+            let mut answer = BytesMut::from(&answer[..]);
+            while decoder.decode(&mut answer).unwrap_or_else(|error| panic!("seed {seed}: {error}")).is_some() {}
+        }
+    }
+    is_served(&rig).await;
+    rig.stop().await;
+}

@@ -34,7 +34,6 @@ class Client:
         if self.five:
             properties = Properties(PacketTypes.CONNECT)
             properties.SessionExpiryInterval = expiry
-            properties.TopicAliasMaximum = 5
         more = {"clean_start": clean, "properties": properties} if self.five else {}
         if TRANSPORT == "websockets":
             self.client.ws_set_options(path="/mqtt")
@@ -180,8 +179,7 @@ def properties(version, at):
     one.publish(f"{at}/a", "sets an alias", 1, properties=alias)
     two.expect(f"{at}/a", "sets an alias", 1, False)
     one.publish("", "uses it", 1, properties=alias)
-    # Our own alias for the topic is set by now: the client puts the topic back where it keeps count, and paho leaves that to us.
-    assert two.next().payload == b"uses it"
+    two.expect(f"{at}/a", "uses it", 1, False)
     one.end()
     two.end()
 
