@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use tidegate::buffer::{Compression, Lane, SyncMode, WhenFull};
 use tidegate::cli::check::check;
+use tidegate::clock::WallMs;
 use tidegate::config::{self, Env, Severity};
 use tidegate::gateway::Config;
 use tidegate::links::{self, Kind, mqtt};
@@ -16,7 +17,8 @@ use tidegate::message::Qos;
 use tidegate::router::{Arrival, Endpoint, LinkId, Table};
 use tidegate::units::{ByteSize, show_duration};
 
-/// A machine that is the same everywhere: known variables, a disk of 100 GiB.
+/// A machine that is the same everywhere: known variables, a disk of 100 GiB, a day at the end of 2026, and keys that only their
+/// owner can read, but for one.
 fn env() -> Env {
     let variable = |name: &str| match name {
         "PASSWORD" => Some("hunter2".to_owned()),
@@ -29,7 +31,8 @@ fn env() -> Env {
     Env {
         variable: Box::new(variable),
         disk_bytes: Box::new(|_| Some(100 << 30)),
-        is_public: Box::new(|_| false),
+        is_public: Box::new(|path| path.ends_with("other.key")),
+        now: WallMs(1_796_083_200_000),
         host_name: "host".to_owned(),
         ..Env::real()
     }

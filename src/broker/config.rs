@@ -78,14 +78,86 @@ pub struct Listener {
     pub anonymous: bool,
     /// What its clients may take.
     pub limits: ListenerLimits,
+    /// TLS, and whose certificates clients may show.
+    pub tls: Option<TlsConfig>,
+    /// MQTT over WebSocket.
+    pub websocket: Option<WebSocketTerms>,
+    /// A proxy stands before it, and each connection begins with its header (PROXY protocol 1 or 2).
+    pub proxy_protocol: bool,
 }
 
 impl Listener {
     /// Plain TCP, and no client without a login.
     #[must_use]
     pub const fn tcp(address: SocketAddr) -> Self {
-        Self { bind: Bind::Tcp(address), anonymous: false, limits: ListenerLimits::unlimited() }
+        let limits = ListenerLimits::unlimited();
+        Self { bind: Bind::Tcp(address), anonymous: false, limits, tls: None, websocket: None, proxy_protocol: false }
     }
+}
+
+impl Listener {
+    /// What lies between the socket and MQTT, from below: `proxy`, `tls`, `websocket`.
+    #[must_use]
+    pub fn layers(&self) -> Vec<&'static str> {
+        let layers =
+            [(self.proxy_protocol, "proxy"), (self.tls.is_some(), "tls"), (self.websocket.is_some(), "websocket")];
+        layers.into_iter().filter_map(|(is_there, name)| is_there.then_some(name)).collect()
+    }
+}
+
+/// `0.0.0.0:8884 (tls, websocket)`.
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let layers = self.layers();
+        write!(f, "{}", self.bind)?;
+        if layers.is_empty() { Ok(()) } else { write!(f, " ({})", layers.join(", ")) }
+    }
+}
+
+/// TLS of a listener. The files are PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// The server's certificate, and those between it and its authority.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// Authorities of clients' certificates. Without it none is asked for.
+    pub client_ca: Option<PathBuf>,
+    /// Revocation lists of these authorities.
+    pub crl: Option<PathBuf>,
+    /// Whether a client has to show one. Default: it has to.
+    pub client_cert: ClientCert,
+    /// Default: 1.2 and 1.3.
+    pub versions: TlsVersions,
+}
+
+/// What a client without a certificate is told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientCert {
+    /// It is refused.
+    #[default]
+    Required,
+    /// It is let in, and may log in by other means. A certificate that does not verify is refused all the same.
+    Optional,
+}
+
+/// Versions of TLS that are spoken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TlsVersions {
+    /// 1.2 and 1.3.
+    #[default]
+    From12,
+    /// 1.3.
+    Only13,
+}
+
+/// What a WebSocket's request has to say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WebSocketTerms {
+    /// Its path; `None`: any.
+    pub path: Option<Box<str>>,
+    /// Of which pages a browser may connect, as its `Origin` header has it; none: of all.
+    pub origins: Vec<Box<str>>,
 }
 
 /// An address to listen on.

@@ -10,8 +10,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::transport::{Door, Peer, Socket};
+use super::transport::{Certificates, Door, Entrance, Peer, Socket};
 use super::{Bind, Broker, Listener, auth, connection};
+use crate::telemetry::board::ListenerStatus;
 
 /// How often wills and expiries are looked at: both are given in seconds.
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
@@ -57,7 +58,28 @@ fn hint(address: &Bind, error: &io::Error) -> &'static str {
 #[derive(Debug)]
 pub struct Bound {
     broker: Arc<Broker>,
-    listeners: Vec<(Door, Bind, Arc<Listener>)>,
+    listeners: Vec<(Door, Listening)>,
+}
+
+/// A listener that is bound.
+#[derive(Clone, Debug)]
+pub struct Listening {
+    bound: Bind,
+    entrance: Arc<Entrance>,
+}
+
+impl Listening {
+    /// Where: the real port.
+    #[must_use]
+    pub const fn address(&self) -> &Bind {
+        &self.bound
+    }
+
+    /// As it is now.
+    #[must_use]
+    pub fn status(&self) -> ListenerStatus {
+        self.entrance.status(&self.bound)
+    }
 }
 
 impl Broker {
@@ -69,18 +91,29 @@ impl Broker {
         let mut listeners = Vec::new();
         for listener in &self.config.listeners {
             let fail = |source| BindError { address: listener.bind.clone(), source };
+            let certificates = self.certificates(listener).map_err(|text| fail(io::Error::other(text)))?;
             let (door, bound) = Door::bind(&listener.bind).await.map_err(fail)?;
-            listeners.push((door, bound, Arc::new(listener.clone())));
+            let entrance = Arc::new(Entrance::new(Arc::new(listener.clone()), certificates));
+            listeners.push((door, Listening { bound, entrance }));
         }
         Ok(Bound { broker: Arc::clone(self), listeners })
+    }
+
+    /// Reads a listener's TLS files, and watches them from now on.
+    fn certificates(&self, listener: &Listener) -> Result<Option<Arc<Certificates>>, String> {
+        let Some(tls) = &listener.tls else { return Ok(None) };
+        let (name, clock) = (listener.bind.to_string(), Arc::clone(&self.clock));
+        let certificates = Arc::new(Certificates::load(tls, name, listener.websocket.is_some(), clock)?);
+        self.reloader.watch(Arc::<Certificates>::clone(&certificates));
+        Ok(Some(certificates))
     }
 }
 
 impl Bound {
-    /// Where it listens: real ports.
+    /// Where it listens.
     #[must_use]
-    pub fn addresses(&self) -> Vec<Bind> {
-        self.listeners.iter().map(|(_, bound, _)| bound.clone()).collect()
+    pub fn listening(&self) -> Vec<Listening> {
+        self.listeners.iter().map(|(_, listening)| listening.clone()).collect()
     }
 
     /// Accepts and serves clients until `stop`, then ends them in order: nothing more is read, what was received gets its
@@ -90,16 +123,17 @@ impl Bound {
         let connections = TaskTracker::new();
         let permits = Arc::new(Semaphore::new(broker.config.connections_max.min(Semaphore::MAX_PERMITS)));
         let mut tasks = JoinSet::new();
-        for (door, bound, listener) in listeners {
-            tracing::info!(address = %bound, "the broker listens");
+        for (door, Listening { bound, entrance }) in listeners {
+            tracing::info!(address = %bound, layers = ?entrance.status(&bound).layers, "the broker listens");
             let acceptor = Acceptor {
                 broker: Arc::clone(&broker),
                 door,
-                own_permits: listener
+                own_permits: entrance
+                    .listener
                     .limits
                     .connections
                     .map(|most| Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)))),
-                listener,
+                entrance,
                 permits: Arc::clone(&permits),
                 connections: connections.clone(),
                 stop: stop.clone(),
@@ -107,6 +141,7 @@ impl Bound {
             tasks.spawn(acceptor.run());
         }
         tasks.spawn(keep_house(Arc::clone(&broker), stop.clone()));
+        tasks.spawn(Arc::clone(&broker.reloader).run(stop.clone()));
         tasks.spawn(super::sys::run(Arc::clone(&broker), stop.clone()));
         tasks.spawn(watch_files(Arc::clone(&broker), stop.clone()));
         tasks.spawn(finish_exchanges(Arc::clone(&broker), stop.clone()));
@@ -128,7 +163,7 @@ impl Bound {
 struct Acceptor {
     broker: Arc<Broker>,
     door: Door,
-    listener: Arc<Listener>,
+    entrance: Arc<Entrance>,
     /// Of this listener alone, where it has a limit of its own.
     own_permits: Option<Arc<Semaphore>>,
     permits: Arc<Semaphore>,
@@ -145,9 +180,9 @@ impl Acceptor {
                 next = self.next() => next,
             };
             self.broker.board.sockets.fetch_add(1, Ordering::Relaxed);
-            let (broker, stop) = (Arc::clone(&self.broker), self.stop.clone());
+            let (broker, entrance, stop) = (Arc::clone(&self.broker), Arc::clone(&self.entrance), self.stop.clone());
             self.connections.spawn(async move {
-                connection::serve(broker, socket, peer, stop).await;
+                connection::serve(broker, socket, peer, &entrance, stop).await;
                 drop(permits);
             });
         }
@@ -163,7 +198,7 @@ impl Acceptor {
         loop {
             match self.door.accept().await {
                 Ok((socket, address)) => {
-                    let listener = Arc::clone(&self.listener);
+                    let listener = Arc::clone(&self.entrance.listener);
                     return (permits, socket, Peer { address, listener, certificate: None, is_secure: false });
                 }
                 Err(error) => {

@@ -8,6 +8,7 @@
 //! - [`transport`]: what carries a client's bytes, and who the client is as far as that can tell.
 //! - [`connection`]: one task a client: one read, many packets, one offer, one write. Acknowledgements are held in a FIFO
 //!   until their receipts settle; its length is the Receive Maximum, which is the back-pressure.
+//! - [`reload`]: files that are read again while it runs.
 //! - [`registry`]: which client id is which session; take-over, resumption, expiry, wills.
 //! - [`local`]: what the hub delivers here, to subscribers, kept sessions and the retained store.
 //! - [`auth`]: who may come in, and what they may publish and read.
@@ -29,6 +30,7 @@ mod listener;
 mod local;
 mod owed;
 mod registry;
+mod reload;
 mod session;
 mod store;
 mod sys;
@@ -37,10 +39,12 @@ mod tests;
 mod topics;
 mod transport;
 
-pub use config::{Bind, Config, Listener};
-pub use listener::{BindError, Bound};
+pub use config::{Bind, ClientCert, Config, Listener, TlsConfig, TlsVersions, WebSocketTerms};
+pub use listener::{BindError, Bound, Listening};
 pub use store::{StoreError, Trouble};
-pub use transport::{AlternativeName, Peer, PeerCertificate};
+pub use transport::{
+    AlternativeName, Peer, PeerCertificate, TlsFinding, TlsMaterial, TlsPart, TlsSources, examine_tls,
+};
 
 use std::collections::HashMap;
 use std::fmt;
@@ -55,6 +59,7 @@ use tokio_util::task::TaskTracker;
 use self::auth::Authenticator;
 use self::client::Client;
 use self::limits::usage::{Arrivals, Users};
+use self::reload::Reloader;
 use self::store::Store;
 use self::topics::Topics;
 use crate::clock::Clock;
@@ -90,6 +95,7 @@ pub struct Broker {
     users: Users,
     /// What clients of each listener hold of its limits, by where the listener lies in memory.
     arrivals: Mutex<HashMap<usize, Arc<Arrivals>>>,
+    reloader: Arc<Reloader>,
 }
 
 /// What the broker holds at one moment.
@@ -136,6 +142,7 @@ impl Broker {
             superseded: Mutex::default(),
             users: Users::default(),
             arrivals: Mutex::default(),
+            reloader: Arc::default(),
         });
         broker.board.dropped_many("damaged", loaded.damaged);
         broker.restore(loaded);
@@ -159,6 +166,20 @@ impl Broker {
     #[must_use]
     pub fn store_trouble(&self) -> Option<Trouble> {
         self.store.trouble()
+    }
+
+    /// Has all files that it was made of read again, changed or not: what is new counts from the next connection on,
+    /// and at once for users and rules. Within a runtime.
+    pub fn reload(self: &Arc<Self>) {
+        self.reloader.ask();
+        let broker = Arc::clone(self);
+        self.tasks.spawn(async move { broker.reload_auth(true).await });
+    }
+
+    /// Files that have changed and cannot be used, and why; what was before them is in force.
+    #[must_use]
+    pub fn reload_errors(&self) -> Vec<String> {
+        self.reloader.errors()
     }
 
     /// Commits what is staged and closes the store. After [`Bound::serve`] has ended.

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::exit::{Exit, Failure, Outcome};
 use super::out;
-use super::signals::{self, Signals};
+use super::signals::{self, Hangups, Signals};
 use crate::clock;
 use crate::gateway::{Config, Gateway};
 use crate::telemetry::logging;
@@ -45,6 +45,7 @@ pub(crate) fn run(args: &Args, file: &Path) -> Outcome {
 
 async fn gateway(config: Config, until_stdin_closes: bool) -> Outcome {
     let mut signals = Signals::new().map_err(|error| Failure::new(Exit::Io, error))?;
+    let mut hangups = Hangups::new().map_err(|error| Failure::new(Exit::Io, error))?;
     let gateway = Gateway::build(config, clock::system()).await.map_err(|error| {
         let code = error.exit_code();
         Failure::with_code(code, anyhow::Error::new(error).context("cannot start"))
@@ -53,6 +54,7 @@ async fn gateway(config: Config, until_stdin_closes: bool) -> Outcome {
     if until_stdin_closes {
         stop_with_stdin(stop.clone()).map_err(|error| Failure::new(Exit::Io, error))?;
     }
+    let reload = gateway.reload();
     let running = gateway.run(stop.clone());
     tokio::pin!(running);
     // Counted apart from `stop`, which a closed standard input cancels too: only a second *signal* means "at once".
@@ -61,6 +63,10 @@ async fn gateway(config: Config, until_stdin_closes: bool) -> Outcome {
         tokio::select! {
             ended = &mut running => {
                 return ended.map(|()| Exit::Done).map_err(|error| Failure::with_code(error.exit_code(), error));
+            }
+            () = hangups.next() => {
+                tracing::info!(signal = "SIGHUP", "reading certificates, keys, authorities, revocation lists, users and rules again");
+                reload.now();
             }
             name = signals.next() => {
                 if signalled {

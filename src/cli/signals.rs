@@ -27,6 +27,24 @@ impl Signals {
     }
 }
 
+/// SIGHUP: what a daemon takes as "read your files again".
+#[derive(Debug)]
+pub(crate) struct Hangups(Signal);
+
+impl Hangups {
+    /// From now on it no longer ends the process by itself.
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        Ok(Self(signal(SignalKind::hangup()).context("cannot watch for signals")?))
+    }
+
+    /// Returns at the next one. Cancel safe.
+    pub(crate) async fn next(&mut self) {
+        if self.0.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
 /// The first signal of a command that needs only one.
 pub(crate) async fn next() -> anyhow::Result<&'static str> {
     Ok(Signals::new()?.next().await)

@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use crate::clock::{self, WallMs};
+
 /// A question to the world.
 pub type Lookup<Question, Answer> = Box<dyn Fn(&Question) -> Answer + Send + Sync>;
 
@@ -14,6 +16,8 @@ pub struct Env {
     pub variable: Lookup<str, Option<String>>,
     /// The text of a file: `${file:PATH}`. Also asked whether certificates can be read.
     pub file: Lookup<Path, io::Result<String>>,
+    /// By which certificates are valid or not.
+    pub now: WallMs,
     /// The bytes of the file system that holds, or will hold, a folder; `None` where nobody can tell.
     pub disk_bytes: Lookup<Path, Option<u64>>,
     /// Whether every user of the machine may read a file.
@@ -31,6 +35,7 @@ impl Env {
         Self {
             variable: Box::new(|name| std::env::var(name).ok()),
             file: Box::new(|path| std::fs::read_to_string(path)),
+            now: clock::wall(),
             disk_bytes: Box::new(disk_bytes),
             is_public: Box::new(is_public),
             host_name: host_name(),

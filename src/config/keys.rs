@@ -71,9 +71,18 @@ pub(super) const USER_LIMITS: Keys = Keys {
 
 pub(super) const LISTENER: Keys = Keys {
     section: "broker.listeners",
-    accepted: &["bind", "mode", "anonymous", "limits"],
-    planned: &["tls", "websocket", "proxy_protocol"],
+    accepted: &["bind", "mode", "anonymous", "tls", "websocket", "proxy_protocol", "limits"],
+    planned: &[],
 };
+
+pub(super) const TLS: Keys = Keys {
+    section: "broker.listeners.tls",
+    accepted: &["cert", "key", "client_ca", "crl", "client_cert", "versions"],
+    planned: &["ciphers", "psk"],
+};
+
+pub(super) const WEBSOCKET: Keys =
+    Keys { section: "broker.listeners.websocket", accepted: &["path", "origins"], planned: &[] };
 
 pub(super) const LISTENER_LIMITS: Keys = Keys {
     section: "broker.listeners.limits",
@@ -152,12 +161,14 @@ pub(super) const ROUTE: Keys = Keys {
     planned: &["where", "transform", "throttle", "sample", "dedup", "batch", "retained", "retain", "qos"],
 };
 
-pub(super) const ALL: [&Keys; 19] = [
+pub(super) const ALL: [&Keys; 21] = [
     &TOP,
     &BROKER,
     &AUTH,
     &ACL_RULE,
     &LISTENER,
+    &TLS,
+    &WEBSOCKET,
     &LISTENER_LIMITS,
     &USER_LIMITS,
     &ADMIN,
@@ -175,7 +186,7 @@ pub(super) const ALL: [&Keys; 19] = [
 ];
 
 /// What a key is called in other programs, and what says the same here: section, keys, hint.
-const HABITS: [(&Keys, &[&str], &str); 10] = [
+const HABITS: [(&Keys, &[&str], &str); 13] = [
     (&BROKER, &["users", "password_file", "acl", "acl_file", "groups"], IN_AUTH),
     (&AUTH, &["password_file", "passwords", "passwd", "file"], "its name here is `users`"),
     (&ACL_RULE, &["read", "write", "readwrite", "topic", "topics", "deny", "allow", "username", "client_id"], IN_RULE),
@@ -186,12 +197,17 @@ const HABITS: [(&Keys, &[&str], &str); 10] = [
     (&KAFKA, &["topic", "topics"], "it stands in the route: `to: LINK/TOPIC`, `from: LINK/TOPIC`"),
     (&BROKER, &["port", "bind", "listen", "listener", "address", "anonymous", "allow_anonymous"], IN_LISTENERS),
     (&LISTENER, &["port", "listener", "address", "host"], "it is a part of `bind`, such as `bind: \"127.0.0.1:1883\"`"),
+    (&LISTENER, &["cert", "certfile", "key", "keyfile", "cafile", "client_ca", "crl", "crlfile", "ssl"], IN_TLS),
+    (&LISTENER, &["protocol", "websockets", "ws"], "write `websocket: true`"),
+    (&TLS, &["certfile", "keyfile", "cafile", "ca", "crlfile", "require_certificate", "tls_version"], IN_TLS),
 ];
 const IN_AUTH: &str = "it stands below `auth`: `auth: { users: users.passwd, acl: [ .. ] }`";
 const IN_RULE: &str =
     "a rule has `user`, `client`, `group`, and `publish`, `subscribe`, `deny_publish`, `deny_subscribe`";
 const IN_MQTT_URL: &str = "it is a part of `url`: `mqtt://USER:PASSWORD@HOST:PORT`";
 const IN_AMQP_URL: &str = "it is a part of `url`: `amqp://USER:PASSWORD@HOST:PORT/VHOST`";
+const IN_TLS: &str =
+    "write `tls: { cert: server.pem, key: server.key }`, with `client_ca: ca.pem` for clients' certificates";
 const IN_LISTENERS: &str = "write `listeners: [ { bind: \"127.0.0.1:1883\", anonymous: true } ]`";
 
 /// What says the same here as a key that other programs have.

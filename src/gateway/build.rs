@@ -130,7 +130,7 @@ impl Gateway {
             broker_board,
             links,
             orphans,
-            listeners: bound.addresses().iter().map(ToString::to_string).collect(),
+            listeners: bound.listening(),
             admin: admin.as_ref().and_then(|listener| listener.local_addr().ok()),
             links_changed,
             ready: AtomicBool::new(false),

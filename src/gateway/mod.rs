@@ -61,6 +61,24 @@ pub struct Gateway {
     _lock: File,
 }
 
+/// Has a running gateway read the files again that it was made of: certificates, keys, authorities, revocation lists,
+/// users and rules. Within its runtime.
+#[derive(Clone)]
+pub struct Reload(Arc<Shared>);
+
+impl Reload {
+    /// Changed or not. What is wrong is logged, shown by `status`, and leaves in force what was before.
+    pub fn now(&self) {
+        self.0.broker.reload();
+    }
+}
+
+impl std::fmt::Debug for Reload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reload").finish_non_exhaustive()
+    }
+}
+
 /// What the status page and the running parts share.
 struct Shared {
     site: Arc<str>,
@@ -73,7 +91,7 @@ struct Shared {
     links: Vec<Link>,
     orphans: Vec<Orphan>,
     replays: Replays,
-    listeners: Vec<String>,
+    listeners: Vec<broker::Listening>,
     admin: Option<SocketAddr>,
     /// The state of a link has changed.
     links_changed: Arc<tokio::sync::Notify>,
@@ -97,10 +115,10 @@ struct Orphan {
 }
 
 impl Gateway {
-    /// The addresses that the broker listens on (port 0 in the file became a free one).
+    /// What asks the running gateway to read its files again.
     #[must_use]
-    pub fn listeners(&self) -> &[String] {
-        &self.shared.listeners
+    pub fn reload(&self) -> Reload {
+        Reload(Arc::clone(&self.shared))
     }
 }
 

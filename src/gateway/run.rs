@@ -89,7 +89,8 @@ impl Gateway {
             "the announcements below $SYS".to_owned()
         });
         shared.ready.store(true, Ordering::Release);
-        tracing::info!(site = %shared.site, listeners = ?shared.listeners, links = shared.links.len(), "ready");
+        let listeners: Vec<String> = shared.listeners.iter().map(|listener| listener.address().to_string()).collect();
+        tracing::info!(site = %shared.site, ?listeners, links = shared.links.len(), "ready");
 
         let ended = tokio::select! {
             () = shutdown.cancelled() => None,

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{Link, Orphan, Shared};
 use crate::admin::{self, CommandError};
-use crate::broker::Trouble;
+use crate::broker::{self, Trouble};
 use crate::buffer::{Lanes, Ledger, SyncMode};
 use crate::clock::Moment;
 use crate::telemetry::board::{BrokerStatus, HalfStatus, LinkState, LinkStatus, Status};
@@ -53,7 +53,8 @@ impl Shared {
             bad => drop(counted.dropped.insert("bad_topic".to_owned(), bad)),
         }
         BrokerStatus {
-            listeners: self.listeners.clone(),
+            listeners: self.listeners.iter().map(broker::Listening::status).collect(),
+            reload_errors: self.broker.reload_errors(),
             sessions_offline: figures.sessions_offline,
             owed: figures.owed,
             retained: figures.retained,

@@ -2,6 +2,7 @@
 //! waits for a reader. The serialised form of [`Status`] is what `tidegate status --json` prints.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -231,8 +232,8 @@ pub struct LinkStatus {
 /// The built-in broker at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BrokerStatus {
-    /// Addresses bound.
-    pub listeners: Vec<String>,
+    /// Where it listens.
+    pub listeners: Vec<ListenerStatus>,
     /// Clients connected.
     pub clients: u64,
     /// Kept sessions without a connection.
@@ -255,6 +256,28 @@ pub struct BrokerStatus {
     /// Why what must be stored (kept sessions, retained messages, QoS 2) is refused, if it is.
     #[serde(default)]
     pub store_error: Option<String>,
+    /// Files that have changed and cannot be used, and why: what was before them is in force.
+    #[serde(default)]
+    pub reload_errors: Vec<String>,
+}
+
+/// A listener of the broker.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerStatus {
+    /// `127.0.0.1:1883`, `unix:/run/tidegate/mqtt.sock`.
+    pub bind: String,
+    /// What lies between the socket and MQTT, from below: `proxy`, `tls`, `websocket`.
+    pub layers: Vec<String>,
+    /// When its certificate ends, seconds since 1970.
+    pub certificate_ends_s: Option<i64>,
+}
+
+/// `0.0.0.0:8884 (tls, websocket)`.
+impl fmt::Display for ListenerStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.bind)?;
+        if self.layers.is_empty() { Ok(()) } else { write!(f, " ({})", self.layers.join(", ")) }
+    }
 }
 
 /// The whole gateway at one moment.

@@ -169,14 +169,22 @@ impl Families<'_, '_> {
         self.counter("tidegate_broker_dropped", "Messages to clients that were dropped", samples)?;
         let refused: Vec<_> = broker.refused.iter().map(by_reason).collect();
         let samples = refused.iter().map(|(reason, value)| (vec![("reason", reason.as_str())], *value));
-        self.counter("tidegate_broker_refused", "Publishes that were refused", samples)?;
+        self.counter("tidegate_broker_refused", "Publishes and connections that were refused", samples)?;
         let limited: Vec<_> = broker.limited.iter().map(by_reason).collect();
         let samples = limited.iter().map(|(limit, value)| (vec![("limit", limit.as_str())], *value));
         self.counter(
             "tidegate_broker_limited",
             "Clients held back or refused by a limit of their listener or user",
             samples,
-        )
+        )?;
+        let ends = broker.listeners.iter().filter_map(|listener| {
+            let ends_s = u64::try_from(listener.certificate_ends_s?).unwrap_or_default();
+            Some((vec![("listener", listener.bind.as_str())], ends_s))
+        });
+        let help = "When a listener's certificate ends, seconds since 1970";
+        self.gauge("tidegate_broker_certificate_end_seconds", help, ends)?;
+        let wrong = one(u64::try_from(broker.reload_errors.len()).unwrap_or(u64::MAX));
+        self.gauge("tidegate_broker_reload_errors", "Files that have changed and cannot be used", wrong)
     }
 
     fn gauge<'l, V>(
@@ -242,7 +250,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
-    use crate::telemetry::board::BrokerStatus;
+    use crate::telemetry::board::{BrokerStatus, ListenerStatus};
 
     fn status() -> Status {
         let sink = HalfStatus { state: LinkState::BackingOff, messages: 7, rate: 2.5, ..HalfStatus::default() };
@@ -269,6 +277,11 @@ mod tests {
             broker: BrokerStatus {
                 received: 100,
                 dropped: BTreeMap::from([("session_full".to_owned(), 3)]),
+                listeners: vec![ListenerStatus {
+                    bind: "0.0.0.0:8883".to_owned(),
+                    layers: vec!["tls".to_owned()],
+                    certificate_ends_s: Some(1_796_083_200),
+                }],
                 ..BrokerStatus::default()
             },
             ..Status::default()
@@ -289,6 +302,8 @@ mod tests {
             "tidegate_link_dropped_total{link=\"lake\",direction=\"in\",reason=\"unreadable\"} 2",
             "tidegate_broker_store_ok 1",
             "tidegate_broker_received_total 100",
+            "tidegate_broker_certificate_end_seconds{listener=\"0.0.0.0:8883\"} 1796083200",
+            "tidegate_broker_reload_errors 0",
             "tidegate_broker_dropped_total{reason=\"session_full\"} 3",
         ] {
             assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");

@@ -41,3 +41,5 @@ mod spill;
 mod syscalls;
 #[cfg(test)]
 mod tools;
+#[cfg(test)]
+mod transports;

@@ -117,6 +117,11 @@ impl Gateway {
         self.process.as_ref().expect("it runs").signal(Signal::SIGTERM);
     }
 
+    /// SIGHUP: it reads its files again.
+    pub(crate) fn hang_up(&self) {
+        self.process.as_ref().expect("it runs").signal(Signal::SIGHUP);
+    }
+
     fn launch(&mut self) {
         let (log, config) = (self.room.file("log"), self.config());
         let run = ["run".as_ref(), "-c".as_ref(), config.as_os_str()];

@@ -7,6 +7,8 @@ pub(crate) mod disk;
 pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod ledger;
+#[path = "../../src/broker/tests/pki.rs"]
+pub(crate) mod pki;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod remote;

@@ -47,15 +47,22 @@ fn packet_bytes_max(connect: &Connect) -> usize {
 }
 
 /// Reads the CONNECT, takes the session and sends CONNACK. `None`: it was refused, or the socket is gone.
-pub(super) async fn greet(broker: &Arc<Broker>, mut stream: Stream, peer: Peer) -> Option<Connection> {
+///
+/// `input` is what was read of it before; `deadline` ends the wait for a CONNECT.
+pub(super) async fn greet(
+    broker: &Arc<Broker>,
+    mut stream: Stream,
+    mut input: BytesMut,
+    peer: Peer,
+    deadline: tokio::time::Instant,
+) -> Option<Connection> {
     let arrival = broker.arrive(&peer);
     if matches!(arrival.verdict, usage::Verdict::Closed(_)) {
         return None;
     }
     let size_max = usize::try_from(broker.config.max_packet_size.0).unwrap_or(usize::MAX);
-    let (mut decoder, mut input) = (Decoder::server(size_max.min(CONNECT_BYTES_MAX)), BytesMut::new());
-    let first =
-        tokio::time::timeout(broker.config.connect_timeout, first_packet(&mut stream, &mut decoder, &mut input));
+    let mut decoder = Decoder::server(size_max.min(CONNECT_BYTES_MAX));
+    let first = tokio::time::timeout_at(deadline, first_packet(&mut stream, &mut decoder, &mut input));
     let Ok(first) = first.await else {
         tracing::debug!(address = %peer, "a client sent no CONNECT in time");
         return None;
@@ -80,6 +87,7 @@ pub(super) async fn greet(broker: &Arc<Broker>, mut stream: Stream, peer: Peer) 
         }
     };
     decoder.set_size_max(size_max);
+    stream.allow(size_max);
     broker.board.packets_in.fetch_add(1, Ordering::Relaxed);
     open(broker, *connect, granted, stream, (peer, arrival), decoder, input).await
 }

@@ -35,7 +35,7 @@ use super::client::Tail;
 use super::registry::{Attached, Ending};
 use super::session::Acks;
 use super::store::{Op, Page};
-use super::transport::{Peer, Socket, Stream};
+use super::transport::{Admitted, Entrance, Peer, Refused, Socket, Stream, hang_up};
 use crate::hub::Mark;
 use crate::telemetry::board::BrokerBoard;
 use crate::topic::TopicName;
@@ -164,12 +164,27 @@ struct Connection {
 }
 
 /// Serves a client from its first byte to its last. `stop` asks it to end in order.
-pub(super) async fn serve(broker: Arc<Broker>, socket: Socket, peer: Peer, stop: CancellationToken) {
+pub(super) async fn serve(
+    broker: Arc<Broker>,
+    socket: Socket,
+    mut peer: Peer,
+    entrance: &Entrance,
+    stop: CancellationToken,
+) {
+    // Of all handshakes together, CONNECT's included.
+    let deadline = tokio::time::Instant::now() + broker.config.connect_timeout;
     if let Err(error) = socket.prepare() {
         tracing::debug!(%error, "a socket's options cannot be set");
     }
+    let greeting = async {
+        let Admitted { stream, input } = match entrance.is_plain() {
+            true => Admitted { stream: Stream::Plain(socket), input: BytesMut::new() },
+            false => Box::pin(admit(&broker, socket, &mut peer, entrance, deadline)).await?,
+        };
+        handshake::greet(&broker, stream, input, peer, deadline).await
+    };
     let greeted = tokio::select! {
-        greeted = handshake::greet(&broker, Stream::Plain(socket), peer) => greeted,
+        greeted = greeting => greeted,
         () = stop.cancelled() => return,
     };
     let Some(mut connection) = greeted else { return };
@@ -185,6 +200,34 @@ pub(super) async fn serve(broker: Arc<Broker>, socket: Socket, peer: Peer, stop:
         }
     }
     connection.finish(end, &stop).await;
+}
+
+/// The handshakes below MQTT. `None`: they failed, which has been counted and logged.
+async fn admit(
+    broker: &Broker,
+    socket: Socket,
+    peer: &mut Peer,
+    entrance: &Entrance,
+    deadline: tokio::time::Instant,
+) -> Option<Admitted> {
+    let (refused, carrier) = match tokio::time::timeout_at(deadline, entrance.admit(socket, peer)).await {
+        Ok(Ok(admitted)) => return Some(admitted),
+        Ok(Err((refused, carrier))) => (refused, Some(carrier)),
+        Err(_elapsed) => {
+            let text = "the handshakes took longer than `connect_timeout`".to_owned();
+            (Refused { reason: "handshake_timeout", text }, None)
+        }
+    };
+    let Refused { reason, text } = refused;
+    broker.board.refused(reason);
+    if let Some(held_back) = entrance.refusals.pass(broker.clock.now()) {
+        let listener = &entrance.listener.bind;
+        tracing::info!(%listener, address = %peer, reason, held_back, "a connection is refused: {text}");
+    }
+    if let Some(carrier) = carrier {
+        hang_up(carrier).await;
+    }
+    None
 }
 
 /// However it ends, a panic included, the session is handed back: else its client id could never connect again.
@@ -518,7 +561,10 @@ impl Connection {
             End::Disconnect { .. } | End::Closed => None,
         };
         self.broker.detach(&self.attached, ending);
-        let Some((code, text)) = ended_by_us else { return };
+        let Some((code, text)) = ended_by_us else {
+            self.stream.part();
+            return;
+        };
         if self.version.is_v5() {
             let reason = Some(text.into_boxed_str()).filter(|text| !text.is_empty());
             let elsewhere = self.broker.config.server_reference.clone();

@@ -58,7 +58,10 @@ pub(super) struct Rig {
     pub(super) broker: Arc<Broker>,
     pub(super) hub: Arc<Hub>,
     pub(super) board: Arc<BrokerBoard>,
+    /// Of the first listener.
     pub(super) address: SocketAddr,
+    /// Of all.
+    pub(super) addresses: Vec<Bind>,
     pub(super) clock: Arc<Later>,
     stop: CancellationToken,
     serving: JoinHandle<()>,
@@ -71,7 +74,9 @@ impl Rig {
 
     pub(super) async fn with(dir: &Path, mut config: Config, table: Table, buffers: Vec<(LinkId, Buffer)>) -> Self {
         for listener in &mut config.listeners {
-            listener.bind = Bind::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
+            if let Bind::Tcp(address) = &mut listener.bind {
+                *address = SocketAddr::from(([127, 0, 0, 1], 0));
+            }
         }
         let ids = IdSource::new("test".into(), rand::random());
         let later = Arc::new(Later::default());
@@ -82,11 +87,12 @@ impl Rig {
         let broker = Broker::open(config, dir, Arc::clone(&hub), Arc::clone(&board), clock).unwrap();
         hub.attach(Arc::clone(&broker) as _);
         let bound = broker.bind().await.unwrap();
-        let address = bound.addresses()[0].address().unwrap();
+        let addresses: Vec<Bind> = bound.listening().iter().map(|listening| listening.address().clone()).collect();
+        let address = addresses[0].address().unwrap();
         let stop = CancellationToken::new();
         #[expect(clippy::disallowed_methods, reason = "a test holds the handle")]
         let serving = tokio::spawn(bound.serve(stop.clone()));
-        Self { broker, hub, board, address, clock: later, stop, serving }
+        Self { broker, hub, board, address, addresses, clock: later, stop, serving }
     }
 
     /// A SIGKILL, as the disk sees it: the folder as it is at this moment, which a next broker opens.
@@ -175,9 +181,14 @@ pub(super) fn ack(id: u16) -> Ack {
     Ack::success(PacketId::new(id).unwrap())
 }
 
+/// What carries a client's bytes.
+pub(super) trait Pipe: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin {}
+
+impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin> Pipe for T {}
+
 /// A client that does nothing by itself.
 pub(super) struct Peer {
-    stream: TcpStream,
+    pub(super) stream: Box<dyn Pipe>,
     decoder: Decoder,
     input: BytesMut,
     version: Version,
@@ -185,9 +196,13 @@ pub(super) struct Peer {
 
 impl Peer {
     pub(super) async fn open(address: SocketAddr, connect: Connect) -> (Self, Connack) {
-        let version = connect.version;
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
+        Self::over(Box::new(stream), connect).await
+    }
+
+    pub(super) async fn over(stream: Box<dyn Pipe>, connect: Connect) -> (Self, Connack) {
+        let version = connect.version;
         let mut peer = Self { stream, decoder: Decoder::client(version, 1 << 24), input: BytesMut::new(), version };
         peer.send(Packet::Connect(Box::new(connect))).await;
         let Packet::Connack(connack) = peer.receive().await else { panic!("no CONNACK") };

@@ -1,31 +1,58 @@
 //! How clients reach the broker: what carries the bytes of MQTT, from the socket up.
 //!
+//! ```text
+//! socket (TCP, Unix) ── [proxy header] ── [TLS] ── [WebSocket] ── MQTT
+//! ```
+//!
 //! A [`Stream`] is read and written by readiness, never by waiting within: `connection` waits for [`Stream::readable`] and
 //! [`Stream::writable`] beside all else that may happen, and then moves what it can. A plain socket is passed through: no box, no
-//! copy, no system call more than it needs by itself.
+//! copy, no system call more than it needs by itself. Over TLS and WebSocket too a round is one write.
 //!
-//! - [`socket`]: TCP and Unix sockets.
-//! - [`unix`]: binding a Unix socket's file.
+//! - [`entrance`]: a listener's handshakes, one above the other.
+//! - [`socket`], [`unix`]: sockets, and the file of a Unix socket.
+//! - [`proxy`]: the PROXY protocol. [`tls`]: TLS, its files, their reload. [`websocket`]: the HTTP request, and frames.
 //! - [`peer`]: who is at the other end, as far as the transport can tell.
 //!
 //! It does not know MQTT.
 
+mod entrance;
 mod peer;
+mod proxy;
 mod socket;
+mod tls;
 mod unix;
+mod websocket;
 
 use std::io;
 
 use bytes::BytesMut;
 
+pub(super) use self::entrance::{Admitted, Entrance, hang_up};
 pub use self::peer::{AlternativeName, Peer, PeerCertificate};
 pub(super) use self::socket::{Door, Socket};
+pub(super) use self::tls::Certificates;
+use self::tls::Tls;
+pub use self::tls::{
+    Finding as TlsFinding, Material as TlsMaterial, Part as TlsPart, Sources as TlsSources, examine as examine_tls,
+};
+use self::websocket::WebSocket;
+
+/// Why a connection got no further than its handshakes.
+#[derive(Debug)]
+pub(super) struct Refused {
+    /// It is counted under this name.
+    pub(super) reason: &'static str,
+    /// For the log.
+    pub(super) text: String,
+}
 
 /// A client's connection: bytes of MQTT in both directions.
 #[derive(Debug)]
 pub(super) enum Stream {
     /// As they come from the socket.
     Plain(Socket),
+    Tls(Box<Tls>),
+    WebSocket(Box<WebSocket>),
 }
 
 impl Stream {
@@ -33,6 +60,14 @@ impl Stream {
     pub(super) async fn readable(&self) -> io::Result<()> {
         match self {
             Self::Plain(socket) => socket.readable().await,
+            Self::Tls(tls) if tls.has_ended() => Ok(()),
+            Self::Tls(tls) => tls.socket().readable().await,
+            Self::WebSocket(websocket) if websocket.has_more() => {
+                // Nothing here waits for the system: others on this thread get their turn all the same.
+                tokio::task::consume_budget().await;
+                Ok(())
+            }
+            Self::WebSocket(websocket) => websocket.socket().readable().await,
         }
     }
 
@@ -40,13 +75,17 @@ impl Stream {
     pub(super) async fn writable(&self) -> io::Result<()> {
         match self {
             Self::Plain(socket) => socket.writable().await,
+            Self::Tls(tls) => tls.socket().writable().await,
+            Self::WebSocket(websocket) => websocket.socket().writable().await,
         }
     }
 
-    /// Reads what is there into the free room of `input`. 0: the end of the stream.
+    /// Reads what is there: into the free room of `input` from a plain socket, up to 64 KiB more from others. 0: the end of the stream.
     pub(super) fn try_read_buf(&mut self, input: &mut BytesMut) -> io::Result<usize> {
         match self {
             Self::Plain(socket) => socket.try_read_buf(input),
+            Self::Tls(tls) => tls.try_read_buf(input),
+            Self::WebSocket(websocket) => websocket.try_read_buf(input),
         }
     }
 
@@ -54,13 +93,17 @@ impl Stream {
     pub(super) fn try_write(&mut self, output: &[u8]) -> io::Result<usize> {
         match self {
             Self::Plain(socket) => socket.try_write(output),
+            Self::Tls(tls) => tls.try_write(output),
+            Self::WebSocket(websocket) => websocket.try_write(output),
         }
     }
 
     /// Whether it has taken bytes that the socket has not: then [`Stream::try_flush`] is due when it is writable.
-    pub(super) const fn holds_output(&self) -> bool {
+    pub(super) fn holds_output(&self) -> bool {
         match self {
             Self::Plain(_) => false,
+            Self::Tls(tls) => tls.holds_output(),
+            Self::WebSocket(websocket) => websocket.holds_output(),
         }
     }
 
@@ -68,6 +111,16 @@ impl Stream {
     pub(super) fn try_flush(&mut self) -> io::Result<()> {
         match self {
             Self::Plain(_) => Ok(()),
+            Self::Tls(tls) => tls.try_flush(),
+            Self::WebSocket(websocket) if websocket.holds_output() => websocket.try_flush(),
+            Self::WebSocket(_) => Ok(()),
+        }
+    }
+
+    /// The client has been let in: it may send packets of this size.
+    pub(super) fn allow(&mut self, packet_bytes_max: usize) {
+        if let Self::WebSocket(websocket) = self {
+            websocket.allow(packet_bytes_max);
         }
     }
 
@@ -99,6 +152,17 @@ impl Stream {
     pub(super) async fn close(&mut self) -> io::Result<()> {
         match self {
             Self::Plain(socket) => socket.shutdown().await,
+            Self::Tls(tls) => tls.close().await,
+            Self::WebSocket(websocket) => websocket.close().await,
+        }
+    }
+
+    /// The client has ended the connection: what TLS and WebSocket say then, as far as the socket takes it now.
+    pub(super) fn part(&mut self) {
+        match self {
+            Self::Plain(_) => {}
+            Self::Tls(tls) => tls.part(),
+            Self::WebSocket(websocket) => websocket.part(),
         }
     }
 

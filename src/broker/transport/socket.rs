@@ -1,6 +1,6 @@
 //! Sockets: TCP and Unix. Listening ones are a [`Door`].
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 
 use bytes::BytesMut;
@@ -46,6 +46,20 @@ impl Socket {
         match self {
             Self::Tcp(stream) => stream.try_read_buf(input),
             Self::Unix(stream) => stream.try_read_buf(input),
+        }
+    }
+
+    pub(super) fn try_read(&self, room: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_read(room),
+            Self::Unix(stream) => stream.try_read(room),
+        }
+    }
+
+    pub(super) fn try_write_vectored(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_write_vectored(parts),
+            Self::Unix(stream) => stream.try_write_vectored(parts),
         }
     }
 

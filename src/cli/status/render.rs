@@ -17,6 +17,9 @@ pub(super) fn lines(status: &Status, now: WallMs) -> Vec<Vec<Span>> {
     if let Some(error) = &status.broker.store_error {
         lines.push(vec![Span::new(Style::Bad, format!("       store: {error}"))]);
     }
+    for error in &status.broker.reload_errors {
+        lines.push(vec![Span::new(Style::Bad, format!("       not reloaded: {error}"))]);
+    }
     if status.loops_stopped > 0 {
         let loops = format!("       loops stopped: {}", grouped(status.loops_stopped));
         lines.push(vec![Span::new(Style::Warn, loops)]);
@@ -50,9 +53,10 @@ fn head(status: &Status, now: WallMs) -> Vec<Span> {
 }
 
 fn broker(broker: &BrokerStatus) -> Vec<Span> {
+    let listeners: Vec<String> = broker.listeners.iter().map(ToString::to_string).collect();
     vec![Span::plain(format!(
         "broker {}  clients {}  received {}  sent {}  offline sessions {} (owed {})  retained {}",
-        broker.listeners.join(" "),
+        listeners.join(" "),
         grouped(broker.clients),
         grouped(broker.received),
         grouped(broker.sent),
@@ -167,6 +171,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::telemetry::board::ListenerStatus;
 
     fn ledger(pairs: &[(&str, u64)]) -> BTreeMap<String, u64> {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect()
@@ -217,7 +222,7 @@ mod tests {
             phase: "running".to_owned(),
             links: vec![cloud, hq],
             broker: BrokerStatus {
-                listeners: vec!["127.0.0.1:1883".to_owned()],
+                listeners: vec![ListenerStatus { bind: "127.0.0.1:1883".to_owned(), ..ListenerStatus::default() }],
                 clients: 4,
                 received: 6_900,
                 dropped: BTreeMap::from([("session_full".to_owned(), 3)]),
@@ -280,9 +285,13 @@ link hq (rabbitmq)  online
         status.links[0].note = Some("sync: never: acknowledged before it is safe".to_owned());
         status.links[0].dead_letters = 2;
         status.broker.store_error = Some("the broker's store waits: its disk is full".to_owned());
+        status.broker.reload_errors = vec!["the certificates of :8883 are as they were: no key".to_owned()];
+        status.broker.listeners[0].layers = vec!["tls".to_owned(), "websocket".to_owned()];
         status.links[0].sink.as_mut().unwrap().last_dead_letter = Some("312 NO_ROUTE".to_owned());
         let text = shown(&status);
         assert!(text.contains("\n       store: the broker's store waits"), "{text}");
+        assert!(text.contains("\n       not reloaded: the certificates of :8883"), "{text}");
+        assert!(text.contains("broker 127.0.0.1:1883 (tls, websocket)  clients"), "{text}");
         assert!(text.contains("buffered 2,900  DOES NOT BALANCE"), "{text}");
         assert!(
             text.contains("  note: sync: never") && text.contains("\n  dead letters 2, the last: 312 NO_ROUTE"),

@@ -1,11 +1,14 @@
 //! The entries of `broker.listeners`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Resolver;
 use super::value::{Item, Section, beside};
-use crate::broker::{Bind, Listener, auth};
+use crate::broker::{
+    Bind, ClientCert, Listener, TlsConfig, TlsPart, TlsSources, TlsVersions, WebSocketTerms, auth, examine_tls,
+};
 use crate::config::keys;
+use crate::config::raw::Value;
 
 /// Its owner and group may connect.
 const SOCKET_MODE_DEFAULT: u32 = 0o660;
@@ -24,6 +27,9 @@ impl Resolver<'_> {
                 continue;
             };
             let anonymous = self.boolean(section.get("anonymous")).unwrap_or(false);
+            let tls = section.get("tls").and_then(|item| self.tls(&item));
+            let websocket = section.get("websocket").and_then(|item| self.websocket(&item));
+            let proxy_protocol = self.boolean(section.get("proxy_protocol")).unwrap_or(false);
             let Some(address) = self.bind(&section, &bind) else { continue };
             let has_port = address.address().is_none_or(|address| address.port() != 0);
             if has_port && listeners.iter().any(|listener| listener.bind == address) {
@@ -31,7 +37,7 @@ impl Resolver<'_> {
             }
             self.check_access(&bind, &address, anonymous, auth);
             let limits = self.listener_limits(section.get("limits"));
-            listeners.push(Listener { bind: address, anonymous, limits });
+            listeners.push(Listener { bind: address, anonymous, limits, tls, websocket, proxy_protocol });
         }
         if self.items(list).is_empty() {
             let hint = "leave the key out for 127.0.0.1:1883, anonymous";
@@ -67,6 +73,114 @@ impl Resolver<'_> {
         Some(Bind::Unix { path, mode })
     }
 
+    fn tls(&mut self, item: &Item<'_>) -> Option<TlsConfig> {
+        let section = self.section(item, &keys::TLS);
+        let client_certs = [("required", ClientCert::Required), ("optional", ClientCert::Optional)];
+        let client_cert = self.choice(section.get("client_cert"), &client_certs).unwrap_or_default();
+        let versions = [("1.2", TlsVersions::From12), ("1.3", TlsVersions::Only13)];
+        let versions = self.choice(section.get("versions"), &versions).unwrap_or_default();
+        let files = ["cert", "key", "client_ca", "crl"].map(|name| self.tls_file(section.get(name)));
+        for name in ["cert", "key"] {
+            if section.get(name).is_none() && !section.is_wrong {
+                let hint = "such as `tls: { cert: server.pem, key: server.key }`";
+                self.mistakes.error(&section.place, format!("`tls` needs `{name}`"), hint.to_owned());
+            }
+        }
+        for name in ["client_cert", "crl"] {
+            if let Some(item) = section.get(name).filter(|_| section.get("client_ca").is_none()) {
+                let wrong = format!("`{name}` has no meaning without `client_ca`");
+                let hint = "add `client_ca: ca.pem`, the authority that has signed the clients' certificates";
+                self.mistakes.error(item.place(), wrong, hint.to_owned());
+            }
+        }
+        let [cert, key, client_ca, crl] = files;
+        self.check_tls(&section, [&cert, &key, &client_ca, &crl], client_cert, versions);
+        let path = |file: Option<TlsFile>| file.map(|file| file.path);
+        let (cert, key, client_ca, crl) = (path(cert)?, path(key)?, path(client_ca), path(crl));
+        Some(TlsConfig { cert, key, client_ca, crl, client_cert, versions })
+    }
+
+    /// Looks into the files, if those that have to be there are.
+    fn check_tls(
+        &mut self,
+        section: &Section<'_>,
+        files: [&Option<TlsFile>; 4],
+        client_cert: ClientCert,
+        versions: TlsVersions,
+    ) {
+        let [cert, key, client_ca, crl] = files.map(|file| file.as_ref()?.text.as_deref());
+        let (Some(cert), Some(key_text)) = (cert, key) else { return };
+        // A list without an authority has been reported.
+        let sources = TlsSources { cert, key: key_text, client_ca, crl: crl.filter(|_| client_ca.is_some()) };
+        let (_material, findings) = examine_tls(sources, client_cert, versions, self.env.now);
+        for finding in findings {
+            let Some(item) = section.get(finding.part.name()) else { continue };
+            let hint = finding.hint.map(str::to_owned);
+            match finding.is_error {
+                true => self.mistakes.error(item.place(), finding.text, hint),
+                false => self.mistakes.warning(item.place(), finding.text, hint),
+            }
+        }
+        let [_, key, _, _] = files;
+        if let (Some(item), Some(key)) = (section.get(TlsPart::Key.name()), key)
+            && (self.env.is_public)(&key.path)
+        {
+            let hint = format!("`chmod o-r {}`", key.path.display());
+            self.mistakes.warning(item.place(), "everyone on this machine can read the key", hint);
+        }
+    }
+
+    /// A file of `tls`, with its text where it can be had.
+    fn tls_file(&mut self, item: Option<Item<'_>>) -> Option<TlsFile> {
+        let text = self.text(item)?;
+        let path = beside(text.place(), Path::new(&text.value));
+        if self.env.no_secrets {
+            return Some(TlsFile { path, text: None });
+        }
+        match (self.env.file)(&path) {
+            Ok(text) => Some(TlsFile { path, text: Some(text) }),
+            Err(error) => {
+                let hint = (error.kind() == std::io::ErrorKind::InvalidData).then(|| {
+                    "the files are PEM: `openssl x509 -inform DER -in FILE -out FILE.pem` converts one".to_owned()
+                });
+                let wrong = format!("{}: {error}", path.display());
+                self.wrong_part(&text, 0..text.given.len(), wrong, hint);
+                Some(TlsFile { path, text: None })
+            }
+        }
+    }
+
+    /// `true`, or a section.
+    fn websocket(&mut self, item: &Item<'_>) -> Option<WebSocketTerms> {
+        if matches!(item.node.value, Value::Scalar(_)) {
+            return self.boolean(Some(item.clone()))?.then(WebSocketTerms::default);
+        }
+        let section = self.section(item, &keys::WEBSOCKET);
+        let mut terms = WebSocketTerms::default();
+        if let Some(path) = self.text(section.get("path")) {
+            if !path.value.starts_with('/') || path.value.contains(['?', '#', ' ']) {
+                let wrong = format!("`{}` is no path of a URL", path.given);
+                self.mistakes.error(path.place(), wrong, "such as `/mqtt`".to_owned());
+            }
+            terms.path = Some(path.value.into());
+        }
+        let Some(list) = section.get("origins") else { return Some(terms) };
+        for item in self.items(&list) {
+            let Some(text) = self.text(Some(item)) else { continue };
+            let host = text.value.strip_prefix("https://").or_else(|| text.value.strip_prefix("http://"));
+            if host.is_none_or(|host| host.is_empty() || host.contains(['/', '*', ' '])) {
+                let wrong = format!("`{}` is no origin of pages", text.given);
+                let hint = "scheme and host, and the port if it is a special one, such as `https://hmi.example`";
+                self.mistakes.error(text.place(), wrong, hint.to_owned());
+            }
+            terms.origins.push(text.value.into());
+        }
+        if terms.origins.is_empty() {
+            self.mistakes.error(list.place(), "`origins` names none", "leave the key out for all".to_owned());
+        }
+        Some(terms)
+    }
+
     /// Permissions in octal digits.
     fn mode(&mut self, item: Item<'_>) -> Option<u32> {
         let text = self.text(Some(item))?;
@@ -79,6 +193,13 @@ impl Resolver<'_> {
         }
         mode
     }
+}
+
+/// A file of `tls`.
+#[derive(Debug)]
+struct TlsFile {
+    path: PathBuf,
+    text: Option<String>,
 }
 
 /// Of `sun_path`, less the end and the `.new` that it is bound under first (Linux: 108 bytes).

@@ -1,0 +1,179 @@
+//! Files that are read again while the broker runs: when they change, and when the operator says so (SIGHUP). What is new counts for
+//! what comes next; a new file that is wrong leaves the old in force, and says so in the log and in `status` until it is right.
+//!
+//! Changes are found by looking, not by the kernel's notices: these do not come from network file systems, nor through the
+//! symbolic links that secrets are mounted by.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// How often the files are looked at. A change is taken up when it has stood still from one look to the next: a certificate and its key
+/// are two files, and neither is written in an instant.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// What is made of files.
+pub(super) trait Reloadable: Send + Sync {
+    /// For the log and `status`: "the certificates of 0.0.0.0:8883".
+    fn name(&self) -> String;
+
+    /// All that it is made of.
+    fn files(&self) -> Vec<PathBuf>;
+
+    /// Reads them. On an error what was before stays.
+    fn reload(&self) -> Result<(), String>;
+}
+
+/// All that can be read again.
+#[derive(Default)]
+pub(super) struct Reloader {
+    parts: Mutex<Vec<Watched>>,
+    asked: Notify,
+}
+
+struct Watched {
+    part: Arc<dyn Reloadable>,
+    /// Of the files that are in force, or that have been found wrong.
+    taken: Vec<Stamp>,
+    /// At the last look.
+    seen: Vec<Stamp>,
+    /// Why the files as they are now are not in force.
+    error: Option<String>,
+}
+
+/// What tells one state of a file from another; none: it cannot be looked at.
+type Stamp = Option<(u64, u64, i64, i64, u64)>;
+
+fn stamp(path: &Path) -> Stamp {
+    let file = fs::metadata(path).ok()?;
+    Some((file.dev(), file.ino(), file.mtime(), file.mtime_nsec(), file.len()))
+}
+
+fn stamps(part: &dyn Reloadable) -> Vec<Stamp> {
+    part.files().iter().map(|path| stamp(path)).collect()
+}
+
+impl Reloader {
+    /// Watches what has been read just now.
+    pub(super) fn watch(&self, part: Arc<dyn Reloadable>) {
+        let taken = stamps(&*part);
+        self.parts.lock().push(Watched { part, seen: taken.clone(), taken, error: None });
+    }
+
+    /// Has everything read again, changed or not.
+    pub(super) fn ask(&self) {
+        self.asked.notify_one();
+    }
+
+    /// What is not in force, and why.
+    pub(super) fn errors(&self) -> Vec<String> {
+        let parts = self.parts.lock();
+        let wrong = parts.iter().filter_map(|watched| Some((watched.part.name(), watched.error.as_ref()?)));
+        wrong.map(|(name, error)| format!("{name} are as they were: {error}")).collect()
+    }
+
+    /// Looks, again and again, until `stop`.
+    pub(super) async fn run(self: Arc<Self>, stop: CancellationToken) {
+        loop {
+            let is_asked = tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.asked.notified() => true,
+                () = tokio::time::sleep(LOOK) => false,
+            };
+            let reloader = Arc::clone(&self);
+            if tokio::task::spawn_blocking(move || reloader.look(is_asked)).await.is_err() {
+                tracing::error!("reading files again panicked");
+            }
+        }
+    }
+
+    fn look(&self, is_asked: bool) {
+        for watched in &mut *self.parts.lock() {
+            watched.look(is_asked);
+        }
+    }
+}
+
+impl Watched {
+    fn look(&mut self, is_asked: bool) {
+        let now = stamps(&*self.part);
+        let stands_still = std::mem::replace(&mut self.seen, now.clone()) == now;
+        if !is_asked && (now == self.taken || !stands_still) {
+            return;
+        }
+        self.taken = now;
+        self.error = match self.part.reload() {
+            Ok(()) => {
+                tracing::info!("{} have been read again and count from the next connection on", self.part.name());
+                None
+            }
+            Err(error) => {
+                tracing::error!(
+                    "{} have changed and cannot be used; they stay as they were: {error}",
+                    self.part.name()
+                );
+                Some(error)
+            }
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A number in a file.
+    struct Number {
+        file: PathBuf,
+        value: Mutex<u32>,
+    }
+
+    impl Reloadable for Number {
+        fn name(&self) -> String {
+            "the numbers".to_owned()
+        }
+
+        fn files(&self) -> Vec<PathBuf> {
+            vec![self.file.clone()]
+        }
+
+        fn reload(&self) -> Result<(), String> {
+            let text = fs::read_to_string(&self.file).map_err(|error| error.to_string())?;
+            *self.value.lock() = text.parse().map_err(|_not| format!("`{text}` is no number"))?;
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_changed_counts_when_it_has_stood_still_and_what_is_wrong_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("number");
+        fs::write(&file, "1").unwrap();
+        let number = Arc::new(Number { file: file.clone(), value: Mutex::new(1) });
+        let reloader = Reloader::default();
+        reloader.watch(Arc::clone(&number) as _);
+        let look = |is_asked| {
+            reloader.look(is_asked);
+            (*number.value.lock(), reloader.errors().len())
+        };
+        assert_eq!(look(false), (1, 0));
+        fs::write(&file, "22").unwrap();
+        assert_eq!(look(false), (1, 0), "it may still be written to");
+        fs::write(&file, "333").unwrap();
+        assert_eq!(look(false), (1, 0), "it was");
+        assert_eq!(look(false), (333, 0));
+        fs::write(&file, "four").unwrap();
+        assert_eq!((look(false), look(false)), ((333, 0), (333, 1)));
+        assert_eq!(reloader.errors(), ["the numbers are as they were: `four` is no number"]);
+        fs::write(&file, "55555").unwrap();
+        assert_eq!(look(true), (55_555, 0), "asked, it does not wait");
+        fs::remove_file(&file).unwrap();
+        assert_eq!((look(false), look(false)), ((55_555, 0), (55_555, 1)));
+    }
+}
