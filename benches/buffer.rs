@@ -5,7 +5,7 @@
 //! machine that is busy with something else spoils single rounds and not the figure. No test asks for a time; this
 //! program only prints. `docs/performance.md` says how to read it.
 //!
-//! Arguments behind `--`: `quick` (short rounds), `backlog=10GiB` (size of the log that is opened; default 1GiB), `dir=PATH` (the
+//! Arguments behind `--`: `quick` (short rounds), `appends=256` (only these, of that batch), `backlog=10GiB` (size of the log that is opened; default 1GiB), `dir=PATH` (the
 //! disk to measure; default: that of `target`).
 
 #![expect(
@@ -58,7 +58,11 @@ fn main() {
         rounds: if quick { 3 } else { 9 },
     };
     println!("payload {PAYLOAD} B, median of {} rounds of {:?}", bench.rounds, bench.round);
-    bench.appends();
+    let only = args.iter().find_map(|arg| arg.strip_prefix("appends=")).map(|batch| batch.parse().unwrap());
+    bench.appends(only);
+    if only.is_some() {
+        return;
+    }
     bench.lone_publisher();
     bench.amplification();
     bench.flash(quick);
@@ -93,16 +97,20 @@ impl Bench {
 
     /// Durable records a second, one sync a batch: a bare file, the log driven by one thread, and the whole buffer with
     /// as many publishers as the batch has records, each waiting for its receipt before it publishes again.
-    fn appends(&self) {
+    fn appends(&self, only: Option<usize>) {
         println!("\nappends, one sync a batch (records/s)");
         println!(
             "{:>8} {:>12} {:>12} {:>12} {:>10} {:>10}",
             "batch", "bare file", "log", "buffer", "log/bare", "buf/bare"
         );
-        for (batch, target) in [(1, 0.5), (16, 0.8), (256, 0.8), (4096, 0.4)] {
+        let all = [(1, 0.5), (16, 0.8), (256, 0.8), (4096, 0.4)];
+        for (batch, target) in all.into_iter().filter(|(batch, _)| only.is_none_or(|only| only == *batch)) {
             let mut bare = Bare::new(&self.dir, batch);
             let (mut log, _) = Direct::open(&self.config("log"), 1024, clock::system()).unwrap();
+            // As the gateway opens it: within the runtime that its publishers run on.
+            let runtime = self.runtime.enter();
             let (buffer, _) = Buffer::open(self.config("buffer"), 1024, clock::system()).unwrap();
+            drop(runtime);
             let mut rates = Rates::default();
             for _ in 0..self.rounds {
                 rates.push([

@@ -1,6 +1,6 @@
 //! What publishers have staged: encoded records, cut into frames as they come, in memory until they are written.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::codec::Packer;
 use super::format::{
@@ -9,16 +9,19 @@ use super::format::{
 use super::{Compression, Offset, Record, wide};
 use crate::clock::{Moment, WallMs};
 
-/// Bytes that a batch makes room for before it has any.
-const CAPACITY_MAX: usize = 1 << 20;
 /// Milliseconds of the wall clock that a frame covers at most: its age is that of its first record, and on a full disk, or with
 /// `sync: spill`, a batch may be open for long.
 pub(super) const FRAME_MS_MAX: u64 = 999;
+/// Bytes that a batch makes room for before it has any: what may be staged (see `STAGED_BYTES_MAX` in `state`). Room that is not
+/// written to costs no memory.
+const CAPACITY_MAX: usize = 8 << 20;
+/// The largest buffer that is kept for a later batch: memory that stays with an idle log.
+const SPARE_MAX: usize = 2 << 20;
 
 /// Records that become one write. Each frame carries the time of its first record; each record its own delta.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    bytes: Vec<u8>,
+    bytes: BytesMut,
     cuts: Vec<Cut>,
     base: u64,
     next: u64,
@@ -87,6 +90,15 @@ impl Frame {
     /// Bytes that writing it takes.
     pub(super) fn disk_bytes(&self) -> u64 {
         wide(FRAME_HEADER + aligned(self.body.len()))
+    }
+
+    /// The memory of its batch, where nobody uses it any more.
+    pub(super) fn into_spare(self) -> Option<BytesMut> {
+        let mut spare = self.body.try_into_mut().ok()?;
+        spare.clear();
+        // Asks for the whole batch's room, not only what this frame had of it: one that has so much is too large to stay.
+        let is_large = spare.try_reclaim(SPARE_MAX + 1);
+        (!is_large).then_some(spare)
     }
 
     /// One of its records, as it is handed out.
@@ -165,15 +177,18 @@ impl Batch {
         }
     }
 
-    /// Hands it to the writer.
-    pub(super) fn take(&mut self) -> Option<Taken> {
+    /// Hands it to the writer. The next one goes into `spare`, an earlier one's memory: new memory is zeroed by the system
+    /// page by page, which costs more than all that is done with the records.
+    pub(super) fn take(&mut self, spare: Option<BytesMut>) -> Option<Taken> {
         if self.is_empty() {
             return None;
         }
         // The next one is about as large: it need not grow, and be copied, step by step.
-        let bytes = Vec::with_capacity(self.bytes.len().min(CAPACITY_MAX));
+        let len = self.bytes.len();
+        let mut bytes = spare.unwrap_or_default();
+        bytes.reserve((len + len / 8).min(CAPACITY_MAX));
         let Self { bytes, cuts, base, next } = std::mem::replace(self, Self { bytes, ..Self::default() });
-        Some(Taken { base, next, skipped: 0, bytes: Bytes::from(bytes), cuts })
+        Some(Taken { base, next, skipped: 0, bytes: bytes.freeze(), cuts })
     }
 }
 
@@ -202,7 +217,7 @@ impl Taken {
                 }
             }
         }
-        batch.take()
+        batch.take(None)
     }
 
     /// Bytes that writing it takes.

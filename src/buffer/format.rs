@@ -258,7 +258,7 @@ pub(super) const fn record_len(body: usize, expires: bool) -> usize {
 }
 
 /// Appends a record: `body_len:u32 time_delta_ms:i32 flags:u32 zero:u32 [expires_ms:u64] body padding`.
-pub(super) fn encode_record(out: &mut Vec<u8>, parts: &[&[u8]], delta_ms: i32, expires: Option<WallMs>) {
+pub(super) fn encode_record(out: &mut impl BufMut, parts: &[&[u8]], delta_ms: i32, expires: Option<WallMs>) {
     let len: usize = parts.iter().map(|part| part.len()).sum();
     out.put_u32_le(u32::try_from(len).unwrap_or(u32::MAX));
     out.put_i32_le(delta_ms);

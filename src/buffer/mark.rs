@@ -16,8 +16,10 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-/// So many are woken by the one who moves the mark; more are woken by a task.
+/// So many are woken by the one who moves the mark; more are woken by tasks.
 const WAKE_DIRECTLY: usize = 4;
+/// So many are worth a task of their own, so that another worker wakes them.
+const WAKE_TOGETHER: usize = 32;
 
 /// How far a log is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -142,12 +144,18 @@ impl MarkSender {
         self.wake(all);
     }
 
-    fn wake(&self, wakers: Wakers) {
+    fn wake(&self, mut wakers: Wakers) {
         self.changes.send_replace(());
-        if wakers.0.len() > WAKE_DIRECTLY
-            && let Some(runtime) = &self.runtime
-        {
-            runtime.spawn(async move { drop(wakers) });
+        if wakers.0.len() <= WAKE_DIRECTLY {
+            return;
+        }
+        let Some(runtime) = &self.runtime else { return };
+        let tasks = runtime.metrics().num_workers().min(wakers.0.len() / WAKE_TOGETHER).max(1);
+        let each = wakers.0.len().div_ceil(tasks);
+        while !wakers.0.is_empty() {
+            let rest = Wakers(wakers.0.split_off(each.min(wakers.0.len())));
+            let some = std::mem::replace(&mut wakers, rest);
+            runtime.spawn(async move { drop(some) });
         }
     }
 

@@ -163,6 +163,7 @@ mod slots;
 mod spill;
 mod state;
 mod storage;
+mod tail;
 mod writer;
 
 pub use dead_letters::{DeadLetter, DeadLetters, SendError};

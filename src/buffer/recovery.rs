@@ -21,8 +21,9 @@ use super::scan::FrameScan;
 use super::segment::{Point, Segment};
 use super::slots::{Held, Slots};
 use super::spill::Spill;
-use super::state::{Limits, Pressure, Shared, State, Tail, TurnedAway};
+use super::state::{Limits, Pressure, Shared, State, TurnedAway};
 use super::storage::{Handle, Storage, is_no_space, read_past_bad_pages, read_up_to};
+use super::tail::Tail;
 use super::{Config, Offset, OpenError, Recovery, SyncMode, wide};
 use crate::buffer::batch::Batch;
 use crate::buffer::format::FORMAT;
@@ -132,6 +133,7 @@ fn assemble(parts: Parts<'_>, segments: VecDeque<Known>, tracker: Tracker, next:
         closing: false,
         turned_away: TurnedAway::default(),
         poked: true,
+        awaited: None,
     };
     let limits = Limits::of(parts.config, parts.window);
     let upkeep = Upkeep::new(parts.clock.now());

@@ -69,7 +69,7 @@ impl Spill {
     }
 
     fn close(&mut self, staged: &mut Batch) {
-        let Some(taken) = staged.take() else { return };
+        let Some(taken) = staged.take(None) else { return };
         for (frame, len) in taken.frames() {
             self.bytes += len;
             self.frames.push_back(frame);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
 
-use super::batch::{Batch, Frame};
+use super::batch::{Batch, Frame, Taken};
 use super::cursor::{Drop, Passed, Tracker};
 use super::format::{FRAME_HEADER, record_len};
 use super::log::RESERVE;
@@ -15,15 +15,14 @@ use super::quota::Siblings;
 use super::retention::Retention;
 use super::segment::Segment;
 use super::spill::Spill;
+use super::tail::Tail;
 use super::{Config, MarkSender, Outcome, Refused, Stats, Streams, SyncMode, WhenFull, wide};
 use crate::buffer::Offset;
-use crate::clock::{Clock, Moment, WallMs};
+use crate::clock::{self, Clock, Moment, WallMs};
 
 /// Staged bytes that the writer has not written yet, at most: more makes offers wait, whatever the policy. Some tens
 /// of milliseconds of a fast disk.
-const STAGED_BYTES_MAX: u64 = 8 << 20;
-/// Bytes of the log's tail that stay in memory, so that an online link does not read the disk.
-const TAIL_BYTES_MAX: u64 = 4 << 20;
+pub(super) const STAGED_BYTES_MAX: u64 = 8 << 20;
 /// What closing a segment and beginning another may take on disk.
 const CLOSING_BYTES: u64 = 2 << 10;
 /// How often the same trouble is logged.
@@ -111,6 +110,8 @@ pub(super) struct State {
     pub(super) turned_away: TurnedAway,
     /// Something for the writer to look at.
     pub(super) poked: bool,
+    /// The writer waits until so many records are staged.
+    pub(super) awaited: Option<u64>,
 }
 
 /// Offers that were refused or dropped since this was last logged.
@@ -130,64 +131,16 @@ impl TurnedAway {
     }
 }
 
-/// The newest durable frames.
-#[derive(Debug, Default)]
-pub(super) struct Tail {
-    frames: VecDeque<Frame>,
-    bytes: u64,
-    bytes_max: u64,
-}
-
-impl Tail {
-    /// A tail for a log of this mode. What is not synced must stay, as its file may turn out to have failed, or be read
-    /// before it is there (`sync: spill`).
-    pub(super) fn of(sync: SyncMode) -> Self {
-        let unsynced = match sync {
-            SyncMode::Interval(_) | SyncMode::Spill(_) => 2 * STAGED_BYTES_MAX,
-            SyncMode::Group | SyncMode::Never => 0,
-        };
-        Self { bytes_max: TAIL_BYTES_MAX + unsynced, ..Self::default() }
-    }
-
-    pub(super) fn push(&mut self, frame: Frame) {
-        if self.frames.back().is_some_and(|last| frame.base < last.next()) {
-            // Written a second time: it is here already.
-            return;
-        }
-        self.bytes += wide(frame.body.len());
-        self.frames.push_back(frame);
-        while self.bytes > self.bytes_max && self.frames.len() > 1 {
-            self.pop();
-        }
-    }
-
-    fn pop(&mut self) {
-        if let Some(frame) = self.frames.pop_front() {
-            self.bytes -= wide(frame.body.len());
-        }
-    }
-
-    /// What is settled need not stay.
-    fn forget_below(&mut self, floor: u64) {
-        while self.frames.front().is_some_and(|frame| frame.next() <= floor) {
-            self.pop();
-        }
-    }
-
-    /// Where the first frame that reaches beyond `offset` begins.
-    pub(super) fn first_beyond(&self, offset: u64) -> Option<u64> {
-        let at = self.frames.partition_point(|frame| frame.next() <= offset);
-        self.frames.get(at).map(|frame| frame.base.max(offset))
-    }
-
-    /// The frame with `offset`.
-    pub(super) fn frame_with(&self, offset: u64) -> Option<&Frame> {
-        let at = self.frames.partition_point(|frame| frame.next() <= offset);
-        self.frames.get(at).filter(|frame| frame.base <= offset)
-    }
-}
-
 impl State {
+    /// What is staged, for the writer.
+    pub(super) fn take_staged(&mut self) -> Option<Taken> {
+        if self.staged.is_empty() {
+            return None;
+        }
+        let spare = self.tail.spare.take();
+        self.staged.take(spare)
+    }
+
     /// Bytes that are staged and not written yet.
     pub(super) fn staged_bytes(&self) -> u64 {
         self.staged.bytes() + self.in_write + self.spill.as_ref().map_or(0, Spill::bytes)
@@ -578,6 +531,9 @@ impl Shared {
         state.staged.push(offset, parts, expires, now);
         if is_first {
             self.poke_locked(state);
+        } else if state.awaited.is_some_and(|awaited| state.staged.count() >= awaited) {
+            state.awaited = None;
+            self.poke.notify_one();
         }
         Offset(offset)
     }
@@ -708,6 +664,22 @@ impl Shared {
         }
         state.poked = false;
         state.closing
+    }
+
+    /// Waits while records come and fewer than `records` are staged, at most `looks` times as long as `look`.
+    pub(super) fn gather(&self, records: u64, look: Duration, looks: u32) {
+        let mut state = self.state.lock();
+        let mut seen = 0;
+        for _ in 0..looks {
+            let staged = state.staged.count();
+            if staged == seen || staged >= records {
+                break;
+            }
+            (seen, state.awaited) = (staged, Some(records));
+            let until = clock::now() + look;
+            while state.awaited.is_some() && !self.poke.wait_until(&mut state, until).timed_out() {}
+        }
+        state.awaited = None;
     }
 
     /// Wakes the offers that wait, to all lanes.
