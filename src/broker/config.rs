@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::auth;
 use super::limits::{ListenerLimits, UserLimits};
+use super::transport::{AlternativeName, PeerCertificate};
 use crate::topic::TopicFilter;
 use crate::units::ByteSize;
 
@@ -74,10 +75,12 @@ impl Default for Config {
 pub struct Listener {
     /// Where.
     pub bind: Bind,
-    /// Clients without a login are let in. Without it authentication is needed (issue 5 brings users: until then `check` refuses such a listener).
+    /// Clients without a login are let in. Those that show one are checked all the same, where there is something to check it by.
     pub anonymous: bool,
     /// What its clients may take.
     pub limits: ListenerLimits,
+    /// What of a client's certificate is its user. Default: nothing, it logs in besides.
+    pub certificate_user: Option<CertificateUser>,
     /// TLS, and whose certificates clients may show.
     pub tls: Option<TlsConfig>,
     /// MQTT over WebSocket.
@@ -91,7 +94,15 @@ impl Listener {
     #[must_use]
     pub const fn tcp(address: SocketAddr) -> Self {
         let limits = ListenerLimits::unlimited();
-        Self { bind: Bind::Tcp(address), anonymous: false, limits, tls: None, websocket: None, proxy_protocol: false }
+        Self {
+            bind: Bind::Tcp(address),
+            anonymous: false,
+            limits,
+            certificate_user: None,
+            tls: None,
+            websocket: None,
+            proxy_protocol: false,
+        }
     }
 }
 
@@ -111,6 +122,35 @@ impl fmt::Display for Listener {
         let layers = self.layers();
         write!(f, "{}", self.bind)?;
         if layers.is_empty() { Ok(()) } else { write!(f, " ({})", layers.join(", ")) }
+    }
+}
+
+/// The part of a client's certificate that names its user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CertificateUser {
+    /// The subject's common name (Mosquitto: `use_identity_as_username`).
+    CommonName,
+    /// The first subject alternative name.
+    AlternativeName,
+    /// The whole subject, as RFC 4514 writes it (Mosquitto: `use_subject_as_username`).
+    Subject,
+}
+
+impl CertificateUser {
+    /// The user; `None`: that part is not there.
+    #[must_use]
+    pub fn of(self, certificate: &PeerCertificate) -> Option<String> {
+        let name = match self {
+            Self::CommonName => certificate.common_name.as_deref().map(str::to_owned),
+            Self::AlternativeName => certificate.alternative_names.first().map(|name| match name {
+                AlternativeName::Dns(name) | AlternativeName::Email(name) | AlternativeName::Uri(name) => {
+                    name.to_string()
+                }
+                AlternativeName::Ip(address) => address.to_string(),
+            }),
+            Self::Subject => Some(certificate.subject.to_string()),
+        };
+        name.filter(|name| !name.is_empty())
     }
 }
 
@@ -191,6 +231,33 @@ impl fmt::Display for Bind {
         match self {
             Self::Tcp(address) => address.fmt(f),
             Self::Unix { path, .. } => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_part_of_a_certificate_can_name_the_user() {
+        let certificate = PeerCertificate {
+            common_name: Some("press-7".into()),
+            subject: "CN=press-7,O=Plant".into(),
+            alternative_names: vec![
+                AlternativeName::Email("press@plant.example".into()),
+                AlternativeName::Dns("b".into()),
+            ],
+            der: Box::default(),
+        };
+        let nameless = PeerCertificate::default();
+        for (part, user) in [
+            (CertificateUser::CommonName, "press-7"),
+            (CertificateUser::AlternativeName, "press@plant.example"),
+            (CertificateUser::Subject, "CN=press-7,O=Plant"),
+        ] {
+            assert_eq!(part.of(&certificate).as_deref(), Some(user));
+            assert_eq!(part.of(&nameless), None);
         }
     }
 }

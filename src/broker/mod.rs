@@ -39,7 +39,7 @@ mod tests;
 mod topics;
 mod transport;
 
-pub use config::{Bind, ClientCert, Config, Listener, TlsConfig, TlsVersions, WebSocketTerms};
+pub use config::{Bind, CertificateUser, ClientCert, Config, Listener, TlsConfig, TlsVersions, WebSocketTerms};
 pub use listener::{BindError, Bound, Listening};
 pub use store::{StoreError, Trouble};
 pub use transport::{
@@ -125,7 +125,10 @@ impl Broker {
         let (store, loaded) = Store::open(dir)?;
         let broker = Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
-            auth: Authenticator::open(config.auth.clone(), false),
+            auth: Authenticator::open(
+                config.auth.clone(),
+                config.listeners.iter().any(|listener| listener.certificate_user.is_some()),
+            ),
             config,
             hub,
             board,

@@ -71,7 +71,7 @@ pub(super) const USER_LIMITS: Keys = Keys {
 
 pub(super) const LISTENER: Keys = Keys {
     section: "broker.listeners",
-    accepted: &["bind", "mode", "anonymous", "tls", "websocket", "proxy_protocol", "limits"],
+    accepted: &["bind", "mode", "anonymous", "certificate_user", "tls", "websocket", "proxy_protocol", "limits"],
     planned: &[],
 };
 

@@ -135,11 +135,18 @@ async fn check(broker: &Broker, connect: &Connect, peer: &Peer) -> Result<Grante
     if broker.store.has_failed() && !connect.clean_start {
         return refuse(ReasonCode::ServerUnavailable, "the broker's store has failed: no session can be kept");
     }
+    let certificate_user = match (&peer.certificate, peer.listener.certificate_user) {
+        (Some(certificate), Some(part)) => match part.of(certificate) {
+            Some(user) => Some(user),
+            None => return refuse(ReasonCode::NotAuthorized, "the certificate does not name a user"),
+        },
+        (None, _) | (_, None) => None,
+    };
     let login = Login {
         client_id: &connect.client_id,
         user: connect.user.as_deref(),
         password: connect.password.as_ref().map(|password| &*password.0),
-        certificate_user: None,
+        certificate_user: certificate_user.as_deref(),
         address: peer.address.map(|address| address.ip()),
         anonymous: peer.listener.anonymous,
     };

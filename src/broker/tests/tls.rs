@@ -16,10 +16,10 @@ use tokio_rustls::client::TlsStream;
 use super::pki::{Authority, Identity};
 use super::support::*;
 use super::websocket;
-use crate::broker::{ClientCert, Config, Listener, TlsConfig, TlsVersions, WebSocketTerms};
+use crate::broker::{CertificateUser, ClientCert, Config, Listener, TlsConfig, TlsVersions, WebSocketTerms, auth};
 use crate::message::Qos;
 use crate::router::Table;
-use crate::wire::{Disconnect, DisconnectProperties, Packet, ReasonCode};
+use crate::wire::{Connect, Disconnect, DisconnectProperties, Packet, ReasonCode};
 
 const BOTH: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12, &rustls::version::TLS13];
 const ONLY_12: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12];
@@ -238,6 +238,34 @@ async fn an_optional_certificate_may_be_missing_but_not_wrong() {
     peer(&rig, client(&files.ca, None, BOTH), "one").await.expect_silence().await;
     peer(&rig, client(&files.ca, Some(&clients.client("two")), BOTH), "two").await.expect_silence().await;
     is_refused(&rig, client(&files.ca, Some(&Authority::new("Others").client("three")), BOTH)).await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn r31_a_certificate_names_the_user_and_without_one_nobody_is_let_in_by_a_name() {
+    let (files, clients) = (Files::new(), Authority::new("Clients"));
+    let tls = TlsConfig { client_cert: ClientCert::Optional, ..files.mutual(&clients) };
+    let listener = Listener {
+        certificate_user: Some(CertificateUser::CommonName),
+        tls: Some(tls),
+        ..Listener::tcp(([127, 0, 0, 1], 0).into())
+    };
+    fs::write(files.path("acl"), "pattern write %u/#\n").unwrap();
+    let acl = auth::AclSource::File(files.path("acl"));
+    let auth = auth::Config { acl, ..auth::Config::default() };
+    let rig = rig(files.dir.path(), Config { listeners: vec![listener], auth, ..Config::default() }).await;
+    let claimed = Connect { user: Some("press-8".into()), ..connect("one") };
+    let stream = open(&rig, client(&files.ca, Some(&clients.client("press-7")), BOTH)).await.unwrap();
+    let (mut press, connack) = Peer::over(Box::new(stream), claimed.clone()).await;
+    assert_eq!(connack.code, ReasonCode::Success);
+    press.deliver("press-7/temp", "1", Qos::AtLeastOnce, 1).await;
+    press.send(Packet::Publish(publish("press-8/temp", "2", Qos::AtLeastOnce, 2))).await;
+    let Packet::Puback(refused) = press.receive().await else { panic!("no PUBACK") };
+    assert_eq!(refused.code, ReasonCode::NotAuthorized);
+    for (identity, code) in [(None, ReasonCode::NotAuthorized), (Some(clients.client("")), ReasonCode::NotAuthorized)] {
+        let stream = open(&rig, client(&files.ca, identity.as_ref(), BOTH)).await.unwrap();
+        assert_eq!(Peer::over(Box::new(stream), claimed.clone()).await.1.code, code);
+    }
     rig.stop().await;
 }
 

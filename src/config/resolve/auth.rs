@@ -160,9 +160,15 @@ impl Resolver<'_> {
     }
 
     /// Whether a listener lets in whom it should.
-    pub(super) fn check_access(&mut self, bind: &Item<'_>, addr: &Bind, anonymous: bool, auth: &Config) {
+    pub(super) fn check_access(
+        &mut self,
+        bind: &Item<'_>,
+        addr: &Bind,
+        (anonymous, has_logins): (bool, bool),
+        auth: &Config,
+    ) {
         if !anonymous {
-            if !auth.has_logins() {
+            if !has_logins {
                 let wrong = format!("{addr} asks clients for a login, and `auth` names nothing to check one by");
                 let hint = "add `auth: { users: users.passwd }` to `broker` (`tidegate passwd` makes the file), or `anonymous: \
                             true` here and bind it to 127.0.0.1 or a network that you trust";

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use super::Resolver;
 use super::value::{Item, Section, beside};
 use crate::broker::{
-    Bind, ClientCert, Listener, TlsConfig, TlsPart, TlsSources, TlsVersions, WebSocketTerms, auth, examine_tls,
+    Bind, CertificateUser, ClientCert, Listener, TlsConfig, TlsPart, TlsSources, TlsVersions, WebSocketTerms, auth,
+    examine_tls,
 };
 use crate::config::keys;
 use crate::config::raw::Value;
@@ -30,20 +31,54 @@ impl Resolver<'_> {
             let tls = section.get("tls").and_then(|item| self.tls(&item));
             let websocket = section.get("websocket").and_then(|item| self.websocket(&item));
             let proxy_protocol = self.boolean(section.get("proxy_protocol")).unwrap_or(false);
+            let certificate_user = self.certificate_user(section.get("certificate_user"), &tls, proxy_protocol);
             let Some(address) = self.bind(&section, &bind) else { continue };
             let has_port = address.address().is_none_or(|address| address.port() != 0);
             if has_port && listeners.iter().any(|listener| listener.bind == address) {
                 self.mistakes.error(bind.place(), format!("{address} is bound twice"), None);
             }
-            self.check_access(&bind, &address, anonymous, auth);
+            let has_logins = auth.has_logins() || certificate_user.is_some();
+            self.check_access(&bind, &address, (anonymous, has_logins), auth);
             let limits = self.listener_limits(section.get("limits"));
-            listeners.push(Listener { bind: address, anonymous, limits, tls, websocket, proxy_protocol });
+            listeners.push(Listener {
+                bind: address,
+                anonymous,
+                limits,
+                certificate_user,
+                tls,
+                websocket,
+                proxy_protocol,
+            });
         }
         if self.items(list).is_empty() {
             let hint = "leave the key out for 127.0.0.1:1883, anonymous";
             self.mistakes.error(list.place(), "`listeners` names no listener", hint.to_owned());
         }
         listeners
+    }
+
+    /// Which part of a client's certificate is its user.
+    fn certificate_user(
+        &mut self,
+        item: Option<Item<'_>>,
+        tls: &Option<TlsConfig>,
+        proxy_protocol: bool,
+    ) -> Option<CertificateUser> {
+        let parts = [
+            ("cn", CertificateUser::CommonName),
+            ("san", CertificateUser::AlternativeName),
+            ("subject", CertificateUser::Subject),
+        ];
+        let part = self.choice(item.clone(), &parts)?;
+        let shows_one = tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        // A proxy tells the common name alone.
+        let is_told = proxy_protocol && part == CertificateUser::CommonName;
+        if !(shows_one || is_told) {
+            let wrong = "clients show no certificate here that could name their user";
+            let hint = "add `tls: { .., client_ca: ca.pem }`, or, behind a proxy that ends TLS, `proxy_protocol: true` and `cn`";
+            self.mistakes.error(item?.place(), wrong, hint.to_owned());
+        }
+        Some(part)
     }
 
     /// `127.0.0.1:1883`, or `unix:/run/tidegate/mqtt.sock` with `mode`.
