@@ -8,14 +8,15 @@ use std::collections::HashMap;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::BytesMut;
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::auth::Granted;
 use super::auth::acl::{Rights, Verdicts};
+use super::bell::Bell;
 use super::index::Share;
 use super::limits::UserLimits;
 use super::limits::usage::UserHeld;
@@ -55,8 +56,8 @@ pub(super) struct Client {
     pub(super) id: SessionId,
     pub(super) name: Arc<str>,
     state: Mutex<State>,
-    /// Something was pushed that the connection should look at.
-    pub(super) wake: Notify,
+    /// Something was pushed, or the connection is to end.
+    pub(super) bell: Bell,
 }
 
 /// See [`Client`].
@@ -150,14 +151,22 @@ impl Aliases {
 #[derive(Debug, Default)]
 pub(super) struct Kick {
     reason: Mutex<Option<ReasonCode>>,
+    is_kicked: AtomicBool,
     pub(super) token: CancellationToken,
 }
 
 impl Kick {
-    /// Asks the connection to end, for `reason`. The first reason counts.
-    pub(super) fn with(&self, reason: ReasonCode) {
+    /// Asks the connection of `client` to end, for `reason`. The first reason counts.
+    pub(super) fn with(&self, reason: ReasonCode, client: &Client) {
         self.reason.lock().get_or_insert(reason);
+        self.is_kicked.store(true, Ordering::Release);
         self.token.cancel();
+        client.bell.ring();
+    }
+
+    /// Whether it is to end. The bell rings when that comes to be.
+    pub(super) fn is_kicked(&self) -> bool {
+        self.is_kicked.load(Ordering::Acquire)
     }
 
     /// Why.
@@ -184,6 +193,32 @@ pub(super) struct Delivery {
     pub(super) retain: bool,
     pub(super) ids: smallvec::SmallVec<[u32; 1]>,
     pub(super) share: Option<Arc<Share>>,
+}
+
+/// A QoS 0 message for one subscriber.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AtMostOnce<'a> {
+    pub(super) topic: &'a TopicName,
+    pub(super) message: &'a Message,
+    pub(super) retain: bool,
+    pub(super) ids: &'a [u32],
+    /// Others get it too: then it is worth keeping its bytes.
+    pub(super) is_one_of_many: bool,
+}
+
+/// A QoS 0 packet as the last subscriber got it: for the next one with the same version and retain flag it is the same to the
+/// last byte, where neither has subscription identifiers or topic aliases.
+#[derive(Debug, Default)]
+pub(super) struct Encoded(Option<(Version, bool, Vec<u8>)>);
+
+impl Encoded {
+    fn of(&self, version: Version, retain: bool) -> Option<&[u8]> {
+        self.0.as_ref().filter(|(of, with, _)| *of == version && *with == retain).map(|(.., bytes)| bytes.as_slice())
+    }
+
+    fn keep(&mut self, version: Version, retain: bool, bytes: &[u8]) {
+        self.0 = Some((version, retain, bytes.to_vec()));
+    }
 }
 
 /// What a push into the store is bounded by and counted in.
@@ -226,11 +261,16 @@ impl Client {
             ended: None,
             will_due: None,
         };
-        Self { id, name, state: Mutex::new(state), wake: Notify::new() }
+        Self { id, name, state: Mutex::new(state), bell: Bell::default() }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock()
+    }
+
+    /// What its connection is to send and has not taken yet.
+    pub(super) fn outbox_bytes(&self) -> usize {
+        self.lock().online.as_ref().map_or(0, |online| online.outbox.len())
     }
 }
 
@@ -287,24 +327,36 @@ impl State {
         self.online.is_none() && self.will_due.is_some_and(|delay_s| waited >= u64::from(delay_s))
     }
 
-    /// A QoS 0 message: into the outbox, or dropped for the reason given.
-    pub(super) fn push_at_most_once(&mut self, delivery: &Delivery, now: Moment) -> Result<(), &'static str> {
+    /// A QoS 0 message: into the outbox, or dropped for the reason given. `false`: it is not connected, and QoS 0 is not kept;
+    /// nobody expects it (MQTT 5.0 section 4.3.1).
+    pub(super) fn push_at_most_once(
+        &mut self,
+        parts: AtMostOnce<'_>,
+        encoded: &mut Encoded,
+        now: Moment,
+    ) -> Result<bool, &'static str> {
         let version = self.terms.version;
-        // Offline: QoS 0 is not kept, and nobody expects it (MQTT 5.0 section 4.3.1).
-        let Some(online) = &mut self.online else { return Ok(()) };
+        let Some(online) = &mut self.online else { return Ok(false) };
         if online.outbox.len() >= OUTBOX_BYTES_MAX {
             return Err("slow_subscriber");
         }
-        let Delivery { topic, message, retain, ids, .. } = delivery;
-        put_publish(
-            online,
-            version,
-            topic,
-            message,
-            ids,
-            now,
-            PublishHow { qos: Qos::AtMostOnce, retain: *retain, id: None, dup: false },
-        )
+        let AtMostOnce { topic, message, retain, ids, is_one_of_many } = parts;
+        let is_common = is_one_of_many && ids.is_empty() && online.aliases.max == 0;
+        if is_common && let Some(bytes) = encoded.of(version, retain) {
+            if bytes.len() > online.packet_bytes_max {
+                return Err("too_large");
+            }
+            online.outbox.extend_from_slice(bytes);
+            online.packets += 1;
+            return Ok(true);
+        }
+        let before = online.outbox.len();
+        let how = PublishHow { qos: Qos::AtMostOnce, retain, id: None, dup: false };
+        put_publish(online, version, topic, message, ids, now, how)?;
+        if is_common {
+            encoded.keep(version, retain, online.outbox.get(before..).unwrap_or_default());
+        }
+        Ok(true)
     }
 
     /// A QoS 1 or 2 message for a clean session: into the queue, or dropped for the reason given.

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use super::Broker;
-use super::client::{Client, Delivery, PushTerms, State};
+use super::client::{AtMostOnce, Client, Delivery, Encoded, PushTerms, State};
 use super::store::{Op, Unit, encode_body};
 use super::topics::Match;
 use crate::clock::Moment;
@@ -19,8 +19,23 @@ use crate::topic::TopicName;
 
 impl Local for Broker {
     fn deliver(&self, batch: &[LocalDelivery]) -> Vec<Stored> {
-        batch.iter().map(|delivery| self.deliver_one(delivery)).collect()
+        let now = self.clock.moment();
+        let mut round = Round { now, last: None, sent: 0, sent_bytes: 0 };
+        let positions = batch.iter().map(|delivery| self.deliver_one(delivery, &mut round)).collect();
+        self.board.sent.fetch_add(round.sent, Ordering::Relaxed);
+        self.board.publish_bytes_out.fetch_add(round.sent_bytes, Ordering::Relaxed);
+        positions
     }
+}
+
+/// What the deliveries of one batch have in common.
+struct Round<'a> {
+    now: Moment,
+    /// Whom the last topic led to: a client's batch has runs of one.
+    last: Option<(&'a TopicName, Arc<[Match]>)>,
+    /// QoS 0 messages that were pushed, and the bytes of their payloads.
+    sent: u64,
+    sent_bytes: u64,
 }
 
 /// A delivery under way.
@@ -30,13 +45,15 @@ struct Job<'a> {
     publisher: Option<(Arc<Client>, u16)>,
     /// The publisher's exchange is stored.
     publisher_kept: bool,
-    matches: Vec<Match>,
+    matches: Arc<[Match]>,
     body: Option<Bytes>,
+    /// At QoS 0 what most subscribers get is the same to the last byte.
+    encoded: Encoded,
     now: Moment,
 }
 
 impl Broker {
-    fn deliver_one(&self, delivery: &LocalDelivery) -> Stored {
+    fn deliver_one<'a>(&self, delivery: &'a LocalDelivery, round: &mut Round<'a>) -> Stored {
         let publisher = self.publisher(delivery);
         let mut publisher_kept = false;
         if let Some((client, id)) = &publisher {
@@ -46,23 +63,21 @@ impl Broker {
             }
             publisher_kept = state.terms.kept;
         }
-        let matches = match self.is_denied(&delivery.topic) {
-            true => Vec::new(),
-            false => self.topics.matches(&delivery.topic, delivery.client_id.as_deref()),
-        };
+        let matches = self.matches(delivery, round);
         let is_stored = publisher_kept
             || delivery.message.retain
             || (delivery.message.qos != Qos::AtMostOnce
                 && matches.iter().any(|one| one.qos != Qos::AtMostOnce && one.client.lock().terms.kept));
-        let mut job = Job { delivery, publisher, publisher_kept, matches, body: None, now: self.clock.moment() };
+        let (body, encoded, now) = (None, Encoded::default(), round.now);
+        let mut job = Job { delivery, publisher, publisher_kept, matches, body, encoded, now };
         if !is_stored {
-            self.hand_out(&mut job, None);
+            self.hand_out(&mut job, round, None);
             return Stored::Nothing;
         }
         let (has_room, position) = self.store.stage(|unit| {
             let has_room = unit.has_room();
             if has_room {
-                self.hand_out(&mut job, Some(unit));
+                self.hand_out(&mut job, round, Some(unit));
             }
             has_room
         });
@@ -80,19 +95,30 @@ impl Broker {
         position.map_or(Stored::Nothing, |position| Stored::At(self.store_mark.clone(), position))
     }
 
+    fn matches<'a>(&self, delivery: &'a LocalDelivery, round: &mut Round<'a>) -> Arc<[Match]> {
+        if self.is_denied(&delivery.topic) {
+            return Arc::default();
+        }
+        self.topics.matches(&delivery.topic, delivery.client_id.as_deref(), &mut round.last)
+    }
+
     /// The client whose inbound exchange this delivery is.
     fn publisher(&self, delivery: &LocalDelivery) -> Option<(Arc<Client>, u16)> {
         let (name, id) = (delivery.client_id.as_ref()?, delivery.packet_id?);
         self.clients.lock().get(name).map(|client| (Arc::clone(client), id))
     }
 
-    fn hand_out(&self, job: &mut Job<'_>, mut unit: Option<&mut Unit<'_>>) {
+    fn hand_out(&self, job: &mut Job<'_>, round: &mut Round<'_>, mut unit: Option<&mut Unit<'_>>) {
         if job.delivery.message.retain {
             self.keep_retained(job, unit.as_deref_mut());
         }
         let inbound = unit.as_ref().filter(|_| job.publisher_kept).map(|unit| unit.position());
-        for one in std::mem::take(&mut job.matches) {
-            self.hand_to(job, one, unit.as_deref_mut(), inbound);
+        for one in &*Arc::clone(&job.matches) {
+            if one.qos.min(job.delivery.message.qos) == Qos::AtMostOnce {
+                self.push_at_most_once(job, round, one);
+            } else {
+                self.hand_to(job, one, unit.as_deref_mut(), inbound);
+            }
         }
         let Some((client, id)) = job.publisher.take() else { return };
         if let Some(unit) = unit.filter(|_| job.publisher_kept) {
@@ -101,15 +127,38 @@ impl Broker {
         client.lock().inbound.handle_delivered(id, Arc::clone(&job.delivery.message), inbound);
     }
 
-    fn hand_to(&self, job: &mut Job<'_>, one: Match, unit: Option<&mut Unit<'_>>, inbound: Option<u64>) {
+    /// The short way: nothing of it is kept anywhere.
+    fn push_at_most_once(&self, job: &mut Job<'_>, round: &mut Round<'_>, one: &Match) {
+        let LocalDelivery { topic, message, .. } = job.delivery;
+        let retain = message.retain && one.retain_as_published;
+        let parts = AtMostOnce { topic, message, retain, ids: &one.ids, is_one_of_many: job.matches.len() > 1 };
+        let mut state = one.client.lock();
+        if !state.may_read(topic) {
+            return;
+        }
+        let pushed = state.push_at_most_once(parts, &mut job.encoded, job.now);
+        drop(state);
+        match pushed {
+            Ok(true) => {
+                round.sent += 1;
+                round.sent_bytes += message.payload.len() as u64;
+                one.client.bell.ring();
+            }
+            // It is not connected.
+            Ok(false) => {}
+            Err(reason) => self.board.dropped(reason),
+        }
+    }
+
+    fn hand_to(&self, job: &mut Job<'_>, one: &Match, unit: Option<&mut Unit<'_>>, inbound: Option<u64>) {
         let message = &job.delivery.message;
         let delivery = Delivery {
             topic: job.delivery.topic.clone(),
             message: Arc::clone(message),
             qos: one.qos.min(message.qos),
             retain: message.retain && one.retain_as_published,
-            ids: one.ids,
-            share: one.share,
+            ids: one.ids.clone(),
+            share: one.share.clone(),
         };
         self.push(&one.client, delivery, unit, inbound, job.now, || body_of(job));
     }
@@ -129,13 +178,15 @@ impl Broker {
             return;
         }
         let pushed = match (delivery.qos, unit) {
-            (Qos::AtMostOnce, _) => state.push_at_most_once(&delivery, now).inspect(|()| {
-                if state.online.is_some() {
-                    self.board.sent.fetch_add(1, Ordering::Relaxed);
-                    let bytes = delivery.message.payload.len() as u64;
+            (Qos::AtMostOnce, _) => {
+                let Delivery { topic, message, retain, ids, .. } = &delivery;
+                let parts = AtMostOnce { topic, message, retain: *retain, ids, is_one_of_many: false };
+                state.push_at_most_once(parts, &mut Encoded::default(), now).map(|is_pushed| {
+                    self.board.sent.fetch_add(u64::from(is_pushed), Ordering::Relaxed);
+                    let bytes = if is_pushed { message.payload.len() as u64 } else { 0 };
                     self.board.publish_bytes_out.fetch_add(bytes, Ordering::Relaxed);
-                }
-            }),
+                })
+            }
             (_, Some(unit)) if state.terms.kept => {
                 let terms = self.push_terms(&state, now);
                 state.push_stored(client.id, delivery, body(), unit, terms);
@@ -153,7 +204,7 @@ impl Broker {
         let is_online = state.online.is_some();
         drop(state);
         if is_online {
-            client.wake.notify_one();
+            client.bell.ring();
         }
     }
 

@@ -20,6 +20,7 @@
 //! routes or buffers: the hub stands between.
 
 pub mod auth;
+mod bell;
 mod client;
 mod config;
 mod connection;
@@ -31,6 +32,7 @@ mod local;
 mod owed;
 mod registry;
 mod reload;
+mod remembered;
 mod session;
 mod store;
 mod sys;

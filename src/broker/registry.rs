@@ -128,7 +128,7 @@ impl Broker {
                 return Err(Held::ByAnother);
             }
             if let Some(online) = &state.online {
-                online.kick.with(ReasonCode::SessionTakenOver);
+                online.kick.with(ReasonCode::SessionTakenOver, &client);
                 return Err(Held::Until(online.over.clone()));
             }
             let lapsed = state.has_lapsed(self.clock.moment());
@@ -454,7 +454,7 @@ impl Broker {
                 granted.by == By::Users && granted.user.as_ref().is_some_and(|user| changes.users.contains(&**user));
             if let Some(online) = state.online.as_ref().filter(|_| is_over) {
                 tracing::info!(client = %client.name, user = granted.user.as_deref(), "a client is ended: its user's entry has changed");
-                online.kick.with(ReasonCode::NotAuthorized);
+                online.kick.with(ReasonCode::NotAuthorized, &client);
             }
         }
     }

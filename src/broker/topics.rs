@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::RwLock;
 use rustc_hash::FxHashMap;
@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use super::client::Client;
 use super::index::{Retained, Share, Subscriptions, Wanted};
+use super::remembered::Remembered;
 use super::store::SessionId;
 use crate::clock::Moment;
 use crate::message::{Message, Qos};
@@ -42,6 +43,10 @@ pub(super) struct Match {
 #[derive(Debug, Default)]
 pub(super) struct Topics {
     tables: RwLock<Tables>,
+    /// Another number after each change of `tables`; written under its lock.
+    generation: AtomicU64,
+    /// What topics matched: publishers repeat theirs.
+    remembered: Remembered<Arc<[Match]>>,
     retained: RwLock<Kept>,
     /// The gateway's own values below `$SYS/`.
     own_values: RwLock<Retained<Arc<Message>>>,
@@ -118,6 +123,37 @@ impl Group {
 }
 
 impl Tables {
+    /// Who gets a message, and whether that is so for every publisher and each time.
+    fn matches(&self, topic: &TopicName, publisher: Option<&str>) -> (Vec<Match>, bool) {
+        let mut found: Vec<Match> = Vec::new();
+        let mut is_general = true;
+        // A fan-out is long and has few repeats; looking each client up in a list would be quadratic.
+        let mut at: FxHashMap<SessionId, usize> = FxHashMap::default();
+        for (id, subscriber) in self.own.matches(topic) {
+            let Subscriber { client, options, subscription_id } = subscriber;
+            is_general &= !options.no_local;
+            if options.no_local && publisher == Some(&*client.name) {
+                continue;
+            }
+            let slot = *at.entry(*id).or_insert_with(|| {
+                let client = Arc::clone(client);
+                let (qos, ids) = (Qos::AtMostOnce, SmallVec::new());
+                found.push(Match { client, qos, retain_as_published: false, ids, share: None });
+                found.len() - 1
+            });
+            if let Some(one) = found.get_mut(slot) {
+                one.qos = one.qos.max(options.qos);
+                one.retain_as_published |= options.retain_as_published;
+                one.ids.extend(*subscription_id);
+            }
+        }
+        for (_, group) in self.shared.matches(topic) {
+            is_general = false;
+            found.extend(group.pick(topic));
+        }
+        (found, is_general)
+    }
+
     fn join(&mut self, share: &Share, subscriber: Subscriber) {
         let id = subscriber.client.id;
         let group = self.shared.unsubscribe(&share.filter, &share.name);
@@ -152,6 +188,7 @@ impl Topics {
             Wanted::Own(filter) => drop(tables.own.subscribe(filter, subscriber.client.id, subscriber)),
             Wanted::Shared(share) => tables.join(share, subscriber),
         }
+        self.generation.fetch_add(1, Ordering::Release);
     }
 
     /// Removes one.
@@ -169,14 +206,18 @@ impl Topics {
                 }
             }
         }
+        self.generation.fetch_add(1, Ordering::Release);
     }
 
     /// Removes all of a client's.
     pub(super) fn forget(&self, client: SessionId) {
         let mut tables = self.tables.write();
-        tables.own.remove_all(&client);
-        for share in tables.memberships.remove(&client).unwrap_or_default() {
-            tables.leave(&share, client);
+        let own = tables.own.remove_all(&client);
+        let shares = tables.memberships.remove(&client).unwrap_or_default();
+        shares.iter().for_each(|share| tables.leave(share, client));
+        // One that only published changes nothing.
+        if own > 0 || !shares.is_empty() {
+            self.generation.fetch_add(1, Ordering::Release);
         }
     }
 
@@ -187,30 +228,31 @@ impl Topics {
         (tables.own.len() + shared, shared)
     }
 
-    /// Who gets a message on `topic` that `publisher` published.
-    pub(super) fn matches(&self, topic: &TopicName, publisher: Option<&str>) -> Vec<Match> {
-        let mut found: Vec<Match> = Vec::new();
-        // A fan-out is long and has few repeats; looking each client up in a list would be quadratic.
-        let mut at: FxHashMap<SessionId, usize> = FxHashMap::default();
-        let tables = self.tables.read();
-        for (id, subscriber) in tables.own.matches(topic) {
-            let Subscriber { client, options, subscription_id } = subscriber;
-            if options.no_local && publisher == Some(&*client.name) {
-                continue;
-            }
-            let slot = *at.entry(*id).or_insert_with(|| {
-                let client = Arc::clone(client);
-                let (qos, ids) = (Qos::AtMostOnce, SmallVec::new());
-                found.push(Match { client, qos, retain_as_published: false, ids, share: None });
-                found.len() - 1
-            });
-            if let Some(one) = found.get_mut(slot) {
-                one.qos = one.qos.max(options.qos);
-                one.retain_as_published |= options.retain_as_published;
-                one.ids.extend(*subscription_id);
-            }
+    /// Who gets a message on `topic` that `publisher` published. The tree is walked only for a topic that was not asked for since
+    /// the last change.
+    /// `last` is the caller's own memory of one topic, for runs of it within a batch.
+    pub(super) fn matches<'a>(
+        &self,
+        topic: &'a TopicName,
+        publisher: Option<&str>,
+        last: &mut Option<(&'a TopicName, Arc<[Match]>)>,
+    ) -> Arc<[Match]> {
+        if let Some((_, found)) = last.as_ref().filter(|(other, _)| *other == topic) {
+            return Arc::clone(found);
         }
-        found.extend(tables.shared.matches(topic).filter_map(|(_, group)| group.pick(topic)));
+        if let Some(found) = self.remembered.get(topic, self.generation.load(Ordering::Acquire)) {
+            *last = Some((topic, Arc::clone(&found)));
+            return found;
+        }
+        let tables = self.tables.read();
+        let generation = self.generation.load(Ordering::Acquire);
+        let (found, is_general) = tables.matches(topic, publisher);
+        drop(tables);
+        let found: Arc<[Match]> = found.into();
+        if is_general {
+            self.remembered.insert(topic, generation, Arc::clone(&found), found.len());
+            *last = Some((topic, Arc::clone(&found)));
+        }
         found
     }
 

@@ -35,11 +35,12 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 
 use self::answers::Given;
 use self::plan::LinkTarget;
 use crate::buffer::{Admission, Buffer, Lane, Lanes, Permit, Refused};
-use crate::clock::{Clock, WallMs};
+use crate::clock::{Clock, Moment, WallMs};
 use crate::message::{Envelope, IdSource, Message, Origin, Properties, Qos, headers};
 use crate::router::{Endpoint, LinkId, Table};
 use crate::topic::TopicName;
@@ -157,7 +158,7 @@ struct Admitted {
     message: Arc<Message>,
     client_id: Option<Arc<str>>,
     packet_id: Option<u16>,
-    local_topics: Vec<TopicName>,
+    local_topics: SmallVec<[TopicName; 1]>,
     appends: Vec<Append>,
 }
 
@@ -234,9 +235,14 @@ impl Hub {
     pub async fn offer_each(&self, source: &Source, batch: Vec<Publication>, answers: &Answers) {
         let mut given = Given::new(answers);
         let mut ready = Vec::with_capacity(batch.len());
+        let mut accepted = Moment::default();
         for (slot, publication) in batch.into_iter().enumerate() {
+            // One reading for all that need not wait: what waits for room has had all before it accepted.
+            if ready.is_empty() {
+                accepted = self.clock.moment();
+            }
             let (client_id, packet_id) = (publication.client_id.clone(), publication.packet_id);
-            let message = self.stamp(publication);
+            let message = self.stamp(publication, accepted);
             if self.has_looped(&message) {
                 given.give(slot, Ok(Receipt::default()));
                 continue;
@@ -280,8 +286,7 @@ impl Hub {
         given.give(0, answer);
     }
 
-    fn stamp(&self, publication: Publication) -> Message {
-        let accepted = self.clock.moment();
+    fn stamp(&self, publication: Publication, accepted: Moment) -> Message {
         let mut message = Message {
             id: self.ids.next(),
             topic: publication.topic,

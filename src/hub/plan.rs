@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use super::Source;
 use crate::buffer::Lane;
 use crate::message::Message;
@@ -20,7 +22,7 @@ const CHAIN_MAX: usize = 8;
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Plan {
     /// Topics to deliver to the broker's subscribers: for a client's publish its own topic first.
-    pub(super) local_topics: Vec<TopicName>,
+    pub(super) local_topics: SmallVec<[TopicName; 1]>,
     /// Records to append.
     pub(super) links: Vec<LinkTarget>,
     /// Local topics that a template made and that are none.

@@ -55,7 +55,7 @@ pub(super) async fn greet(
     mut input: BytesMut,
     peer: Peer,
     deadline: tokio::time::Instant,
-) -> Option<Connection> {
+) -> Option<Box<Connection>> {
     let arrival = broker.arrive(&peer);
     if matches!(arrival.verdict, usage::Verdict::Closed(_)) {
         return None;
@@ -201,7 +201,7 @@ async fn open(
     (peer, arrival): (Peer, Arrival),
     mut decoder: Decoder,
     input: BytesMut,
-) -> Option<Connection> {
+) -> Option<Box<Connection>> {
     let mut properties = connack_properties(broker, &connect);
     let (version, clean_start) = (connect.version, connect.clean_start);
     let keep_alive_s = properties.server_keep_alive_s.unwrap_or(connect.keep_alive_s);
@@ -238,7 +238,8 @@ async fn open(
             return None;
         }
     };
-    let mut connection = Connection::new(broker, attached, stream, peer, decoder, input, version, keep_alive_s);
+    let connection = Connection::new(broker, attached, stream, peer, decoder, input, version, keep_alive_s);
+    let mut connection = Box::new(connection);
     (connection.session_expiry_s, connection.packet_bytes_max) = (granted, packet_bytes_max);
     connection.wants_reasons = wants_reasons;
     connection.expires = expires.map(|at| Box::pin(tokio::time::sleep_until(at.into())));
@@ -325,7 +326,7 @@ fn claim_of(broker: &Broker, connect: Connect, granted: Granted) -> Result<Claim
 
 impl Connection {
     /// The session is handed back as it was, its will unpublished, and CONNACK says why.
-    async fn turn_away(mut self, text: &str) {
+    async fn turn_away(mut self: Box<Self>, text: &str) {
         self.broker.detach(&self.attached, Ending::Orderly);
         let refusal = Refusal {
             version: self.version,
@@ -334,7 +335,7 @@ impl Connection {
             packet_bytes_max: self.packet_bytes_max,
         };
         let broker = Arc::clone(&self.broker);
-        let Self { stream, peer, .. } = &mut self;
+        let Self { stream, peer, .. } = &mut *self;
         refuse(&broker, stream, peer, refusal).await;
     }
 
@@ -389,6 +390,8 @@ impl Connection {
             is_reading: true,
             held: Holdings::default(),
             throttle: None,
+            pushes: 0,
+            patience: 0,
         }
     }
 }

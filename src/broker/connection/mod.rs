@@ -15,10 +15,12 @@ mod subscribe;
 mod throttle;
 
 use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
@@ -53,6 +55,12 @@ const READ_BYTES_MIN: usize = 2 << 10;
 /// What is moved from the session's outbox to the socket at a time.
 const WRITE_BYTES: usize = 256 << 10;
 
+/// With so much to send, waiting for more makes it no cheaper.
+const GATHERED_BYTES: usize = 16 << 10;
+
+/// Waiting that did not help is tried so many times more, and then once in so many times.
+const PATIENCE: u8 = 16;
+
 /// Publications that wait to be offered, in number and bytes: a round's batch, and what `block` holds at QoS 0.
 const PENDING_MAX: usize = 2_048;
 
@@ -73,10 +81,13 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(3);
 
 /// What can wake a connection.
 enum Event {
-    Readable(io::Result<()>),
+    /// So many bytes were read.
+    Read(io::Result<usize>),
     Writable(io::Result<()>),
+    /// Somebody pushed to the session.
+    Pushed,
     Offered(Offered),
-    /// An acknowledgement is due, or the store moved, or somebody pushed.
+    /// An acknowledgement is due, or the store moved.
     Look,
     Page(Option<Page>),
     Kicked,
@@ -161,9 +172,16 @@ struct Connection {
     held: Holdings,
     /// `None`: its rates are not limited.
     throttle: Option<Box<Throttle>>,
+    /// How often somebody pushed, see [`Connection::gather`].
+    pushes: u8,
+    /// How often more to wait for others, see [`Connection::gather`].
+    patience: u8,
 }
 
 /// Serves a client from its first byte to its last. `stop` asks it to end in order.
+///
+/// A task has room for the largest that it ever waits for, as long as it lives: beginning and end are boxed, so that a connection
+/// that only waits holds neither.
 pub(super) async fn serve(
     broker: Arc<Broker>,
     socket: Socket,
@@ -179,27 +197,21 @@ pub(super) async fn serve(
     let greeting = async {
         let Admitted { stream, input } = match entrance.is_plain() {
             true => Admitted { stream: Stream::Plain(socket), input: BytesMut::new() },
-            false => Box::pin(admit(&broker, socket, &mut peer, entrance, deadline)).await?,
+            false => admit(&broker, socket, &mut peer, entrance, deadline).await?,
         };
         handshake::greet(&broker, stream, input, peer, deadline).await
     };
     let greeted = tokio::select! {
-        greeted = greeting => greeted,
+        greeted = Box::pin(greeting) => greeted,
         () = stop.cancelled() => return,
     };
     let Some(mut connection) = greeted else { return };
+    drop(broker);
     let end = tokio::select! {
         end = connection.run() => end,
         () = stop.cancelled() => End::Kicked,
     };
-    let end = if stop.is_cancelled() { connection.wind_up().await } else { end };
-    if !matches!(end, End::Kicked) && !stop.is_cancelled() {
-        tokio::select! {
-            () = connection.finish_offers() => {}
-            () = deadline_of(&stop) => {}
-        }
-    }
-    connection.finish(end, &stop).await;
+    Box::pin(connection.wind_down(end, &stop)).await;
 }
 
 /// The handshakes below MQTT. `None`: they failed, which has been counted and logged.
@@ -244,17 +256,33 @@ impl Connection {
                 return end;
             }
             let event = self.next_event().await;
+            if matches!(event, Event::Pushed) {
+                self.gather().await;
+            }
             if let Err(end) = self.apply(event) {
                 return end;
             }
         }
     }
 
+    /// Lets others push more before it is all sent at once: one `send` costs more than all else that a message costs. Whether
+    /// that helps is seen by trying: a lone publisher's subscriber soon does not wait for others any more.
+    async fn gather(&mut self) {
+        let waiting = self.attached.client.outbox_bytes();
+        self.pushes = self.pushes.wrapping_add(1);
+        if waiting >= GATHERED_BYTES || (self.patience == 0 && !self.pushes.is_multiple_of(PATIENCE)) {
+            return;
+        }
+        tokio::task::yield_now().await;
+        let has_grown = self.attached.client.outbox_bytes() > waiting;
+        self.patience = if has_grown { PATIENCE } else { self.patience.saturating_sub(1) };
+    }
+
     /// Does all that is possible now.
     fn advance(&mut self) -> Outcome {
         loop {
-            self.take_packets()?;
-            self.start_offer();
+            let is_held = self.take_packets()?;
+            self.start_offers();
             // Looked at before, so that what a subscription brings does not overtake its SUBACK.
             let durable = self.broker.store.durable();
             self.release_acks()?;
@@ -264,7 +292,9 @@ impl Connection {
             self.feed_retained();
             self.ask_page();
             self.pump(durable);
-            if !self.write_now()? {
+            // What found no room may find it now: nobody else would call for it.
+            let goes_on = is_held && self.may_read();
+            if !self.write_now()? && !goes_on {
                 return Ok(());
             }
         }
@@ -274,24 +304,36 @@ impl Connection {
     async fn next_event(&mut self) -> Event {
         let may_read = self.may_read();
         let waits_for_store = self.waits_for_store();
-        let Self {
-            stream, output, offer, publishes, page, mark, tick, attached, keep_alive, expires, throttle, ..
-        } = self;
-        let stream = &*stream;
+        let Self { stream, input, output, offer, publishes, page, mark, tick, attached, expires, throttle, .. } = self;
+        let (read_bytes, keeps_alive, client) = (self.read_bytes, self.keep_alive.is_some(), &attached.client);
         let waits_for_receipt = publishes.head_mut().is_some_and(|wait| matches!(wait, Wait::Receipt(_)));
+        // All that a connection waits for in ordinary times, in one future: to wait for five costs five times as much.
+        let ordinary = poll_fn(|context| {
+            if client.bell.poll_rung(context).is_ready() {
+                return Poll::Ready(if attached.kick.is_kicked() { Event::Kicked } else { Event::Pushed });
+            }
+            if (!output.is_empty() || stream.holds_output())
+                && let Poll::Ready(ready) = stream.poll_writable(context)
+            {
+                return Poll::Ready(Event::Writable(ready));
+            }
+            if may_read && let Poll::Ready(read) = stream.poll_read(context, input, read_bytes) {
+                return Poll::Ready(Event::Read(read));
+            }
+            if keeps_alive && tick.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Event::Tick);
+            }
+            Poll::Pending
+        });
         tokio::select! {
             biased;
-            () = attached.kick.token.cancelled() => Event::Kicked,
             offered = async { match offer { Some(offer) => offer.done().await, None => std::future::pending().await } },
                 if offer.is_some() => Event::Offered(offered),
             () = settled(publishes), if waits_for_receipt => Event::Look,
-            ready = stream.writable(), if !output.is_empty() || stream.holds_output() => Event::Writable(ready),
-            ready = stream.readable(), if may_read => Event::Readable(ready),
+            event = ordinary => event,
             rows = async { match page { Some((_, rows)) => rows.await.ok(), None => std::future::pending().await } },
                 if page.is_some() => Event::Page(rows),
             _alive = mark.changed(), if waits_for_store => Event::Look,
-            () = attached.client.wake.notified() => Event::Look,
-            () = tick.as_mut(), if keep_alive.is_some() => Event::Tick,
             () = async { match expires { Some(at) => at.await, None => std::future::pending().await } },
                 if expires.is_some() => Event::Lapsed,
             () = async { match throttle { Some(throttle) => throttle.rested().await, None => std::future::pending().await } },
@@ -301,9 +343,9 @@ impl Connection {
 
     fn apply(&mut self, event: Event) -> Outcome {
         match event {
-            Event::Look => Ok(()),
+            Event::Look | Event::Pushed => Ok(()),
             Event::Kicked => Err(End::Kicked),
-            Event::Readable(ready) => ready.map_err(|_gone| End::Closed).and_then(|()| self.read_now()),
+            Event::Read(read) => self.take_read(read),
             Event::Writable(ready) => ready.map_err(|_gone| End::Closed),
             Event::Offered(offered) => {
                 self.take_offered(offered);
@@ -337,24 +379,24 @@ impl Connection {
             && self.output.len() < WRITE_BYTES * 4
     }
 
-    fn read_now(&mut self) -> Outcome {
-        self.input.reserve(self.read_bytes);
-        match self.stream.try_read_buf(&mut self.input) {
-            Ok(0) => Err(End::Closed),
-            Ok(bytes) => {
-                let fills = bytes >= self.read_bytes;
-                self.read_bytes = if fills { (self.read_bytes * 2).min(READ_BYTES_MAX) } else { self.read_bytes };
-                self.last_seen = self.broker.clock.now();
-                self.broker.board.bytes_in.fetch_add(bytes as u64, Ordering::Relaxed);
-                self.note_bytes(bytes);
-                Ok(())
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            Err(_gone) => Err(End::Closed),
-        }
+    fn take_read(&mut self, read: io::Result<usize>) -> Outcome {
+        let bytes = match read {
+            Ok(0) => return Err(End::Closed),
+            Ok(bytes) => bytes,
+            // TLS and WebSocket read much that is not for us.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(_gone) => return Err(End::Closed),
+        };
+        let fills = bytes >= self.read_bytes;
+        self.read_bytes = if fills { (self.read_bytes * 2).min(READ_BYTES_MAX) } else { self.read_bytes };
+        self.last_seen = self.broker.clock.now();
+        self.broker.board.bytes_in.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.note_bytes(bytes);
+        Ok(())
     }
 
-    fn take_packets(&mut self) -> Outcome {
+    /// Takes what was read apart. `true`: more is there, and no room for it.
+    fn take_packets(&mut self) -> Result<bool, End> {
         let mut packets = Packets { board: &Arc::clone(&self.broker).board, count: 0 };
         while self.may_read() && !self.input.is_empty() {
             match self.decoder.decode(&mut self.input) {
@@ -371,7 +413,8 @@ impl Connection {
             self.input = BytesMut::new();
         }
         // What has been read is dealt with first.
-        self.slow_down()
+        self.slow_down()?;
+        Ok(!self.input.is_empty() && !self.may_read())
     }
 
     fn handle(&mut self, packet: Packet) -> Outcome {
@@ -457,9 +500,12 @@ impl Connection {
 
     fn pump(&mut self, durable: u64) {
         let (broker, client) = (&self.broker, &self.attached.client);
-        let now = broker.clock.moment();
         self.durable = durable;
         let mut state = client.lock();
+        if state.outbound.is_quiet() {
+            return;
+        }
+        let now = broker.clock.moment();
         if state.terms.kept && state.outbound.can_assign() {
             drop(state);
             broker.store.stage(|unit| client.lock().pump(Some(unit), durable, now, &broker.board));
@@ -544,8 +590,20 @@ impl Connection {
         }
     }
 
+    /// From the event that ends it to the last byte.
+    async fn wind_down(mut self: Box<Self>, end: End, stop: &CancellationToken) {
+        let end = if stop.is_cancelled() { self.wind_up().await } else { end };
+        if !matches!(end, End::Kicked) && !stop.is_cancelled() {
+            tokio::select! {
+                () = self.finish_offers() => {}
+                () = deadline_of(stop) => {}
+            }
+        }
+        self.finish(end, stop).await;
+    }
+
     /// Hands the session back, then says why to the client.
-    async fn finish(mut self, end: End, stop: &CancellationToken) {
+    async fn finish(mut self: Box<Self>, end: End, stop: &CancellationToken) {
         self.hand_receipts_over();
         let ending = match end {
             End::Disconnect { with_will: false } => Ending::Orderly,

@@ -5,6 +5,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use futures_util::FutureExt;
+
 use super::acks::{Reply, Wait};
 use super::throttle::Pace;
 use super::{Connection, End, Outcome};
@@ -186,21 +188,28 @@ impl Connection {
         Ok(topic)
     }
 
-    /// Offers what waits, if no offer is under way: all publishes up to the next that is none, as one batch.
-    pub(super) fn start_offer(&mut self) {
-        if self.offer.is_some() || self.pending.is_empty() {
-            return;
+    /// Offers what waits, if no offer is under way.
+    pub(super) fn start_offers(&mut self) {
+        while self.offer.is_none()
+            && let Some(job) = self.pending.pop_front()
+        {
+            self.start_offer(job);
         }
+    }
+
+    /// Offers all publishes up to the next job that is none, as one batch.
+    fn start_offer(&mut self, first: Job) {
         let answers = Arc::new(Answers::default());
         let to = Arc::clone(&answers);
-        if let Some(Job::Resume(..)) = self.pending.front() {
-            let Some(Job::Resume(message, slot)) = self.pending.pop_front() else { return };
-            let broker = Arc::clone(&self.broker);
-            let work = Box::pin(async move { broker.resume((*message).clone(), &to).await });
-            self.offer = Some(Offer { slots: vec![Some(slot)], answers, work });
-            return;
-        }
-        let (mut batch, mut slots) = (Vec::new(), Vec::new());
+        let (publication, slot) = match first {
+            Job::Publish(publication, slot) => (publication, slot),
+            Job::Resume(message, slot) => {
+                let broker = Arc::clone(&self.broker);
+                let work = Box::pin(async move { broker.resume((*message).clone(), &to).await });
+                return self.begin_offer(Offer { slots: vec![Some(slot)], answers, work });
+            }
+        };
+        let (mut batch, mut slots) = (vec![*publication], vec![Some(slot)]);
         while let Some(Job::Publish(..)) = self.pending.front() {
             let Some(Job::Publish(publication, slot)) = self.pending.pop_front() else { break };
             batch.push(*publication);
@@ -209,7 +218,16 @@ impl Connection {
         self.pending_bytes = 0;
         let hub = Arc::clone(&self.broker.hub);
         let work = Box::pin(async move { hub.offer_each(&convert::source(), batch, &to).await });
-        self.offer = Some(Offer { slots, answers, work });
+        self.begin_offer(Offer { slots, answers, work });
+    }
+
+    /// Nearly every offer has its answers at once; only one that a link holds up is waited for.
+    fn begin_offer(&mut self, mut offer: Offer) {
+        let offered = offer.done().now_or_never();
+        self.offer = Some(offer);
+        if let Some(offered) = offered {
+            self.take_offered(offered);
+        }
     }
 
     pub(super) fn take_offered(&mut self, offered: Offered) {
@@ -263,7 +281,7 @@ impl Connection {
     pub(super) async fn finish_offers(&mut self) {
         let kick = Arc::clone(&self.attached.kick);
         loop {
-            self.start_offer();
+            self.start_offers();
             let Some(offer) = &mut self.offer else { return };
             let offered = tokio::select! {
                 offered = offer.done() => offered,

@@ -370,7 +370,7 @@ impl Store {
 
     /// The first position that is not durable yet.
     pub(super) fn durable(&self) -> u64 {
-        self.shared.mark.progress().done
+        self.shared.mark.done()
     }
 
     /// Whether the store has failed for good.

@@ -24,6 +24,8 @@ mod unix;
 mod websocket;
 
 use std::io;
+use std::pin::pin;
+use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
 
@@ -77,6 +79,49 @@ impl Stream {
             Self::Plain(socket) => socket.writable().await,
             Self::Tls(tls) => tls.socket().writable().await,
             Self::WebSocket(websocket) => websocket.socket().writable().await,
+        }
+    }
+
+    /// Reads what is there into `input`, which gets `room` only when there is something: a connection that waits holds none. 0: the
+    /// end of the stream. `WouldBlock`: what came was not for the reader, and something may have to be written now.
+    pub(super) fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+        input: &mut BytesMut,
+        room: usize,
+    ) -> Poll<io::Result<usize>> {
+        if let Self::Plain(socket) = self {
+            return socket.poll_read(context, input, room);
+        }
+        ready!(self.poll_readable(context))?;
+        input.reserve(room);
+        let read = self.try_read_buf(input);
+        if input.is_empty() {
+            *input = BytesMut::new();
+        }
+        Poll::Ready(read)
+    }
+
+    /// See [`Stream::readable`].
+    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(socket) => socket.poll_readable(context),
+            Self::Tls(tls) if tls.has_ended() => Poll::Ready(Ok(())),
+            Self::Tls(tls) => tls.socket().poll_readable(context),
+            // Nothing here waits for the system: others on this thread get their turn all the same.
+            Self::WebSocket(websocket) if websocket.has_more() => {
+                pin!(tokio::task::consume_budget()).poll(context).map(Ok)
+            }
+            Self::WebSocket(websocket) => websocket.socket().poll_readable(context),
+        }
+    }
+
+    /// Ready when something may be written.
+    pub(super) fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(socket) => socket.poll_writable(context),
+            Self::Tls(tls) => tls.socket().poll_writable(context),
+            Self::WebSocket(websocket) => websocket.socket().poll_writable(context),
         }
     }
 

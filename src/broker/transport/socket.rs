@@ -2,11 +2,14 @@
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio_util::io::poll_read_buf;
 
 use super::unix::SocketFile;
 use crate::broker::Bind;
@@ -39,6 +42,40 @@ impl Socket {
         match self {
             Self::Tcp(stream) => stream.writable().await,
             Self::Unix(stream) => stream.writable().await,
+        }
+    }
+
+    /// See [`super::Stream::poll_read`]. A read that does not fill its room tells tokio that no more is there, so that no second
+    /// one has to ask the system.
+    pub(super) fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+        input: &mut BytesMut,
+        room: usize,
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_readable(context))?;
+        input.reserve(room);
+        let read = match self {
+            Self::Tcp(stream) => poll_read_buf(Pin::new(stream), context, input),
+            Self::Unix(stream) => poll_read_buf(Pin::new(stream), context, input),
+        };
+        if input.is_empty() {
+            *input = BytesMut::new();
+        }
+        read
+    }
+
+    pub(super) fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream) => stream.poll_read_ready(context),
+            Self::Unix(stream) => stream.poll_read_ready(context),
+        }
+    }
+
+    pub(super) fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream) => stream.poll_write_ready(context),
+            Self::Unix(stream) => stream.poll_write_ready(context),
         }
     }
 

@@ -75,6 +75,8 @@ pub(crate) struct Outbound {
     pubrels: VecDeque<(u16, Option<u64>)>,
     window: usize,
     last_id: u16,
+    /// So many ids behind `last_id` are known not to be in flight.
+    free_ids: u16,
 }
 
 #[derive(Debug)]
@@ -145,6 +147,7 @@ impl Outbound {
             pubrels: VecDeque::new(),
             window,
             last_id: 0,
+            free_ids: 0,
         }
     }
 
@@ -169,6 +172,11 @@ impl Outbound {
         !self.queue.is_empty() && self.flights.len() < self.window
     }
 
+    /// Whether neither [`Outbound::poll_assign`] nor [`Outbound::poll_send`] would do anything, whatever is durable.
+    pub(crate) fn is_quiet(&self) -> bool {
+        !self.can_assign() && self.sent == self.flights.len() && self.pubrels.is_empty()
+    }
+
     /// Whether something waits for a store position to become durable.
     pub(crate) fn waits_for_store(&self, durable: u64) -> bool {
         let next = self.flights.get(self.sent).and_then(|flight| flight.entry.ready);
@@ -185,7 +193,7 @@ impl Outbound {
 
     /// Takes up what was in flight at an earlier time, in order, behind what is there.
     pub(crate) fn restore(&mut self, id: u16, entry: Entry, received: bool) {
-        self.last_id = id;
+        (self.last_id, self.free_ids) = (id, 0);
         let phase = if received { Phase::Received } else { Phase::Sent };
         self.flights.push_back(Flight { id, entry, phase });
     }
@@ -316,14 +324,19 @@ impl Outbound {
         Some(flight.entry)
     }
 
-    /// The next id that is not in flight; 0 is none. The window is far below 65,535, so there is one.
+    /// The next id that is not in flight; 0 is none. The window is far below 65,535, so there is one. Ids are given in their order,
+    /// so what is in flight is looked through once in a lap of ids, and not for each.
     fn free_id(&mut self) -> u16 {
-        loop {
-            self.last_id = self.last_id.checked_add(1).unwrap_or(1);
-            if !self.flights.iter().any(|flight| flight.id == self.last_id) {
-                return self.last_id;
+        while self.free_ids == 0 {
+            let ahead = |flight: &Flight| flight.id.wrapping_sub(self.last_id).wrapping_sub(1);
+            self.free_ids = self.flights.iter().map(ahead).min().unwrap_or(u16::MAX);
+            if self.free_ids == 0 {
+                self.last_id = self.last_id.wrapping_add(1);
             }
         }
+        self.free_ids -= 1;
+        self.last_id = self.last_id.wrapping_add(1);
+        if self.last_id == 0 { self.free_id() } else { self.last_id }
     }
 }
 
