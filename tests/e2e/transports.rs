@@ -177,8 +177,9 @@ async fn a_new_certificate_is_shown_to_new_connections_and_old_ones_live_on() {
     let port = free_port();
     let gateway = Gateway::start(&files.listener(port, "tls: { cert: DIR/server.pem, key: DIR/server.key }")).await;
     let old = files.arguments(port, "--cafile DIR/ca.pem");
-    let mut command = Command::new("mosquitto_sub");
-    command.args(&old).args(["-t", "live/#", "-v", "-q", "1", "-d"]);
+    // Into a pipe it would say nothing before it has said 4 KiB.
+    let mut command = Command::new("stdbuf");
+    command.args(["-oL", "mosquitto_sub"]).args(&old).args(["-t", "live/#", "-v", "-q", "1", "-d"]);
     let mut watching = command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
     let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
     let mut line_with = async |words: &str| {
