@@ -98,6 +98,9 @@ pub(super) fn rates(kinds: &[Kind], lines: &[Line]) -> String {
 
 /// System calls a message.
 pub(super) fn calls(kinds: &[Kind], lines: &[Line]) -> String {
+    if lines.is_empty() {
+        return String::new();
+    }
     let mut heads = vec!["system calls a delivery".to_owned()];
     heads.extend(kinds.iter().map(|kind| kind.title().to_owned()));
     let rows = lines.iter().map(|line| {
@@ -113,6 +116,9 @@ pub(super) fn calls(kinds: &[Kind], lines: &[Line]) -> String {
 /// The rows with a durable route: at least half of the rate without it and, with a window of 100, four times Mosquitto's rate
 /// without one; with a window of one 0.7 of what the disk allows or of the rate without the route, whichever is less.
 pub(super) fn durable(kinds: &[Kind], lines: &[Line], syncs: f64) -> String {
+    if lines.is_empty() {
+        return String::new();
+    }
     let heads =
         ["with a durable route", "without", "with", "ratio", "/ Mosquitto without", "at least"].map(str::to_owned);
     let rows = lines.iter().filter_map(|line| {
