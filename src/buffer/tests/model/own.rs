@@ -260,7 +260,9 @@ impl Own {
         let first = first.unwrap_or_else(|| self.bench.durable());
         let Some(keep) = plan.config.keep_delivered.filter(|keep| keep.size.is_none() && !life.pressed) else { return };
         let age = keep.age.map_or(u128::MAX, |age| age.as_millis());
-        let mut gone = self.reference.records.range(before..first.max(before));
+        // A file of which nothing can be read goes with the next.
+        let hit = &self.reference.hit;
+        let mut gone = self.reference.records.range(before..first.max(before)).filter(|(at, _)| !hit.contains(at));
         let young = gone.find(|(_, kept)| u128::from(life.now_ms - kept.at_ms) <= age);
         assert!(young.is_none(), "deleted before its age: {:?} at {}", young.map(|(at, _)| at), life.now_ms);
     }
