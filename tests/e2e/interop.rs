@@ -1,5 +1,5 @@
-//! The broker towards client libraries that nobody here wrote: Eclipse Paho for Python, and MQTT.js. What each checks stands in its
-//! script below `tests/peers/`; Mosquitto's own clients are in `sessions`, rumqttc in all tests that count messages.
+//! The broker towards client libraries that nobody here wrote: Eclipse Paho for Python, and MQTT.js, both over TCP and over WebSocket.
+//! What each checks stands in its script below `tests/peers/`; rumqttc is in `rumqttc`, Mosquitto's own clients in `sessions` and `transports`.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::process::Command;
 
 use crate::support::gateway::Gateway;
+use crate::support::process::free_port;
 use crate::support::remote::left_out;
 
 /// Some seconds, as a rule.
@@ -33,13 +34,21 @@ async fn passes(client: &str, arguments: &[&str], checks: &[&str]) {
     }
 }
 
+/// A gateway with a WebSocket listener too, and its port.
+async fn with_websocket() -> (Gateway, u16) {
+    let port = free_port();
+    let listener = format!("    - {{ bind: \"127.0.0.1:{port}\", websocket: true, anonymous: true }}\n");
+    (Gateway::start(&listener).await, port)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn eclipse_paho_for_python() {
     if left_out(&["paho-mqtt"]) {
         return;
     }
-    let gateway = Gateway::start("").await;
+    let (gateway, websocket) = with_websocket().await;
     passes("paho-mqtt", &[&gateway.port.to_string()], PAHO).await;
+    passes("paho-mqtt", &[&websocket.to_string(), "websockets"], PAHO).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -47,6 +56,7 @@ async fn mqtt_js() {
     if left_out(&["mqttjs"]) {
         return;
     }
-    let gateway = Gateway::start("").await;
+    let (gateway, websocket) = with_websocket().await;
     passes("mqttjs", &[&format!("mqtt://127.0.0.1:{}", gateway.port)], MQTT_JS).await;
+    passes("mqttjs", &[&format!("ws://127.0.0.1:{websocket}/mqtt")], MQTT_JS).await;
 }

@@ -34,6 +34,8 @@ mod refusals;
 #[cfg(test)]
 mod replay;
 #[cfg(test)]
+mod rumqttc;
+#[cfg(test)]
 mod sessions;
 #[cfg(test)]
 mod spill;
