@@ -1,5 +1,6 @@
-//! The decoders of what lies on disk, on the corpora of `fuzz/` and on seeded mutations of them: no panic, no endless loop, no
-//! more memory than a few times the bytes. `TIDEGATE_FUZZ_RUNS` raises how many mutations of each file are tried.
+//! The decoders of what lies on disk, and the broker from a client's bytes to their effects, on the corpora of `fuzz/` and on seeded
+//! mutations of them: no panic, no endless loop, no more memory than a few times the bytes. `TIDEGATE_FUZZ_RUNS` raises how many
+//! mutations of each file are tried.
 
 #![expect(
     clippy::unwrap_used,
@@ -11,10 +12,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use peak_alloc::PeakAlloc;
 use tidegate::buffer::fuzzing;
-use tidegate::message::Envelope;
+use tidegate::clock;
+use tidegate::hub::Hub;
+use tidegate::message::{Envelope, IdSource};
+use tidegate::router::Table;
 
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
@@ -22,15 +28,41 @@ static MEMORY: PeakAlloc = PeakAlloc;
 /// Mutations of each file.
 const RUNS: usize = 1_500;
 
-/// Whether the bytes were understood.
-type Target = fn(&[u8]) -> bool;
+/// What is fuzzed.
+struct Target {
+    /// Of its corpus.
+    name: &'static str,
+    /// Whether the bytes were understood.
+    run: fn(&[u8]) -> bool,
+    /// One mutation in so many of [`RUNS`] is tried.
+    share: usize,
+    /// Memory whatever the bytes, in bytes.
+    base: usize,
+}
 
-const TARGETS: [(&str, Target); 4] = [
-    ("segment", |data| fuzzing::segment(data).items > 0),
-    ("slots", |data| fuzzing::slots(data).parts > 0),
-    ("letters", |data| fuzzing::letters(data).parts > 0),
-    ("message", message),
+const fn decoder(name: &'static str, run: fn(&[u8]) -> bool) -> Target {
+    Target { name, run, share: 1, base: 64 << 10 }
+}
+
+const TARGETS: [Target; 5] = [
+    decoder("segment", |data| fuzzing::segment(data).items > 0),
+    decoder("slots", |data| fuzzing::slots(data).parts > 0),
+    decoder("letters", |data| fuzzing::letters(data).parts > 0),
+    decoder("message", message),
+    // A broker, its store and a runtime for each run: milliseconds, and what they hold by themselves.
+    Target { name: "sessions", run: sessions, share: 15, base: 256 << 10 },
 ];
+
+/// A broker of its own for the clients of each run.
+fn sessions(data: &[u8]) -> bool {
+    let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let clock = clock::system();
+    let ids = IdSource::new("fuzz".into(), 1);
+    let hub = Arc::new(Hub::new(ids, Table::default(), Vec::new(), Arc::clone(&clock)));
+    let found = tidegate::broker::fuzzing::serve(dir.path(), hub, clock, data);
+    let found = found.unwrap_or_else(|error| panic!("{error}"));
+    found.deliveries > 0
+}
 
 fn message(data: &[u8]) -> bool {
     let Ok(envelope) = Envelope::decode(Bytes::copy_from_slice(data)) else { return false };
@@ -48,12 +80,12 @@ fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
 }
 
 /// Runs a target; its memory stays in proportion.
-fn bounded(run: Target, bytes: &[u8], case: &str) -> bool {
+fn bounded(target: &Target, bytes: &[u8], case: &str) -> bool {
     MEMORY.reset_peak_usage();
     let before = MEMORY.current_usage();
-    let understood = run(bytes);
+    let understood = (target.run)(bytes);
     let used = MEMORY.peak_usage().saturating_sub(before);
-    let most = 64 * bytes.len() + (64 << 10);
+    let most = 64 * bytes.len() + target.base;
     assert!(used <= most, "{case}: {used} bytes of memory for {} of input", bytes.len());
     understood
 }
@@ -102,16 +134,16 @@ fn mutated(bytes: &[u8], dice: &mut Dice) -> Vec<u8> {
 #[test]
 fn no_bytes_make_a_decoder_panic_hang_or_take_much_memory() {
     let runs = std::env::var("TIDEGATE_FUZZ_RUNS").map_or(RUNS, |text| text.parse().unwrap());
-    for (target, run) in TARGETS {
-        let files = corpus(target);
+    for target in TARGETS {
+        let files = corpus(target.name);
         assert!(files.iter().any(|(path, _)| path.file_name().unwrap().to_string_lossy().starts_with("good-")));
         for (path, bytes) in files {
             let name = path.file_name().unwrap().to_string_lossy();
-            let understood = bounded(run, &bytes, &name);
-            assert!(understood || !name.starts_with("good-"), "{target}: {name} is not understood");
-            for seed in 0..runs {
+            let understood = bounded(&target, &bytes, &name);
+            assert!(understood || !name.starts_with("good-"), "{}: {name} is not understood", target.name);
+            for seed in 0..runs / target.share {
                 let mutated = mutated(&bytes, &mut Dice(seed as u64));
-                bounded(run, &mutated, &format!("{target}: {name}, mutation {seed}"));
+                bounded(&target, &mutated, &format!("{}: {name}, mutation {seed}", target.name));
             }
         }
     }

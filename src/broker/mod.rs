@@ -25,6 +25,8 @@ mod client;
 mod config;
 mod connection;
 mod convert;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod index;
 pub mod limits;
 mod listener;

@@ -1,0 +1,215 @@
+//! The broker's way from bytes to effects, for `fuzz/` and for the test that runs its corpus: any bytes from any of a few clients, no
+//! panic, no endless loop, no more memory than a few times the bytes, and every answer is MQTT. Not an interface.
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::{Buf as _, BytesMut};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::transport::{Entrance, Peer, Socket};
+use super::{Broker, Config, Listener, connection};
+use crate::clock::Clock;
+use crate::hub::Hub;
+use crate::telemetry::board::BrokerBoard;
+use crate::units::ByteSize;
+use crate::wire::{Decoder, Packet, Version};
+
+/// Clients that speak in turns.
+const CLIENTS: usize = 4;
+
+/// Of a turn's first byte: which client. See [`serve`].
+const CLIENT_BITS: u8 = 0b11;
+
+/// Of a turn's first byte: the client hangs up after it.
+const HANGS_UP: u8 = 0x80;
+
+/// What a turn's bytes set going has so many rounds of the runtime before the next one comes.
+const ROUNDS: usize = 8;
+
+/// What takes longer hangs. A connection that was told its last is listened to for three seconds at most.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a client may send in a packet: small, so that a length that is a lie shows in the memory used.
+const PACKET_BYTES_MAX: u32 = 64 << 10;
+
+/// What the bytes were taken for; a run that finds nothing in good files would be a check that cannot fail.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Packets that the broker took.
+    pub packets: u64,
+    /// Packets that it answered with, PUBLISH among them.
+    pub answers: usize,
+    /// PUBLISH packets that it delivered.
+    pub deliveries: usize,
+}
+
+/// Serves clients that send `data`: turns, each a byte (client in [`CLIENT_BITS`], [`HANGS_UP`]), a length of two bytes (little endian),
+/// and so many bytes, or what there is. A client that has hung up, or was hung up on, connects anew at its next turn. `dir` is empty.
+///
+/// # Errors
+/// What must not be: a panic, a hang, an answer that is no MQTT. Also a broker that cannot be made.
+pub fn serve(dir: &Path, hub: Arc<Hub>, clock: Arc<dyn Clock>, data: &[u8]) -> io::Result<Found> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let board = Arc::new(BrokerBoard::default());
+        let config = Config { max_packet_size: ByteSize(PACKET_BYTES_MAX.into()), ..Config::default() };
+        let broker = Broker::open(config, dir, Arc::clone(&hub), Arc::clone(&board), Arc::clone(&clock))
+            .map_err(io::Error::other)?;
+        hub.attach(Arc::clone(&broker) as _);
+        let mut clients = Clients::new(&broker);
+        for turn in turns(data) {
+            clients.take(turn).await?;
+        }
+        let mut found = in_time(clients.end()).await??;
+        // Wills and sessions that their clients have left behind.
+        broker.keep_house(clock.moment());
+        broker.tasks.close();
+        in_time(broker.tasks.wait()).await?;
+        in_time(broker.close()).await?;
+        found.packets = board.packets_in.load(Ordering::Relaxed);
+        Ok(found)
+    })
+}
+
+async fn in_time<T>(what: impl Future<Output = T>) -> io::Result<T> {
+    tokio::time::timeout(PATIENCE, what).await.map_err(|_elapsed| io::Error::other("the broker hangs"))
+}
+
+/// What one client does next.
+struct Turn<'a> {
+    client: usize,
+    bytes: &'a [u8],
+    hangs_up: bool,
+}
+
+fn turns(mut data: &[u8]) -> impl Iterator<Item = Turn<'_>> {
+    std::iter::from_fn(move || {
+        let head = data.try_get_u8().ok()?;
+        let len = data.try_get_u16_le().map_or(0, usize::from);
+        let (bytes, rest) = data.split_at_checked(len).unwrap_or((data, &[]));
+        data = rest;
+        Some(Turn { client: usize::from(head & CLIENT_BITS), bytes, hangs_up: head & HANGS_UP != 0 })
+    })
+}
+
+struct Clients {
+    broker: Arc<Broker>,
+    entrance: Arc<Entrance>,
+    connected: [Option<Speaker>; CLIENTS],
+    serving: JoinSet<()>,
+    listening: JoinSet<io::Result<Found>>,
+}
+
+/// A client's sending half.
+struct Speaker {
+    socket: OwnedWriteHalf,
+    /// Finds out the version of what it sends, as the broker does.
+    decoder: Decoder,
+    sent: BytesMut,
+    version: Arc<OnceLock<Version>>,
+}
+
+impl Clients {
+    fn new(broker: &Arc<Broker>) -> Self {
+        let mut listener = Listener::tcp(([127, 0, 0, 1], 0).into());
+        listener.anonymous = true;
+        Self {
+            broker: Arc::clone(broker),
+            entrance: Arc::new(Entrance::new(Arc::new(listener), None)),
+            connected: [const { None }; CLIENTS],
+            serving: JoinSet::new(),
+            listening: JoinSet::new(),
+        }
+    }
+
+    async fn take(&mut self, Turn { client, bytes, hangs_up }: Turn<'_>) -> io::Result<()> {
+        let connected = self.connected.get_mut(client).and_then(Option::take);
+        let mut speaker = match connected {
+            Some(speaker) => speaker,
+            None => self.connect()?,
+        };
+        let is_over = in_time(speaker.say(bytes)).await?.is_err() || hangs_up;
+        if let Some(place) = self.connected.get_mut(client).filter(|_| !is_over) {
+            *place = Some(speaker);
+        }
+        for _ in 0..ROUNDS {
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    fn connect(&mut self) -> io::Result<Speaker> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let listener = Arc::clone(&self.entrance.listener);
+        let peer = Peer { address: None, listener, certificate: None, is_secure: false };
+        let (broker, entrance) = (Arc::clone(&self.broker), Arc::clone(&self.entrance));
+        self.serving.spawn(async move {
+            connection::serve(broker, Socket::Unix(theirs), peer, &entrance, CancellationToken::new()).await;
+        });
+        let (reader, socket) = ours.into_split();
+        let version = Arc::new(OnceLock::new());
+        self.listening.spawn(listen(reader, Arc::clone(&version)));
+        Ok(Speaker {
+            socket,
+            decoder: Decoder::server(usize::try_from(PACKET_BYTES_MAX).unwrap_or(usize::MAX)),
+            sent: BytesMut::new(),
+            version,
+        })
+    }
+
+    /// All hang up. Returns what the broker told them, when it is done with them.
+    async fn end(mut self) -> io::Result<Found> {
+        self.connected = [const { None }; CLIENTS];
+        while let Some(served) = self.serving.join_next().await {
+            served?;
+        }
+        let mut found = Found::default();
+        while let Some(heard) = self.listening.join_next().await {
+            let heard = heard??;
+            found.answers += heard.answers;
+            found.deliveries += heard.deliveries;
+        }
+        Ok(found)
+    }
+}
+
+impl Speaker {
+    /// `Err`: the broker has hung up.
+    async fn say(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.version.get().is_none() {
+            self.sent.extend_from_slice(bytes);
+            let known = self.decoder.decode(&mut self.sent);
+            if let (Some(version), false) = (self.decoder.version(), matches!(known, Ok(None))) {
+                self.version.get_or_init(|| version);
+            }
+        }
+        self.socket.write_all(bytes).await
+    }
+}
+
+/// Reads a client's answers to their end: all of them are MQTT of its version.
+async fn listen(mut socket: OwnedReadHalf, version: Arc<OnceLock<Version>>) -> io::Result<Found> {
+    let (mut decoder, mut input, mut found) = (None, BytesMut::new(), Found::default());
+    while matches!(socket.read_buf(&mut input).await, Ok(1..)) {
+        // Who sends no CONNECT that is one is answered in MQTT 3.1.1.
+        let version = version.get().copied().unwrap_or(Version::V311);
+        let decoder = decoder.get_or_insert_with(|| Decoder::client(version, 1 << 20));
+        while let Some(packet) = decoder.decode(&mut input).map_err(|error| wrong(version, &error))? {
+            found.answers += 1;
+            found.deliveries += usize::from(matches!(packet, Packet::Publish(_)));
+        }
+    }
+    Ok(found)
+}
+
+fn wrong(version: Version, error: &dyn std::error::Error) -> io::Error {
+    io::Error::other(format!("the broker's answer is no MQTT {version}: {error}"))
+}
