@@ -21,6 +21,11 @@ use crate::wire::SubscribeOptions;
 /// Where the gateway's own values are: clients do not publish there.
 const OWN: &str = "$SYS/";
 
+/// Whether only the gateway itself speaks on `topic`.
+pub(super) fn is_own(topic: &TopicName) -> bool {
+    topic.as_str().starts_with(OWN)
+}
+
 /// One client's subscription to one filter.
 #[derive(Clone, Debug)]
 pub(super) struct Subscriber {
@@ -317,7 +322,7 @@ impl Topics {
 
     /// What is retained on `topic`.
     pub(super) fn retained(&self, topic: &TopicName) -> Option<Arc<Message>> {
-        if topic.as_str().starts_with(OWN) {
+        if is_own(topic) {
             return self.own_values.read().get(topic).cloned();
         }
         self.retained.read().tree.get(topic).cloned()

@@ -14,11 +14,14 @@ use super::publish::TOPIC_ALIASES;
 use super::{Connection, FAREWELL_DEADLINE, READ_BYTES_MIN};
 use crate::broker::auth::{Granted, Login, Verdict};
 use crate::broker::client::Terms;
+use crate::broker::index::{LEVELS_MAX, is_too_deep};
 use crate::broker::limits::usage::{self, Arrival};
 use crate::broker::registry::{Attached, Claim, Ending, NotTheirs};
 use crate::broker::session::Acks;
+use crate::broker::topics::is_own;
 use crate::broker::transport::{Peer, Stream};
 use crate::broker::{Broker, Config, convert};
+use crate::message::Message;
 use crate::wire::{Connack, ConnackProperties, Connect, Decoder, Packet, ReasonCode, Version, encode, encoded_len};
 
 /// A CONNECT's bytes at most: what a client that nobody knows yet may make us hold. A will of 64 KiB fits.
@@ -282,6 +285,28 @@ fn connack_properties(broker: &Broker, connect: &Connect) -> ConnackProperties {
     }
 }
 
+/// A will may say what its client could publish, and no more.
+fn check_will(
+    broker: &Broker,
+    granted: &Granted,
+    client: &str,
+    will: Message,
+) -> Result<Message, (ReasonCode, String)> {
+    if is_too_deep(will.topic.as_str()) {
+        return Err((
+            ReasonCode::TopicNameInvalid,
+            format!("the will's topic: a topic has at most {LEVELS_MAX} levels"),
+        ));
+    }
+    let is_allowed = broker.auth.rights(granted, client).is_none_or(|rights| rights.may_publish(&will.topic));
+    if is_own(&will.topic) || !is_allowed {
+        broker.board.refused("not_allowed");
+        let text = "this client may not publish to the topic of its will".to_owned();
+        return Err((ReasonCode::NotAuthorized, text));
+    }
+    Ok(will)
+}
+
 fn claim_of(broker: &Broker, connect: Connect, granted: Granted) -> Result<Claim, Refusal> {
     let (version, packet_bytes_max) = (connect.version, packet_bytes_max(&connect));
     let name: Arc<str> = if connect.client_id.is_empty() {
@@ -299,17 +324,9 @@ fn claim_of(broker: &Broker, connect: Connect, granted: Granted) -> Result<Claim
     let will_delay_s = connect.will.as_ref().and_then(|will| will.properties.delay_s).unwrap_or(0);
     let now = broker.clock.moment();
     let will = connect.will.map(|will| convert::will_message(will, &name, user.as_ref(), now)).transpose();
-    let will = will.map_err(|error| {
-        let text = format!("the will's topic: {error}");
-        Refusal { version, code: ReasonCode::TopicNameInvalid, text, packet_bytes_max }
-    })?;
-    if let (Some(will), Some(rights)) = (&will, broker.auth.rights(&granted, &name))
-        && !rights.may_publish(&will.topic)
-    {
-        broker.board.refused("not_allowed");
-        let text = "this client may not publish to the topic of its will".to_owned();
-        return Err(Refusal { version, code: ReasonCode::NotAuthorized, text, packet_bytes_max });
-    }
+    let will = will.map_err(|error| (ReasonCode::TopicNameInvalid, format!("the will's topic: {error}")));
+    let will = will.and_then(|will| will.map(|will| check_will(broker, &granted, &name, will)).transpose());
+    let will = will.map_err(|(code, text)| Refusal { version, code, text, packet_bytes_max })?;
     let peer_window = connect.properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get);
     Ok(Claim {
         name,

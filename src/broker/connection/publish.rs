@@ -13,6 +13,7 @@ use super::{Connection, End, Outcome};
 use crate::broker::convert;
 use crate::broker::index::{LEVELS_MAX, is_too_deep};
 use crate::broker::session::Arrived;
+use crate::broker::topics::is_own;
 use crate::hub::{Answer, Answers, OfferError, Publication, Receipt};
 use crate::message::{Message, Qos};
 use crate::topic::TopicName;
@@ -71,8 +72,7 @@ impl Connection {
     pub(super) fn handle_publish(&mut self, publish: Publish) -> Outcome {
         let topic = self.topic_of(&publish)?;
         let id = publish.id.map_or(0, |id| id.get());
-        // Only the broker speaks there.
-        if topic.as_str().starts_with("$SYS/") || !self.may_publish(&topic) {
+        if is_own(&topic) || !self.may_publish(&topic) {
             self.forbid(publish.qos, id);
             return Ok(());
         }

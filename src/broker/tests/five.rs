@@ -9,6 +9,7 @@ use crate::router::Table;
 use crate::topic::TopicFilter;
 use crate::wire::{
     Disconnect, DisconnectProperties, Packet, PacketId, ReasonCode, Subscribe, SubscribeOptions, Subscription, Version,
+    Will, WillProperties,
 };
 
 async fn rig_with(dir: &tempfile::TempDir, config: Config) -> Rig {
@@ -23,6 +24,16 @@ async fn codes(peer: &mut Peer, filters: &[&str]) -> (Vec<ReasonCode>, Option<St
     peer.send(Packet::Subscribe(Subscribe { id, subscription_id: None, user: Vec::new(), subscriptions })).await;
     let Packet::Suback(suback) = peer.receive().await else { panic!("no SUBACK") };
     (suback.codes, suback.properties.reason.map(Into::into))
+}
+
+fn last_words(topic: &str) -> Will {
+    Will {
+        topic: topic.into(),
+        payload: bytes::Bytes::from_static(b"gone"),
+        qos: Qos::AtMostOnce,
+        retain: true,
+        properties: WillProperties::default(),
+    }
 }
 
 async fn ended_with(peer: &mut Peer) -> ReasonCode {
@@ -215,8 +226,30 @@ async fn only_the_broker_publishes_below_sys() {
     one.send(Packet::Publish(publish("$SYS/broker/mine", "", Qos::ExactlyOnce, 2))).await;
     let Packet::Pubrec(pubrec) = one.receive().await else { panic!("no PUBREC") };
     assert_eq!(pubrec.code, ReasonCode::NotAuthorized);
+    for version in [Version::V5, Version::V311] {
+        let mut doomed = connect("doomed");
+        (doomed.version, doomed.will) = (version, Some(last_words("$SYS/broker/mine")));
+        let (_doomed, connack) = Peer::open(rig.address, doomed).await;
+        assert_eq!(connack.code, ReasonCode::NotAuthorized, "nor by a will");
+    }
     watcher.expect_silence().await;
-    assert_eq!(rig.board.snapshot().refused["not_allowed"], 3);
+    assert_eq!(rig.board.snapshot().refused["not_allowed"], 5);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_will_has_no_more_levels_than_a_publish_may_have() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    for (levels, code) in [(200, ReasonCode::Success), (201, ReasonCode::TopicNameInvalid)] {
+        let mut doomed = connect("doomed");
+        doomed.will = Some(last_words(&"/".repeat(levels - 1)));
+        let (mut doomed, connack) = Peer::open(rig.address, doomed).await;
+        assert_eq!(connack.code, code, "{levels} levels");
+        if code == ReasonCode::Success {
+            doomed.deliver(&"/".repeat(levels - 1), "", Qos::AtLeastOnce, 1).await;
+        }
+    }
     rig.stop().await;
 }
 
