@@ -33,6 +33,12 @@ const RETAINED_STEP: usize = 256;
 /// Its queue up to which they are.
 const RETAINED_QUEUE: usize = 256;
 
+/// Retained messages that may wait for a client, of each that there is: its filters may overlap, but not without end.
+const WISHES_PER_TOPIC: usize = 4;
+
+/// The same, however few there are.
+const WISHES_MIN: usize = 1_024;
+
 /// A topic whose retained message a client is to get, and how it subscribed.
 pub(super) type Wish = (TopicName, SubscribeOptions, Option<u32>);
 
@@ -44,7 +50,8 @@ impl Connection {
         let mut retained: Vec<Wish> = Vec::new();
         let mut reason: Option<Box<str>> = None;
         for Subscription { filter, options } in &subscribe.subscriptions {
-            match self.wanted(filter.as_str()) {
+            let wanted = self.wanted(filter.as_str());
+            match wanted.and_then(|wanted| self.with_room(wanted, options.retain_handling, retained.len())) {
                 Err((code, words)) => {
                     codes.push(code);
                     reason.get_or_insert_with(|| format!("`{filter}`: {words}").into());
@@ -85,6 +92,17 @@ impl Connection {
             && (state.subscriptions.len() >= SUBSCRIPTIONS_MAX || state.filter_bytes + filter.len() > FILTER_BYTES_MAX)
         {
             return Err((ReasonCode::QuotaExceeded, "the client has too many subscriptions".to_owned()));
+        }
+        Ok(wanted)
+    }
+
+    /// Refuses a filter whose retained messages would wait behind too many that wait already: one SUBSCRIBE can name `#` a hundred
+    /// thousand times. `more`: those of this SUBSCRIBE.
+    fn with_room(&self, wanted: Wanted, handling: RetainHandling, more: usize) -> Result<Wanted, (ReasonCode, String)> {
+        let most = self.broker.topics.retained_count().saturating_mul(WISHES_PER_TOPIC).max(WISHES_MIN);
+        if brings_retained(&wanted, handling, true) && self.retained.len() + more > most {
+            let words = "too many retained messages wait for the client already; subscribe again later";
+            return Err((ReasonCode::QuotaExceeded, words.to_owned()));
         }
         Ok(wanted)
     }

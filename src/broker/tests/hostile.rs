@@ -138,6 +138,40 @@ async fn a_topic_that_is_too_deep_is_refused() {
 }
 
 #[tokio::test]
+async fn one_subscribe_cannot_ask_for_all_that_is_retained_without_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let mut publisher = rig.peer("publisher").await;
+    for (id, topic) in (1..).zip(["a", "b", "c", "d"]) {
+        let mut kept = publish(topic, "x", Qos::AtLeastOnce, id);
+        kept.retain = true;
+        publisher.send(Packet::Publish(kept)).await;
+        assert_eq!(publisher.receive().await, Packet::Puback(ack(id)));
+    }
+    let options = SubscribeOptions::default();
+    let all = |count: usize| {
+        let subscriptions = vec![Subscription { filter: "#".into(), options }; count];
+        let id = PacketId::new(1).unwrap();
+        Packet::Subscribe(Subscribe { id, subscription_id: None, user: Vec::new(), subscriptions })
+    };
+    for connect in [connect("clean"), kept("kept")] {
+        let mut one = Peer::open(rig.address, connect).await.0;
+        one.send(all(100_000)).await;
+        let Packet::Suback(suback) = one.receive().await else { panic!("no SUBACK") };
+        let granted = suback.codes.iter().filter(|code| !code.is_error()).count();
+        assert_eq!(granted, 257, "256 times four wait, and one more may");
+        assert!(suback.codes[granted..].iter().all(|code| *code == ReasonCode::QuotaExceeded));
+        for _ in 0..granted * 4 {
+            one.publication().await;
+        }
+        one.send(all(1)).await;
+        let Packet::Suback(suback) = one.receive().await else { panic!("no SUBACK") };
+        assert!(!suback.codes[0].is_error(), "what has left makes room");
+    }
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn subscriptions_are_bounded_in_number_and_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let rig = Rig::start(dir.path()).await;
