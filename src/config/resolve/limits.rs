@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Resolver;
 use super::broker::{PACKET_BYTES_MAX, PACKET_BYTES_MIN};
 use super::value::{Item, Section};
+use crate::broker::auth::acl::Glob;
 use crate::broker::limits::{ListenerLimits, OverRate, Rates, UserLimits, Whom};
 use crate::config::keys;
 use crate::units::ByteSize;
@@ -40,7 +41,7 @@ impl Resolver<'_> {
             rule.rates = self.rates(&section);
             if rules.iter().any(|earlier| {
                 earlier.whom == rule.whom
-                    || earlier.whom == Whom::User("*".into()) && matches!(rule.whom, Whom::User(_))
+                    || earlier.whom == Whom::User(Glob::like("*")) && matches!(rule.whom, Whom::User(_))
             }) {
                 let hint = "the first rule that fits counts: put it before that one, or leave it out".to_owned();
                 self.mistakes.warning(
@@ -55,7 +56,7 @@ impl Resolver<'_> {
     }
 
     fn whom(&mut self, item: &Item<'_>, section: &Section<'_>) -> Option<Whom> {
-        let user = self.text(section.get("user")).map(|text| Whom::User(text.value.into()));
+        let user = self.text(section.get("user")).map(|text| Whom::User(Glob::like(&text.value)));
         let group = self.text(section.get("group")).map(|text| Whom::Group(text.value.into()));
         let anonymous = self.boolean(section.get("anonymous")).filter(|anonymous| *anonymous).map(|_| Whom::Anonymous);
         let mut given: Vec<Whom> = [user, group, anonymous].into_iter().flatten().collect();

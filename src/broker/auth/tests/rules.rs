@@ -164,6 +164,8 @@ fn names_with_a_star_stand_for_any_run_of_characters() {
         ("press-*", "press-", true),
         ("press-*", "press", false),
         ("*", "", true),
+        ("*", "any", true),
+        ("a*b*a", "aba", true),
         ("*-1", "press-1", true),
         ("p*-*1", "press-11", true),
         ("p*ss*s", "press", false),
