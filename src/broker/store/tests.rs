@@ -186,6 +186,70 @@ async fn r36_a_newer_format_is_refused_with_a_clear_word() {
     assert!(error.contains("format 9") && error.contains("newer program"), "{error}");
 }
 
+/// The tables as the programs of format 1 made them.
+const FORMAT_1: &str = "
+CREATE TABLE session (
+    id INTEGER PRIMARY KEY, client TEXT NOT NULL, version INTEGER NOT NULL, kept INTEGER NOT NULL, expiry_s INTEGER NOT NULL,
+    ended_ms INTEGER, ended_up INTEGER, ended_boot INTEGER, user TEXT, will BLOB, will_delay_s INTEGER NOT NULL
+);
+CREATE TABLE subscription (
+    session INTEGER NOT NULL, filter TEXT NOT NULL, options INTEGER NOT NULL, subscription_id INTEGER, PRIMARY KEY (session, filter)
+) WITHOUT ROWID;
+CREATE TABLE retained (topic TEXT PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE owed (
+    seq INTEGER PRIMARY KEY, session INTEGER NOT NULL, qos INTEGER NOT NULL, retain INTEGER NOT NULL, ids BLOB NOT NULL,
+    packet_id INTEGER, received INTEGER NOT NULL DEFAULT 0, topic TEXT NOT NULL, body BLOB NOT NULL
+);
+CREATE INDEX owed_by_session ON owed (session, seq);
+CREATE TABLE inbound (
+    session INTEGER NOT NULL, packet_id INTEGER NOT NULL, finished INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (session, packet_id)
+) WITHOUT ROWID;
+PRAGMA user_version = 1;
+INSERT INTO session VALUES (7, 'press-1', 5, 1, 60, NULL, NULL, NULL, 'anna', NULL, 3);
+INSERT INTO subscription VALUES (7, 'a/#', 14, 9);
+";
+
+#[tokio::test]
+async fn r36_a_store_of_format_1_is_upgraded_and_keeps_all_that_was_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("broker.db");
+    let connection = Connection::open(&path).unwrap();
+    connection.execute_batch(FORMAT_1).unwrap();
+    let body = encode_body(&message("a/b", b"x"));
+    connection.execute("INSERT INTO retained VALUES ('r/t', ?1)", [&body[..]]).unwrap();
+    for (seq, packet_id, received) in [(1, Some(5), 1), (2, None, 0)] {
+        let row = rusqlite::params![seq, packet_id, received, &body[..]];
+        connection.execute("INSERT INTO owed VALUES (?1, 7, 2, 1, x'', ?2, ?3, 'a/b', ?4)", row).unwrap();
+    }
+    for (packet_id, finished) in [(1, 1), (2, 0)] {
+        let row = rusqlite::params![packet_id, finished, &body[..]];
+        connection.execute("INSERT INTO inbound VALUES (7, ?1, ?2, ?3)", row).unwrap();
+    }
+    drop(connection);
+
+    // Twice: the second time it is what the first made of it.
+    for _ in 0..2 {
+        let (store, loaded) = Store::open(dir.path()).unwrap();
+        assert_eq!(loaded.sessions, [SessionRow { will: None, ..row(SESSION) }]);
+        let subscription = SubscriptionRow { filter: "a/#".into(), options: 0x0E, subscription_id: Some(9) };
+        assert_eq!(loaded.subscriptions, [(SESSION, subscription)]);
+        assert_eq!((loaded.retained.len(), loaded.last_seq, loaded.damaged), (1, 2, 0));
+        let size = (body.len() + "a/b".len()) as u64;
+        assert_eq!(loaded.owed, [(SESSION, 2, 2 * size)], "what it counts for was not known to format 1");
+        let inbound = loaded.inbound.iter().map(|row| (row.packet_id, row.unfinished.is_none(), row.tails.encode()));
+        assert_eq!(inbound.collect::<Vec<_>>(), [(1, true, String::new()), (2, false, String::new())]);
+        let page = store.in_flight(SESSION).await.unwrap();
+        assert_eq!((page.rows[0].seq, page.rows[0].packet_id, page.rows[0].received), (1, Some(5), true));
+        let page = store.waiting(SESSION, 0, 10).await.unwrap();
+        assert_eq!((page.rows.len(), page.rows[0].seq, page.rows[0].share.clone()), (1, 2, None));
+        assert_eq!(page.rows[0].message.payload, &b"x"[..]);
+        store.close();
+    }
+    let format = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
+    let found = Connection::open(&path).unwrap().query_row("PRAGMA user_version", [], format).unwrap();
+    assert_eq!(found, 2);
+}
+
 #[test]
 fn a_folder_that_does_not_exist_is_an_error_that_names_it() {
     let error = Store::open(Path::new("/nonexistent/tidegate")).unwrap_err().to_string();
