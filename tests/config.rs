@@ -66,11 +66,13 @@ fn the_shipped_files_are_free_of_mistakes() {
         files.extend(yaml_files(&folder.unwrap().path()));
     }
     assert!(files.len() >= 6, "{files:?}");
+    // Who may read a checkout's files is not the files' mistake.
+    let env = Env { is_public: Box::new(|_| false), ..Env::real() };
     for file in files {
-        let (code, out) = checked(file.to_str().unwrap(), &Env::real());
+        let (code, out) = checked(file.to_str().unwrap(), &env);
         assert_eq!(code, 0, "{out}");
         assert!(out.lines().count() == 1 && out.contains(": ok, "), "{out}");
-        assert!(config::load(&file, &Env::real()).is_ok());
+        assert!(config::load(&file, &env).is_ok());
     }
 }
 
@@ -92,6 +94,22 @@ fn a_secret_that_everyone_may_read_is_warned_of_once_where_it_stands() {
         );
         assert_eq!(out.contains(&format!("chmod o-r {}", secret.display())), warned, "{out}");
         assert!(!out.contains("hunter2"), "{out}");
+    }
+}
+
+#[test]
+fn a_file_of_users_that_everyone_may_read_is_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, users) = (folder.path().join("routes.yaml"), folder.path().join("users"));
+    let text = "site: x\nbroker:\n  listeners: [ { bind: \"127.0.0.1:1883\" } ]\n  auth: { users: users }\n";
+    std::fs::write(&file, text).unwrap();
+    std::fs::copy("tests/config/good/users.passwd", &users).unwrap();
+    for (mode, warnings) in [(0o600, 0), (0o640, 0), (0o644, 1)] {
+        std::fs::set_permissions(&users, std::fs::Permissions::from_mode(mode)).unwrap();
+        let (code, out) = checked(file.to_str().unwrap(), &Env::real());
+        let words = format!(":4:18: warning: the passwords' hashes in {} can be read by", users.display());
+        assert_eq!((code, out.matches(&words).count()), (0, warnings), "{mode:o}: {out}");
+        assert_eq!(out.contains(&format!("chmod o-r {}", users.display())), warnings == 1, "{out}");
     }
 }
 

@@ -34,7 +34,20 @@ impl Resolver<'_> {
             }
             config.acl = AclSource::Rules(self.acl(&list, &config));
         }
+        self.check_privacy(section.get("users"), config.users.as_deref());
         config
+    }
+
+    /// Hashes can be guessed at by whoever has them.
+    fn check_privacy(&mut self, item: Option<Item<'_>>, users: Option<&Path>) {
+        if let (Some(item), Some(path)) = (item, users)
+            && !self.env.no_secrets
+            && (self.env.is_public)(path)
+        {
+            let wrong =
+                format!("the passwords' hashes in {} can be read by every user of this machine", path.display());
+            self.mistakes.warning(item.place(), wrong, format!("`chmod o-r {}`", path.display()));
+        }
     }
 
     /// A path to a file that has to be there and free of mistakes. `parse` answers what is to be warned of.
