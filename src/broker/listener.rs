@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::transport::{Certificates, Door, Entrance, Peer, Socket};
-use super::{Bind, Broker, Listener, auth, connection};
+use super::{Bind, Broker, Listener, connection};
 use crate::telemetry::board::ListenerStatus;
 
 /// How often wills and expiries are looked at: both are given in seconds.
@@ -143,7 +143,6 @@ impl Bound {
         tasks.spawn(keep_house(Arc::clone(&broker), stop.clone()));
         tasks.spawn(Arc::clone(&broker.reloader).run(stop.clone()));
         tasks.spawn(super::sys::run(Arc::clone(&broker), stop.clone()));
-        tasks.spawn(watch_files(Arc::clone(&broker), stop.clone()));
         tasks.spawn(finish_exchanges(Arc::clone(&broker), stop.clone()));
         while let Some(ended) = tasks.join_next().await {
             if let Err(error) = ended {
@@ -219,14 +218,6 @@ async fn keep_house(broker: Arc<Broker>, stop: CancellationToken) {
             () = tokio::time::sleep(HOUSEKEEPING) => {}
         }
     }
-}
-
-/// Users and rules are read again when their files have changed.
-async fn watch_files(broker: Arc<Broker>, stop: CancellationToken) {
-    while broker.auth.has_files() && stop.run_until_cancelled(tokio::time::sleep(auth::WATCH_EVERY)).await.is_some() {
-        broker.reload_auth(false).await;
-    }
-    stop.cancelled().await;
 }
 
 /// R18. In a task of its own, since a link that blocks must not keep clients out.

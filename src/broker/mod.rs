@@ -63,7 +63,7 @@ use tokio_util::task::TaskTracker;
 use self::auth::Authenticator;
 use self::client::Client;
 use self::limits::usage::{Arrivals, Users};
-use self::reload::Reloader;
+use self::reload::{Part, Reloader};
 use self::store::Store;
 use self::topics::Topics;
 use crate::clock::Clock;
@@ -151,6 +151,7 @@ impl Broker {
             arrivals: Mutex::default(),
             reloader: Arc::default(),
         });
+        broker.reloader.add(Arc::new(Logins(Arc::downgrade(&broker))));
         broker.board.dropped_many("damaged", loaded.damaged);
         broker.restore(loaded);
         Ok(broker)
@@ -176,11 +177,9 @@ impl Broker {
     }
 
     /// Has all files that it was made of read again, changed or not: what is new counts from the next connection on,
-    /// and at once for users and rules. Within a runtime.
-    pub fn reload(self: &Arc<Self>) {
+    /// and at once for users and rules.
+    pub fn reload(&self) {
         self.reloader.ask();
-        let broker = Arc::clone(self);
-        self.tasks.spawn(async move { broker.reload_auth(true).await });
     }
 
     /// Files that have changed and cannot be used, and why; what was before them is in force.
@@ -196,6 +195,21 @@ impl Broker {
         if tokio::task::spawn_blocking(move || broker.store.close()).await.is_err() {
             tracing::error!("the broker's store could not be closed in order");
         }
+    }
+}
+
+/// Users and rules, as what is read again.
+struct Logins(Weak<Broker>);
+
+impl Part for Logins {
+    fn look(&self, is_asked: bool) {
+        if let Some(broker) = self.0.upgrade() {
+            broker.reload_auth(is_asked);
+        }
+    }
+
+    fn errors(&self) -> Vec<String> {
+        self.0.upgrade().map(|broker| broker.auth.errors()).unwrap_or_default()
     }
 }
 

@@ -436,10 +436,9 @@ impl Broker {
 
     /// Users and rules are read again: those that have changed, or all (`always`). New rules hold from the next publish, subscribe
     /// and delivery on. Who came in by a password that is no longer theirs is ended (MQTT 5: 0x87), as Mosquitto does.
-    pub(super) async fn reload_auth(self: &Arc<Self>, always: bool) {
-        let broker = Arc::clone(self);
-        let read = tokio::task::spawn_blocking(move || broker.auth.reload(always));
-        let Ok(changes) = read.await else { return };
+    /// It reads files: not for a thread of the runtime.
+    pub(super) fn reload_auth(&self, always: bool) {
+        let changes = self.auth.reload(always);
         if !changes.acl && changes.users.is_empty() {
             return;
         }

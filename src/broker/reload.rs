@@ -30,21 +30,29 @@ pub(super) trait Reloadable: Send + Sync {
     fn reload(&self) -> Result<(), String>;
 }
 
+/// What is looked at again and again.
+pub(super) trait Part: Send + Sync {
+    /// Reads what has changed and stands still; all, if it `is_asked`.
+    fn look(&self, is_asked: bool);
+
+    /// What is not in force, and why.
+    fn errors(&self) -> Vec<String>;
+}
+
 /// All that can be read again.
 #[derive(Default)]
 pub(super) struct Reloader {
-    parts: Mutex<Vec<Watched>>,
+    parts: Mutex<Vec<Arc<dyn Part>>>,
     asked: Notify,
 }
 
-struct Watched {
-    part: Arc<dyn Reloadable>,
+/// Files, and whether they are others than those that were read last.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
     /// Of the files that are in force, or that have been found wrong.
     taken: Vec<Stamp>,
     /// At the last look.
     seen: Vec<Stamp>,
-    /// Why the files as they are now are not in force.
-    error: Option<String>,
 }
 
 /// What tells one state of a file from another; none: it cannot be looked at.
@@ -55,15 +63,40 @@ fn stamp(path: &Path) -> Stamp {
     Some((file.dev(), file.ino(), file.mtime(), file.mtime_nsec(), file.len()))
 }
 
-fn stamps(part: &dyn Reloadable) -> Vec<Stamp> {
-    part.files().iter().map(|path| stamp(path)).collect()
+fn stamps<'a>(files: impl IntoIterator<Item = &'a Path>) -> Vec<Stamp> {
+    files.into_iter().map(stamp).collect()
+}
+
+impl Watch {
+    /// Of files that have been read just now.
+    fn taken<'a>(files: impl IntoIterator<Item = &'a Path>) -> Self {
+        let taken = stamps(files);
+        Self { seen: taken.clone(), taken }
+    }
+
+    /// Whether they are to be read now: they are others and stand still, or that `is_asked`. The stamps are older than what is read then:
+    /// a change in between is read once more.
+    pub(super) fn is_due<'a>(&mut self, files: impl IntoIterator<Item = &'a Path>, is_asked: bool) -> bool {
+        let now = stamps(files);
+        let stands_still = std::mem::replace(&mut self.seen, now.clone()) == now;
+        let is_due = is_asked || (now != self.taken && stands_still);
+        if is_due {
+            self.taken = now;
+        }
+        is_due
+    }
 }
 
 impl Reloader {
     /// Watches what has been read just now.
     pub(super) fn watch(&self, part: Arc<dyn Reloadable>) {
-        let taken = stamps(&*part);
-        self.parts.lock().push(Watched { part, seen: taken.clone(), taken, error: None });
+        let watch = Watch::taken(part.files().iter().map(PathBuf::as_path));
+        self.add(Arc::new(Watched { part, state: Mutex::new(State { watch, error: None }) }));
+    }
+
+    /// Looks after what watches its own files.
+    pub(super) fn add(&self, part: Arc<dyn Part>) {
+        self.parts.lock().push(part);
     }
 
     /// Has everything read again, changed or not.
@@ -73,9 +106,7 @@ impl Reloader {
 
     /// What is not in force, and why.
     pub(super) fn errors(&self) -> Vec<String> {
-        let parts = self.parts.lock();
-        let wrong = parts.iter().filter_map(|watched| Some((watched.part.name(), watched.error.as_ref()?)));
-        wrong.map(|(name, error)| format!("{name} are as they were: {error}")).collect()
+        self.parts.lock().iter().flat_map(|part| part.errors()).collect()
     }
 
     /// Looks, again and again, until `stop`.
@@ -94,21 +125,30 @@ impl Reloader {
     }
 
     fn look(&self, is_asked: bool) {
-        for watched in &mut *self.parts.lock() {
-            watched.look(is_asked);
-        }
+        // A copy: who asks for the errors meanwhile does not wait for the files.
+        let parts = self.parts.lock().clone();
+        parts.iter().for_each(|part| part.look(is_asked));
     }
 }
 
-impl Watched {
-    fn look(&mut self, is_asked: bool) {
-        let now = stamps(&*self.part);
-        let stands_still = std::mem::replace(&mut self.seen, now.clone()) == now;
-        if !is_asked && (now == self.taken || !stands_still) {
+struct Watched {
+    part: Arc<dyn Reloadable>,
+    state: Mutex<State>,
+}
+
+struct State {
+    watch: Watch,
+    /// Why the files as they are now are not in force.
+    error: Option<String>,
+}
+
+impl Part for Watched {
+    fn look(&self, is_asked: bool) {
+        let mut state = self.state.lock();
+        if !state.watch.is_due(self.part.files().iter().map(PathBuf::as_path), is_asked) {
             return;
         }
-        self.taken = now;
-        self.error = match self.part.reload() {
+        state.error = match self.part.reload() {
             Ok(()) => {
                 tracing::info!("{} have been read again and count from the next connection on", self.part.name());
                 None
@@ -121,6 +161,12 @@ impl Watched {
                 Some(error)
             }
         };
+    }
+
+    fn errors(&self) -> Vec<String> {
+        let state = self.state.lock();
+        let error = state.error.iter();
+        error.map(|error| format!("{} are as they were: {error}", self.part.name())).collect()
     }
 }
 

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Output, Stdio};
 
+use tidegate::telemetry::board::Status;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
@@ -146,8 +147,25 @@ async fn r31_users_and_rules_of_a_mosquitto_work_as_they_are_and_follow_their_fi
     })
     .await;
     assert!(publishes(port, &changed, "up/x").await.0, "what was in force stays so");
+    shown_until_mended(&gateway, &users, &acl, port).await;
     let log = gateway.log();
     // Which of them is chance: one line a second.
     assert!(log.contains("a login has failed") && log.contains("address=\"127.0.0.1\" user="), "{log}");
     assert!(!log.contains("secret") && !log.contains("hunter2"), "a password in the log");
+}
+
+/// The file of users has a mistake in its first line: `status` shows it. Then it is mended, and the rules are others too.
+async fn shown_until_mended(gateway: &Gateway, users: &Path, acl: &Path, port: u16) {
+    let path = users.to_str().unwrap();
+    let shown = format!("the users of {path} are as they were: line 1: ");
+    let is_shown = |status: &Status| status.broker.reload_errors.iter().any(|error| error.starts_with(&shown));
+    gateway.wait_for("status shows it", is_shown).await;
+    fs::write(users, "").unwrap();
+    assert_eq!(passwd(&[path, "carol"], "again").await.0, 0);
+    fs::write(acl, "user carol\ntopic up/#\n").unwrap();
+    gateway.hang_up();
+    gateway.wait_for("it is mended", |status| status.broker.reload_errors.is_empty()).await;
+    let (again, before) = (["-u", "carol", "-P", "again"], ["-u", "carol", "-P", "ours"]);
+    assert!(publishes(port, &again, "up/x").await.0, "her new password, and what she may by the new rules");
+    assert!(!publishes(port, &before, "up/x").await.0, "not by the old one");
 }

@@ -42,9 +42,6 @@ use self::watched::Watched;
 use crate::telemetry::limited::Limited;
 use crate::wire::ReasonCode;
 
-/// How often files are looked at for changes.
-pub(super) const WATCH_EVERY: Duration = Duration::from_secs(2);
-
 /// Lines of the log about refused logins.
 const LOG_EVERY: Duration = Duration::from_secs(1);
 
@@ -306,9 +303,12 @@ impl Authenticator {
         changes
     }
 
-    /// Whether anything is read from files, which may change.
-    pub(super) const fn has_files(&self) -> bool {
-        self.users_file.is_some() || self.acl_file.is_some()
+    /// Files that cannot be used as they are now, and why.
+    pub(super) fn errors(&self) -> Vec<String> {
+        let files = [("users", &self.users_file), ("rules", &self.acl_file)];
+        let wrong = files.into_iter().filter_map(|(what, file)| Some((what, file.as_ref()?)));
+        let wrong = wrong.filter_map(|(what, file)| Some((what, file.path().display(), file.error()?)));
+        wrong.map(|(what, path, error)| format!("the {what} of {path} are as they were: {error}")).collect()
     }
 }
 
@@ -325,16 +325,24 @@ fn read<T>(
 ) -> Option<T> {
     let file = file?;
     let path = file.path().display();
-    match file.read(always)? {
-        Err(error) => tracing::error!(%path, %error, "the file of {what} cannot be read: what was in force stays so"),
+    let wrong = match file.read(always)? {
+        Err(error) => {
+            tracing::error!(%path, %error, "the file of {what} cannot be read: what was in force stays so");
+            error.to_string()
+        }
         Ok(text) => match parse(&text) {
-            Ok(parsed) => return Some(parsed),
+            Ok(parsed) => {
+                file.note(None);
+                return Some(parsed);
+            }
             Err(wrong) => {
-                for LineError { line, text } in wrong {
+                for LineError { line, text } in &wrong {
                     tracing::error!(%path, line, error = text, "the file of {what} has a mistake: what was in force stays so");
                 }
+                wrong.iter().map(LineError::to_string).collect::<Vec<_>>().join("; ")
             }
         },
-    }
+    };
+    file.note(Some(wrong));
     None
 }

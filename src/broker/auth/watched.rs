@@ -2,38 +2,29 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
+
+use crate::broker::reload::Watch;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Watched {
     path: PathBuf,
-    seen: Mutex<Seen>,
+    state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
-struct Seen {
-    /// Of what was read.
-    taken: Option<Stamp>,
-    /// At the last look. A change is read when it has stood still from one look to the next: mosquitto_passwd, for one, empties a file
-    /// before it fills it.
-    last: Option<Stamp>,
-}
-
-/// What tells one state of a file from the next. A file that is replaced has another inode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    inode: u64,
-    bytes: u64,
-    modified: (i64, i64),
+struct State {
+    watch: Watch,
+    /// Why the file as it is now is not in force.
+    error: Option<String>,
 }
 
 impl Watched {
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, seen: Mutex::default() }
+        Self { path, state: Mutex::default() }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -43,21 +34,19 @@ impl Watched {
     /// The text, if the file is another than the one that was read and stands still, or `always`. A file that cannot be read is an
     /// error once, until it is another.
     pub(super) fn read(&self, always: bool) -> Option<io::Result<String>> {
-        // The stamp is older than the text: what changes in between is read once more.
-        let now = stamp(&self.path).ok();
-        let mut seen = self.seen.lock();
-        let stands_still = std::mem::replace(&mut seen.last, now) == now;
-        if !always && (now == seen.taken || !stands_still) {
-            return None;
-        }
-        seen.taken = now;
-        Some(fs::read_to_string(&self.path))
+        let is_due = self.state.lock().watch.is_due([self.path()], always);
+        is_due.then(|| fs::read_to_string(&self.path))
     }
-}
 
-fn stamp(path: &Path) -> io::Result<Stamp> {
-    let meta = fs::metadata(path)?;
-    Ok(Stamp { inode: meta.ino(), bytes: meta.len(), modified: (meta.mtime(), meta.mtime_nsec()) })
+    /// Notes what came of it.
+    pub(super) fn note(&self, error: Option<String>) {
+        self.state.lock().error = error;
+    }
+
+    /// Why the file as it is now is not in force.
+    pub(super) fn error(&self) -> Option<String> {
+        self.state.lock().error.clone()
+    }
 }
 
 #[cfg(test)]

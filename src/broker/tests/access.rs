@@ -197,7 +197,7 @@ async fn r31_new_rules_hold_from_the_next_publish_and_delivery_on_and_for_what_i
         bob.send(Packet::Puback(ack(id))).await;
     }
     site.acl("user alice\ntopic write a/y\nuser bob\ntopic read a/y\n");
-    rig.broker.reload_auth(true).await;
+    rig.broker.reload_auth(true);
     alice.send(Packet::Publish(publish("a/x", "3", Qos::AtLeastOnce, 3))).await;
     let Packet::Puback(refused) = alice.receive().await else { panic!("no PUBACK") };
     assert_eq!(refused.code, ReasonCode::NotAuthorized);
@@ -215,7 +215,7 @@ async fn r31_new_rules_hold_from_the_next_publish_and_delivery_on_and_for_what_i
     assert_eq!(rig.board.snapshot().dropped.get("not_allowed"), Some(&1));
     // Nor does a broken file open anything.
     site.acl("user alice\ntopic wr ite #\n");
-    rig.broker.reload_auth(true).await;
+    rig.broker.reload_auth(true);
     alice.deliver("a/y", "5", Qos::AtLeastOnce, 5).await;
     rig.stop().await;
 }
@@ -281,7 +281,7 @@ async fn r31_a_will_is_checked_at_connect_and_when_it_is_published() {
     assert_eq!(bob.publication().await.topic.as_str(), "up/a");
     let doomed = enter(&rig, with("up/b", "b")).await;
     site.acl("user bob\ntopic read #\n");
-    rig.broker.reload_auth(true).await;
+    rig.broker.reload_auth(true);
     drop(doomed);
     rig.until("its will is refused", |rig| rig.board.snapshot().refused.get("not_allowed") == Some(&3)).await;
     bob.expect_silence().await;
@@ -326,7 +326,7 @@ async fn who_is_taken_out_of_the_file_is_ended_and_others_stay() {
     let mut alice = enter(&rig, of("alice", connect("alice"))).await;
     let mut bob = enter(&rig, of("bob", connect("bob"))).await;
     site.users(&["bob", "carol"]);
-    rig.broker.reload_auth(true).await;
+    rig.broker.reload_auth(true);
     let Packet::Disconnect(told) = alice.receive().await else { panic!("not told") };
     assert_eq!(told.code, ReasonCode::NotAuthorized);
     bob.expect_silence().await;

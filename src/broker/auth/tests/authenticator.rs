@@ -113,10 +113,21 @@ async fn files_are_read_again_and_one_with_a_mistake_changes_nothing() {
     fs::write(&users, "alice:plain\n").unwrap();
     let changes = auth.reload(true);
     assert!(!changes.acl && changes.users.is_empty());
+    let errors = auth.errors();
+    let [of_users, of_rules] = &errors[..] else { panic!("{errors:?}") };
+    assert!(
+        of_users.starts_with(&format!("the users of {} are as they were: line 1: ", users.display())),
+        "{of_users}"
+    );
+    assert!(of_rules.starts_with(&format!("the rules of {} are as they were: line 2: ", acl.display())), "{of_rules}");
     assert!(reads("b") && ask(&auth, login(Some("alice"), Some("hunter2"), false)).await.is_ok());
     fs::remove_file(&users).unwrap();
     assert!(auth.reload(true).users.is_empty());
     assert!(ask(&auth, login(Some("alice"), Some("hunter2"), false)).await.is_ok(), "nor does one that is gone");
+    fs::write(&users, format!("alice:{BOB}\n")).unwrap();
+    fs::write(&acl, "user alice\ntopic read b\n").unwrap();
+    auth.reload(true);
+    assert!(auth.errors().is_empty());
 }
 
 #[tokio::test]
