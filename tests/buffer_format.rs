@@ -246,6 +246,37 @@ fn a_reader_made_from_the_documentation_knows_where_it_stands() {
     }
 }
 
+/// With two streams the cursor file says more than a floor: what is owed lies between.
+#[tokio::test]
+async fn a_reader_made_from_the_documentation_knows_what_is_owed_with_two_streams() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("link");
+    let (mut direct, _) = Direct::open(&config(&log, Compression::None), 16, clock::system()).unwrap();
+    for n in 0..60 {
+        direct.append(&[&body(n)], expires(n)).unwrap();
+    }
+    direct.commit().unwrap();
+    direct.close();
+    let (buffer, _) = Buffer::open(config(&log, Compression::None), 16, clock::system()).unwrap();
+    (0..10).for_each(|n| buffer.settle(Offset(n), Outcome::Delivered));
+    let streams = buffer.streams(Some(16));
+    assert_eq!((streams.backlog, streams.live), (Some((Offset(10), Offset(60))), Offset(60)));
+    buffer.close().await;
+    let (mut direct, _) = Direct::open(&config(&log, Compression::None), 16, clock::system()).unwrap();
+    for n in 60..80 {
+        direct.append(&[&body(n)], expires(n)).unwrap();
+    }
+    direct.commit().unwrap();
+    direct.close();
+    let (buffer, _) = Buffer::open(config(&log, Compression::None), 16, clock::system()).unwrap();
+    (60..75).for_each(|n| buffer.settle(Offset(n), Outcome::Delivered));
+    let ledger = buffer.stats().ledger;
+    buffer.close().await;
+    let (numbers, holes, streams, returned) = independent::cursors_in_full(&log);
+    assert_eq!((numbers[0], holes, streams, returned), (10, vec![], vec![(60, 75)], 0));
+    assert_eq!((numbers[4], ledger.delivered, ledger.buffered), (25, 25, 55));
+}
+
 /// A reader of the documented bytes. It knows nothing of `tidegate` but what the documentation says.
 mod independent {
     use super::{BTreeMap, DeadLetter, Line, Offset, Path, WallMs, fs, segments};
@@ -411,8 +442,22 @@ mod independent {
 
     /// The numbers of the cursor file up to the count of holes.
     pub(super) fn cursors(dir: &Path) -> Vec<u64> {
+        cursors_in_full(dir).0
+    }
+
+    /// Those numbers, the holes, the streams, and the dead letters that were sent again: all that is in it.
+    pub(super) fn cursors_in_full(dir: &Path) -> (Vec<u64>, Vec<(u64, u64)>, Vec<(u64, u64)>, u64) {
         let payload = slots(&dir.join("cursors"));
-        (0..14).map(|n| u64_at(&payload, n * 8)).collect()
+        let numbers: Vec<u64> = (0..payload.len() / 8).map(|n| u64_at(&payload, n * 8)).collect();
+        let pairs = |from: usize, count: u64| -> Vec<(u64, u64)> {
+            numbers[from..from + 2 * count as usize].chunks(2).map(|pair| (pair[0], pair[1])).collect()
+        };
+        let holes = pairs(14, numbers[13]);
+        let at = 14 + 2 * holes.len();
+        let streams = pairs(at + 1, numbers[at]);
+        let end = at + 1 + 2 * streams.len();
+        assert_eq!(payload.len(), (end + 1) * 8, "nothing is in it that is not documented");
+        (numbers[..14].to_vec(), holes, streams, numbers[end])
     }
 
     pub(super) fn letters(dir: &Path) -> Vec<DeadLetter> {

@@ -76,11 +76,14 @@
 //! slot:    magic u32 = "TGSL" · version u16 = 1 · zero u16 · generation u64 · len u32 · crc u32 · payload[len]
 //!          crc = crc(crc(bytes 0..20), payload)
 //! meta:    uuid[16] · secret u32 · epoch u32, of the newest segment at most · reserved u64: numbers below may have been given
-//!          clean u8: closed in good order
+//!          state u8: 1, closed in good order; 2, records may have been seen before they were durable. Without 1, where 2 is set or the
+//!          tail is torn, numbers below `reserved` may have been given, and the next record gets that
 //! cursors: floor u64: all below is settled · durable u64: all below was durable · skipped u64: numbers that no record has · unnumbered u64:
 //!          records dropped without a number · delivered u64 · dropped_when_full u64 · dropped_age u64 · dropped_damaged u64 ·
 //!          dropped_min_free u64 · expired u64 · dead_lettered u64 · confirmed_after_drop u64 · replayed u64 ·
-//!          holes u64 · holes times { from u64 · to u64, exclusive }: numbers above the floor that hold no record that is owed
+//!          holes u64 · holes times { from u64 · to u64, exclusive }: numbers above the floor that hold no record that is owed ·
+//!          streams u64, at most 7 · streams times { start u64 · pos u64, exclusive }: settled too, above the floor ("Two streams") ·
+//!          returned u64: dead letters that were sent again, as far as `dead_lettered` and `skipped` account for them
 //! ```
 //! **`dead-letters/letters`**: letters and their fates, one behind the other; then zeros up to the end of the file, a reserve. Where something
 //! else stands, a reader tries again 8 bytes on. `salt` is `crc(secret, "letters")`, with `secret` from `meta`; a row of another one is none.
