@@ -16,7 +16,8 @@ use bytes::{Buf, BufMut};
 use super::offline::Ranges;
 use super::{Ledger, Outcome};
 
-/// Holes that are saved at most: what fits a slot.
+/// Holes that are saved at most: what fits a slot. Of more, some that are nothing but damage are left out, and their records
+/// are no part of the figures that are saved: they are found again, and counted then.
 const HOLES_SAVED_MAX: usize = (super::slots::PAYLOAD_MAX - 128) / 16 - STREAMS_MAX;
 /// Streams beside the floor: with it they leave eight ranges that are owed (R13).
 pub(super) const STREAMS_MAX: usize = 7;
@@ -71,6 +72,8 @@ pub(super) struct Tracker {
     /// First to end (exclusive); all at or above the floor.
     holes: BTreeMap<u64, u64>,
     hole_records: u64,
+    /// Of holes that begin here so many records were found damaged since the start: they can be found again.
+    damaged: BTreeMap<u64, u64>,
     /// In order; all begin above the floor, and each behind the cursor before it.
     streams: Vec<Stream>,
     /// `accepted` and `buffered` are derived and stay zero here.
@@ -179,7 +182,7 @@ impl Tracker {
     pub(super) fn passed(&self) -> Passed {
         let mut ranges: Vec<(u64, u64)> = Vec::new();
         if !self.streams.is_empty() {
-            let holes = self.holes.iter().take(HOLES_SAVED_MAX).map(|(from, to)| (*from, *to));
+            let holes = self.holes_saved().0;
             let mut all: Vec<(u64, u64)> = self.streamed_ranges().chain(holes).collect();
             all.sort_unstable();
             for (from, to) in all {
@@ -302,6 +305,7 @@ impl Tracker {
     fn pass(&mut self, mut at: u64) -> u64 {
         loop {
             if let Some(to) = self.holes.remove(&at) {
+                self.damaged.remove(&at);
                 self.hole_records -= to - at;
                 at = to;
             } else if let Some(outcome) = self.settled.remove(&at) {
@@ -340,7 +344,7 @@ impl Tracker {
         if self.holes.len() >= HOLES_SAVED_MAX || self.settled.range(from..to.max(from)).next().is_some() {
             return None;
         }
-        let dropped = self.dig(from, to).iter().map(|(from, to)| to - from).sum();
+        let dropped = self.dig(from, to, false).iter().map(|(from, to)| to - from).sum();
         self.count_dropped(from, to, dropped, why);
         Some(dropped)
     }
@@ -379,19 +383,19 @@ impl Tracker {
 
     /// Records `[from, to)` are damaged. Answers the ranges that were not known and are still owed.
     pub(super) fn damage(&mut self, from: u64, to: u64) -> Vec<(u64, u64)> {
-        let lost = self.dig(from, to);
+        let lost = self.dig(from, to, true);
         self.counts.dropped_damaged += lost.iter().map(|(from, to)| to - from).sum::<u64>();
         lost
     }
 
     /// Numbers `[from, to)` were never given to a record.
     pub(super) fn skip(&mut self, from: u64, to: u64) {
-        let skipped = self.dig(from, to);
+        let skipped = self.dig(from, to, false);
         self.skipped += skipped.iter().map(|(from, to)| to - from).sum::<u64>();
     }
 
     /// Makes holes of what is owed in the range.
-    fn dig(&mut self, from: u64, to: u64) -> Vec<(u64, u64)> {
+    fn dig(&mut self, from: u64, to: u64, is_damage: bool) -> Vec<(u64, u64)> {
         let mut dug = Vec::new();
         let mut at = from.max(self.floor);
         while at < to {
@@ -412,7 +416,7 @@ impl Tracker {
             at = end;
         }
         for (from, to) in &dug {
-            self.add_hole(*from, *to);
+            self.add_hole(*from, *to, is_damage);
             self.changed = true;
         }
         self.advance();
@@ -420,16 +424,41 @@ impl Tracker {
     }
 
     /// One that adjoins another becomes a part of it, since only so many are saved; but not where a stream begins.
-    fn add_hole(&mut self, from: u64, to: u64) {
+    fn add_hole(&mut self, from: u64, to: u64, is_damage: bool) {
         let begins_stream = |at: u64| self.streams.iter().any(|stream| stream.start == at);
         let before = self.holes.range(..from).next_back().filter(|(_, end)| **end == from && !begins_stream(from));
         let first = before.map_or(from, |(first, _)| *first);
         let behind = self.holes.get(&to).copied().filter(|_| !begins_stream(to));
+        let mut damaged = self.damaged.remove(&first).unwrap_or(0) + if is_damage { to - from } else { 0 };
         if behind.is_some() {
             self.holes.remove(&to);
+            damaged += self.damaged.remove(&to).unwrap_or(0);
+        }
+        if damaged > 0 {
+            self.damaged.insert(first, damaged);
         }
         self.holes.insert(first, behind.unwrap_or(to));
         self.hole_records += to - from;
+    }
+
+    /// The holes that are saved, and the damaged records that are in none of them.
+    fn holes_saved(&self) -> (Vec<(u64, u64)>, u64) {
+        let mut room = HOLES_SAVED_MAX;
+        let mut left_out = self.holes.len().saturating_sub(room);
+        let (mut saved, mut damaged) = (Vec::with_capacity(self.holes.len().min(room)), 0);
+        // The last ones are left out: the cursor comes to them last.
+        for (from, to) in self.holes.iter().rev() {
+            let is_found_again = self.damaged.get(from) == Some(&(to - from));
+            if left_out > 0 && is_found_again {
+                left_out -= 1;
+                damaged += to - from;
+            } else if room > 0 {
+                room -= 1;
+                saved.push((*from, *to));
+            }
+        }
+        saved.reverse();
+        (saved, damaged)
     }
 
     /// Whether some of `[from, to)` is neither below the floor nor known to be gone.
@@ -447,6 +476,7 @@ impl Tracker {
     /// As it is saved, with how far the log was durable.
     pub(super) fn encode(&self, durable: u64) -> Vec<u8> {
         let c = &self.counts;
+        let (holes, found_again) = self.holes_saved();
         let mut out = Vec::with_capacity(128 + 16 * self.holes.len());
         for number in [
             self.floor,
@@ -456,7 +486,7 @@ impl Tracker {
             c.delivered,
             c.dropped_when_full,
             c.dropped_age,
-            c.dropped_damaged,
+            c.dropped_damaged.saturating_sub(found_again),
             c.dropped_min_free,
             c.expired,
             c.dead_lettered,
@@ -465,11 +495,10 @@ impl Tracker {
         ] {
             out.put_u64_le(number);
         }
-        let holes = self.holes.len().min(HOLES_SAVED_MAX);
-        out.put_u64_le(super::wide(holes));
-        for (from, to) in self.holes.iter().take(holes) {
-            out.put_u64_le(*from);
-            out.put_u64_le(*to);
+        out.put_u64_le(super::wide(holes.len()));
+        for (from, to) in holes {
+            out.put_u64_le(from);
+            out.put_u64_le(to);
         }
         out.put_u64_le(super::wide(self.streams.len()));
         for stream in &self.streams {
@@ -687,6 +716,33 @@ mod tests {
         assert!(tracker.passed().covers(110, 150) && !tracker.passed().covers(90, 150));
         deliver(&mut tracker, 0..100);
         assert_eq!((tracker.floor(), tracker.backlog_end(), tracker.ledger(150).delivered), (150, None, 150));
+    }
+
+    #[test]
+    fn r07_more_holes_than_can_be_saved_balance_after_a_restart_and_are_counted_again() {
+        let mut tracker = Tracker::default();
+        let damaged = 2 * super::super::wide(HOLES_SAVED_MAX);
+        let next = 2 * damaged + 100;
+        // What a crash left out is told by no file but this one.
+        tracker.skip(next - 50, next);
+        let damage = |tracker: &mut Tracker| {
+            (0..damaged).for_each(|n| {
+                tracker.damage(2 * n + 1, 2 * n + 2);
+            });
+        };
+        damage(&mut tracker);
+        let before = tracker.ledger(next);
+        assert_eq!((before.accepted, before.dropped_damaged), (next - 50, damaged));
+        for _ in 0..3 {
+            let saved = tracker.encode(next);
+            assert!(saved.len() <= super::super::slots::PAYLOAD_MAX);
+            (tracker, _) = Tracker::decode(&saved).unwrap();
+            let ledger = tracker.ledger(next);
+            assert!(ledger.balances(), "{ledger:?}");
+            assert_eq!((ledger.accepted, tracker.holes.len()), (next - 50, HOLES_SAVED_MAX));
+            damage(&mut tracker);
+            assert_eq!(tracker.ledger(next), before);
+        }
     }
 
     #[test]
