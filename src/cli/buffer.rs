@@ -305,7 +305,9 @@ fn export(config: &Config, link: &str, file: &Path, from: Option<ReplayPoint>) -
         out::line(&format!("first {}", first.0));
         out::line(&format!("last {}", last.0));
     }
-    Ok(Exit::Done)
+    out::line(&format!("missing {}", manifest.missing));
+    // The file has what is sound; that it is not all is not to be overlooked.
+    Ok(if manifest.missing == 0 { Exit::Done } else { Exit::No })
 }
 
 fn import(config: &Config, file: &Path, link: Option<&str>) -> Outcome {
@@ -314,6 +316,7 @@ fn import(config: &Config, file: &Path, link: Option<&str>) -> Outcome {
     out::line(&format!("imported {}", imported.taken));
     out::line(&format!("there_already {}", imported.before));
     out::line(&format!("in_file {}", grouped(imported.manifest.records)));
+    out::line(&format!("missing {}", imported.manifest.missing));
     out::line(&format!("from_site {}", plain(&imported.manifest.site)));
     Ok(Exit::Done)
 }

@@ -1,11 +1,12 @@
 //! Carrying a buffer's records to another gateway in a file: export and import.
 //!
 //! # The file, format 1
-//! `header records* trailer`, little endian. Each part is `magic:u32 len:u32 crc:u32` and `len` bytes, over which `crc` goes.
+//! `header (record | loss)* trailer`, little endian. Each part is `magic:u32 len:u32 crc:u32` and `len` bytes, over which `crc` goes.
 //! ```text
 //! TGXH  version:u16 zero:u16 created_ms:u64 uuid[16] site:text link:text       text: len:u32 and its bytes
 //! TGXR  offset:u64 appended_ms:u64 expires_ms:u64 (u64::MAX: never) body
-//! TGXE  records:u64 crc:u32 (over all the records' checksums, in order) zero:u32
+//! TGXL  from:u64 to:u64 (exclusive): records that are owed and could not be read, because they are damaged where they lie
+//! TGXE  records:u64 crc:u32 (over the checksums of all between header and trailer, in order) zero:u32
 //! ```
 //! It is written beside its place and moved there when it is whole and synced.
 //!
@@ -17,7 +18,8 @@
 //! The whole file is verified before anything is taken. The folder of the link keeps, in the file `imports` (two slots, module
 //! `slots`), which records of which log have been taken. A batch is first noted there as intended, with the number that
 //! its first record will get; then appended and synced; then noted as taken. After a kill in between, whoever opens the log
-//! next sees from the sequence how much of the batch is in it: nobody else can have appended meanwhile.
+//! next sees from the sequence how much of the batch is in it: nobody else can have appended meanwhile. Numbers between those of a
+//! file count as taken too, since they were delivered, dropped or never given; not what the file says was lost: a later file may have it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -31,12 +33,14 @@ use super::super::slots::{Held, PAYLOAD_MAX, Slots, look};
 use super::super::storage::{Disk, Handle, Storage, read_up_to};
 use super::super::{Offset, OpenError, Record, wide};
 use super::ranges::Ranges;
-use super::records::{Start, each_record, saved};
+use super::records::{Seen, Start, each_number, saved};
 use super::view::View;
+use super::walk::{Bounds, walk};
 use crate::clock::WallMs;
 
 const HEAD: u32 = u32::from_le_bytes(*b"TGXH");
 const RECORD: u32 = u32::from_le_bytes(*b"TGXR");
+const LOSS: u32 = u32::from_le_bytes(*b"TGXL");
 const TRAILER: u32 = u32::from_le_bytes(*b"TGXE");
 const PART: usize = 12;
 /// A part larger than this is not believed in: as a record's frame.
@@ -95,6 +99,8 @@ pub struct Manifest {
     pub created: WallMs,
     /// How many records.
     pub records: u64,
+    /// Records that are owed and not in it: damaged where it was made.
+    pub missing: u64,
     /// The first and the last one's offset.
     pub range: Option<(Offset, Offset)>,
 }
@@ -135,8 +141,7 @@ pub(in crate::buffer) fn export_on(
 ) -> Result<Manifest, CarryError> {
     let failed = |error| CarryError::File { path: path.to_owned(), error };
     let view = View::read(storage, dir)?;
-    let (tracker, _) = saved(&view);
-    let owed = tracker.owed_below(u64::MAX);
+    let (tracker, durable) = saved(&view);
     let uuid = view.identity.map(|identity| identity.uuid);
     let uuid = uuid.or_else(|| view.segments.iter().find_map(|segment| Some(segment.header?.uuid)));
     let link = super::super::lanes::label(dir);
@@ -158,15 +163,17 @@ pub(in crate::buffer) fn export_on(
         Start::Offset(offset) => (offset.0, WallMs(0)),
         Start::Time(time) => (0, time),
     };
-    let mut body = Body { out: written, manifest, crc: 0, outcome: Ok(()) };
-    let read = each_record(storage, &view, from.max(tracker.floor()), |record| {
-        if record.appended < since || !owed.contains(record.offset.0) {
-            return ControlFlow::Continue(());
-        }
-        body.write(&record)
-    });
-    let Body { mut out, manifest, crc, outcome } = body;
+    let from = from.max(tracker.floor());
+    let owed = tracker.owed_below(u64::MAX);
+    let mut body =
+        Body { out: written, manifest, crc: 0, outcome: Ok(()), since, owed, next: from, lost: Ranges::default() };
+    let read = each_number(storage, &view, from, |seen| body.take(seen));
+    body.end(storage, &view, durable.max(tracker.known_end()));
+    let Body { mut out, mut manifest, crc, outcome, lost, .. } = body;
     let done = outcome.and_then(|()| {
+        // What a gateway has delivered and deleted meanwhile is not lost.
+        let after = View::read(storage, dir).map_err(|error| io::Error::other(error.to_string()))?;
+        manifest.missing = lost.common(&saved(&after).0.owed_below(u64::MAX)).len();
         let mut end = Vec::new();
         end.put_u64_le(manifest.records);
         end.put_u32_le(crc);
@@ -209,17 +216,56 @@ struct Body {
     manifest: Manifest,
     crc: u32,
     outcome: io::Result<()>,
+    /// Older ones are not asked for.
+    since: WallMs,
+    owed: Ranges,
+    /// All that is owed below is in the file, or in `lost`.
+    next: u64,
+    lost: Ranges,
 }
 
 impl Body {
-    fn write(&mut self, record: &Record) -> ControlFlow<()> {
-        let bytes = part(RECORD, &record_bytes(record));
-        self.crc = crc32c::crc32c_append(self.crc, bytes.get(8..PART).unwrap_or_default());
-        self.manifest.records += 1;
-        let first = self.manifest.range.map_or(record.offset, |(first, _)| first);
-        self.manifest.range = Some((first, record.offset));
-        self.outcome = self.out.write(&bytes);
+    fn take(&mut self, seen: Seen) -> ControlFlow<()> {
+        match seen {
+            Seen::Skipped(from, to) => self.owed.remove(from, to),
+            Seen::Record(record) if record.appended < self.since => self.next = record.offset.0 + 1,
+            Seen::Record(record) if !self.owed.contains(record.offset.0) => {}
+            Seen::Record(record) => {
+                self.lose_to(record.offset.0);
+                self.next = record.offset.0 + 1;
+                self.manifest.records += 1;
+                let first = self.manifest.range.map_or(record.offset, |(first, _)| first);
+                self.manifest.range = Some((first, record.offset));
+                self.write(RECORD, &record_bytes(&record));
+            }
+        }
         if self.outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    }
+
+    /// What is owed from here to `to` was in no sound frame.
+    fn lose_to(&mut self, to: u64) {
+        let lost = self.owed.common(&Ranges::one(self.next, to));
+        for (from, to) in lost.iter() {
+            self.lost.add(from, to);
+            self.write(LOSS, &[from.to_le_bytes(), to.to_le_bytes()].concat());
+        }
+    }
+
+    /// Nothing more is in the segments; records below `durable` were in them.
+    fn end(&mut self, storage: &dyn Storage, view: &View, durable: u64) {
+        let bounds = |bytes| Bounds { bytes, number: u64::MAX, durable: u64::MAX };
+        match view.segments.last().map(|last| walk(storage, last, bounds(last.len), |_| {})).transpose() {
+            Ok(last) => self.lose_to(last.map_or(durable, |last| last.next.max(durable))),
+            Err(error) => self.outcome = std::mem::replace(&mut self.outcome, Ok(())).and(Err(error)),
+        }
+    }
+
+    fn write(&mut self, magic: u32, body: &[u8]) {
+        let bytes = part(magic, body);
+        self.crc = crc32c::crc32c_append(self.crc, bytes.get(8..PART).unwrap_or_default());
+        if self.outcome.is_ok() {
+            self.outcome = self.out.write(&bytes);
+        }
     }
 }
 
@@ -293,7 +339,7 @@ impl In {
         let at = self.pos;
         let Some(mut head) = self.bytes(PART)? else { return Ok(Err(format!("it ends at byte {at}"))) };
         let (magic, len, crc) = (head.get_u32_le(), head.get_u32_le(), head.get_u32_le());
-        if !matches!(magic, HEAD | RECORD | TRAILER) || len > PART_MAX {
+        if !matches!(magic, HEAD | RECORD | LOSS | TRAILER) || len > PART_MAX {
             return Ok(Err(format!("byte {at} is damaged")));
         }
         let len = usize::try_from(len).unwrap_or(usize::MAX);
@@ -319,11 +365,18 @@ pub fn origin(path: &Path) -> Result<Manifest, CarryError> {
     input.header(path)
 }
 
-/// Reads a whole export, verifying everything, and shows each record.
+/// What stands in a file between its header and its trailer.
+pub(in crate::buffer) enum Item {
+    Record(Record),
+    /// Records of its source are missing here.
+    Loss,
+}
+
+/// Reads a whole export, verifying everything, and shows what is in it.
 pub(in crate::buffer) fn read_file(
     storage: &dyn Storage,
     path: &Path,
-    mut each: impl FnMut(Record) -> ControlFlow<()>,
+    mut each: impl FnMut(Item) -> ControlFlow<()>,
 ) -> Result<Manifest, CarryError> {
     let failed = |error| CarryError::File { path: path.to_owned(), error };
     let damaged = |why: String| CarryError::Damaged { path: path.to_owned(), why };
@@ -337,15 +390,23 @@ pub(in crate::buffer) fn read_file(
             let whole = body.len() == 16 && body.get_u64_le() == manifest.records && body.get_u32_le() == all;
             return if whole { Ok(manifest) } else { Err(damaged("records are missing".to_owned())) };
         }
+        all = crc32c::crc32c_append(all, &crc.to_le_bytes());
+        if magic == LOSS && body.len() == 16 {
+            let from = body.get_u64_le();
+            manifest.missing = manifest.missing.saturating_add(body.get_u64_le().saturating_sub(from));
+            if each(Item::Loss).is_break() {
+                return Ok(manifest);
+            }
+            continue;
+        }
         if magic != RECORD || body.len() < 24 {
             return Err(damaged(format!("no record before byte {}", input.pos)));
         }
-        all = crc32c::crc32c_append(all, &crc.to_le_bytes());
         let (offset, appended) = (Offset(body.get_u64_le()), WallMs(body.get_u64_le()));
         let expires = Some(body.get_u64_le()).filter(|at| *at != u64::MAX).map(WallMs);
         manifest.records += 1;
         manifest.range = Some((manifest.range.map_or(offset, |(first, _)| first), offset));
-        if each(Record { offset, appended, expires, body }).is_break() {
+        if each(Item::Record(Record { offset, appended, expires, body })).is_break() {
             return Ok(manifest);
         }
     }

@@ -10,7 +10,7 @@ use super::super::log::Log;
 use super::super::state::Verdict;
 use super::super::storage::{Disk, Storage};
 use super::super::{Config, Offset, Record, Refused, WhenFull, recovery};
-use super::carry::{CarryError, Imports, Intent, Manifest, read_file};
+use super::carry::{CarryError, Imports, Intent, Item, Manifest, read_file};
 use super::ranges::Ranges;
 use crate::clock::Clock;
 
@@ -69,9 +69,14 @@ pub(in crate::buffer) fn import_on(
     let mut import = Import { log, imports, manifest, batch: Vec::new(), bytes: 0, since: None, taken: 0, before: 0 };
     let mut outcome = if own { Err(CarryError::Own(path.to_owned())) } else { Ok(()) };
     if outcome.is_ok() {
-        let read = read_file(&**storage, path, |record| {
-            let body = map(&import.manifest, record.body);
-            outcome = import.offer(Record { body, ..record });
+        let read = read_file(&**storage, path, |item| {
+            outcome = match item {
+                Item::Record(record) => {
+                    let body = map(&import.manifest, record.body);
+                    import.offer(Record { body, ..record })
+                }
+                Item::Loss => import.pass_loss(),
+            };
             if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
         outcome = outcome.and_then(|()| read.map(drop)).and_then(|()| import.flush());
@@ -106,6 +111,13 @@ impl Import {
         self.bytes += record.body.len();
         self.batch.push(record);
         if self.batch.len() >= BATCH_RECORDS || self.bytes >= BATCH_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    /// Records are missing here, and may still come in another file.
+    fn pass_loss(&mut self) -> Result<(), CarryError> {
+        self.flush()?;
+        self.since = None;
+        Ok(())
     }
 
     /// Notes, appends, syncs, notes.

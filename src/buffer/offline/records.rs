@@ -206,11 +206,32 @@ pub(in crate::buffer) fn saved(view: &View) -> (Tracker, u64) {
     view.saved.clone().unwrap_or_else(fresh)
 }
 
-pub(in crate::buffer) fn each_record(
+/// What a log's numbers are, in order.
+pub(in crate::buffer) enum Seen {
+    /// Numbers `[from, to)` hold no record, and are no hole.
+    Skipped(u64, u64),
+    /// A record.
+    Record(Record),
+}
+
+fn each_record(
     storage: &dyn Storage,
     view: &View,
     from: u64,
     mut each: impl FnMut(Record) -> ControlFlow<()>,
+) -> Result<(), OpenError> {
+    each_number(storage, view, from, |seen| match seen {
+        Seen::Record(record) => each(record),
+        Seen::Skipped(..) => ControlFlow::Continue(()),
+    })
+}
+
+/// Shows what sound frames say of the numbers at or above `from`.
+pub(in crate::buffer) fn each_number(
+    storage: &dyn Storage,
+    view: &View,
+    from: u64,
+    mut each: impl FnMut(Seen) -> ControlFlow<()>,
 ) -> Result<(), OpenError> {
     for (at, segment) in view.segments.iter().enumerate() {
         let end = view.segments.get(at + 1).map_or(u64::MAX, |next| next.base);
@@ -230,7 +251,7 @@ fn records_of(
     segment: &SegmentFile,
     from: u64,
     end: u64,
-    each: &mut impl FnMut(Record) -> ControlFlow<()>,
+    each: &mut impl FnMut(Seen) -> ControlFlow<()>,
 ) -> std::io::Result<ControlFlow<()>> {
     let Some(salt) = segment.salt else { return Ok(ControlFlow::Continue(())) };
     let file = match storage.open_to_read(&segment.path) {
@@ -246,12 +267,15 @@ fn records_of(
             continue;
         }
         let Some(frame) = found.frame() else { continue };
+        if frame.skipped > 0 && each(Seen::Skipped(frame.from(), frame.base)).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
         for record in records_in(&frame) {
             if record.offset.0 < next {
                 continue;
             }
             next = record.offset.0 + 1;
-            if each(record).is_break() {
+            if each(Seen::Record(record)).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }

@@ -120,6 +120,46 @@ fn a_file_that_is_not_whole_is_refused_before_anything_is_taken() {
 }
 
 #[test]
+fn what_is_damaged_is_missed_in_the_file_and_a_later_file_brings_it() {
+    // At the beginning, in the midst, at the end; in a segment that is being written and in one that is closed.
+    for (record, closed) in [(0, false), (30, true), (30, false), (59, true), (59, false)] {
+        let case = format!("record {record}, closed: {closed}");
+        let mut bench = Bench::new(Config { max_size: ByteSize(1 << 20), ..config() });
+        bench.put_all(0, 60);
+        bench.log.save_cursor(true).unwrap();
+        if closed {
+            bench.log.finish();
+        }
+        let path = bench.disk.segments().pop().unwrap();
+        let whole = bench.disk.read(&path);
+        let frame = FRAME_HEADER + 16 + body(0).len().next_multiple_of(8);
+        let at = SEGMENT_HEADER + record * frame + FRAME_HEADER + 20;
+        bench.disk.change(&path, |bytes| bytes[at] ^= 1);
+        let there = SimDisk::default();
+        let export = || {
+            let manifest = export_on(&bench.disk, dir(), "ship", Start::Cursor, file()).unwrap();
+            there.put(file(), &bench.disk.read(file()));
+            manifest
+        };
+        let some = export();
+        assert_eq!((some.records, some.missing), (59, 1), "{case}: {some:?}");
+        let first = import(&there).unwrap();
+        assert_eq!((first.taken, first.manifest.missing), (some.records, some.missing), "{case}");
+        // It was the reading, not the data.
+        bench.disk.change(&path, |bytes| bytes.clone_from(&whole));
+        assert_eq!(export().missing, 0, "{case}");
+        let second = import(&there).unwrap();
+        assert_eq!((second.taken, second.before), (some.missing, some.records), "{case}");
+        let mut all = arrived(&there);
+        all.sort();
+        let mut expected: Vec<_> = (0..60).map(body).collect();
+        expected.sort();
+        assert_eq!(all, expected, "{case}");
+        assert_eq!(import(&there).unwrap().taken, 0, "{case}");
+    }
+}
+
+#[test]
 fn a_buffer_does_not_take_its_own_records_twice() {
     let (source, _) = exported(30);
     let Bench { disk, log, config, .. } = source;

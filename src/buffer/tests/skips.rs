@@ -1,6 +1,10 @@
 //! Numbers that hold no record and are no hole: the frame behind them says so.
 
+use std::path::Path;
+
 use super::super::format::SEGMENT_HEADER;
+use super::super::offline::Start;
+use super::super::offline::carry::export_on;
 use super::bench::{Bench, body, config, dir};
 
 /// Its last record is torn, so that the next number leaves out what had been reserved; two more records follow.
@@ -48,5 +52,17 @@ fn numbers_left_out_are_no_damage_where_the_cursor_is_lost_too() {
         assert_eq!(bench.offsets(), expected, "closed: {closed}");
         let ledger = bench.ledger();
         assert_eq!((ledger.accepted, ledger.dropped_damaged), (11, 0), "closed: {closed}: {ledger:?}");
+    }
+}
+
+#[test]
+fn an_export_does_not_miss_numbers_that_were_left_out() {
+    for lost in [false, true] {
+        let (bench, _) = with_numbers_left_out();
+        if lost {
+            lose_the_cursor(&bench);
+        }
+        let manifest = export_on(&bench.disk, dir(), "ship", Start::Cursor, Path::new("/stick/far.tgx")).unwrap();
+        assert_eq!((manifest.records, manifest.missing), (11, 0), "without the cursor: {lost}");
     }
 }
