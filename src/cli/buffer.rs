@@ -75,6 +75,9 @@ enum Verb {
         /// Begin here: an offset, a time such as `2026-11-26T08:00:00Z`, or how long ago, such as `2h`
         #[arg(long, value_name = "TIME|OFFSET", value_parser = point)]
         from: Option<ReplayPoint>,
+        /// Replace FILE if it is there
+        #[arg(long)]
+        force: bool,
     },
     /// Take an exported file into a link's buffer; what was taken before is not taken again. The gateway must be stopped
     Import {
@@ -117,7 +120,7 @@ pub(crate) fn buffer(args: &Args, config: &Path) -> Outcome {
         Verb::Peek(args) => peek(&config, args),
         Verb::Verify { link, json } => verify(&config, link.as_deref(), *json),
         Verb::Repair { link, yes } => repair(&config, link, *yes),
-        Verb::Export { link, file, from } => export(&config, link, file, *from),
+        Verb::Export { link, file, from, force } => export(&config, link, file, *from, *force),
         Verb::Import { file, link } => import(&config, file, link.as_deref()),
     }
 }
@@ -297,8 +300,14 @@ fn repair(config: &Config, link: &str, yes: bool) -> Outcome {
     Ok(Exit::Done)
 }
 
-fn export(config: &Config, link: &str, file: &Path, from: Option<ReplayPoint>) -> Outcome {
+fn export(config: &Config, link: &str, file: &Path, from: Option<ReplayPoint>, force: bool) -> Outcome {
     let dir = folder(config, link)?;
+    if !force && file.symlink_metadata().is_ok() {
+        // It may hold what another site's gateway has exported.
+        let words =
+            anyhow::anyhow!("{} is there already: choose another name, or replace it with --force", file.display());
+        return Err(Failure::new(Exit::Io, words));
+    }
     let manifest = offline::export(&dir, &config.site, start(from), file).map_err(carry_failure)?;
     out::line(&format!("exported {}", manifest.records));
     if let Some((first, last)) = manifest.range {

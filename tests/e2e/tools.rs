@@ -220,6 +220,9 @@ async fn a_buffer_is_carried_to_another_gateway_once_whatever_is_killed() {
     let file = source.config().with_file_name("far.tgx");
     let file = file.to_str().unwrap();
     has(&expect(&source, 0, &["buffer", "export", "far", file]).await, &format!("exported {CARRIED}"));
+    let refused = expect(&source, 74, &["buffer", "export", "far", file]).await;
+    assert!(refused.contains("is there already"), "{refused}");
+    has(&expect(&source, 0, &["buffer", "export", "far", file, "--force"]).await, &format!("exported {CARRIED}"));
     let carried = peeked(&source, "far").await;
     assert_eq!(carried.len(), CARRIED);
 

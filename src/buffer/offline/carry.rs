@@ -152,7 +152,7 @@ pub(in crate::buffer) fn export_on(
         created: crate::clock::wall(),
         ..Manifest::default()
     };
-    let beside = path.with_extension("part");
+    let beside = path.with_added_extension("part");
     let written = remove_if_there(storage, &beside)
         .and_then(|()| storage.create(&beside))
         .map(|file| Out { file, held: Vec::new(), end: 0 })
