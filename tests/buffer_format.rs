@@ -446,11 +446,14 @@ mod independent {
         (0..14).map(|n| u64_at(&payload, n * 8)).collect()
     }
 
+    /// First, and behind the last.
+    pub(super) type Ranges = Vec<(u64, u64)>;
+
     /// Those numbers, the holes, the streams, and the dead letters that were sent again: all that is in it.
-    pub(super) fn cursors_in_full(dir: &Path) -> (Vec<u64>, Vec<(u64, u64)>, Vec<(u64, u64)>, u64) {
+    pub(super) fn cursors_in_full(dir: &Path) -> (Vec<u64>, Ranges, Ranges, u64) {
         let payload = slots(&dir.join("cursors"));
         let numbers: Vec<u64> = (0..payload.len() / 8).map(|n| u64_at(&payload, n * 8)).collect();
-        let pairs = |from: usize, count: u64| -> Vec<(u64, u64)> {
+        let pairs = |from: usize, count: u64| -> Ranges {
             numbers[from..from + 2 * count as usize].chunks(2).map(|pair| (pair[0], pair[1])).collect()
         };
         let holes = pairs(14, numbers[13]);
