@@ -14,6 +14,7 @@ pub(super) fn lines(status: &Status, now: WallMs) -> Vec<Vec<Span>> {
     let mut lines = vec![head(status, now), broker(&status.broker)];
     lines.extend(counts("dropped", &status.broker.dropped));
     lines.extend(counts("refused", &status.broker.refused));
+    lines.extend(counts("limited", &status.broker.limited));
     if let Some(error) = &status.broker.store_error {
         lines.push(vec![Span::new(Style::Bad, format!("       store: {error}"))]);
     }
@@ -263,6 +264,15 @@ link hq (rabbitmq)  online
         assert!(shown(&status).contains("\n       last error: connection refused\n"));
         status.links[0].sink.as_mut().unwrap().state = LinkState::Online;
         assert!(shown(&status).contains("\n       earlier error: connection refused\n"));
+    }
+
+    #[test]
+    fn what_limits_of_listeners_and_users_held_back_is_on_the_page() {
+        let mut status = status();
+        assert!(!shown(&status).contains("limited"));
+        status.broker.limited =
+            [("message_rate", 1_200), ("connections", 3)].map(|(limit, n)| (limit.into(), n)).into();
+        assert!(shown(&status).contains("\n       limited: connections 3, message_rate 1,200\n"), "{}", shown(&status));
     }
 
     #[test]
