@@ -1,6 +1,6 @@
 #!/bin/bash
 # tests/run.sh [--without NAME]... [-- CARGO_TEST_ARGUMENTS]      all tests, with real brokers
-#   NAME   mosquitto, rabbitmq, kafka, paho-mqtt or mqttjs: the tests that need it are left out, and named at the end
+#   NAME   mosquitto, rabbitmq, kafka, ldap, paho-mqtt or mqttjs: the tests that need it are left out, and named at the end
 #   such as: tests/run.sh --without kafka -- --test e2e outage
 # Installs what is missing (Debian, as root or by sudo), fetches Kafka's jars, and runs `cargo test`. The tests start the brokers
 # themselves, on free loopback ports in throw-away folders; nothing of them is left, also when the tests fail or are interrupted.
@@ -10,14 +10,14 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 70
 help() { sed -n '2,4s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 usage() { printf 'tests/run.sh: %s\n' "$*" >&2; help >&2; exit 64; }
 
-brokers=(mosquitto rabbitmq kafka paho-mqtt mqttjs)
+brokers=(mosquitto rabbitmq kafka ldap paho-mqtt mqttjs)
 without=()
 while [ $# -gt 0 ]; do
   case $1 in
     --without)
       case ${2:-} in
-        mosquitto|rabbitmq|kafka|paho-mqtt|mqttjs) without+=("$2") ;;
-        *) usage "--without takes mosquitto, rabbitmq, kafka, paho-mqtt or mqttjs, not '${2:-}'" ;;
+        mosquitto|rabbitmq|kafka|ldap|paho-mqtt|mqttjs) without+=("$2") ;;
+        *) usage "--without takes mosquitto, rabbitmq, kafka, ldap, paho-mqtt or mqttjs, not '${2:-}'" ;;
       esac
       shift 2 ;;
     --without=*) set -- --without "${1#*=}" "${@:2}" ;;
@@ -58,6 +58,7 @@ pkg-config --exists libssl 2>/dev/null || packages+=(libssl-dev)
 [ -e /etc/ssl/certs/ca-certificates.crt ] || packages+=(ca-certificates)
 if ! named mosquitto; then want mosquitto mosquitto; want mosquitto_pub mosquitto-clients; fi
 named rabbitmq || want rabbitmq-server rabbitmq-server
+named ldap || want slapd slapd
 if ! named kafka; then want mvn maven; want java openjdk-17-jdk-headless; want kcat kcat; fi
 
 if ! named paho-mqtt; then python3 -c 'import venv, ensurepip' 2>/dev/null || packages+=(python3-venv); fi
@@ -95,6 +96,7 @@ have() {
   case $1 in
     mosquitto) command -v mosquitto >/dev/null && command -v mosquitto_pub >/dev/null ;;
     rabbitmq) [ -x /usr/sbin/rabbitmq-server ] || command -v rabbitmq-server >/dev/null ;;
+    ldap) command -v slapd >/dev/null && command -v slappasswd >/dev/null ;;
     kafka) command -v java >/dev/null && tests/peers/kafka/start.sh --fetch >"$work/kafka" 2>"$work/kafka.err" ||
       { tail -n 5 "$work/kafka.err" >&2; false; } ;;
     paho-mqtt|mqttjs) "tests/peers/$1/run.sh" --fetch >"$work/client" 2>"$work/client.err" || { tail -n 5 "$work/client.err" >&2; false; } ;;
