@@ -45,6 +45,13 @@ const PURE: &[&str] = &[
     "broker/auth/acl_file",
     "topic",
     "message",
+    "broker/auth/enhanced",
+    "broker/auth/http/answer",
+    "broker/auth/jwt/keys",
+    "broker/auth/jwt/token",
+    "broker/auth/ldap/template",
+    "broker/auth/rules",
+    "broker/auth/scram",
 ];
 
 /// What a pure module may not name: the runtime, files, sockets, clocks, chance.

@@ -7,6 +7,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
+use tidegate::broker::auth::jwt::{Algorithm, KeySource};
+use tidegate::broker::auth::ldap::Find;
 use tidegate::buffer::{Compression, Lane, SyncMode, WhenFull};
 use tidegate::cli::check::check;
 use tidegate::clock::WallMs;
@@ -172,6 +174,33 @@ fn r30_no_secrets_checks_the_rest_of_a_file_that_needs_them() {
     assert_eq!(code, 65);
     assert!(out.contains("`${vault:x}` is neither") && !out.contains("NOT_SET` is not set"), "{out}");
     assert!(config::load(Path::new("tests/config/good/full.yaml"), &strict).is_err(), "it cannot be run");
+}
+
+#[test]
+fn logins_that_others_vouch_for_are_all_resolved_and_show_no_secret() {
+    let auth = loaded("tests/config/good/identity.yaml").broker.auth;
+    let (jwt, http, ldap) = (auth.jwt.unwrap(), auth.http.unwrap(), auth.ldap.unwrap());
+    let KeySource::JwksUrl { url, ca, timeout, refresh } = &jwt.keys else { panic!("{:?}", jwt.keys) };
+    assert_eq!(url.to_string(), "https://id.example/realms/plant/keys");
+    assert!(ca.as_ref().unwrap().ends_with("tls/ca.pem"));
+    assert_eq!((timeout.as_secs(), refresh.as_secs(), jwt.terms.leeway.as_secs()), (2, 600, 5));
+    assert_eq!(jwt.terms.algorithms, [Algorithm::Rs256, Algorithm::Es256]);
+    assert_eq!(
+        (jwt.terms.issuer.as_deref(), &*jwt.terms.user_claim),
+        (Some("https://id.example/realms/plant"), "preferred_username")
+    );
+    assert!(jwt.terms.require_expiry);
+    assert_eq!((http.cache.as_secs(), http.requests_max, http.headers.len()), (60, 8, 1));
+    assert_eq!(http.headers[0].1.to_str().unwrap(), "Bearer hunter2");
+    let Find::BySearch { account, filter, .. } = &ldap.find else { panic!("{:?}", ldap.find) };
+    assert_eq!(
+        (account.password.reveal(), filter.filled("a*", "").as_str()),
+        ("hunter2", "(&(objectClass=person)(uid=a\\2a))")
+    );
+    assert!(ldap.starttls && ldap.groups.is_some());
+    assert_eq!((ldap.timeout.as_secs(), ldap.connections_max), (3, 4));
+    let shown = format!("{http:?}{ldap:?}{jwt:?}");
+    assert!(!shown.contains("hunter2"), "{shown}");
 }
 
 #[test]

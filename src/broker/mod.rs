@@ -60,7 +60,7 @@ use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 use tokio_util::task::TaskTracker;
 
-use self::auth::Authenticator;
+use self::auth::{Authenticator, OwnSecret};
 use self::client::Client;
 use self::limits::usage::{Arrivals, Users};
 use self::reload::{Part, Reloader};
@@ -132,6 +132,8 @@ impl Broker {
             auth: Authenticator::open(
                 config.auth.clone(),
                 config.listeners.iter().any(|listener| listener.certificate_user.is_some()),
+                OwnSecret::open(dir),
+                Arc::clone(&clock),
             ),
             config,
             hub,

@@ -10,6 +10,7 @@ use anyhow::{Context as _, anyhow};
 use super::exit::{Exit, Failure, Outcome};
 use super::out;
 use crate::broker::auth::passwords;
+use crate::broker::auth::scram::{Entry, ITERATIONS_DEFAULT, SALT_BYTES};
 use crate::broker::auth::users::{self, Users};
 
 /// Longer than any password, and what MQTT can carry.
@@ -28,6 +29,9 @@ pub(crate) struct Args {
     /// Only say whether a password is the user's: exit code 0 or 1
     #[arg(long)]
     verify: bool,
+    /// Add a line by which the user can prove to know the password without sending it (SCRAM-SHA-256, MQTT 5)
+    #[arg(long, conflicts_with_all = ["verify", "delete"])]
+    scram: bool,
     /// Read the password from standard input, up to the end of the first line, rather than from the terminal
     #[arg(long)]
     stdin: bool,
@@ -51,8 +55,7 @@ pub(crate) fn passwd(args: &Args) -> Outcome {
     if args.delete && !known {
         return Err(Failure::new(Exit::No, anyhow!("{shown} has no user `{user}`")));
     }
-    let entry = if args.delete { None } else { Some(hashed(&password(args, true)?)?) };
-    let edited = users::edited(&text, user, entry.as_deref());
+    let edited = if args.delete { users::edited(&text, user, None) } else { with_password(args, &text)? };
     replace(file, &edited).map_err(|error| failure(error, format!("{shown} cannot be written")))?;
     let done = match (args.delete, known) {
         (true, _) => "removed from",
@@ -81,6 +84,29 @@ fn verify(args: &Args, text: &str) -> Outcome {
         Some(_) => Err(Failure::new(Exit::No, anyhow!("this is not the password of `{user}`"))),
         None => Err(Failure::new(Exit::No, anyhow!("{} has no user `{user}`", file.display()))),
     }
+}
+
+/// All lines of the user get the new password: one that was forgotten would still let the old one in.
+fn with_password(args: &Args, text: &str) -> Result<String, Failure> {
+    let Args { user, .. } = args;
+    let old: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .filter(|(name, _)| name == user)
+        .map(|(_, entry)| entry)
+        .collect();
+    let (proofs, others): (Vec<&str>, Vec<&str>) = old.into_iter().partition(|entry| Entry::is_one(entry));
+    let password = password(args, true)?;
+    let mut text = text.to_owned();
+    if !args.scram || !others.is_empty() {
+        text = users::edited(&text, user, Some(&hashed(&password)?));
+    }
+    if args.scram || !proofs.is_empty() {
+        let made = Entry::of_password(&password, &rand::random::<[u8; SALT_BYTES]>(), ITERATIONS_DEFAULT);
+        let entry = made.map_err(|error| Failure::new(Exit::Usage, anyhow!("{error}: nothing was changed")))?;
+        text = users::edited(&text, user, Some(&entry.to_text()));
+    }
+    Ok(text)
 }
 
 fn hashed(password: &str) -> Result<String, Failure> {

@@ -179,13 +179,13 @@ fn secrets_in(line: &str) -> Vec<Range<usize>> {
         secrets.push(password);
     }
     let lower = line.to_ascii_lowercase();
-    for word in ["password", "passphrase", "secret", "token", "jaas.config"] {
+    for word in ["password", "passphrase", "secret", "token", "jaas.config", "authorization", "cookie", "api-key"] {
         let Some(at) = lower.find(word) else { continue };
         let Some(colon) = line.get(at..).and_then(|text| text.find(": ")).map(|colon| at + colon + 2) else { continue };
         let value = line.get(colon..).unwrap_or_default();
         let start = colon + value.len() - value.trim_start().len();
         let end = colon + value.find([',', '}']).filter(|_| line.contains('{')).unwrap_or(value.len());
-        if start < end && !value.contains("${") {
+        if start < end && !line.get(start..end).unwrap_or_default().contains("${") {
             secrets.push(start..end);
         }
     }
@@ -240,6 +240,12 @@ mod tests {
             ("url: amqp://u:${env:P}@h", 0..3, "url: amqp://u:${env:P}@h", "^^^"),
             ("url: amqp://u:a/b@c@h", 0..3, "url: amqp://u:***@h", "^^^"),
             ("sasl.password: hunter2", 0..3, "sasl.password: ***", "^^^"),
+            (
+                "h: { Authorization: Bearer s, B: \"${env:P}\" }",
+                0..1,
+                "h: { Authorization: ***, B: \"${env:P}\" }",
+                "^",
+            ),
             (
                 "o: { sasl.password: hunter2, x: 1 }",
                 29..30,

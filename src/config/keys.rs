@@ -40,9 +40,48 @@ pub(super) const BROKER: Keys = Keys {
 
 pub(super) const AUTH: Keys = Keys {
     section: "broker.auth",
-    accepted: &["users", "groups", "acl", "acl_file"],
-    planned: &["jwt", "http", "ldap"],
+    accepted: &["users", "jwt", "http", "ldap", "groups", "acl", "acl_file"],
+    planned: &[],
 };
+
+pub(super) const JWT: Keys = Keys {
+    section: "broker.auth.jwt",
+    accepted: &[
+        "key",
+        "secret",
+        "jwks",
+        "ca",
+        "timeout",
+        "refresh",
+        "algorithms",
+        "issuer",
+        "audience",
+        "leeway",
+        "user_claim",
+        "groups_claim",
+        "acl_claim",
+        "require_expiry",
+    ],
+    planned: &[],
+};
+
+pub(super) const AUTH_HTTP: Keys = Keys {
+    section: "broker.auth.http",
+    accepted: &["url", "timeout", "headers", "ca", "cache", "requests_max"],
+    planned: &[],
+};
+
+pub(super) const LDAP: Keys = Keys {
+    section: "broker.auth.ldap",
+    accepted: &["url", "bind_dn", "search", "groups", "starttls", "ca", "timeout", "connections_max"],
+    planned: &[],
+};
+
+pub(super) const LDAP_SEARCH: Keys =
+    Keys { section: "broker.auth.ldap.search", accepted: &["base", "filter", "bind_dn", "password"], planned: &[] };
+
+pub(super) const LDAP_GROUPS: Keys =
+    Keys { section: "broker.auth.ldap.groups", accepted: &["base", "filter", "attribute"], planned: &[] };
 
 pub(super) const ACL_RULE: Keys = Keys {
     section: "broker.auth.acl",
@@ -161,7 +200,7 @@ pub(super) const ROUTE: Keys = Keys {
     planned: &["where", "transform", "throttle", "sample", "dedup", "batch", "retained", "retain", "qos"],
 };
 
-pub(super) const ALL: [&Keys; 21] = [
+pub(super) const ALL: [&Keys; 26] = [
     &TOP,
     &BROKER,
     &AUTH,
@@ -183,6 +222,11 @@ pub(super) const ALL: [&Keys; 21] = [
     &DRAIN,
     &LIVE_FIRST,
     &ROUTE,
+    &JWT,
+    &AUTH_HTTP,
+    &LDAP,
+    &LDAP_SEARCH,
+    &LDAP_GROUPS,
 ];
 
 /// What a key is called in other programs, and what says the same here: section, keys, hint.

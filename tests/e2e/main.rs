@@ -14,6 +14,8 @@ mod drain;
 #[cfg(test)]
 mod folders;
 #[cfg(test)]
+mod identity;
+#[cfg(test)]
 mod inbound;
 #[cfg(test)]
 mod interop;

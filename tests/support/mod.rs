@@ -12,4 +12,5 @@ pub(crate) mod pki;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod remote;
+pub(crate) mod server;
 pub(crate) mod wait;

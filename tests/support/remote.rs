@@ -89,6 +89,36 @@ impl Mosquitto {
     }
 }
 
+// ---- OpenLDAP.
+
+/// A directory with and without TLS; who is in it stands at the head of its script.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    pub(crate) port: u16,
+    pub(crate) tls_port: u16,
+    /// Ends before its folder goes.
+    _process: Process,
+    room: Room,
+}
+
+impl Directory {
+    pub(crate) async fn start() -> Self {
+        let (port, tls_port, room) = (free_port(), free_port(), Room::new("ldap"));
+        let arguments = [port.to_string(), format!("tls={tls_port}")];
+        let ready = async |_: &Process| {
+            accepts(port).await?;
+            accepts(tls_port).await
+        };
+        let process = start("ldap", &room, &arguments, ready).await;
+        Self { port, tls_port, _process: process, room }
+    }
+
+    /// The authority of its certificate.
+    pub(crate) fn ca(&self) -> PathBuf {
+        self.room.file("data").join("ca.pem")
+    }
+}
+
 // ---- RabbitMQ.
 
 struct Node {

@@ -5,12 +5,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::acl::Acl;
+use super::{http, jwt, ldap};
 
 /// `broker.auth`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     /// The file of users and their passwords. Re-read when it changes.
     pub users: Option<PathBuf>,
+    /// Tokens as passwords. Default: none are taken.
+    pub jwt: Option<jwt::Config>,
+    /// A program that decides. Default: none is asked.
+    pub http: Option<http::Config>,
+    /// A directory. Default: none is asked.
+    pub ldap: Option<ldap::Config>,
     /// Groups by user.
     pub groups: BTreeMap<Arc<str>, Vec<Arc<str>>>,
     /// What clients may publish and read. Default: everything.
@@ -33,6 +40,6 @@ impl Config {
     /// Whether clients can log in: some method is there that knows users.
     #[must_use]
     pub const fn has_logins(&self) -> bool {
-        self.users.is_some()
+        self.users.is_some() || self.jwt.is_some() || self.http.is_some() || self.ldap.is_some()
     }
 }

@@ -7,6 +7,8 @@
 //! ```
 //!
 //! - [`passwords`], [`users`]: the file of users. [`hashing`]: where passwords are checked. [`attempts`]: who guesses is slowed down.
+//! - [`jwt`], [`http`], [`ldap`]: logins that others vouch for; [`vouched`] makes one kind of answer of theirs.
+//! - [`scram`], [`enhanced`], [`proofs`]: a proof in place of a password (MQTT 5, AUTH packets).
 //! - [`acl`]: rules and rights, pure. [`acl_file`]: Mosquitto's format of them, pure.
 //!
 //! Invariants: the first method that knows the user decides, and one that cannot be asked lets nobody in: nothing falls through
@@ -17,15 +19,34 @@ pub mod acl;
 pub mod acl_file;
 mod attempts;
 mod config;
+pub(super) mod enhanced;
 mod hashing;
+mod hidden;
+pub mod http;
+mod http_client;
+pub mod jwt;
+pub mod ldap;
 pub mod passwords;
+mod proofs;
+mod rules;
+pub mod scram;
+#[cfg(test)]
+#[path = "../../../tests/support/server.rs"]
+mod server;
+#[cfg(test)]
+mod services;
 #[cfg(test)]
 mod tests;
+pub mod tls;
 pub mod users;
+mod vouched;
 mod watched;
 
 pub use config::{AclSource, Config};
+pub use hidden::Hidden;
+pub(super) use proofs::OwnSecret;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
@@ -39,8 +60,10 @@ use self::attempts::Attempts;
 use self::hashing::{Busy, Hashing};
 use self::users::Users;
 use self::watched::Watched;
+use super::transport::Peer;
+use crate::clock::Clock;
 use crate::telemetry::limited::Limited;
-use crate::wire::ReasonCode;
+use crate::wire::{ReasonCode, Version};
 
 /// Lines of the log about refused logins.
 const LOG_EVERY: Duration = Duration::from_secs(1);
@@ -73,6 +96,9 @@ pub(super) struct Login<'a> {
     pub(super) address: Option<IpAddr>,
     /// The listener takes clients without a login.
     pub(super) anonymous: bool,
+    /// Where it came in, and what it showed there.
+    pub(super) peer: &'a Peer,
+    pub(super) version: Version,
 }
 
 /// A client that is let in.
@@ -100,6 +126,8 @@ pub(super) enum By {
     Certificate,
     /// The file of users.
     Users,
+    /// Somebody else's word: a token, a program, a directory.
+    Others,
 }
 
 /// What becomes of a CONNECT.
@@ -117,12 +145,14 @@ pub(super) enum Verdict {
 #[derive(Debug)]
 enum Answer {
     Granted(Granted),
-    /// It knows the user, and this is not the password.
-    Wrong,
+    /// It knows the user, and this is not the password. The words are for the log.
+    Wrong(Cow<'static, str>),
     /// It does not know the user: the next one is asked.
     Unknown,
     /// Too many ask at once.
     Busy,
+    /// It cannot be asked: nobody knows. Its name, and the words for the log.
+    Away(&'static str, String),
 }
 
 /// A way to tell who a client is.
@@ -130,6 +160,12 @@ enum Answer {
 enum Method {
     /// The file of users.
     Users,
+    /// Tokens.
+    Jwt(Box<jwt::Jwt>),
+    /// A program.
+    Http(Box<http::Hook>),
+    /// A directory.
+    Ldap(Arc<ldap::Ldap>),
 }
 
 /// What reading the files again has changed.
@@ -157,13 +193,17 @@ pub(super) struct Authenticator {
     hashing: Hashing,
     attempts: Attempts,
     refusals: Limited,
+    absences: Limited,
+    own_secret: OwnSecret,
+    clock: Arc<dyn Clock>,
 }
 
 impl Authenticator {
     /// With the files as they are now. One that cannot be read, or has a mistake, lets nobody in until it is mended, and says so.
     /// `names_count`: some listener takes users from certificates, so a name must never be taken on trust.
-    pub(super) fn open(config: Config, names_count: bool) -> Self {
-        let Config { users, groups, acl } = config;
+    pub(super) fn open(config: Config, names_count: bool, own_secret: OwnSecret, clock: Arc<dyn Clock>) -> Self {
+        let methods = methods(&config, &clock);
+        let Config { users, groups, acl, .. } = config;
         let has_rules = acl != AclSource::Everything;
         let (acl, acl_file) = match acl {
             AclSource::Everything => (None, None),
@@ -171,7 +211,6 @@ impl Authenticator {
             // Until it is read nothing is allowed.
             AclSource::File(path) => (Some(Arc::new(Acl::new(Vec::new(), acl::Asks::All))), Some(Watched::new(path))),
         };
-        let methods: Vec<Method> = users.iter().map(|_path| Method::Users).collect();
         let opened = Self {
             takes_any_name: methods.is_empty() && !has_rules && !names_count,
             methods,
@@ -183,6 +222,9 @@ impl Authenticator {
             hashing: Hashing::new(),
             attempts: Attempts::default(),
             refusals: Limited::new(LOG_EVERY),
+            absences: Limited::new(LOG_EVERY),
+            own_secret,
+            clock,
         };
         opened.reload(true);
         opened
@@ -213,8 +255,9 @@ impl Authenticator {
         for method in &self.methods {
             match self.ask(method, login).await {
                 Answer::Granted(granted) => return Verdict::Granted(granted),
-                Answer::Wrong => return self.wrong(login, now).await,
+                Answer::Wrong(why) => return self.wrong(login, &why, now).await,
                 Answer::Busy => return busy(),
+                Answer::Away(name, why) => return self.away(name, &why, now),
                 Answer::Unknown => {}
             }
         }
@@ -226,12 +269,15 @@ impl Authenticator {
         {
             return busy();
         }
-        self.wrong(login, now).await
+        self.wrong(login, "nobody of that name is known", now).await
     }
 
     async fn ask(&self, method: &Method, login: &Login<'_>) -> Answer {
         match method {
             Method::Users => self.ask_users(login).await,
+            Method::Jwt(method) => self.ask_jwt(method, login).await,
+            Method::Http(method) => self.ask_http(method, login).await,
+            Method::Ldap(method) => self.ask_ldap(method, login).await,
         }
     }
 
@@ -241,18 +287,18 @@ impl Authenticator {
         let password: Box<[u8]> = login.password.unwrap_or_default().into();
         match self.hashing.run(move || secret.verify(&password)).await {
             Ok(true) => Answer::Granted(Granted { user: Some(user.into()), by: By::Users, ..Granted::default() }),
-            Ok(false) => Answer::Wrong,
+            Ok(false) => Answer::Wrong("the password is wrong".into()),
             Err(Busy) => Answer::Busy,
         }
     }
 
     /// Notes, tells and delays a failed login.
-    async fn wrong(&self, login: &Login<'_>, now: Instant) -> Verdict {
+    async fn wrong(&self, login: &Login<'_>, why: &str, now: Instant) -> Verdict {
         let delay = self.attempts.note_failure(login.address, now);
         if let Some(held_back) = self.refusals.pass(now) {
             let address = login.address.map_or_else(|| "a Unix socket".to_owned(), |address| address.to_string());
             let (user, client) = (login.user.unwrap_or_default(), login.client_id);
-            tracing::warn!(address, user, client, held_back, "a login has failed: unknown user or wrong password");
+            tracing::warn!(address, user, client, held_back, why, "a login has failed");
         }
         tokio::time::sleep(delay).await;
         Verdict::Refused { code: ReasonCode::BadUserNameOrPassword, text: "unknown user or wrong password" }
@@ -263,6 +309,20 @@ impl Authenticator {
         let mut groups = granted.groups.clone();
         groups.extend(granted.user.as_ref().and_then(|user| self.groups.get(user)).into_iter().flatten().cloned());
         groups
+    }
+
+    /// Nobody knows whether the login is right: then it is not taken, and no other method is asked in the place of this one.
+    fn away(&self, name: &str, why: &str, now: Instant) -> Verdict {
+        if let Some(held_back) = self.absences.pass(now) {
+            tracing::warn!(
+                method = name,
+                error = why,
+                held_back,
+                "logins cannot be checked: clients are told to come again"
+            );
+        }
+        let text = "the login cannot be checked at this moment; come again";
+        Verdict::Refused { code: ReasonCode::ServerUnavailable, text }
     }
 
     /// What a client may do; `None`: everything.
@@ -300,16 +360,34 @@ impl Authenticator {
             tracing::info!(changed = changes.acl, "the file of rules was read");
             self.acl.store(Some(Arc::new(acl)));
         }
+        for method in &self.methods {
+            if let Method::Jwt(method) = method {
+                method.reload(always);
+            }
+        }
         changes
     }
 
     /// Files that cannot be used as they are now, and why.
     pub(super) fn errors(&self) -> Vec<String> {
-        let files = [("users", &self.users_file), ("rules", &self.acl_file)];
-        let wrong = files.into_iter().filter_map(|(what, file)| Some((what, file.as_ref()?)));
+        let keys = self.methods.iter().find_map(|method| match method {
+            Method::Jwt(method) => method.file(),
+            Method::Users | Method::Http(_) | Method::Ldap(_) => None,
+        });
+        let files = [("users", self.users_file.as_ref()), ("rules", self.acl_file.as_ref()), ("keys for tokens", keys)];
+        let wrong = files.into_iter().filter_map(|(what, file)| Some((what, file?)));
         let wrong = wrong.filter_map(|(what, file)| Some((what, file.path().display(), file.error()?)));
         wrong.map(|(what, path, error)| format!("the {what} of {path} are as they were: {error}")).collect()
     }
+}
+
+/// In their order.
+fn methods(config: &Config, clock: &Arc<dyn Clock>) -> Vec<Method> {
+    let users = config.users.iter().map(|_path| Method::Users);
+    let jwt = config.jwt.iter().map(|config| Method::Jwt(Box::new(jwt::Jwt::open(config, Arc::clone(clock)))));
+    let http = config.http.iter().map(|config| Method::Http(Box::new(http::Hook::open(config, Arc::clone(clock)))));
+    let ldap = config.ldap.iter().map(|config| Method::Ldap(Arc::new(ldap::Ldap::open(config))));
+    users.chain(jwt).chain(http).chain(ldap).collect()
 }
 
 const fn busy() -> Verdict {

@@ -3,6 +3,7 @@
 //! ```text
 //! $argon2id$v=19$m=19456,t=2,p=1$SALT$HASH     made by `tidegate passwd` (RFC 9106, PHC string)
 //! $7$ITERATIONS$SALT$HASH                      mosquitto_passwd: PBKDF2 with HMAC-SHA-512
+//! $scram-sha-256$ITERATIONS$SALT$KEYS         made by `tidegate passwd --scram`: checks a password too (see `scram`)
 //! $6$SALT$HASH                                 mosquitto_passwd -H sha512: SHA-512 of password and salt
 //! ```
 
@@ -14,6 +15,8 @@ use argon2::{Argon2, Params, PasswordHasher as _, PasswordVerifier as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::{digest, pbkdf2};
+
+use super::scram::{Entry, EntryError};
 
 /// Memory that checking one password may take: a file must not make the gateway's memory its own.
 const MEMORY_KIB_MAX: u32 = 256 << 10;
@@ -33,6 +36,7 @@ enum Form {
     Argon2id(Box<PasswordHash>),
     Pbkdf2 { iterations: NonZeroU32, salt: Box<[u8]>, hash: Box<[u8]> },
     Sha512 { salt: Box<[u8]>, hash: Box<[u8]> },
+    Scram(Box<Entry>),
 }
 
 /// Why a text is no such check.
@@ -42,11 +46,14 @@ pub enum SecretError {
     #[error("the password is not hashed: `tidegate passwd FILE USER` writes such a line")]
     Plain,
     /// A scheme that is not known here.
-    #[error("`${0}$` is none of the schemes known here: `$argon2id$`, `$7$` and `$6$`")]
+    #[error("`${0}$` is none of the schemes known here: `$argon2id$`, `$scram-sha-256$`, `$7$` and `$6$`")]
     Scheme(String),
     /// What is behind the scheme.
     #[error("the `${0}$` entry is damaged: {1}")]
     Damaged(&'static str, &'static str),
+    /// A proof's entry.
+    #[error("{0}")]
+    Scram(#[from] EntryError),
     /// It would cost too much to check.
     #[error("checking it would cost too much: at most 256 MiB, 64 passes and 5,000,000 iterations")]
     TooCostly,
@@ -69,6 +76,7 @@ impl Secret {
             "argon2id" => argon2id(text),
             "7" => pbkdf2_sha512(rest),
             "6" => sha512(rest),
+            "scram-sha-256" => Ok(Self(Form::Scram(Box::new(Entry::parse(text)?)))),
             // What may be a password is not repeated in a message.
             other if other.len() <= 20 && other.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') => {
                 Err(SecretError::Scheme(other.to_owned()))
@@ -91,6 +99,18 @@ impl Secret {
                 context.update(salt);
                 is_same(context.finish().as_ref(), hash)
             }
+            Form::Scram(entry) => std::str::from_utf8(password).is_ok_and(|password| entry.is_of(password)),
+        }
+    }
+}
+
+impl Secret {
+    /// What checks a proof, if this is that.
+    #[must_use]
+    pub fn proof(&self) -> Option<&Entry> {
+        match &self.0 {
+            Form::Scram(entry) => Some(entry),
+            Form::Argon2id(_) | Form::Pbkdf2 { .. } | Form::Sha512 { .. } => None,
         }
     }
 }
@@ -112,6 +132,7 @@ impl fmt::Debug for Secret {
             Form::Argon2id(_) => "argon2id",
             Form::Pbkdf2 { .. } => "pbkdf2-sha512",
             Form::Sha512 { .. } => "sha512",
+            Form::Scram(_) => "scram-sha-256",
         })
     }
 }

@@ -6,15 +6,24 @@ use std::sync::Arc;
 
 use super::LineError;
 use super::passwords::Secret;
+use super::scram::Entry;
 
 /// Users, and what checks their passwords.
 #[derive(Debug, Default)]
 pub struct Users {
     /// Names are asked for by clients, so the map keeps std's keyed hash.
-    entries: HashMap<Box<str>, Arc<Secret>>,
+    entries: HashMap<Box<str>, User>,
     /// In the order of the file.
     secrets: Vec<Arc<Secret>>,
     decoys: RandomState,
+}
+
+/// One user's lines: one that checks its password, and one for a proof; either may be missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct User {
+    /// The proof's line where there is no other.
+    password: Arc<Secret>,
+    proof: Option<Arc<Secret>>,
 }
 
 impl Users {
@@ -43,8 +52,12 @@ impl Users {
             return Err("the user's name is missing in front of the `:`".to_owned());
         }
         let secret = Arc::new(Secret::parse(entry).map_err(|error| format!("user `{name}`: {error}"))?);
-        if self.entries.insert(name.into(), Arc::clone(&secret)).is_some() {
-            return Err(format!("user `{name}` is there twice"));
+        let proof = secret.proof().map(|_entry| Arc::clone(&secret));
+        match self.entries.get_mut(name) {
+            None => drop(self.entries.insert(name.into(), User { password: Arc::clone(&secret), proof })),
+            Some(user) if proof.is_some() && user.proof.is_none() => user.proof = proof,
+            Some(user) if proof.is_none() && user.password.proof().is_some() => user.password = Arc::clone(&secret),
+            Some(_) => return Err(format!("user `{name}` is there twice")),
         }
         self.secrets.push(secret);
         Ok(())
@@ -53,7 +66,20 @@ impl Users {
     /// What checks the password of `name`.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Arc<Secret>> {
-        self.entries.get(name)
+        self.entries.get(name).map(|user| &user.password)
+    }
+
+    /// What checks a proof of `name`.
+    #[must_use]
+    pub fn proof(&self, name: &str) -> Option<&Entry> {
+        self.entries.get(name)?.proof.as_ref()?.proof()
+    }
+
+    /// The iterations of some entry for proofs; `None` where there are no such entries.
+    #[must_use]
+    pub fn nth_iterations(&self, at: usize) -> Option<u32> {
+        let proofs = || self.secrets.iter().filter_map(|secret| secret.proof());
+        proofs().nth(at.checked_rem(proofs().count())?).map(Entry::iterations)
     }
 
     /// How many users there are.
@@ -78,15 +104,19 @@ impl Users {
 
     /// Users whose entry is another than in `newer`, or who are not in it any more.
     pub fn changed<'a>(&'a self, newer: &'a Self) -> impl Iterator<Item = &'a str> {
-        let differs = |(name, secret): &(&str, &Arc<Secret>)| newer.entries.get(*name) != Some(*secret);
-        self.entries.iter().map(|(name, secret)| (&**name, secret)).filter(differs).map(|(name, _)| name)
+        let others = self.entries.iter().filter(|(name, user)| newer.entries.get(*name) != Some(*user));
+        others.map(|(name, _)| &**name)
     }
 }
 
-/// A file's text with the line of `name` as `entry`, or without it; all other lines stay as they are.
+/// A file's text with the line of `name` as `entry`, or without any line of `name`; all other lines stay as they are. A line for proofs and one for
+/// passwords stand side by side.
 #[must_use]
 pub fn edited(text: &str, name: &str, entry: Option<&str>) -> String {
-    let is_his = |line: &&str| line.split_once(':').is_some_and(|(user, _)| user == name);
+    let is_his = |line: &&str| {
+        let (user, old) = line.split_once(':').unwrap_or_default();
+        user == name && line.contains(':') && entry.is_none_or(|new| Entry::is_one(new) == Entry::is_one(old))
+    };
     let mut line = entry.map(|entry| format!("{name}:{entry}"));
     let mut edited = String::new();
     for old in text.lines() {
@@ -132,7 +162,7 @@ mod tests {
                 "line 5: user `alice` is there twice",
                 "line 6: a line is `NAME:ENTRY`, and this one has no `:`",
                 "line 7: the user's name is missing in front of the `:`",
-                "line 8: user `c`: `$5$` is none of the schemes known here: `$argon2id$`, `$7$` and `$6$`",
+                "line 8: user `c`: `$5$` is none of the schemes known here: `$argon2id$`, `$scram-sha-256$`, `$7$` and `$6$`",
             ]
         );
     }
@@ -147,6 +177,24 @@ mod tests {
     }
 
     #[test]
+    fn a_user_has_a_line_for_passwords_and_one_for_proofs() {
+        let proof = Entry::of_password("secret", b"saltsalt", 5_000).unwrap().to_text();
+        for text in [format!("a:{SHA512}\na:{proof}\n"), format!("a:{proof}\na:{SHA512}\n")] {
+            let users = Users::parse(&text).unwrap();
+            assert_eq!((users.len(), users.proof("a").map(Entry::iterations)), (1, Some(5_000)));
+            assert!(users.get("a").unwrap().proof().is_none(), "passwords are checked by their own line");
+            assert_eq!(users.nth_iterations(17), Some(5_000));
+        }
+        let users = Users::parse(&format!("a:{proof}\nb:{SHA512}\n")).unwrap();
+        assert!(users.get("a").unwrap().verify(b"secret") && !users.get("a").unwrap().verify(b"wrong"));
+        assert!(users.proof("b").is_none());
+        for twice in [format!("a:{proof}\na:{proof}\n"), format!("a:{SHA512}\na:{proof}\na:{SHA512}\n")] {
+            assert!(Users::parse(&twice).unwrap_err()[0].text.contains("twice"));
+        }
+        assert!(Users::parse("a:$scram-sha-256$1$x").is_err());
+    }
+
+    #[test]
     fn an_edit_changes_one_line_alone() {
         for (text, entry, expected) in [
             ("", Some("$6$x"), "b:$6$x\n"),
@@ -154,6 +202,10 @@ mod tests {
             ("a:1\nb:2\nb:3\n", Some("$6$x"), "a:1\nb:$6$x\n"),
             ("a:1\nb:2\n", None, "a:1\n"),
             ("a:1\n", None, "a:1\n"),
+            // A line for proofs stands beside one for passwords, and goes with it.
+            ("b:$6$1\n", Some("$scram-sha-256$x"), "b:$6$1\nb:$scram-sha-256$x\n"),
+            ("b:$scram-sha-256$1\nb:$6$1\n", Some("$6$x"), "b:$scram-sha-256$1\nb:$6$x\n"),
+            ("b:$scram-sha-256$1\nb:$6$1\n", None, ""),
         ] {
             assert_eq!(edited(text, "b", entry), expected, "{text:?}");
         }

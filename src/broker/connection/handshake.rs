@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 
 use super::admission::Holdings;
+use super::enhanced;
 use super::publish::TOPIC_ALIASES;
 use super::{Connection, FAREWELL_DEADLINE, READ_BYTES_MIN};
 use crate::broker::auth::{Granted, Login, Verdict};
@@ -28,7 +29,7 @@ use crate::wire::{Connack, ConnackProperties, Connect, Decoder, Packet, ReasonCo
 const CONNECT_BYTES_MAX: usize = 128 << 10;
 
 /// Why a CONNECT is refused.
-struct Refusal {
+pub(super) struct Refusal {
     version: Version,
     code: ReasonCode,
     text: String,
@@ -37,14 +38,14 @@ struct Refusal {
 }
 
 impl Refusal {
-    fn of(connect: &Connect, code: ReasonCode, text: impl Into<String>) -> Self {
+    pub(super) fn of(connect: &Connect, code: ReasonCode, text: impl Into<String>) -> Self {
         let packet_bytes_max = packet_bytes_max(connect);
         Self { version: connect.version, code, text: text.into(), packet_bytes_max }
     }
 }
 
 /// Maximum Packet Size of a CONNECT.
-fn packet_bytes_max(connect: &Connect) -> usize {
+pub(super) fn packet_bytes_max(connect: &Connect) -> usize {
     let most = connect.properties.maximum_packet_size.map_or(u32::MAX, NonZeroU32::get);
     usize::try_from(most).unwrap_or(usize::MAX)
 }
@@ -78,10 +79,13 @@ pub(super) async fn greet(
         usage::Verdict::Welcome | usage::Verdict::Closed(_) => Ok(connect),
     });
     let accepted = match first {
-        Ok(connect) => check(broker, &connect, &peer).await.map(|granted| (connect, granted)),
+        Ok(connect) => {
+            let admitted = admit(broker, &connect, &mut stream, &peer, &mut decoder, &mut input).await?;
+            admitted.map(|admitted| (connect, admitted))
+        }
         Err(refusal) => Err(refusal),
     };
-    let (connect, granted) = match accepted {
+    let (connect, admitted) = match accepted {
         Ok(accepted) => accepted,
         Err(refusal) => {
             refuse(broker, &mut stream, &peer, refusal).await;
@@ -92,7 +96,7 @@ pub(super) async fn greet(
     decoder.set_size_max(size_max);
     stream.allow(size_max);
     broker.board.packets_in.fetch_add(1, Ordering::Relaxed);
-    open(broker, *connect, granted, stream, (peer, arrival), decoder, input).await
+    open(broker, *connect, admitted, stream, (peer, arrival), decoder, input).await
 }
 
 /// `None`: the socket is gone.
@@ -121,12 +125,49 @@ async fn first_packet(
     }
 }
 
-async fn check(broker: &Broker, connect: &Connect, peer: &Peer) -> Result<Granted, Refusal> {
+/// A client that may come in.
+struct Admitted {
+    granted: Granted,
+    /// Of an enhanced authentication: what goes with CONNACK.
+    proof: Option<Bytes>,
+}
+
+/// Who the client is, and whether it may come in. `None`: it is gone, or took too long.
+async fn admit(
+    broker: &Broker,
+    connect: &Connect,
+    stream: &mut Stream,
+    peer: &Peer,
+    decoder: &mut Decoder,
+    input: &mut BytesMut,
+) -> Option<Result<Admitted, Refusal>> {
+    if let Err(refusal) = check(broker, connect) {
+        return Some(Err(refusal));
+    }
+    let certificate_user = match certificate_user(connect, peer) {
+        Ok(user) => user,
+        Err(refusal) => return Some(Err(refusal)),
+    };
+    if connect.properties.auth_method.is_none() {
+        let granted = log_in(broker, connect, peer, certificate_user).await;
+        return Some(granted.map(|granted| Admitted { granted, proof: None }));
+    }
+    // Who shows a certificate proves to be whom it names.
+    let due = certificate_user.or_else(|| connect.user.as_deref().map(Arc::from));
+    let conversation = enhanced::converse(broker, connect, due, (stream, peer), decoder, input);
+    match tokio::time::timeout(broker.config.connect_timeout, conversation).await {
+        Ok(end) => Some(end?.map(|(granted, proof)| Admitted { granted, proof: Some(proof) })),
+        Err(_elapsed) => {
+            tracing::debug!(address = %peer, "a client did not authenticate in time");
+            None
+        }
+    }
+}
+
+/// What is asked of every client, whoever it is.
+fn check(broker: &Broker, connect: &Connect) -> Result<(), Refusal> {
     let version = connect.version;
     let refuse = |code, text: &str| Err(Refusal::of(connect, code, text));
-    if connect.properties.auth_method.is_some() {
-        return refuse(ReasonCode::BadAuthenticationMethod, "no authentication method is known here");
-    }
     let needs_id = match version {
         Version::V31 => true,
         Version::V311 => !connect.clean_start,
@@ -138,13 +179,24 @@ async fn check(broker: &Broker, connect: &Connect, peer: &Peer) -> Result<Grante
     if broker.store.has_failed() && !connect.clean_start {
         return refuse(ReasonCode::ServerUnavailable, "the broker's store has failed: no session can be kept");
     }
-    let certificate_user = match (&peer.certificate, peer.listener.certificate_user) {
-        (Some(certificate), Some(part)) => match part.of(certificate) {
-            Some(user) => Some(user),
-            None => return refuse(ReasonCode::NotAuthorized, "the certificate does not name a user"),
-        },
-        (None, _) | (_, None) => None,
-    };
+    Ok(())
+}
+
+/// The user of its certificate, where the listener takes users from there.
+fn certificate_user(connect: &Connect, peer: &Peer) -> Result<Option<Arc<str>>, Refusal> {
+    let (Some(certificate), Some(part)) = (&peer.certificate, peer.listener.certificate_user) else { return Ok(None) };
+    match part.of(certificate) {
+        Some(user) => Ok(Some(user.into())),
+        None => Err(Refusal::of(connect, ReasonCode::NotAuthorized, "the certificate does not name a user")),
+    }
+}
+
+async fn log_in(
+    broker: &Broker,
+    connect: &Connect,
+    peer: &Peer,
+    certificate_user: Option<Arc<str>>,
+) -> Result<Granted, Refusal> {
     let login = Login {
         client_id: &connect.client_id,
         user: connect.user.as_deref(),
@@ -152,12 +204,13 @@ async fn check(broker: &Broker, connect: &Connect, peer: &Peer) -> Result<Grante
         certificate_user: certificate_user.as_deref(),
         address: peer.address.map(|address| address.ip()),
         anonymous: peer.listener.anonymous,
+        peer,
+        version: connect.version,
     };
-    let granted = match broker.auth.authenticate(&login, broker.clock.now()).await {
-        Verdict::Granted(granted) => granted,
-        Verdict::Refused { code, text } => return refuse(code, text),
-    };
-    Ok(granted)
+    match broker.auth.authenticate(&login, broker.clock.now()).await {
+        Verdict::Granted(granted) => Ok(granted),
+        Verdict::Refused { code, text } => Err(Refusal::of(connect, code, text)),
+    }
 }
 
 async fn refuse(broker: &Broker, stream: &mut Stream, peer: &Peer, refusal: Refusal) {
@@ -199,7 +252,7 @@ pub(super) fn granted_expiry_s(config: &Config, asked: u32) -> u32 {
 async fn open(
     broker: &Arc<Broker>,
     connect: Connect,
-    granted: Granted,
+    admitted: Admitted,
     mut stream: Stream,
     (peer, arrival): (Peer, Arrival),
     mut decoder: Decoder,
@@ -212,7 +265,8 @@ async fn open(
     let asked_expiry_s = connect.properties.session_expiry_s.unwrap_or(0);
     let (assigned, wants_response) =
         (connect.client_id.is_empty(), connect.properties.request_response_information == Some(true));
-    let expires = granted.expires;
+    let Admitted { granted, proof } = admitted;
+    let (expires, method) = (granted.expires, connect.properties.auth_method.clone());
     let claimed = claim_of(broker, connect, granted).and_then(|mut claim| match broker.take_up(&mut claim) {
         Ok(connection) => Ok((claim, Holdings::new(arrival, connection))),
         Err(text) => {
@@ -258,6 +312,7 @@ async fn open(
         connection.turn_away("the broker's store has failed").await;
         return None;
     }
+    connection.note_proof(method, proof, &mut properties);
     properties.assigned_client_id = assigned.then(|| (*name).into());
     properties.session_expiry_s = (version.is_v5() && asked_expiry_s != granted).then_some(granted);
     properties.response_information = response_information(&name).filter(|_| wants_response);
@@ -404,6 +459,7 @@ impl Connection {
             packets_out: 0,
             has_rights,
             expires: None,
+            enhanced: None,
             is_reading: true,
             held: Holdings::default(),
             throttle: None,

@@ -9,6 +9,7 @@
 
 mod acks;
 mod admission;
+mod enhanced;
 mod handshake;
 mod publish;
 mod subscribe;
@@ -29,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::acks::{Reply, Wait};
 use self::admission::Holdings;
+use self::enhanced::Enhanced;
 use self::publish::{Job, Offer, Offered};
 use self::subscribe::Wish;
 use self::throttle::Throttle;
@@ -167,6 +169,8 @@ struct Connection {
     has_rights: bool,
     /// Its login ends then.
     expires: Option<Pin<Box<tokio::time::Sleep>>>,
+    /// It authenticated by AUTH packets, and may do so again.
+    enhanced: Option<Enhanced>,
     is_reading: bool,
     /// What it holds of its listener's and its user's limits, while it is connected.
     held: Holdings,
@@ -360,7 +364,7 @@ impl Connection {
                 Ok(())
             }
             Event::Tick => self.check_keep_alive(),
-            Event::Lapsed => Err(End::Told(ReasonCode::NotAuthorized, "the login has expired".into())),
+            Event::Lapsed => Err(End::Told(ReasonCode::MaximumConnectTime, "the login has expired".into())),
             Event::Rested => {
                 self.throttle.iter_mut().for_each(|throttle| throttle.end_pause());
                 Ok(())
@@ -431,9 +435,7 @@ impl Connection {
                 Ok(())
             }
             Packet::Disconnect(disconnect) => Err(self.handle_disconnect(&disconnect)),
-            Packet::Auth(_) => {
-                Err(End::Told(ReasonCode::ProtocolError, "AUTH without an authentication method".into()))
-            }
+            Packet::Auth(auth) => self.handle_auth(&auth),
             Packet::Connect(_) | Packet::Connack(_) | Packet::Suback(_) | Packet::Unsuback(_) | Packet::Pingresp => {
                 Err(End::Told(ReasonCode::ProtocolError, "a packet that does not belong here".into()))
             }

@@ -194,19 +194,33 @@ pub(super) struct Peer {
     version: Version,
 }
 
+async fn tcp(address: SocketAddr) -> Box<dyn Pipe> {
+    let stream = TcpStream::connect(address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    Box::new(stream)
+}
+
 impl Peer {
     pub(super) async fn open(address: SocketAddr, connect: Connect) -> (Self, Connack) {
-        let stream = TcpStream::connect(address).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        Self::over(Box::new(stream), connect).await
+        Self::over(tcp(address).await, connect).await
     }
 
     pub(super) async fn over(stream: Box<dyn Pipe>, connect: Connect) -> (Self, Connack) {
+        let mut peer = Self::begin_over(stream, connect).await;
+        let Packet::Connack(connack) = peer.receive().await else { panic!("no CONNACK") };
+        (peer, *connack)
+    }
+
+    /// Sends CONNECT, and leaves it to the test what follows.
+    pub(super) async fn begin(address: SocketAddr, connect: Connect) -> Self {
+        Self::begin_over(tcp(address).await, connect).await
+    }
+
+    async fn begin_over(stream: Box<dyn Pipe>, connect: Connect) -> Self {
         let version = connect.version;
         let mut peer = Self { stream, decoder: Decoder::client(version, 1 << 24), input: BytesMut::new(), version };
         peer.send(Packet::Connect(Box::new(connect))).await;
-        let Packet::Connack(connack) = peer.receive().await else { panic!("no CONNACK") };
-        (peer, *connack)
+        peer
     }
 
     pub(super) async fn send(&mut self, packet: Packet) {

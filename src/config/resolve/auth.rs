@@ -20,6 +20,9 @@ impl Resolver<'_> {
             let users = Users::parse(text)?;
             Ok(users.is_empty().then_some("no user is in it yet: `tidegate passwd FILE USER` adds one"))
         });
+        config.jwt = self.jwt(section.get("jwt"));
+        config.http = self.http_hook(section.get("http"));
+        config.ldap = self.ldap(section.get("ldap"));
         if let Some(groups) = section.get("groups") {
             self.groups(&groups, &mut config);
         }
@@ -143,7 +146,9 @@ impl Resolver<'_> {
         let mut known: Vec<&Arc<str>> = config.groups.values().flatten().collect();
         known.sort_unstable();
         known.dedup();
-        if !known.contains(&&group) {
+        // Who is in a group may be known elsewhere alone.
+        let is_known_here = config.jwt.is_none() && config.http.is_none() && config.ldap.is_none();
+        if is_known_here && !known.contains(&&group) {
             let meant = keys::nearest(text.given, known.iter().map(|name| &***name));
             let hint = match meant {
                 Some(meant) => format!("did you mean `{meant}`?"),

@@ -7,6 +7,7 @@ mod auth;
 mod broker;
 mod buffer;
 mod drain;
+mod identity;
 mod limits;
 mod link;
 mod listener;

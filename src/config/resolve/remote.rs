@@ -222,18 +222,18 @@ impl Resolver<'_> {
         }
     }
 
-    fn missing(&mut self, section: &Section<'_>, key: &str, example: &str) {
+    pub(super) fn missing(&mut self, section: &Section<'_>, key: &str, example: &str) {
         if !section.is_wrong {
             self.mistakes.error(&section.place, format!("`{key}` is missing"), example.to_owned());
         }
     }
 
-    fn plain_password(&mut self, place: &crate::config::source::Place) {
+    pub(super) fn plain_password(&mut self, place: &crate::config::source::Place) {
         let hint = "write `${env:NAME}` or `${file:PATH}` in its place";
         self.mistakes.warning(place, "a password stands in the file for everyone to read", hint.to_owned());
     }
 
-    fn wrong_scheme(&mut self, text: &Text<'_>, scheme: &str, wanted: &str) {
+    pub(super) fn wrong_scheme(&mut self, text: &Text<'_>, scheme: &str, wanted: &str) {
         let wrong = format!("`{scheme}://` does not fit here: {wanted} does");
         self.wrong_part(text, 0..text.given.len(), wrong, None);
     }

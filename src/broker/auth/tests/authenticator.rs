@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::{Arc, LazyLock};
 
-use crate::broker::auth::{AclSource, Authenticator, By, Config, Granted, Login, Verdict, users};
+use crate::broker::Listener;
+use crate::broker::auth::{AclSource, Authenticator, By, Config, Granted, Login, OwnSecret, Verdict, users};
+use crate::broker::transport::Peer;
 use crate::clock;
 use crate::topic::TopicName;
-use crate::wire::ReasonCode;
+use crate::wire::{ReasonCode, Version};
 
 /// Made by mosquitto_passwd 2.0.11: `secret` and `hunter2`.
 const ALICE: &str =
@@ -16,7 +19,19 @@ const BOB: &str =
 
 fn login<'a>(user: Option<&'a str>, password: Option<&'a str>, anonymous: bool) -> Login<'a> {
     let password = password.map(str::as_bytes);
-    Login { client_id: "c", user, password, certificate_user: None, address: None, anonymous }
+    let (peer, version) = (&*PEER, Version::V5);
+    Login { client_id: "c", user, password, certificate_user: None, address: None, anonymous, peer, version }
+}
+
+static PEER: LazyLock<Peer> = LazyLock::new(|| Peer {
+    address: None,
+    listener: Arc::new(Listener::tcp(([127, 0, 0, 1], 1883).into())),
+    certificate: None,
+    is_secure: false,
+});
+
+fn open(config: Config, names_count: bool) -> Authenticator {
+    Authenticator::open(config, names_count, OwnSecret::open(Path::new("/nowhere")), clock::system())
 }
 
 fn with_users(folder: &Path) -> Config {
@@ -35,7 +50,7 @@ async fn ask(auth: &Authenticator, login: Login<'_>) -> Result<Granted, ReasonCo
 #[tokio::test]
 async fn users_come_in_by_their_password_and_nobody_else_does() {
     let folder = tempfile::tempdir().unwrap();
-    let auth = Authenticator::open(with_users(folder.path()), false);
+    let auth = open(with_users(folder.path()), false);
     let wrong = Err(ReasonCode::BadUserNameOrPassword);
     let refused = Err(ReasonCode::NotAuthorized);
     let mut address = 0;
@@ -62,13 +77,13 @@ async fn users_come_in_by_their_password_and_nobody_else_does() {
 #[tokio::test]
 async fn a_certificate_s_user_needs_no_password_and_a_claimed_name_is_never_taken_for_one() {
     let shown = |user, certificate_user, anonymous| Login { certificate_user, ..login(user, None, anonymous) };
-    let auth = Authenticator::open(Config::default(), true);
+    let auth = open(Config::default(), true);
     let granted = ask(&auth, shown(Some("other"), Some("press-1"), false)).await.unwrap();
     assert_eq!((granted.user.as_deref(), granted.by), (Some("press-1"), By::Certificate));
     let granted = ask(&auth, shown(Some("press-1"), None, true)).await.unwrap();
     assert_eq!(granted.user, None, "its name was not checked");
     assert_eq!(ask(&auth, shown(Some("press-1"), None, false)).await, Err(ReasonCode::NotAuthorized));
-    let auth = Authenticator::open(Config::default(), false);
+    let auth = open(Config::default(), false);
     let granted = ask(&auth, shown(Some("press-1"), None, true)).await.unwrap();
     assert_eq!(granted.user.as_deref(), Some("press-1"), "where nothing hangs on names they are passed on");
 }
@@ -76,7 +91,7 @@ async fn a_certificate_s_user_needs_no_password_and_a_claimed_name_is_never_take
 #[tokio::test]
 async fn who_guesses_much_is_not_heard_for_a_while_and_others_are() {
     let folder = tempfile::tempdir().unwrap();
-    let auth = Authenticator::open(with_users(folder.path()), false);
+    let auth = open(with_users(folder.path()), false);
     let now = clock::now();
     for _ in 0..100 {
         auth.attempts.note_failure(None, now);
@@ -95,7 +110,7 @@ async fn files_are_read_again_and_one_with_a_mistake_changes_nothing() {
     fs::write(&acl, "user alice\ntopic read a\n").unwrap();
     let config = Config { acl: AclSource::File(acl.clone()), ..with_users(folder.path()) };
     let users = config.users.clone().unwrap();
-    let auth = Authenticator::open(config, false);
+    let auth = open(config, false);
     let alice = ask(&auth, login(Some("alice"), Some("secret"), false)).await.unwrap();
     let reads = |text: &str| auth.rights(&alice, "c").unwrap().may_read(&TopicName::new(text).unwrap());
     assert!(reads("a") && !reads("b"));
@@ -135,7 +150,7 @@ async fn files_that_cannot_be_read_at_the_start_let_nobody_in_until_they_can() {
     let folder = tempfile::tempdir().unwrap();
     let (users, acl) = (folder.path().join("users"), folder.path().join("acl"));
     let config = Config { users: Some(users.clone()), acl: AclSource::File(acl.clone()), ..Config::default() };
-    let auth = Authenticator::open(config, false);
+    let auth = open(config, false);
     assert!(ask(&auth, login(Some("alice"), Some("secret"), true)).await.is_err());
     let anonymous = ask(&auth, login(None, None, true)).await.unwrap();
     let may = |auth: &Authenticator| auth.rights(&anonymous, "c").unwrap().may_read(&TopicName::new("a").unwrap());

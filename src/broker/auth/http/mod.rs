@@ -1,0 +1,173 @@
+//! A login that another program decides: a POST with what the client says, and an answer with what it may.
+//!
+//! - [`answer`]: what an answer means, pure. [`cache`]: answers that are remembered, under a salted hash of the question.
+//!
+//! Passwords leave in the body alone, and stand in no log.
+
+mod answer;
+mod cache;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::{Request, Uri};
+use serde::Serialize;
+use tokio::sync::Semaphore;
+
+pub(super) use self::answer::Answer;
+use self::cache::Cache;
+use super::http_client::HttpClient;
+use crate::clock::Clock;
+
+/// An answer's bytes at most: rules for hundreds of topics fit.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
+
+/// Settings of `auth.http`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `https://..`, or `http://..` to a program on this machine.
+    pub url: Uri,
+    /// How long a login may take, waiting for its turn included. Default 5 s.
+    pub timeout: Duration,
+    /// Sent with each request, such as an authorization.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The authority of the server's certificate, in place of the web's.
+    pub ca: Option<PathBuf>,
+    /// How long an answer is remembered. Default: it is not.
+    pub cache: Duration,
+    /// Requests at the same time; more wait. Default 32.
+    pub requests_max: usize,
+}
+
+/// What is asked. The names are those of the JSON.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Question<'a> {
+    pub(super) client_id: &'a str,
+    /// User Name, where the client gave one.
+    pub(super) user: Option<&'a str>,
+    #[serde(flatten)]
+    pub(super) password: PasswordText<'a>,
+    /// `192.0.2.7:51234`; not for a Unix socket.
+    pub(super) address: Option<String>,
+    /// Where it came in, as `bind` has it.
+    pub(super) listener: String,
+    /// The common name of the client's certificate.
+    pub(super) certificate: Option<&'a str>,
+    /// `3.1`, `3.1.1` or `5.0`.
+    pub(super) protocol: String,
+}
+
+/// A password is any bytes; JSON has only text.
+#[derive(Clone, Serialize)]
+pub(super) enum PasswordText<'a> {
+    /// It is text.
+    #[serde(rename = "password")]
+    Text(Option<&'a str>),
+    /// It is none: in base64.
+    #[serde(rename = "password_base64")]
+    Base64(String),
+}
+
+impl<'a> PasswordText<'a> {
+    pub(super) fn of(password: Option<&'a [u8]>) -> Self {
+        match password.map(std::str::from_utf8) {
+            None => Self::Text(None),
+            Some(Ok(text)) => Self::Text(Some(text)),
+            Some(Err(_)) => Self::Base64(STANDARD.encode(password.unwrap_or_default())),
+        }
+    }
+}
+
+impl std::fmt::Debug for PasswordText<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PasswordText(..)")
+    }
+}
+
+/// The method.
+#[derive(Debug)]
+pub(super) struct Hook {
+    url: Uri,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    client: HttpClient,
+    timeout: Duration,
+    turns: Semaphore,
+    cache: Cache,
+    clock: Arc<dyn Clock>,
+}
+
+impl Hook {
+    pub(super) fn open(config: &Config, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            url: config.url.clone(),
+            headers: config.headers.clone(),
+            client: HttpClient::new(config.ca.clone(), config.timeout),
+            timeout: config.timeout,
+            turns: Semaphore::new(config.requests_max.clamp(1, Semaphore::MAX_PERMITS)),
+            cache: Cache::new(config.cache),
+            clock,
+        }
+    }
+
+    /// Asks, or remembers.
+    pub(super) async fn check(&self, question: &Question<'_>) -> Answer {
+        let body = match serde_json::to_vec(question) {
+            Ok(body) => Bytes::from(body),
+            Err(error) => return Answer::Away(error.to_string()),
+        };
+        // The port differs from one connection of a client to the next.
+        let key = self.cache.key(&cached_part(question));
+        if let Some(answer) = key.as_ref().and_then(|key| self.cache.get(key, self.clock.now(), self.clock.wall())) {
+            return answer;
+        }
+        let answer = match tokio::time::timeout(self.timeout, self.ask(body)).await {
+            Ok(answer) => answer,
+            Err(_elapsed) => Answer::Away(format!("no answer within {} ms", self.timeout.as_millis())),
+        };
+        if let Some(key) = key {
+            self.cache.put(key, &answer, self.clock.now());
+        }
+        answer
+    }
+
+    async fn ask(&self, body: Bytes) -> Answer {
+        // The semaphore is never closed.
+        let _turn = self.turns.acquire().await.ok();
+        let mut request = Request::post(&self.url).header(CONTENT_TYPE, "application/json");
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        let request = match request.body(Full::new(body)) {
+            Ok(request) => request,
+            Err(error) => return Answer::Away(error.to_string()),
+        };
+        match self.client.send(request, ANSWER_BYTES_MAX).await {
+            Ok((status, body)) => Answer::read(status, &body, self.clock.wall()),
+            Err(error) => Answer::Away(error.to_string()),
+        }
+    }
+}
+
+/// What has to be the same for an answer to be remembered.
+fn cached_part(question: &Question<'_>) -> Vec<u8> {
+    let address =
+        question.address.as_deref().and_then(|address| address.rsplit_once(':')).map(|(host, _)| host.to_owned());
+    serde_json::to_vec(&Question { address, ..question.clone() }).unwrap_or_default()
+}
+
+/// As a header of a request; the value is kept out of what is shown. `None`: it cannot be one.
+#[must_use]
+pub fn header(name: &str, value: &str) -> Option<(HeaderName, HeaderValue)> {
+    let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+    let mut value = HeaderValue::from_str(value).ok()?;
+    value.set_sensitive(true);
+    Some((name, value))
+}

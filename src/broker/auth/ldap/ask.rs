@@ -1,0 +1,218 @@
+//! A login at the directory: a connection of its own, a bind, and where it is asked for the user's groups.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use ldap3::{
+    Ldap as Handle, LdapConnAsync, LdapConnSettings, LdapError as WireError, Scope, SearchEntry, SearchOptions,
+};
+use rustls::ClientConfig;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::{Account, Config, Find, Groups};
+use crate::broker::auth::tls::{self, TlsError};
+
+/// A user name's bytes at most; directories have shorter ones.
+const USER_BYTES_MAX: usize = 256;
+
+/// Groups of a user at most that are asked for.
+const GROUPS_MAX: i32 = 1_000;
+
+/// RFC 4511 section 4.1.9, and what each says of a bind as the user.
+mod code {
+    pub(super) const SUCCESS: u32 = 0;
+    pub(super) const CONSTRAINT_VIOLATION: u32 = 19;
+    pub(super) const NO_SUCH_OBJECT: u32 = 32;
+    pub(super) const INAPPROPRIATE_AUTHENTICATION: u32 = 48;
+    pub(super) const INVALID_CREDENTIALS: u32 = 49;
+    pub(super) const INSUFFICIENT_ACCESS: u32 = 50;
+    pub(super) const UNWILLING: u32 = 53;
+}
+
+/// The method.
+#[derive(Debug)]
+pub(in crate::broker::auth) struct Ldap {
+    config: Config,
+    /// Made as soon as the authority's file can be used.
+    tls: OnceLock<Arc<ClientConfig>>,
+    turns: Semaphore,
+}
+
+/// What this method says of a login.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::broker::auth) enum Verdict {
+    /// The directory knows nobody of that name.
+    Unknown,
+    /// It is right; in these groups.
+    Good(Vec<Box<str>>),
+    /// It is wrong; the words are for the log.
+    Bad(String),
+    /// The directory cannot be asked.
+    Away(String),
+}
+
+impl Ldap {
+    pub(in crate::broker::auth) fn open(config: &Config) -> Self {
+        let turns = Semaphore::new(config.connections_max.clamp(1, Semaphore::MAX_PERMITS));
+        Self { config: config.clone(), tls: OnceLock::new(), turns }
+    }
+
+    /// Judges a login.
+    pub(in crate::broker::auth) async fn check(self: &Arc<Self>, user: &str, password: &[u8]) -> Verdict {
+        if password.is_empty() {
+            return Verdict::Bad("the password is empty".to_owned());
+        }
+        let Ok(password) = std::str::from_utf8(password) else {
+            return Verdict::Bad("the password is no text, which LDAP asks for".to_owned());
+        };
+        if user.is_empty() || user.len() > USER_BYTES_MAX {
+            return Verdict::Bad(format!("a user name has 1 to {USER_BYTES_MAX} bytes"));
+        }
+        // In a task of its own: the library panics on answers that are no LDAP, and that is the directory's fault alone.
+        let (this, user, password) = (Arc::clone(self), user.to_owned(), password.to_owned());
+        let mut task = JoinSet::new();
+        task.spawn(async move { this.log_in(&user, &password).await });
+        match tokio::time::timeout(self.config.timeout, task.join_next()).await {
+            Ok(Some(Ok(Ok(verdict)))) => verdict,
+            Ok(Some(Ok(Err(error)))) => Verdict::Away(error.to_string()),
+            Ok(Some(Err(_)) | None) => Verdict::Away("it answers with something that is no LDAP".to_owned()),
+            Err(_elapsed) => Verdict::Away(format!("no answer within {} ms", self.config.timeout.as_millis())),
+        }
+    }
+
+    async fn log_in(&self, user: &str, password: &str) -> Result<Verdict, AskError> {
+        // The semaphore is never closed.
+        let _turn = self.turns.acquire().await.ok();
+        let mut connection = self.connect().await?;
+        let dn = match &self.config.find {
+            Find::ByName(template) => template.filled(user, ""),
+            Find::BySearch { account, base, filter } => {
+                connection.bind_account(account).await?;
+                match connection.find(base, &filter.filled(user, "")).await? {
+                    Found::One(dn) => dn,
+                    Found::None => return Ok(Verdict::Unknown),
+                    Found::Many => return Ok(Verdict::Bad("more than one entry has this name".to_owned())),
+                }
+            }
+        };
+        let result = connection.ldap.simple_bind(&dn, password).await?;
+        match result.rc {
+            code::SUCCESS => {}
+            code::INVALID_CREDENTIALS | code::NO_SUCH_OBJECT | code::INAPPROPRIATE_AUTHENTICATION => {
+                return Ok(Verdict::Bad("no such user, or a wrong password".to_owned()));
+            }
+            // A locked account, or one whose password is over: by the directory's own rules.
+            code::CONSTRAINT_VIOLATION | code::INSUFFICIENT_ACCESS | code::UNWILLING => {
+                return Ok(Verdict::Bad(format!("the directory refuses this user: {result}")));
+            }
+            _ => return Err(AskError::Refused(format!("the directory does not take a bind: {result}"))),
+        }
+        let groups = match &self.config.groups {
+            Some(groups) => {
+                if let Find::BySearch { account, .. } = &self.config.find {
+                    connection.bind_account(account).await?;
+                }
+                connection.groups(groups, user, &dn).await?
+            }
+            None => Vec::new(),
+        };
+        connection.close().await;
+        Ok(Verdict::Good(groups))
+    }
+
+    async fn connect(&self) -> Result<Connection, AskError> {
+        let tls = match self.tls.get() {
+            Some(tls) => tls,
+            None => {
+                let made = tls::client_config(self.config.ca.as_deref())?;
+                self.tls.get_or_init(|| made)
+            }
+        };
+        let settings = LdapConnSettings::new().set_config(Arc::clone(tls)).set_starttls(self.config.starttls);
+        let (connection, ldap) = LdapConnAsync::from_url_with_settings(settings, &self.config.url).await?;
+        let mut driver = JoinSet::new();
+        driver.spawn(connection.drive());
+        Ok(Connection { ldap, _driver: driver })
+    }
+}
+
+/// A connection and what moves its bytes, which ends with it.
+struct Connection {
+    ldap: Handle,
+    _driver: JoinSet<Result<(), WireError>>,
+}
+
+enum Found {
+    None,
+    One(String),
+    Many,
+}
+
+/// Why the directory could not be asked.
+#[derive(Debug, thiserror::Error)]
+enum AskError {
+    #[error("{0}")]
+    Wire(#[from] WireError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl Connection {
+    async fn bind_account(&mut self, account: &Account) -> Result<(), AskError> {
+        let result = self.ldap.simple_bind(&account.dn, account.password.reveal()).await?;
+        if result.rc == code::SUCCESS {
+            return Ok(());
+        }
+        Err(AskError::Refused(format!("the service account {} cannot log in: {result}", account.dn)))
+    }
+
+    async fn find(&mut self, base: &str, filter: &str) -> Result<Found, AskError> {
+        // Two are enough to know that it is not one; a directory that stops there says so by a result code (4).
+        let (entries, result) = self.search(base, filter, "1.1", 2).await?;
+        let mut entries = entries.into_iter();
+        match (entries.next(), entries.next()) {
+            (Some(_), Some(_)) => Ok(Found::Many),
+            (Some(entry), None) => Ok(Found::One(entry.dn)),
+            (None, _) if result == code::SUCCESS => Ok(Found::None),
+            (None, _) => Err(AskError::Refused(format!("the search below {base} fails with result code {result}"))),
+        }
+    }
+
+    async fn groups(&mut self, groups: &Groups, user: &str, dn: &str) -> Result<Vec<Box<str>>, AskError> {
+        let filter = groups.filter.filled(user, dn);
+        let (entries, result) = self.search(&groups.base, &filter, &groups.attribute, GROUPS_MAX).await?;
+        if result != code::SUCCESS {
+            return Err(AskError::Refused(format!(
+                "the search for groups below {} fails with result code {result}",
+                groups.base
+            )));
+        }
+        let named = |name: &str| name.eq_ignore_ascii_case(&groups.attribute);
+        let values = entries.into_iter().flat_map(|entry| entry.attrs).filter(|(name, _)| named(name));
+        Ok(values.flat_map(|(_, values)| values).map(String::into_boxed_str).collect())
+    }
+
+    async fn search(
+        &mut self,
+        base: &str,
+        filter: &str,
+        attribute: &str,
+        most: i32,
+    ) -> Result<(Vec<SearchEntry>, u32), AskError> {
+        self.ldap.with_search_options(SearchOptions::new().sizelimit(most));
+        let found = self.ldap.search(base, Scope::Subtree, filter, vec![attribute]).await?;
+        // References to other directories and intermediate answers are no entries.
+        let entries = found.0.into_iter().filter(|entry| !entry.is_ref() && !entry.is_intermediate());
+        Ok((entries.map(SearchEntry::construct).collect(), found.1.rc))
+    }
+
+    /// Says goodbye; a directory that does not listen is left without it.
+    async fn close(mut self) {
+        if tokio::time::timeout(Duration::from_secs(1), self.ldap.unbind()).await.is_err() {
+            tracing::debug!("a directory did not take its unbind");
+        }
+    }
+}
