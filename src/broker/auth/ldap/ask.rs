@@ -16,6 +16,10 @@ use crate::broker::auth::tls::{self, TlsError};
 /// A user name's bytes at most; directories have shorter ones.
 const USER_BYTES_MAX: usize = 256;
 
+/// Said of a name that [`is_spelt_plainly`] refuses.
+pub(super) const PLAINLY: &str =
+    "a user of a directory logs in by its name in small letters of ASCII, without spaces at the ends or in a row";
+
 /// Groups of a user at most that are asked for.
 const GROUPS_MAX: i32 = 1_000;
 
@@ -68,6 +72,9 @@ impl Ldap {
         };
         if user.is_empty() || user.len() > USER_BYTES_MAX {
             return Verdict::Bad(format!("a user name has 1 to {USER_BYTES_MAX} bytes"));
+        }
+        if !is_spelt_plainly(user) {
+            return Verdict::Bad(PLAINLY.to_owned());
         }
         // In a task of its own: the library panics on answers that are no LDAP, and that is the directory's fault alone.
         let (this, user, password) = (Arc::clone(self), user.to_owned(), password.to_owned());
@@ -135,6 +142,14 @@ impl Ldap {
         driver.spawn(connection.drive());
         Ok(Connection { ldap, _driver: driver })
     }
+}
+
+/// Directories take a name in many spellings: without regard to case, spaces in a row, and much of Unicode (RFC 4517 section
+/// 4.2.11, RFC 4518). Rules, limits and sessions take it byte by byte, so `ANNA` would be let in as somebody whom no rule for
+/// `anna` meets. One spelling of each name may log in.
+pub(super) fn is_spelt_plainly(user: &str) -> bool {
+    let plain = |byte: u8| byte == b' ' || (byte.is_ascii_graphic() && !byte.is_ascii_uppercase());
+    user.bytes().all(plain) && !user.starts_with(' ') && !user.ends_with(' ') && !user.contains("  ")
 }
 
 /// A connection and what moves its bytes, which ends with it.

@@ -98,6 +98,27 @@ proptest! {
     }
 }
 
+#[test]
+fn one_spelling_of_a_name_may_log_in() {
+    for user in ["anna", "anna.b-1", "press 7", "anna@plant.example", "plant\\anna"] {
+        assert!(ask::is_spelt_plainly(user), "{user}");
+    }
+    for user in [
+        "Anna",
+        "ANNA",
+        " anna",
+        "anna ",
+        "press  7",
+        "m\u{fc}ller",
+        "stra\u{df}e",
+        "\u{ff41}nna",
+        "an\u{ad}na",
+        "an\tna",
+    ] {
+        assert!(!ask::is_spelt_plainly(user), "{user:?}");
+    }
+}
+
 #[tokio::test]
 async fn an_empty_password_never_reaches_the_directory() {
     // Nobody listens there: asking would say that the directory is away.
@@ -116,5 +137,6 @@ async fn an_empty_password_never_reaches_the_directory() {
     assert!(matches!(check("anna", b"\xFF").await, Verdict::Bad(_)));
     assert!(matches!(check("", b"secret").await, Verdict::Bad(_)));
     assert!(matches!(check(&"a".repeat(300), b"secret").await, Verdict::Bad(_)));
+    assert_eq!(check("ANNA", b"secret").await, Verdict::Bad(ask::PLAINLY.to_owned()));
     assert!(matches!(check("anna", b"secret").await, Verdict::Away(_)));
 }
