@@ -27,8 +27,7 @@ const CURSOR_SYNC: Duration = Duration::from_secs(1);
 const CURSOR_SYNC_IDLE: Duration = Duration::from_secs(60);
 /// The writer waits for publishers to come back for at most this part of the time that a commit takes.
 const GATHER_PART: u32 = 4;
-/// In so many parts: it goes on without those who did not come while one passed in which nobody came.
-const GATHER_LOOKS: u32 = 2;
+const GATHER_LOOKS_MAX: usize = 10_000;
 /// How often a full disk is tried again, and `min_free` and `max_age` are looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// How often the age of what is kept is looked at, at the latest.
@@ -238,8 +237,22 @@ impl Log {
     /// written at once, all others would wait for that sync and the next. So while fewer are there than last time, and more come, the
     /// writer waits for them, for a part of the time that a commit takes. A lone publisher is waited for by nobody.
     fn gather(&self) {
-        if let Pace { patient: true, records, took } = self.pace {
-            self.shared.gather(records, took / GATHER_PART / GATHER_LOOKS, GATHER_LOOKS);
+        let Pace { patient: true, records, took } = self.pace else { return };
+        let (limit, idle) = (took / GATHER_PART, took / GATHER_PART / 2);
+        let began = self.shared.now();
+        let (mut seen, mut moved) = (0, began);
+        // The clock may stand still (in tests).
+        for _ in 0..GATHER_LOOKS_MAX {
+            let staged = self.shared.state.lock().staged.count();
+            let now = self.shared.now();
+            if staged > seen {
+                (seen, moved) = (staged, now);
+            }
+            let over = now.saturating_duration_since(began) >= limit || now.saturating_duration_since(moved) >= idle;
+            if staged == 0 || staged >= records || over {
+                return;
+            }
+            std::thread::yield_now();
         }
     }
 

@@ -16,10 +16,9 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-/// So many are woken by the one who moves the mark; more are woken by tasks.
-const WAKE_DIRECTLY: usize = 4;
-/// So many are worth a task of their own, so that another worker wakes them.
-const WAKE_TOGETHER: usize = 32;
+/// So many are woken by the one who moves the mark, which begins at once; more are woken by a task, which costs less for each
+/// (docs/performance.md has both).
+const WAKE_DIRECTLY: usize = 256;
 
 /// How far a log is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -144,18 +143,12 @@ impl MarkSender {
         self.wake(all);
     }
 
-    fn wake(&self, mut wakers: Wakers) {
+    fn wake(&self, wakers: Wakers) {
         self.changes.send_replace(());
-        if wakers.0.len() <= WAKE_DIRECTLY {
-            return;
-        }
-        let Some(runtime) = &self.runtime else { return };
-        let tasks = runtime.metrics().num_workers().min(wakers.0.len() / WAKE_TOGETHER).max(1);
-        let each = wakers.0.len().div_ceil(tasks);
-        while !wakers.0.is_empty() {
-            let rest = Wakers(wakers.0.split_off(each.min(wakers.0.len())));
-            let some = std::mem::replace(&mut wakers, rest);
-            runtime.spawn(async move { drop(some) });
+        if wakers.0.len() > WAKE_DIRECTLY
+            && let Some(runtime) = &self.runtime
+        {
+            runtime.spawn(async move { drop(wakers) });
         }
     }
 
@@ -376,7 +369,7 @@ mod tests {
         let sender = runtime.block_on(async { MarkSender::new(0) });
         drop(runtime);
         let mark = sender.mark();
-        let counts: Vec<Arc<Count>> = (0..9).map(|_| Arc::default()).collect();
+        let counts: Vec<Arc<Count>> = (0..=WAKE_DIRECTLY).map(|_| Arc::default()).collect();
         let mut waiting: Vec<_> = counts.iter().map(|_| passed(&mark, 0)).collect();
         for (waiter, count) in waiting.iter_mut().zip(&counts) {
             assert!(count.poll(waiter).is_pending());

@@ -133,7 +133,6 @@ fn assemble(parts: Parts<'_>, segments: VecDeque<Known>, tracker: Tracker, next:
         closing: false,
         turned_away: TurnedAway::default(),
         poked: true,
-        awaited: None,
     };
     let limits = Limits::of(parts.config, parts.window);
     let upkeep = Upkeep::new(parts.clock.now());

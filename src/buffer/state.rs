@@ -18,7 +18,7 @@ use super::spill::Spill;
 use super::tail::Tail;
 use super::{Config, MarkSender, Outcome, Refused, Stats, Streams, SyncMode, WhenFull, wide};
 use crate::buffer::Offset;
-use crate::clock::{self, Clock, Moment, WallMs};
+use crate::clock::{Clock, Moment, WallMs};
 
 /// Staged bytes that the writer has not written yet, at most: more makes offers wait, whatever the policy. Some tens
 /// of milliseconds of a fast disk.
@@ -110,8 +110,6 @@ pub(super) struct State {
     pub(super) turned_away: TurnedAway,
     /// Something for the writer to look at.
     pub(super) poked: bool,
-    /// The writer waits until so many records are staged.
-    pub(super) awaited: Option<u64>,
 }
 
 /// Offers that were refused or dropped since this was last logged.
@@ -531,9 +529,6 @@ impl Shared {
         state.staged.push(offset, parts, expires, now);
         if is_first {
             self.poke_locked(state);
-        } else if state.awaited.is_some_and(|awaited| state.staged.count() >= awaited) {
-            state.awaited = None;
-            self.poke.notify_one();
         }
         Offset(offset)
     }
@@ -664,22 +659,6 @@ impl Shared {
         }
         state.poked = false;
         state.closing
-    }
-
-    /// Waits while records come and fewer than `records` are staged, at most `looks` times as long as `look`.
-    pub(super) fn gather(&self, records: u64, look: Duration, looks: u32) {
-        let mut state = self.state.lock();
-        let mut seen = 0;
-        for _ in 0..looks {
-            let staged = state.staged.count();
-            if staged == seen || staged >= records {
-                break;
-            }
-            (seen, state.awaited) = (staged, Some(records));
-            let until = clock::now() + look;
-            while state.awaited.is_some() && !self.poke.wait_until(&mut state, until).timed_out() {}
-        }
-        state.awaited = None;
     }
 
     /// Wakes the offers that wait, to all lanes.

@@ -13,10 +13,6 @@ pub(super) fn start(mut log: Log, name: &str) -> io::Result<()> {
     // Names of threads are cut at 15 bytes by Linux.
     std::thread::Builder::new().name(format!("buf-{name}")).spawn(move || {
         let ending = Ending(shared);
-        // It waits for fractions of a sync (see `Log::gather`); by default Linux adds 50 us to each wait.
-        if let Err(error) = nix::sys::prctl::set_timerslack(1_000) {
-            tracing::debug!(%error, "the timer slack cannot be set");
-        }
         run(log, &ending.0);
     })?;
     Ok(())
