@@ -1,14 +1,14 @@
 //! Settings of the built-in broker.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::auth;
 use super::limits::{ListenerLimits, UserLimits};
-use super::transport::{AlternativeName, PeerCertificate};
+use super::transport::{AlternativeName, Network, PeerCertificate};
 use crate::topic::TopicFilter;
 use crate::units::ByteSize;
 
@@ -86,7 +86,7 @@ pub struct Listener {
     /// MQTT over WebSocket.
     pub websocket: Option<WebSocketTerms>,
     /// A proxy stands before it, and each connection begins with its header (PROXY protocol 1 or 2).
-    pub proxy_protocol: bool,
+    pub proxy_protocol: Option<ProxyTerms>,
 }
 
 impl Listener {
@@ -101,7 +101,7 @@ impl Listener {
             certificate_user: None,
             tls: None,
             websocket: None,
-            proxy_protocol: false,
+            proxy_protocol: None,
         }
     }
 }
@@ -110,8 +110,11 @@ impl Listener {
     /// What lies between the socket and MQTT, from below: `proxy`, `tls`, `websocket`.
     #[must_use]
     pub fn layers(&self) -> Vec<&'static str> {
-        let layers =
-            [(self.proxy_protocol, "proxy"), (self.tls.is_some(), "tls"), (self.websocket.is_some(), "websocket")];
+        let layers = [
+            (self.proxy_protocol.is_some(), "proxy"),
+            (self.tls.is_some(), "tls"),
+            (self.websocket.is_some(), "websocket"),
+        ];
         layers.into_iter().filter_map(|(is_there, name)| is_there.then_some(name)).collect()
     }
 }
@@ -198,6 +201,28 @@ pub struct WebSocketTerms {
     pub path: Option<Box<str>>,
     /// Of which pages a browser may connect, as its `Origin` header has it; none: of all.
     pub origins: Vec<Box<str>>,
+}
+
+/// Whose word is taken for where a client comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProxyTerms {
+    /// Where the proxies are; none: whoever reaches the listener is taken for one.
+    pub from: Vec<Network>,
+}
+
+impl ProxyTerms {
+    /// Whether a header from `address` is believed. `None`: a Unix socket, whose permissions say who reaches it.
+    #[must_use]
+    pub fn trusts(&self, address: Option<IpAddr>) -> bool {
+        let Some(address) = address.filter(|_| !self.from.is_empty()) else { return true };
+        self.from.iter().any(|network| network.contains(address))
+    }
+
+    /// Whether it leaves nobody out.
+    #[must_use]
+    pub fn trusts_everyone(&self) -> bool {
+        self.from.is_empty() || self.from.iter().any(|network| network.is_everything())
+    }
 }
 
 /// An address to listen on.

@@ -43,11 +43,14 @@ mod tests;
 mod topics;
 mod transport;
 
-pub use config::{Bind, CertificateUser, ClientCert, Config, Listener, TlsConfig, TlsVersions, WebSocketTerms};
+pub use config::{
+    Bind, CertificateUser, ClientCert, Config, Listener, ProxyTerms, TlsConfig, TlsVersions, WebSocketTerms,
+};
 pub use listener::{BindError, Bound, Listening};
 pub use store::{StoreError, Trouble};
 pub use transport::{
-    AlternativeName, Peer, PeerCertificate, TlsFinding, TlsMaterial, TlsPart, TlsSources, examine_tls,
+    AlternativeName, Network, NetworkError, Peer, PeerCertificate, TlsFinding, TlsMaterial, TlsPart, TlsSources,
+    examine_tls,
 };
 
 use std::collections::HashMap;

@@ -123,6 +123,9 @@ pub(super) const TLS: Keys = Keys {
 pub(super) const WEBSOCKET: Keys =
     Keys { section: "broker.listeners.websocket", accepted: &["path", "origins"], planned: &[] };
 
+pub(super) const PROXY_PROTOCOL: Keys =
+    Keys { section: "broker.listeners.proxy_protocol", accepted: &["from"], planned: &[] };
+
 pub(super) const LISTENER_LIMITS: Keys = Keys {
     section: "broker.listeners.limits",
     accepted: &[
@@ -200,7 +203,7 @@ pub(super) const ROUTE: Keys = Keys {
     planned: &["where", "transform", "throttle", "sample", "dedup", "batch", "retained", "retain", "qos"],
 };
 
-pub(super) const ALL: [&Keys; 26] = [
+pub(super) const ALL: [&Keys; 27] = [
     &TOP,
     &BROKER,
     &AUTH,
@@ -208,6 +211,7 @@ pub(super) const ALL: [&Keys; 26] = [
     &LISTENER,
     &TLS,
     &WEBSOCKET,
+    &PROXY_PROTOCOL,
     &LISTENER_LIMITS,
     &USER_LIMITS,
     &ADMIN,
@@ -230,7 +234,7 @@ pub(super) const ALL: [&Keys; 26] = [
 ];
 
 /// What a key is called in other programs, and what says the same here: section, keys, hint.
-const HABITS: [(&Keys, &[&str], &str); 13] = [
+const HABITS: [(&Keys, &[&str], &str); 14] = [
     (&BROKER, &["users", "password_file", "acl", "acl_file", "groups"], IN_AUTH),
     (&AUTH, &["password_file", "passwords", "passwd", "file"], "its name here is `users`"),
     (&ACL_RULE, &["read", "write", "readwrite", "topic", "topics", "deny", "allow", "username", "client_id"], IN_RULE),
@@ -243,6 +247,7 @@ const HABITS: [(&Keys, &[&str], &str); 13] = [
     (&LISTENER, &["port", "listener", "address", "host"], "it is a part of `bind`, such as `bind: \"127.0.0.1:1883\"`"),
     (&LISTENER, &["cert", "certfile", "key", "keyfile", "cafile", "client_ca", "crl", "crlfile", "ssl"], IN_TLS),
     (&LISTENER, &["protocol", "websockets", "ws"], "write `websocket: true`"),
+    (&PROXY_PROTOCOL, &["trusted", "proxies", "trusted_proxies", "allow", "addresses"], "its name here is `from`"),
     (&TLS, &["certfile", "keyfile", "cafile", "ca", "crlfile", "require_certificate", "tls_version"], IN_TLS),
 ];
 const IN_AUTH: &str = "it stands below `auth`: `auth: { users: users.passwd, acl: [ .. ] }`";

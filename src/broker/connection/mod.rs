@@ -226,13 +226,16 @@ async fn admit(
     entrance: &Entrance,
     deadline: tokio::time::Instant,
 ) -> Option<Admitted> {
-    let (refused, carrier) = match tokio::time::timeout_at(deadline, entrance.admit(socket, peer)).await {
-        Ok(Ok(admitted)) => return Some(admitted),
-        Ok(Err((refused, carrier))) => (refused, Some(carrier)),
-        Err(_elapsed) => {
-            let text = "the handshakes took longer than `connect_timeout`".to_owned();
-            (Refused { reason: "handshake_timeout", text }, None)
-        }
+    let (refused, carrier) = match entrance.turns_away(peer) {
+        Some(refused) => (refused, None),
+        None => match tokio::time::timeout_at(deadline, entrance.admit(socket, peer)).await {
+            Ok(Ok(admitted)) => return Some(admitted),
+            Ok(Err((refused, carrier))) => (refused, Some(carrier)),
+            Err(_elapsed) => {
+                let text = "the handshakes took longer than `connect_timeout`".to_owned();
+                (Refused { reason: "handshake_timeout", text }, None)
+            }
+        },
     };
     let Refused { reason, text } = refused;
     broker.board.refused(reason);

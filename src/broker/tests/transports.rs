@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::support::*;
-use crate::broker::{Bind, Config, Listener};
+use crate::broker::{Bind, Config, Listener, ProxyTerms};
 use crate::message::Qos;
 use crate::router::Table;
 
@@ -66,7 +66,7 @@ const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0C\xC0\0\x02\x07\x0A\0\0\x01
 #[tokio::test]
 async fn behind_a_proxy_each_connection_begins_with_its_header() {
     let dir = tempfile::tempdir().unwrap();
-    let listener = Listener { proxy_protocol: true, ..anonymous() };
+    let listener = Listener { proxy_protocol: Some(ProxyTerms::default()), ..anonymous() };
     let rig = rig(&dir, Config { listeners: vec![listener], ..Config::default() }).await;
     for header in [&b"PROXY TCP4 192.0.2.7 10.0.0.1 49152 1883\r\n"[..], b"PROXY UNKNOWN\r\n", V2] {
         let stream = proxied(&rig, header).await;
@@ -94,7 +94,7 @@ async fn behind_a_proxy_each_connection_begins_with_its_header() {
 #[tokio::test]
 async fn a_header_that_does_not_come_ends_the_connection_at_the_timeout_and_keeps_nobody_out() {
     let dir = tempfile::tempdir().unwrap();
-    let listener = Listener { proxy_protocol: true, ..anonymous() };
+    let listener = Listener { proxy_protocol: Some(ProxyTerms::default()), ..anonymous() };
     let connect_timeout = Duration::from_millis(300);
     let config = Config { listeners: vec![anonymous(), listener], connect_timeout, ..Config::default() };
     let rig = rig(&dir, config).await;
@@ -111,5 +111,28 @@ async fn a_header_that_does_not_come_ends_the_connection_at_the_timeout_and_keep
         assert!(rest.is_empty(), "{rest:02X?}");
     }
     assert_eq!(rig.board.snapshot().refused.get("handshake_timeout"), Some(&30));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_header_from_who_is_no_proxy_of_ours_is_not_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let terms = |from: &[&str]| ProxyTerms { from: from.iter().map(|network| network.parse().unwrap()).collect() };
+    let listener = |from: &[&str]| Listener { proxy_protocol: Some(terms(from)), ..anonymous() };
+    let listeners = vec![listener(&["192.0.2.0/24", "::1"]), listener(&["192.0.2.0/24", "127.0.0.0/8"])];
+    let rig = rig(&dir, Config { listeners, ..Config::default() }).await;
+    // Closed before it has said a word, whatever it would have said.
+    for header in [&b""[..], V2] {
+        let mut stream = proxied(&rig, header).await;
+        let mut answer = Vec::new();
+        // What it sent and nobody read may come back as a reset.
+        drop(soon(stream.read_to_end(&mut answer)).await);
+        assert!(answer.is_empty(), "{answer:02X?}");
+    }
+    let mut trusted = TcpStream::connect(rig.addresses[1].address().unwrap()).await.unwrap();
+    trusted.write_all(V2).await.unwrap();
+    Peer::over(Box::new(trusted), connect("one")).await.0.expect_silence().await;
+    let refused = rig.board.snapshot().refused;
+    assert_eq!((refused.get("proxy_untrusted"), refused.get("proxy_header")), (Some(&2), None));
     rig.stop().await;
 }

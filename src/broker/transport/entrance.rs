@@ -46,7 +46,17 @@ impl Entrance {
 
     /// Whether MQTT begins at once.
     pub(in crate::broker) fn is_plain(&self) -> bool {
-        self.certificates.is_none() && self.listener.websocket.is_none() && !self.listener.proxy_protocol
+        self.certificates.is_none() && self.listener.websocket.is_none() && self.listener.proxy_protocol.is_none()
+    }
+
+    /// Why a connection is closed before a byte of it is read, if it is.
+    pub(in crate::broker) fn turns_away(&self, peer: &Peer) -> Option<Refused> {
+        let terms = self.listener.proxy_protocol.as_ref()?;
+        if terms.trusts(peer.address.map(|address| address.ip())) {
+            return None;
+        }
+        let text = "it is none of the proxies that this listener's `proxy_protocol: { from: [ .. ] }` names".to_owned();
+        Some(Refused { reason: "proxy_untrusted", text })
     }
 
     /// Does the handshakes, and notes what they tell of the client. The caller sets the deadline.
@@ -56,7 +66,7 @@ impl Entrance {
         peer: &mut Peer,
     ) -> Result<Admitted, (Refused, Carrier)> {
         let mut input = BytesMut::new();
-        if self.listener.proxy_protocol {
+        if self.listener.proxy_protocol.is_some() {
             let proxied = match proxy::read_header(&socket, &mut input).await {
                 Ok(proxied) => proxied,
                 Err(text) => return Err((Refused { reason: "proxy_header", text }, Carrier::Plain(socket))),

@@ -11,11 +11,12 @@
 //! - [`entrance`]: a listener's handshakes, one above the other.
 //! - [`socket`], [`unix`]: sockets, and the file of a Unix socket.
 //! - [`proxy`]: the PROXY protocol. [`tls`]: TLS, its files, their reload. [`websocket`]: the HTTP request, and frames.
-//! - [`peer`]: who is at the other end, as far as the transport can tell.
+//! - [`network`]: networks of addresses. [`peer`]: who is at the other end, as far as the transport can tell.
 //!
 //! It does not know MQTT.
 
 mod entrance;
+mod network;
 mod peer;
 mod proxy;
 mod socket;
@@ -30,6 +31,7 @@ use std::task::{Context, Poll, ready};
 use bytes::BytesMut;
 
 pub(super) use self::entrance::{Admitted, Entrance, hang_up};
+pub use self::network::{Network, NetworkError};
 pub use self::peer::{AlternativeName, Peer, PeerCertificate};
 pub(super) use self::socket::{Door, Socket};
 pub(super) use self::tls::Certificates;

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use super::Resolver;
 use super::value::{Item, Section, beside};
 use crate::broker::{
-    Bind, CertificateUser, ClientCert, Listener, TlsConfig, TlsPart, TlsSources, TlsVersions, WebSocketTerms, auth,
-    examine_tls,
+    Bind, CertificateUser, ClientCert, Listener, Network, ProxyTerms, TlsConfig, TlsPart, TlsSources, TlsVersions,
+    WebSocketTerms, auth, examine_tls,
 };
 use crate::config::keys;
 use crate::config::raw::Value;
@@ -30,9 +30,11 @@ impl Resolver<'_> {
             let anonymous = self.boolean(section.get("anonymous")).unwrap_or(false);
             let tls = section.get("tls").and_then(|item| self.tls(&item));
             let websocket = section.get("websocket").and_then(|item| self.websocket(&item));
-            let proxy_protocol = self.boolean(section.get("proxy_protocol")).unwrap_or(false);
-            let certificate_user = self.certificate_user(section.get("certificate_user"), &tls, proxy_protocol);
+            let proxy_protocol = section.get("proxy_protocol").and_then(|item| self.proxy_protocol(&item));
+            let certificate_user =
+                self.certificate_user(section.get("certificate_user"), &tls, proxy_protocol.is_some());
             let Some(address) = self.bind(&section, &bind) else { continue };
+            self.check_proxies(&section, &address, &proxy_protocol);
             let has_port = address.address().is_none_or(|address| address.port() != 0);
             if has_port && listeners.iter().any(|listener| listener.bind == address) {
                 self.mistakes.error(bind.place(), format!("{address} is bound twice"), None);
@@ -214,6 +216,54 @@ impl Resolver<'_> {
             self.mistakes.error(list.place(), "`origins` names none", "leave the key out for all".to_owned());
         }
         Some(terms)
+    }
+
+    /// `true`, or a section.
+    fn proxy_protocol(&mut self, item: &Item<'_>) -> Option<ProxyTerms> {
+        if matches!(item.node.value, Value::Scalar(_)) {
+            return self.boolean(Some(item.clone()))?.then(ProxyTerms::default);
+        }
+        let section = self.section(item, &keys::PROXY_PROTOCOL);
+        let mut terms = ProxyTerms::default();
+        let Some(list) = section.get("from") else { return Some(terms) };
+        for item in self.items(&list) {
+            let Some(text) = self.text(Some(item)) else { continue };
+            match text.value.parse::<Network>() {
+                Ok(network) => terms.from.push(network),
+                Err(error) => {
+                    let hint =
+                        "such as `10.0.0.0/8`, `192.0.2.7` or `fd00::/8`; names are not looked up here".to_owned();
+                    let wrong = format!("`{}` names no addresses: {error}", text.given);
+                    self.wrong_part(&text, 0..text.given.len(), wrong, Some(hint));
+                }
+            }
+        }
+        if self.items(&list).is_empty() {
+            let hint = "such as `from: [ \"10.0.0.0/8\" ]`; or write `proxy_protocol: true`".to_owned();
+            self.mistakes.error(list.place(), "`from` names no proxy", hint);
+        }
+        Some(terms)
+    }
+
+    /// Who reaches a listener behind a proxy without passing the proxy can claim to be anyone.
+    fn check_proxies(&mut self, section: &Section<'_>, address: &Bind, terms: &Option<ProxyTerms>) {
+        let (Some(terms), Some(item)) = (terms, section.get("proxy_protocol")) else { return };
+        match address {
+            Bind::Unix { .. } if !terms.from.is_empty() => {
+                let hint = "its `mode` and its folder's permissions say who reaches it: write `proxy_protocol: true`"
+                    .to_owned();
+                self.mistakes.error(item.place(), "clients of a Unix socket have no address to know them by", hint);
+            }
+            Bind::Tcp(tcp) if !tcp.ip().is_loopback() && terms.trusts_everyone() => {
+                let wrong = format!(
+                    "whoever reaches {address} can name any address, and any user where a proxy's certificate names it"
+                );
+                let hint = "name the proxies: `proxy_protocol: { from: [ \"10.0.0.0/8\" ] }`, or bind it to 127.0.0.1"
+                    .to_owned();
+                self.mistakes.warning(item.place(), wrong, hint);
+            }
+            Bind::Unix { .. } | Bind::Tcp(_) => {}
+        }
     }
 
     /// Permissions in octal digits.
