@@ -186,7 +186,8 @@ impl Batch {
         // The next one is about as large: it need not grow, and be copied, step by step.
         let len = self.bytes.len();
         let mut bytes = spare.unwrap_or_default();
-        bytes.reserve((len + len / 8).min(CAPACITY_MAX));
+        // In powers of two, so that the memory of one batch fits the next, which is seldom of the very same size.
+        bytes.reserve((len + len / 8).next_power_of_two().min(CAPACITY_MAX));
         let Self { bytes, cuts, base, next } = std::mem::replace(self, Self { bytes, ..Self::default() });
         Some(Taken { base, next, skipped: 0, bytes: bytes.freeze(), cuts })
     }

@@ -7,12 +7,14 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::batch::{Frame, Taken};
 use super::codec::Packer;
 use super::cursor::{Drop, Passed};
 use super::format::{Footer, SEGMENT_HEADER, SegmentHeader};
+use super::pace::{LOOKS_MAX, Pace};
 use super::segment::{FrameMeta, Segment};
 use super::slots::Slots;
 use super::state::{Pressure, Shared};
@@ -25,9 +27,6 @@ const CURSOR_SYNC: Duration = Duration::from_secs(1);
 /// The same where nothing on disk is owed, so that no record can be repeated (`sync: spill`): only a power cut forgets so
 /// much of the ledger, and flash is spared.
 const CURSOR_SYNC_IDLE: Duration = Duration::from_secs(60);
-/// The writer waits for publishers to come back for at most this part of the time that a commit takes.
-const GATHER_PART: u32 = 4;
-const GATHER_LOOKS_MAX: usize = 10_000;
 /// How often a full disk is tried again, and `min_free` and `max_age` are looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// How often the age of what is kept is looked at, at the latest.
@@ -92,15 +91,6 @@ pub(super) struct Log {
     pub(super) held: VecDeque<Taken>,
     pub(super) packer: Packer,
     pub(super) pace: Pace,
-}
-
-/// What the last commit was like, for a log with a thread of its own.
-#[derive(Debug, Default)]
-pub(super) struct Pace {
-    /// Its records may be awaited: there is a thread that does nothing else.
-    pub(super) patient: bool,
-    records: u64,
-    took: Duration,
 }
 
 /// When what was last done.
@@ -224,7 +214,9 @@ impl Log {
             self.take_spilled()?
         } else {
             self.gather();
-            self.shared.state.lock().take_staged()?
+            let mut state = self.shared.state.lock();
+            self.shared.staged.store(0, Ordering::Relaxed);
+            state.take_staged()?
         };
         self.shared.state.lock().in_write = batch.bytes();
         batch.skipped = batch.base.saturating_sub(self.taken);
@@ -233,23 +225,17 @@ impl Log {
         Some(batch)
     }
 
-    /// Publishers that wait for each acknowledgement come back one by one after a commit; were the first one's record
-    /// written at once, all others would wait for that sync and the next. So while fewer are there than last time, and more come, the
-    /// writer waits for them, for a part of the time that a commit takes. A lone publisher is waited for by nobody.
+    /// Waits for publishers that come back (see [`Pace`]).
     fn gather(&self) {
-        let Pace { patient: true, records, took } = self.pace else { return };
-        let (limit, idle) = (took / GATHER_PART, took / GATHER_PART / 2);
         let began = self.shared.now();
         let (mut seen, mut moved) = (0, began);
-        // The clock may stand still (in tests).
-        for _ in 0..GATHER_LOOKS_MAX {
-            let staged = self.shared.state.lock().staged.count();
-            let now = self.shared.now();
+        for _ in 0..LOOKS_MAX {
+            let (staged, now) = (self.shared.staged.load(Ordering::Relaxed), self.shared.now());
             if staged > seen {
                 (seen, moved) = (staged, now);
             }
-            let over = now.saturating_duration_since(began) >= limit || now.saturating_duration_since(moved) >= idle;
-            if staged == 0 || staged >= records || over {
+            let since = |then| now.saturating_duration_since(then);
+            if self.pace.is_over(staged, since(began), since(moved)) {
                 return;
             }
             std::thread::yield_now();
@@ -279,9 +265,9 @@ impl Log {
     fn store(&mut self, batch: Taken) -> bool {
         let began = self.shared.now();
         match self.write_and_sync(&batch) {
-            Ok(()) => {
-                self.pace.records = batch.next - batch.base;
-                self.pace.took = self.shared.now().saturating_duration_since(began);
+            Ok(came) => {
+                let took = self.shared.now().saturating_duration_since(began);
+                self.pace.note(batch.next - batch.base, came, took);
                 true
             }
             Err(Trouble::NoSpace) => self.hold(vec![batch]),
@@ -337,7 +323,8 @@ impl Log {
         true
     }
 
-    fn write_and_sync(&mut self, batch: &Taken) -> Result<(), Trouble> {
+    /// Answers how many records came meanwhile.
+    fn write_and_sync(&mut self, batch: &Taken) -> Result<u64, Trouble> {
         self.reserve(batch.next)?;
         if self.spills() && batch.skipped > 0 && self.upkeep.cursor_floor < batch.base {
             // What this frame skips is in the ledger before it is in the file.
@@ -365,8 +352,10 @@ impl Log {
         if matches!(self.shared.limits.sync, SyncMode::Group | SyncMode::Spill(_)) {
             self.synced = batch.next;
         }
+        // Looked at before those are woken who then come too.
+        let came = self.shared.staged.load(Ordering::Relaxed);
         self.publish(std::slice::from_ref(batch));
-        Ok(())
+        Ok(came)
     }
 
     /// Sees to it that `meta` says that numbers below `next` may have been given.
@@ -458,8 +447,8 @@ impl Log {
     /// Tells the world of batches that are as safe as the mode promises.
     fn publish(&mut self, batches: &[Taken]) {
         let Some(last) = batches.last() else { return };
-        let mut state = self.shared.state.lock();
-        let state = &mut *state;
+        let mut guard = self.shared.state.lock();
+        let state = &mut *guard;
         if let Some(segment) = state.segments.back_mut() {
             for batch in batches {
                 for (frame, len) in batch.frames() {
@@ -469,8 +458,10 @@ impl Log {
             }
         }
         state.in_write = 0;
-        // Under the lock, so that whoever sees the mark also finds the records.
-        self.shared.mark.advance(last.next);
+        // Under the lock, so that whoever sees the mark also finds the records. Those who wait are woken behind it: they take it next.
+        let step = self.shared.mark.step(last.next);
+        drop(guard);
+        drop(step);
     }
 
     /// Closes the active segment with its footer. A footer that cannot be written is made up for at the next start.

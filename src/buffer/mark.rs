@@ -42,9 +42,15 @@ pub struct MarkSender {
     runtime: Option<Handle>,
 }
 
-/// A waiter's end. Cheap to clone.
+/// A waiter's end. Cheap to clone: each message that waits for the log has one.
 #[derive(Clone, Debug)]
 pub struct Mark {
+    line: Arc<Line>,
+}
+
+/// The end of one who is told of each move of the mark.
+#[derive(Clone, Debug)]
+pub struct Watcher {
     line: Arc<Line>,
     changes: watch::Receiver<()>,
 }
@@ -104,6 +110,7 @@ impl Queue {
 }
 
 /// Those who are to be woken, and will be, also by a task that its runtime drops without having run it.
+#[derive(Debug)]
 struct Wakers(Vec<Waker>);
 
 impl Drop for Wakers {
@@ -122,15 +129,19 @@ impl MarkSender {
 
     /// Moves the mark; it never goes back.
     pub fn advance(&self, done: u64) {
-        let settled = {
-            let mut queue = self.line.queue.lock();
-            if done <= self.line.done.load(Ordering::Relaxed) {
-                return;
-            }
+        drop(self.step(done));
+    }
+
+    /// The same, and whom it settles is woken when the answer is dropped: for one who moves the mark under a lock that those who
+    /// wake want next.
+    #[must_use = "those who wait are woken when it is dropped"]
+    pub(super) fn step(&self, done: u64) -> Step<'_> {
+        let mut queue = self.line.queue.lock();
+        let moved = done > self.line.done.load(Ordering::Relaxed);
+        if moved {
             self.line.done.store(done, Ordering::Release);
-            queue.settled(done)
-        };
-        self.wake(settled);
+        }
+        Step(moved.then(|| (self, queue.settled(done))))
     }
 
     /// Says that nothing more will be durable.
@@ -155,7 +166,13 @@ impl MarkSender {
     /// For one who waits.
     #[must_use]
     pub fn mark(&self) -> Mark {
-        Mark { line: Arc::clone(&self.line), changes: self.changes.subscribe() }
+        Mark { line: Arc::clone(&self.line) }
+    }
+
+    /// For one who follows it.
+    #[must_use]
+    pub fn watch(&self) -> Watcher {
+        Watcher { line: Arc::clone(&self.line), changes: self.changes.subscribe() }
     }
 
     /// Everything below is durable.
@@ -168,6 +185,18 @@ impl MarkSender {
     #[must_use]
     pub fn progress(&self) -> Progress {
         self.line.progress()
+    }
+}
+
+/// A move of the mark. Those who wait for it are woken when this is dropped.
+#[derive(Debug)]
+pub(super) struct Step<'a>(Option<(&'a MarkSender, Wakers)>);
+
+impl Drop for Step<'_> {
+    fn drop(&mut self) {
+        if let Some((sender, wakers)) = self.0.take() {
+            sender.wake(wakers);
+        }
     }
 }
 
@@ -203,10 +232,24 @@ impl Mark {
     ///
     /// # Errors
     /// [`Rejected`].
-    pub async fn passed(&mut self, position: u64) -> Result<(), Rejected> {
+    pub async fn passed(&self, position: u64) -> Result<(), Rejected> {
         Passed { line: &self.line, position, name: None }.await
     }
 
+    /// Everything below is durable.
+    #[must_use]
+    pub fn done(&self) -> u64 {
+        self.line.done.load(Ordering::Acquire)
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        self.line.progress()
+    }
+}
+
+impl Watcher {
     /// Everything below is durable.
     #[must_use]
     pub fn done(&self) -> u64 {
@@ -345,7 +388,7 @@ mod tests {
         let sender = MarkSender::new(0);
         let mut tasks = tokio::task::JoinSet::new();
         for position in 0..500 {
-            let mut mark = sender.mark();
+            let mark = sender.mark();
             tasks.spawn(async move { mark.passed(position).await });
         }
         while sender.line.queue.lock().waiting.len() < 500 {

@@ -156,6 +156,7 @@ mod lanes;
 mod log;
 pub mod mark;
 pub mod offline;
+mod pace;
 mod quota;
 mod reader;
 mod recovery;
@@ -173,7 +174,7 @@ pub use dead_letters::{DeadLetter, DeadLetters, SendError};
 pub use direct::Direct;
 pub use history::History;
 pub use lanes::{Lane, Lanes, Place};
-pub use mark::{Mark, MarkSender, Progress, Rejected};
+pub use mark::{Mark, MarkSender, Progress, Rejected, Watcher};
 pub use reader::Reader;
 pub use slots::SlotFile;
 

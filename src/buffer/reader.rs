@@ -11,14 +11,14 @@ use super::handing::{Current, Handful, Stop};
 use super::scan::FrameScan;
 use super::state::Shared;
 use super::storage::Storage;
-use super::{Mark, Offset, Record, Refused};
+use super::{Offset, Record, Refused, Watcher};
 
 /// Reads records in order. It sees only what is durable, or with [`super::SyncMode::Spill`] what may become so.
 #[derive(Debug)]
 pub struct Reader {
     shared: Arc<Shared>,
     storage: Arc<dyn Storage>,
-    mark: Mark,
+    mark: Watcher,
     closed: tokio::sync::watch::Receiver<bool>,
     /// With `sync: spill` records are read before they are durable: everything below.
     staged: tokio::sync::watch::Receiver<u64>,
@@ -66,7 +66,7 @@ enum Place {
 
 impl Reader {
     pub(super) fn new(shared: Arc<Shared>, storage: Arc<dyn Storage>) -> Self {
-        let (mark, closed, staged) = (shared.mark.mark(), shared.closed.subscribe(), shared.readable.subscribe());
+        let (mark, closed, staged) = (shared.mark.watch(), shared.closed.subscribe(), shared.readable.subscribe());
         let saves = shared.saves.subscribe();
         let pos = shared.state.lock().tracker.floor();
         let until = u64::MAX;

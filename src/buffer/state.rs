@@ -1,6 +1,7 @@
 //! What publishers, the reader and the writer share: one short lock, never held over I/O or an `.await`.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -307,6 +308,8 @@ impl State {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) state: Mutex<State>,
+    /// How many records are staged, for a writer that looks at it without standing in the publishers' way.
+    pub(super) staged: AtomicU64,
     poke: Condvar,
     pub(super) mark: MarkSender,
     /// With `sync: spill`: records below may be read, durable or not.
@@ -338,6 +341,7 @@ impl Shared {
     pub(super) fn new(state: State, durable: u64, limits: Limits, clock: Arc<dyn Clock>) -> Self {
         Self {
             state: Mutex::new(state),
+            staged: AtomicU64::new(0),
             poke: Condvar::new(),
             mark: MarkSender::new(durable),
             readable: watch::Sender::new(0),
@@ -527,6 +531,7 @@ impl Shared {
         let wall = self.clock.wall();
         let now = state.staged.moment_of(wall).unwrap_or_else(|| self.clock.moment());
         state.staged.push(offset, parts, expires, now);
+        self.staged.store(state.staged.count(), Ordering::Relaxed);
         if is_first {
             self.poke_locked(state);
         }

@@ -21,7 +21,7 @@ mod receipt;
 #[cfg(test)]
 mod tests;
 
-pub use crate::buffer::{Mark, MarkSender, Rejected};
+pub use crate::buffer::{Mark, MarkSender, Rejected, Watcher};
 pub use answers::{Answer, Answers};
 pub use logged::{Logged, Tails};
 pub use receipt::Receipt;

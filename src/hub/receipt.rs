@@ -36,7 +36,7 @@ impl Receipt {
     /// # Errors
     /// [`Rejected`]: it will never be durable everywhere; the publisher must not be acknowledged.
     pub async fn settled(&mut self) -> Result<(), Rejected> {
-        for (mark, position) in &mut self.waits {
+        for (mark, position) in &self.waits {
             mark.passed(*position).await?;
         }
         Ok(())

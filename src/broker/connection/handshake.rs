@@ -447,7 +447,7 @@ impl Connection {
             last_topic: None,
             retained: VecDeque::new(),
             page: None,
-            mark: broker.store.mark(),
+            mark: broker.store.watch(),
             durable: 0,
             keep_alive,
             last_seen: broker.clock.now(),

@@ -40,7 +40,7 @@ use super::registry::{Attached, Ending};
 use super::session::Acks;
 use super::store::{Op, Page};
 use super::transport::{Admitted, Entrance, Peer, Refused, Socket, Stream, hang_up};
-use crate::hub::Mark;
+use crate::hub::Watcher;
 use crate::telemetry::board::BrokerBoard;
 use crate::topic::TopicName;
 use crate::wire::{
@@ -150,7 +150,7 @@ struct Connection {
     /// Topics whose retained message this client is to get, with how it subscribed.
     retained: VecDeque<Wish>,
     page: Option<(Tail, oneshot::Receiver<Page>)>,
-    mark: Mark,
+    mark: Watcher,
     /// What was durable when the session was last pumped.
     durable: u64,
     keep_alive: Option<Duration>,

@@ -46,7 +46,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use self::reserve::Reserve;
-use crate::hub::{Mark, MarkSender};
+use crate::hub::{Mark, MarkSender, Watcher};
 use crate::message::{Message, Qos};
 use crate::telemetry::board::BrokerBoard;
 
@@ -366,6 +366,11 @@ impl Store {
     /// What has been committed.
     pub(super) fn mark(&self) -> Mark {
         self.shared.mark.mark()
+    }
+
+    /// The same, for one who follows it.
+    pub(super) fn watch(&self) -> Watcher {
+        self.shared.mark.watch()
     }
 
     /// The first position that is not durable yet.

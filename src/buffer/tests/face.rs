@@ -258,7 +258,7 @@ fn it_works_without_a_runtime() {
     let dir = tempfile::tempdir().unwrap();
     let (buffer, _) = open(&config(dir.path()));
     futures_util::FutureExt::now_or_never(put(&buffer, b"x")).unwrap();
-    let mut mark = buffer.mark();
+    let mark = buffer.mark();
     std::thread::scope(|scope| {
         scope.spawn(move || futures_block(mark.passed(0)).unwrap());
     });
