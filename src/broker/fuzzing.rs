@@ -31,8 +31,12 @@ const CLIENT_BITS: u8 = 0b11;
 /// Of a turn's first byte: the client hangs up after it.
 const HANGS_UP: u8 = 0x80;
 
-/// What a turn's bytes set going has so many rounds of the runtime before the next one comes.
+/// What a turn's bytes set going has so many rounds of the runtime each time that the store has caught up.
 const ROUNDS: usize = 8;
+
+/// So many times in a row nothing new was staged: then a turn is over. What waits for a commit, then for a row that is read, and then for
+/// a page of them, comes within that.
+const QUIET: usize = 4;
 
 /// What takes longer hangs. A connection that was told its last is listened to for three seconds at most.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -137,13 +141,28 @@ impl Clients {
             None => self.connect()?,
         };
         let is_over = in_time(speaker.say(bytes)).await?.is_err() || hangs_up;
+        // Before it hangs up: what waits for the store's commit would find nobody else.
+        in_time(self.settle()).await?;
         if let Some(place) = self.connected.get_mut(client).filter(|_| !is_over) {
             *place = Some(speaker);
         }
-        for _ in 0..ROUNDS {
-            tokio::task::yield_now().await;
-        }
         Ok(())
+    }
+
+    /// Until all that was said has had its effects, those that wait for the store included: what follows does not depend on how fast the
+    /// store's thread is.
+    async fn settle(&self) {
+        let store = &self.broker.store;
+        let (mut durable, mut quiet) = (store.durable(), 0);
+        while quiet < QUIET {
+            for _ in 0..ROUNDS {
+                tokio::task::yield_now().await;
+            }
+            store.caught_up().await;
+            let now = store.durable();
+            quiet = if now == durable { quiet + 1 } else { 0 };
+            durable = now;
+        }
     }
 
     fn connect(&mut self) -> io::Result<Speaker> {

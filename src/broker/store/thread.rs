@@ -66,12 +66,20 @@ impl Keeper {
     /// Waits for something to do.
     fn take(&self) -> Taken {
         let mut staged = self.shared.staged.lock();
+        #[cfg(test)]
+        {
+            staged.is_idle = true;
+        }
         while staged.ops.is_empty() && staged.reads.is_empty() && !staged.closing {
             match self.tidy_at {
                 None => self.shared.wake.wait(&mut staged),
                 Some(at) if self.shared.wake.wait_until(&mut staged, at).timed_out() => break,
                 Some(_) => {}
             }
+        }
+        #[cfg(test)]
+        {
+            staged.is_idle = false;
         }
         staged.bytes = 0;
         Taken {
