@@ -76,6 +76,9 @@ pub(super) struct State {
     publishes: Verdicts,
     /// Receipts of QoS 2 messages that a connection left open (R19).
     pub(super) receipts: Vec<(u16, Receipt)>,
+    /// `Some`: the start finishes exchanges of the life before (R18). Held by who offers one to the links: the start, or the connection
+    /// that repeats it.
+    finishing: Option<Turn>,
     /// `Some`: the store holds rows that are not in memory.
     pub(super) tail: Option<Tail>,
     /// Rows that it is owed.
@@ -92,6 +95,9 @@ pub(super) struct State {
     /// So many seconds after `ended` its will is to be published, unless it comes back.
     pub(super) will_due: Option<u32>,
 }
+
+/// See [`State::turn`].
+pub(super) type Turn = Arc<tokio::sync::Mutex<()>>;
 
 /// What CONNECT settled.
 #[derive(Clone, Debug)]
@@ -252,6 +258,7 @@ impl Client {
             reads: Verdicts::default(),
             publishes: Verdicts::default(),
             receipts: Vec::new(),
+            finishing: None,
             tail: None,
             owed: Owed::default(),
             limits: None,
@@ -279,6 +286,30 @@ impl State {
     pub(super) fn set_rights(&mut self, rights: Option<Arc<Rights>>) {
         self.rights = rights;
         (self.reads, self.publishes) = Default::default();
+    }
+
+    /// What the start has to finish, and whose turn it is from now on.
+    pub(super) fn begin_finishing(&mut self) -> (Vec<(u16, Arc<Message>)>, Turn) {
+        let unfinished = self.inbound.unfinished();
+        let turn =
+            if unfinished.is_empty() { Arc::default() } else { Arc::clone(self.finishing.get_or_insert_default()) };
+        (unfinished, turn)
+    }
+
+    /// What is to be held to offer an unfinished exchange to the links; `None`: nobody else does.
+    pub(super) fn turn(&self) -> Option<Turn> {
+        self.finishing.clone()
+    }
+
+    /// Whether no connection is about to finish it, or has.
+    pub(super) fn is_to_be_finished(&self, id: u16, message: &Arc<Message>) -> bool {
+        self.inbound.is_interrupted(id, message) && self.receipts.iter().all(|(other, _)| *other != id)
+    }
+
+    /// The receipt that a connection, or the start, has left for the exchange `id`.
+    pub(super) fn take_receipt(&mut self, id: u16) -> Option<Receipt> {
+        let at = self.receipts.iter().position(|(other, _)| *other == id)?;
+        Some(self.receipts.swap_remove(at).1)
     }
 
     /// Whether there are rules for it.

@@ -633,21 +633,44 @@ impl Broker {
     pub(super) async fn finish_exchanges(&self) {
         let clients: Vec<_> = self.clients.lock().values().cloned().collect();
         for client in clients {
-            let unfinished = client.lock().inbound.unfinished();
+            let (unfinished, turn) = client.lock().begin_finishing();
             for (id, message) in unfinished {
-                let answers = Answers::default();
-                self.resume((*message).clone(), &answers).await;
-                match answers.take().pop().map_or(Err(OfferError::Stopping), |(_, answer)| answer) {
-                    Ok(receipt) => {
-                        let mut state = client.lock();
-                        // Its client was faster: then it is that connection's.
-                        if state.inbound.is_interrupted(id, &message) {
-                            state.receipts.push((id, receipt));
-                        }
-                    }
-                    Err(error) => tracing::warn!(client = %client.name, id, %error, "a QoS 2 exchange stays open"),
+                let _turn = turn.lock().await;
+                self.finish_exchange(&client, id, &message).await;
+            }
+        }
+    }
+
+    async fn finish_exchange(&self, client: &Client, id: u16, message: &Arc<Message>) {
+        // Its client was faster: then it is that connection's, or its receipt is there.
+        if !client.lock().is_to_be_finished(id, message) {
+            return;
+        }
+        let answers = Answers::default();
+        self.resume((**message).clone(), &answers).await;
+        match answers.take().pop().map_or(Err(OfferError::Stopping), |(_, answer)| answer) {
+            Ok(receipt) => {
+                let mut state = client.lock();
+                // A connection that has repeated it meanwhile waits for its turn, and takes this.
+                if state.inbound.is_unfinished(id, message) {
+                    state.receipts.push((id, receipt));
                 }
             }
+            Err(error) => tracing::warn!(client = %client.name, id, %error, "a QoS 2 exchange stays open"),
+        }
+    }
+
+    /// For the connection that repeats an unfinished exchange: it goes to the links once, whoever is first, it or the start (R18).
+    pub(super) async fn resume_for(&self, client: &Client, id: u16, message: &Message, answers: &Answers) {
+        let turn = client.lock().turn();
+        let _turn = match &turn {
+            Some(turn) => Some(turn.lock().await),
+            None => None,
+        };
+        let left = client.lock().take_receipt(id);
+        match left {
+            Some(receipt) => answers.give(Ok(receipt)),
+            None => self.resume(message.clone(), answers).await,
         }
     }
 

@@ -22,6 +22,11 @@ impl Answers {
         self.more.notified().await;
     }
 
+    /// Gives the one answer of an offer that somebody else has made.
+    pub fn give(&self, answer: Answer) {
+        self.given.lock().push((0, answer));
+    }
+
     /// Takes those that were given since the last time, each with its publication's place in the batch.
     pub fn take(&self) -> Vec<(usize, Answer)> {
         std::mem::take(&mut self.given.lock())

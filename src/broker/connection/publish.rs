@@ -27,7 +27,7 @@ pub(super) const TOPIC_ALIASES: u16 = 16;
 pub(super) enum Job {
     Publish(Box<Publication>, Slot),
     /// A QoS 2 exchange whose local half is done (R18).
-    Resume(Arc<Message>, Slot),
+    Resume(u16, Arc<Message>, Slot),
 }
 
 /// Whose answer it is.
@@ -150,14 +150,12 @@ impl Connection {
 
     /// An exchange that an earlier connection left open: its receipt, if there is one, or once more to the links.
     fn resume(&mut self, id: u16, message: Arc<Message>) {
-        let mut state = self.attached.client.lock();
-        let left = state.receipts.iter().position(|(other, _)| *other == id).map(|at| state.receipts.swap_remove(at));
-        drop(state);
+        let left = self.attached.client.lock().take_receipt(id);
         match left {
-            Some((_, receipt)) => drop(self.publishes.push(Reply::Pubrec(id), Wait::Receipt(receipt))),
+            Some(receipt) => drop(self.publishes.push(Reply::Pubrec(id), Wait::Receipt(receipt))),
             None => {
                 let number = self.publishes.push(Reply::Pubrec(id), Wait::Offer);
-                self.pending.push_back(Job::Resume(message, Slot::Pubrec(number, id)));
+                self.pending.push_back(Job::Resume(id, message, Slot::Pubrec(number, id)));
             }
         }
     }
@@ -203,9 +201,9 @@ impl Connection {
         let to = Arc::clone(&answers);
         let (publication, slot) = match first {
             Job::Publish(publication, slot) => (publication, slot),
-            Job::Resume(message, slot) => {
-                let broker = Arc::clone(&self.broker);
-                let work = Box::pin(async move { broker.resume((*message).clone(), &to).await });
+            Job::Resume(id, message, slot) => {
+                let (broker, client) = (Arc::clone(&self.broker), Arc::clone(&self.attached.client));
+                let work = Box::pin(async move { broker.resume_for(&client, id, &message, &to).await });
                 return self.begin_offer(Offer { slots: vec![Some(slot)], answers, work });
             }
         };
@@ -301,7 +299,7 @@ impl Connection {
             unanswered = offer.slots;
         }
         let waiting = self.pending.drain(..).map(|job| match job {
-            Job::Publish(_, slot) | Job::Resume(_, slot) => slot,
+            Job::Publish(_, slot) | Job::Resume(_, _, slot) => slot,
         });
         // Publishers repeat what is above QoS 0.
         for _ in unanswered.into_iter().flatten().chain(waiting).filter(|slot| matches!(slot, Slot::Nobody)) {

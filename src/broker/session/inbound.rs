@@ -108,9 +108,13 @@ impl Inbound {
 
     /// Whether `id` is one of [`Inbound::unfinished`], with this very message.
     pub(crate) fn is_interrupted(&self, id: u16, message: &Arc<Message>) -> bool {
+        self.is_unfinished(id, message) && self.exchanges.get(&id).is_some_and(|exchange| !exchange.under_way)
+    }
+
+    /// Whether links may lack this very message of `id`, though a connection may be about to give it to them.
+    pub(crate) fn is_unfinished(&self, id: u16, message: &Arc<Message>) -> bool {
         self.exchanges.get(&id).is_some_and(|exchange| {
-            let same = exchange.message.as_ref().is_some_and(|held| Arc::ptr_eq(held, message));
-            same && !exchange.finished && !exchange.under_way
+            !exchange.finished && exchange.message.as_ref().is_some_and(|held| Arc::ptr_eq(held, message))
         })
     }
 
@@ -148,6 +152,7 @@ mod tests {
         assert!(inbound.is_interrupted(7, &sent) && !inbound.is_interrupted(7, &Arc::new(message("a", b"x"))));
         assert_eq!(inbound.handle_publish(7), Arrived::Interrupted(Arc::clone(&sent)));
         assert!(!inbound.is_interrupted(7, &sent), "a connection has it");
+        assert!(inbound.is_unfinished(7, &sent));
     }
 
     #[test]

@@ -154,6 +154,47 @@ async fn r18_an_exchange_that_a_sigkill_left_unfinished_goes_to_the_links_and_no
     first.stop().await;
 }
 
+/// A link that is full holds the start up, so that the client comes while it offers what the last life left unfinished.
+#[tokio::test]
+async fn r18_an_unfinished_exchange_that_its_client_repeats_while_the_start_offers_it_is_in_the_log_once() {
+    let (dir, logs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let first = rig(dir.path(), &buffer(logs.path(), WhenFull::Block, 1_000_000)).await;
+    let mut one = Peer::open(first.address, kept("one")).await.0;
+    one.send(Packet::Publish(publish("cloud/a", &large(), Qos::ExactlyOnce, 4))).await;
+    assert_eq!(one.receive().await, Packet::Pubrec(ack(4)));
+    let position = first.broker.store.stage_one(crate::broker::store::Op::Settle(u64::MAX));
+    soon(first.broker.store.mark().passed(position)).await.unwrap();
+    let copy = first.crash(dir.path());
+    // The kill came before the log had it and before that was noted.
+    let mut message = crate::message::tests_support::message("cloud/a", b"");
+    message.payload = large().into();
+    let body = crate::broker::store::encode_body(&message);
+    let connection = rusqlite::Connection::open(copy.path().join("broker.db")).unwrap();
+    connection.execute("UPDATE inbound SET finished = 0, body = ?1", [&*body]).unwrap();
+    drop(connection);
+
+    let logs = tempfile::tempdir().unwrap();
+    let full = buffer(logs.path(), WhenFull::Block, 300_000);
+    fill(&full, 50_000).await;
+    let before = full.stats().next.0;
+    let second = rig(copy.path(), &full).await;
+    let mut one = Peer::open(second.address, kept("one")).await.0;
+    let mut again = publish("cloud/a", &large(), Qos::ExactlyOnce, 4);
+    again.dup = true;
+    one.send(Packet::Publish(again)).await;
+    one.expect_silence().await;
+    for offset in 0..before {
+        full.settle(crate::buffer::Offset(offset), crate::buffer::Outcome::Delivered);
+    }
+    assert_eq!(one.receive().await, Packet::Pubrec(ack(4)));
+    one.send(Packet::Pubrel(ack(4))).await;
+    assert_eq!(one.receive().await, Packet::Pubcomp(ack(4)));
+    one.deliver("cloud/b", "x", Qos::AtLeastOnce, 5).await;
+    assert_eq!(full.stats().next.0, before + 2, "it once, and the one behind it");
+    second.stop().await;
+    first.stop().await;
+}
+
 /// Fills the log until a record of so many bytes has to wait.
 async fn fill(buffer: &Buffer, bytes: usize) {
     while let Some(admission) =
