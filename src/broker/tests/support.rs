@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -34,11 +35,20 @@ pub(super) async fn soon<T>(what: impl Future<Output = T>) -> T {
 
 /// The machine's clock, and as much more as a test says has passed.
 #[derive(Debug, Default)]
-pub(super) struct Later(AtomicU64);
+pub(super) struct Later {
+    more_ms: AtomicU64,
+    /// The machine's clock counts only up to here.
+    stopped: Option<Moment>,
+}
 
 impl Later {
+    /// A clock that only a test moves.
+    pub(super) fn stopped() -> Self {
+        Self { stopped: Some(clock::moment()), ..Self::default() }
+    }
+
     pub(super) fn pass(&self, time: Duration) {
-        self.0.fetch_add(u64::try_from(time.as_millis()).unwrap(), Ordering::Relaxed);
+        self.more_ms.fetch_add(u64::try_from(time.as_millis()).unwrap(), Ordering::Relaxed);
     }
 }
 
@@ -48,7 +58,7 @@ impl Clock for Later {
     }
 
     fn moment(&self) -> Moment {
-        let (moment, more) = (clock::moment(), self.0.load(Ordering::Relaxed));
+        let (moment, more) = (self.stopped.unwrap_or_else(clock::moment), self.more_ms.load(Ordering::Relaxed));
         Moment { wall: clock::WallMs(moment.wall.0 + more), up_ms: moment.up_ms + more, ..moment }
     }
 }
@@ -72,14 +82,24 @@ impl Rig {
         Self::with(dir, Config::default(), Table::default(), Vec::new()).await
     }
 
-    pub(super) async fn with(dir: &Path, mut config: Config, table: Table, buffers: Vec<(LinkId, Buffer)>) -> Self {
+    pub(super) async fn with(dir: &Path, config: Config, table: Table, buffers: Vec<(LinkId, Buffer)>) -> Self {
+        Self::at(Arc::default(), dir, config, table, buffers).await
+    }
+
+    /// By this clock.
+    pub(super) async fn at(
+        later: Arc<Later>,
+        dir: &Path,
+        mut config: Config,
+        table: Table,
+        buffers: Vec<(LinkId, Buffer)>,
+    ) -> Self {
         for listener in &mut config.listeners {
             if let Bind::Tcp(address) = &mut listener.bind {
                 *address = SocketAddr::from(([127, 0, 0, 1], 0));
             }
         }
         let ids = IdSource::new("test".into(), rand::random());
-        let later = Arc::new(Later::default());
         let clock: Arc<dyn Clock> = Arc::<Later>::clone(&later);
         let lanes = buffers.into_iter().map(|(link, buffer)| (link, buffer.into())).collect();
         let hub = Arc::new(Hub::new(ids, table, lanes, Arc::clone(&clock)));
@@ -250,6 +270,21 @@ impl Peer {
             match soon(self.stream.read_buf(&mut self.input)).await {
                 Ok(0) | Err(_) => return None,
                 Ok(_) => {}
+            }
+        }
+    }
+
+    /// All that is there now, without waiting for more; and whether the connection has ended.
+    pub(super) fn waiting(&mut self) -> (Vec<Packet>, bool) {
+        let mut packets = Vec::new();
+        loop {
+            while let Some(packet) = self.decoder.decode(&mut self.input).unwrap() {
+                packets.push(packet);
+            }
+            match self.stream.read_buf(&mut self.input).now_or_never() {
+                None => return (packets, false),
+                Some(Ok(0) | Err(_)) => return (packets, true),
+                Some(Ok(_)) => {}
             }
         }
     }
