@@ -84,6 +84,7 @@
 //!          holes u64 · holes times { from u64 · to u64, exclusive }: numbers above the floor that hold no record that is owed ·
 //!          streams u64, at most 7 · streams times { start u64 · pos u64, exclusive }: settled too, above the floor ("Two streams") ·
 //!          returned u64: dead letters that were sent again, as far as `dead_lettered` and `skipped` account for them
+//!          A payload may end behind the holes, or behind the streams, as earlier programs wrote it: then there are none of what follows
 //! ```
 //! **`dead-letters/letters`**: letters and their fates, one behind the other; then zeros up to the end of the file, a reserve. Where something
 //! else stands, a reader tries again 8 bytes on. `salt` is `crc(secret, "letters")`, with `secret` from `meta`; a row of another one is none.
@@ -170,7 +171,7 @@ mod storage;
 mod tail;
 mod writer;
 
-pub use dead_letters::{DeadLetter, DeadLetters, SendError};
+pub use dead_letters::{DamagedLetter, DeadLetter, DeadLetters, ReadLetters, SendError};
 pub use direct::Direct;
 pub use history::History;
 pub use lanes::{Lane, Lanes, Place};

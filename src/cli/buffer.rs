@@ -218,7 +218,7 @@ fn peek(config: &Config, args: &Peek) -> Outcome {
     let start = start(args.from);
     let mut shown = Vec::new();
     let mut more = false;
-    offline::records(&dir, start, |record| {
+    let damaged = offline::records(&dir, start, |record| {
         let record = ShownRecord::of(&record, args.payload);
         let topic = TopicName::new(&record.message.topic).ok();
         let wanted = filter.as_ref().is_none_or(|filter| topic.is_some_and(|topic| filter.matches(&topic)));
@@ -244,7 +244,13 @@ fn peek(config: &Config, args: &Peek) -> Outcome {
     } else {
         out::line(&format!("messages {}{}", shown.len(), if more { ", and more: -n shows more" } else { "" }));
     }
-    Ok(Exit::Done)
+    for (first, last) in &damaged {
+        out::complain(&format!(
+            "tidegate: records {} to {} are owed, and lost to damage of the files",
+            first.0, last.0
+        ));
+    }
+    Ok(if damaged.is_empty() { Exit::Done } else { Exit::No })
 }
 
 fn lines_of(record: &ShownRecord) -> Vec<String> {

@@ -9,7 +9,7 @@ use super::text::{self, grouped};
 use super::tool::{self, plain};
 use super::{load, out};
 use crate::clock::WallMs;
-use crate::gateway::{Letter, SettledLetter, ShownMessage};
+use crate::gateway::{Letter, LetterList, SettledLetter, ShownMessage, UnreadLetter};
 
 /// `tidegate dead-letters`.
 #[derive(Clone, Debug, clap::Args)]
@@ -62,30 +62,30 @@ pub(crate) fn dead_letters(args: &Args, config: &Path) -> Outcome {
     let config = load(config)?.0;
     match &args.verb {
         Verb::List { link, json } => {
-            let letters = read(&config.data_dir, link, None, "list")?;
+            let list = read(&config.data_dir, link, None, "list")?;
             if *json {
-                tool::print_json(&letters)?;
+                tool::print_json(&list.letters)?;
             } else {
-                letters.iter().for_each(|letter| out::line(&in_list(letter)));
-                out::line(&format!("dead_letters {}", letters.len()));
+                list.letters.iter().for_each(|letter| out::line(&in_list(letter)));
+                out::line(&format!("dead_letters {}", list.letters.len()));
             }
-            Ok(Exit::Done)
+            Ok(name_damaged(&list))
         }
         Verb::Show(which) => {
-            let letters = read(&config.data_dir, &which.link, which.ids(), "show")?;
+            let list = read(&config.data_dir, &which.link, which.ids(), "show")?;
             if which.json {
-                tool::print_json(&letters)?;
+                tool::print_json(&list.letters)?;
             } else {
-                letters.iter().flat_map(in_full).for_each(|line| out::line(&line));
+                list.letters.iter().flat_map(in_full).for_each(|line| out::line(&line));
             }
-            Ok(Exit::Done)
+            Ok(name_damaged(&list))
         }
         Verb::Send(which) => settle(&config, which, true),
         Verb::Drop(which) => settle(&config, which, false),
     }
 }
 
-fn read(data_dir: &Path, link: &str, ids: Option<Vec<u64>>, verb: &str) -> Result<Vec<Letter>, Failure> {
+fn read(data_dir: &Path, link: &str, ids: Option<Vec<u64>>, verb: &str) -> Result<LetterList, Failure> {
     match tool::lock(data_dir)? {
         Some(locked) => Ok(locked.letters(link, ids.as_deref(), verb == "show")?),
         None => {
@@ -124,6 +124,15 @@ fn settle(config: &crate::gateway::Config, which: &Which, send: bool) -> Outcome
 /// A letter by its id, and its lane where that is not the normal one.
 fn named(lane: &str, id: u64) -> String {
     if lane == "normal" { id.to_string() } else { format!("{lane} {id}") }
+}
+
+/// Letters that do not read back are not to be overlooked.
+fn name_damaged(list: &LetterList) -> Exit {
+    for UnreadLetter { lane, id, text } in &list.damaged {
+        let which = id.map_or_else(|| format!("a letter of lane {lane}"), |id| format!("letter {}", named(lane, id)));
+        out::complain(&plain(&format!("tidegate: {which} cannot be read: {text}")));
+    }
+    if list.damaged.is_empty() { Exit::Done } else { Exit::No }
 }
 
 /// One line: `ID  TIME  attempts N  TOPIC -> DESTINATION  N bytes  REASON`.

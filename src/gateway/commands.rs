@@ -4,10 +4,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Shared;
-use super::shown::{Letter, SettledLetter};
+use super::shown::{LetterList, SettledLetter};
 use crate::admin::CommandError;
 use crate::buffer::offline::AuditReport;
-use crate::buffer::{Buffer, DeadLetter, Lane, Lanes, Offset, SendError};
+use crate::buffer::{Buffer, DamagedLetter, Lane, Lanes, Offset, ReadLetters, SendError};
 
 /// Bytes of a payload in a list.
 pub(super) const PAYLOAD_IN_LIST: usize = 128;
@@ -85,9 +85,8 @@ impl Shared {
         }
         match verb.as_str() {
             "list" | "show" => {
-                let found = blocking(move || read_letters(&logs, ids)).await??;
                 let most = if verb == "list" { PAYLOAD_IN_LIST } else { PAYLOAD_SHOWN };
-                answer(&found.iter().map(|(lane, letter)| Letter::of(*lane, letter, most)).collect::<Vec<_>>())
+                answer(&blocking(move || read_letters(&logs, ids.as_deref(), most)).await??)
             }
             "send" if self.orphans.iter().any(|orphan| orphan.name == Lane::split(&link).0) => {
                 Err(CommandError::Refused(format!(
@@ -122,20 +121,25 @@ pub(super) fn each_counts(link: &str, lanes: impl Iterator<Item = Lane>) -> Stri
 }
 
 /// Where letters are named by `ids`, `logs` has one lane.
-fn read_letters(logs: &[(Lane, Buffer)], ids: Option<Vec<u64>>) -> Result<Vec<(Lane, DeadLetter)>, CommandError> {
-    let mut found = Vec::new();
+fn read_letters(logs: &[(Lane, Buffer)], ids: Option<&[u64]>, most: usize) -> Result<LetterList, CommandError> {
+    let mut list = LetterList::default();
     for (lane, buffer) in logs {
         let letters = buffer.dead_letters();
-        let ids = ids.clone().map_or_else(|| letters.offsets(), |ids| ids.into_iter().map(Offset).collect());
-        for id in ids {
+        let Some(ids) = ids else {
+            list.add(*lane, &letters.list(), most);
+            continue;
+        };
+        let mut read = ReadLetters::default();
+        for id in ids.iter().copied().map(Offset) {
             match letters.get(id) {
-                Ok(Some(letter)) => found.push((*lane, letter)),
+                Ok(Some(letter)) => read.letters.push(letter),
                 Ok(None) => return Err(CommandError::NotThere(SendError::NotThere(id.0).to_string())),
-                Err(error) => return Err(CommandError::Failed(error.to_string())),
+                Err(error) => read.damaged.push(DamagedLetter { offset: Some(id), text: error.to_string() }),
             }
         }
+        list.add(*lane, &read, most);
     }
-    Ok(found)
+    Ok(list)
 }
 
 /// Sends or drops letters of these lanes, oldest first. Answers, for each, its id, and the new one of what was sent. The first that cannot be

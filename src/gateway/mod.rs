@@ -18,7 +18,7 @@ mod status;
 
 pub use build::BuildError;
 pub use run::RunError;
-pub use shown::{Letter, SettledLetter, ShownMessage, ShownRecord};
+pub use shown::{Letter, LetterList, SettledLetter, ShownMessage, ShownRecord, UnreadLetter};
 
 use std::fs::File;
 use std::net::SocketAddr;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::build::{BuildError, lock_data};
 use super::commands::{PAYLOAD_IN_LIST, PAYLOAD_SHOWN, each_counts, settle_letters};
-use super::{Config, Letter, SettledLetter};
+use super::{Config, LetterList, SettledLetter};
 use crate::buffer::offline::{self, AuditReport, CarryError, Imported, Manifest};
 use crate::buffer::{self, Lane, Lanes, OpenError, SendError};
 use crate::message::Envelope;
@@ -155,23 +155,26 @@ impl Locked {
     ///
     /// # Errors
     /// No such link, no such letter, several lanes, or it cannot be read.
-    pub fn letters(&self, link: &str, ids: Option<&[u64]>, in_full: bool) -> Result<Vec<Letter>, ToolError> {
+    pub fn letters(&self, link: &str, ids: Option<&[u64]>, in_full: bool) -> Result<LetterList, ToolError> {
         let read = |dir: &Path| offline::letters(dir).map_err(|error| ToolError::Io { link: link.to_owned(), error });
         let most = if in_full { PAYLOAD_SHOWN } else { PAYLOAD_IN_LIST };
+        let mut list = LetterList::default();
         let Some(ids) = ids else {
-            let mut all = Vec::new();
             for (lane, dir) in self.links(Some(link))? {
-                all.extend(read(&dir)?.iter().map(|letter| Letter::of(lane, letter, most)));
+                list.add(lane, &read(&dir)?, most);
             }
-            return Ok(all);
+            return Ok(list);
         };
         let (lane, dir) = log_folder(&self.data_dir, link)?;
-        let letters = read(&dir)?;
-        let some = ids.iter().map(|id| {
-            let letter = letters.iter().find(|letter| letter.offset.0 == *id).ok_or(SendError::NotThere(*id))?;
-            Ok(Letter::of(lane, letter, most))
-        });
-        some.collect()
+        let mut found = read(&dir)?;
+        // What is damaged has no ids any more: it may be one of these.
+        if let Some(id) = ids.iter().find(|id| !found.letters.iter().any(|letter| letter.offset.0 == **id)) {
+            return Err(SendError::NotThere(*id).into());
+        }
+        found.damaged.clear();
+        found.letters.retain(|letter| ids.contains(&letter.offset.0));
+        list.add(lane, &found, most);
+        Ok(list)
     }
 
     /// Sends letters of a link again, or drops them: some, or all. Answers as the running gateway does.

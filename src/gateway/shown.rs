@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::buffer::{DeadLetter, Lane, Record};
+use crate::buffer::{DamagedLetter, DeadLetter, Lane, ReadLetters, Record};
 use crate::message::Envelope;
 
 /// A message that a buffer holds.
@@ -119,6 +119,38 @@ impl Letter {
             attempts: letter.attempts,
             message: ShownMessage::of(&letter.body, payload_max),
         }
+    }
+}
+
+/// A dead letter that does not read back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnreadLetter {
+    /// Its lane.
+    pub lane: String,
+    /// Its id there; `None`: that is damaged too.
+    pub id: Option<u64>,
+    /// In words.
+    pub text: String,
+}
+
+/// Dead letters, as far as they read back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LetterList {
+    /// Oldest first, lane by lane.
+    pub letters: Vec<Letter>,
+    /// The others.
+    pub damaged: Vec<UnreadLetter>,
+}
+
+impl LetterList {
+    /// Adds those of a lane, with at most `payload_max` bytes of payload.
+    pub(super) fn add(&mut self, lane: Lane, read: &ReadLetters, payload_max: usize) {
+        self.letters.extend(read.letters.iter().map(|letter| Letter::of(lane, letter, payload_max)));
+        let unread = |damaged: &DamagedLetter| {
+            let id = damaged.offset.map(|offset| offset.0);
+            UnreadLetter { lane: lane.name().to_owned(), id, text: damaged.text.clone() }
+        };
+        self.damaged.extend(read.damaged.iter().map(unread));
     }
 }
 

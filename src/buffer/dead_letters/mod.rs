@@ -15,7 +15,8 @@
 //! if its record was delivered and its segment deleted before `Sent` was durable.
 //!
 //! # Space
-//! What is gone stays in the file until half of it is; then the rest is written into a new file that takes its place.
+//! What is gone stays in the file until half of it is; then the rest is written into a new file that takes its place. A letter
+//! that has become damaged meanwhile is not in it: the old file stays beside it then, as `letters.N.damaged`.
 //! Behind the last row stand zeros, written ahead while the disk has room: a reserve (R4), so that on a full disk the link is not
 //! stopped by a refusal, and letters can be looked after. (A file system that copies on write, as btrfs, still needs room.)
 
@@ -35,7 +36,7 @@ use self::reserve::Reserve;
 use self::row::{Fate, Row};
 use super::format::aligned;
 use super::log::Identity;
-use super::storage::{Handle, Storage, is_no_space};
+use super::storage::{Handle, Storage, is_no_space, read_up_to};
 use super::{Offset, Refused, wide};
 use crate::clock::WallMs;
 
@@ -45,6 +46,8 @@ pub use sending::SendError;
 const BYTES_MAX: u64 = 64 << 20;
 /// Room that is there ahead: for a record of the default `max_packet_size`, or for many that are usual.
 const RESERVE_BYTES: u64 = (1 << 20) + (128 << 10);
+/// What is copied at once.
+const COPIED: usize = 64 << 10;
 /// So many bytes of what is gone are not worth writing the file anew.
 const GONE_BYTES_MIN: u64 = 1 << 20;
 
@@ -62,6 +65,24 @@ pub struct DeadLetter {
     pub attempts: u32,
     /// The record's body.
     pub body: Bytes,
+}
+
+/// What was a letter and does not read back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DamagedLetter {
+    /// The offset of its record; `None`: that is damaged too.
+    pub offset: Option<Offset>,
+    /// Where it lies, or what the disk says.
+    pub text: String,
+}
+
+/// Letters, as far as they read back: one that does not hides no other.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReadLetters {
+    /// Oldest first.
+    pub letters: Vec<DeadLetter>,
+    /// The others.
+    pub damaged: Vec<DamagedLetter>,
 }
 
 /// The dead-letter log of one link, in its folder beneath the link's.
@@ -83,6 +104,8 @@ struct Letters {
     reserve: Reserve,
     bytes_max: u64,
     index: Index,
+    /// Bytes of the file that were no rows at the start.
+    damaged: Vec<(u64, u64)>,
     failed: Option<Arc<str>>,
 }
 
@@ -156,19 +179,31 @@ pub(super) fn look(storage: &dyn Storage, link_dir: &Path) -> io::Result<Letters
     Ok(LettersLook { damaged: found.damaged, ..index.look(found.end, found.salt) })
 }
 
-/// All letters beneath the link's folder, oldest first; changes nothing.
-pub(super) fn read_all(storage: &dyn Storage, link_dir: &Path) -> io::Result<Vec<DeadLetter>> {
-    let Some((file, len)) = open_to_read(storage, link_dir)? else { return Ok(Vec::new()) };
+/// All letters beneath the link's folder; changes nothing.
+pub(super) fn read_all(storage: &dyn Storage, link_dir: &Path) -> io::Result<ReadLetters> {
+    let Some((file, len)) = open_to_read(storage, link_dir)? else { return Ok(ReadLetters::default()) };
     let mut index = Index::default();
     let mut letters = BTreeMap::new();
-    row::scan(&*file, len, salt_of(storage, link_dir)?, |row, pos, size| {
+    let found = row::scan(&*file, len, salt_of(storage, link_dir)?, |row, pos, size| {
         index.apply(&row, pos, size);
         if let Row::Letter(letter) = row {
             letters.insert(letter.offset, letter);
         }
     })?;
     letters.retain(|offset, _| index.places.contains_key(offset));
-    Ok(letters.into_values().collect())
+    let mut damaged: Vec<_> = found.damaged.into_iter().map(unread).collect();
+    // Behind the last row that checks there are zeros, or one that does not.
+    if !reserve::is_zeros(&*file, found.end, len)? {
+        let end = found.end;
+        let text = format!("bytes from {end} on of dead-letters/letters do not check: written at a kill, or damaged");
+        damaged.push(DamagedLetter { offset: None, text });
+    }
+    Ok(ReadLetters { letters: letters.into_values().collect(), damaged })
+}
+
+/// Bytes that are no rows.
+fn unread((from, to): (u64, u64)) -> DamagedLetter {
+    DamagedLetter { offset: None, text: format!("bytes {from}..{to} of dead-letters/letters do not check") }
 }
 
 /// Writes the log beneath the link's folder anew where bytes of it do not check, and keeps it as it was beside it. Nobody may
@@ -263,6 +298,7 @@ impl DeadLetters {
             reserve: Reserve::of(reserve),
             bytes_max: BYTES_MAX,
             index: Index::default(),
+            damaged: Vec::new(),
             failed: None,
         };
         let mut notes = letters.load()?;
@@ -320,13 +356,21 @@ impl DeadLetters {
         self.letters.lock().get(offset).map_err(|error| Refused::Failed(error.to_string().into()))
     }
 
-    /// All of them, oldest first. Reads the disk.
-    ///
-    /// # Errors
-    /// [`Refused::Failed`].
-    pub fn list(&self) -> Result<Vec<DeadLetter>, Refused> {
-        let all = self.offsets().into_iter().map(|offset| self.get(offset));
-        all.filter_map(Result::transpose).collect()
+    /// All of them. Reads the disk.
+    #[must_use]
+    pub fn list(&self) -> ReadLetters {
+        let letters = self.letters.lock();
+        let damaged = letters.damaged.iter().copied().map(unread).collect();
+        let mut read = ReadLetters { letters: Vec::new(), damaged };
+        for offset in letters.index.places.keys() {
+            match letters.get(*offset) {
+                Ok(letter) => read.letters.extend(letter),
+                Err(error) => {
+                    read.damaged.push(DamagedLetter { offset: Some(*offset), text: error.to_string() });
+                }
+            }
+        }
+        read
     }
 
     /// Drops a letter for good: counted, and its record stays in `dead_lettered`. `false`: there is none.
@@ -402,6 +446,7 @@ impl Letters {
         }
         self.end = sound_end;
         self.file = Some(file);
+        self.damaged = found.damaged;
         Ok(notes)
     }
 
@@ -506,6 +551,7 @@ impl Letters {
             if is_no_space(&error) { Refused::Full } else { Refused::Failed(error.to_string().into()) }
         };
         let (file, end, index) = self.copy_rest().map_err(failed)?;
+        self.damaged.clear();
         self.reserve.len = end;
         let reserved = self.reserve.top_up(&*file, end, self.bytes_max);
         (self.file, self.end, self.index) = (Some(file), end, index);
@@ -529,17 +575,46 @@ impl Letters {
             Ok(())
         };
         write(Row::Fate(Fate::Totals { sent: self.index.sent, dropped: self.index.dropped }))?;
+        let mut lost = Vec::new();
         for offset in self.index.places.keys() {
-            let letter = self.get(*offset)?;
-            letter.map_or(Ok(()), |letter| write(Row::Letter(letter)))?;
+            match self.get(*offset) {
+                Ok(letter) => letter.map_or(Ok(()), |letter| write(Row::Letter(letter)))?,
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => lost.push(offset.0),
+                Err(error) => return Err(error),
+            }
         }
         if let Some((letter, from)) = self.index.sending {
             write(Row::Fate(Fate::Sending { letter, from }))?;
         }
         file.sync()?;
+        if !lost.is_empty() {
+            let aside = self.put_aside()?;
+            tracing::error!(letters = ?lost, aside = %aside.display(), "dead letters are damaged; the log goes on without them, and is kept aside as it was");
+        }
         self.storage.rename(&new, &self.path())?;
         self.storage.sync_dir(&self.dir)?;
         Ok((file, end, index))
+    }
+
+    /// Copies the file as it is beside it: what is damaged in it may be worth something to somebody.
+    fn put_aside(&self) -> io::Result<PathBuf> {
+        let there = self.storage.list(&self.dir)?;
+        let name = (1_u64..).map(|n| format!("letters.{n}.damaged")).find(|name| !there.contains(name));
+        let aside = self.dir.join(name.unwrap_or_default());
+        let Some(file) = &self.file else { return Ok(aside) };
+        let copy = self.storage.create(&aside)?;
+        let (mut at, len) = (0, self.end);
+        while at < len {
+            let size = usize::try_from(len - at).map_or(COPIED, |left| left.min(COPIED));
+            let bytes = read_up_to(&**file, at, size)?;
+            if bytes.is_empty() {
+                break;
+            }
+            copy.write_at(&bytes, at)?;
+            at += wide(bytes.len());
+        }
+        copy.sync()?;
+        Ok(aside)
     }
 
     fn get(&self, offset: Offset) -> io::Result<Option<DeadLetter>> {
@@ -547,7 +622,7 @@ impl Letters {
         match row::read(&**file, *pos, self.end, Some(self.salt))?.map(|found| found.row) {
             Some(Row::Letter(letter)) => Ok(Some(letter)),
             Some(Row::Fate(_)) | None => {
-                let damaged = format!("{}: the letter at byte {pos} is damaged", self.path().display());
+                let damaged = format!("the letter at byte {pos} of {} is damaged", self.path().display());
                 Err(io::Error::new(io::ErrorKind::InvalidData, damaged))
             }
         }

@@ -28,7 +28,7 @@ async fn r15_a_letter_is_there_after_a_restart_and_never_twice() {
     let (letters, notes) = open(dir.path());
     assert_eq!(notes, Vec::<String>::new());
     letters.put(letter(4)).await.unwrap();
-    assert_eq!(letters.list().unwrap(), [letter(4), letter(9)]);
+    assert_eq!(letters.list().letters, [letter(4), letter(9)]);
     assert_eq!(letters.len(), 2);
 }
 
@@ -43,7 +43,7 @@ async fn a_torn_tail_is_cut_and_the_sound_letters_stay() {
     let bytes = std::fs::read(&path).unwrap();
     std::fs::write(&path, &bytes[..bytes.len() - 20]).unwrap();
     let (letters, notes) = open(dir.path());
-    assert_eq!(letters.list().unwrap(), [letter(1)]);
+    assert_eq!(letters.list().letters, [letter(1)]);
     assert!(notes[0].contains("torn tail"), "{notes:?}");
     letters.put(letter(2)).await.unwrap();
     drop(letters);
@@ -79,7 +79,7 @@ async fn what_is_gone_gives_its_room_back_and_stays_counted() {
     }
     letters.put(letter(4)).await.unwrap();
     let expect = |letters: &DeadLetters| {
-        assert_eq!(letters.list().unwrap(), [letter(3), letter(4)]);
+        assert_eq!(letters.list().letters, [letter(3), letter(4)]);
         let index = &letters.letters.lock().index;
         assert_eq!((index.sent, index.dropped), (1, 2));
     };
@@ -109,7 +109,7 @@ async fn a_damaged_row_hides_no_other_and_nothing_in_a_message_is_taken_for_a_ro
         hit[first + at] ^= 0x11;
         std::fs::write(&path, hit).unwrap();
         let (letters, notes) = open(dir.path());
-        assert_eq!(letters.list().unwrap(), [letter(1), letter(2)], "byte {at}");
+        assert_eq!(letters.list().letters, [letter(1), letter(2)], "byte {at}");
         assert_eq!(notes.len(), 1, "byte {at}: {notes:?}");
     }
 }
@@ -130,11 +130,66 @@ async fn letters_outlive_the_meta_that_their_salt_is_from() {
     save(6);
     let (letters, notes) = open(dir.path());
     letters.put(letter(2)).await.unwrap();
-    assert_eq!((letters.list().unwrap(), notes), (vec![letter(1), letter(2)], vec![]));
-    assert_eq!(read_all(&Disk, dir.path()).unwrap().len(), 2);
+    assert_eq!((letters.list().letters, notes), (vec![letter(1), letter(2)], vec![]));
+    assert_eq!(read_all(&Disk, dir.path()).unwrap().letters.len(), 2);
     assert_eq!(look(&Disk, dir.path()).unwrap().damaged, []);
     drop(letters);
     assert_eq!(open(dir.path()).0.len(), 2);
+}
+
+#[tokio::test]
+async fn one_damaged_letter_is_named_and_hides_no_other_in_use_and_on_the_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let (letters, _) = open(dir.path());
+    let all: Vec<_> = (1..=3).map(letter).collect();
+    for letter in &all {
+        letters.put(letter.clone()).await.unwrap();
+    }
+    let path = dir.path().join("dead-letters/letters");
+    let bytes = std::fs::read(&path).unwrap();
+    let row = Row::Letter(letter(1)).encode(0).len();
+    let size = HEADER_AND_FIXED + letter(1).reason.len() + letter(1).body.len();
+    for at in 0..bytes.len() {
+        let mut hit = bytes.clone();
+        hit[at] ^= 0x11;
+        // In place: the log has the file open.
+        std::fs::write(&path, &hit).unwrap();
+        // What is behind a row up to the next is never looked at.
+        let lost = (at % row < size).then_some(at / row);
+        let sound = all.iter().enumerate().filter(|(n, _)| lost != Some(*n));
+        let left: Vec<_> = sound.map(|(_, letter)| letter.clone()).collect();
+        let read = letters.list();
+        assert_eq!(read.letters, left, "byte {at}");
+        let named: Vec<_> = read.damaged.iter().filter_map(|damaged| Some(damaged.offset?.0)).collect();
+        assert_eq!(named, lost.map(|n| all[n].offset.0).into_iter().collect::<Vec<_>>(), "byte {at}");
+        let read = read_all(&Disk, dir.path()).unwrap();
+        assert_eq!((read.letters, read.damaged.len()), (left, usize::from(lost.is_some())), "byte {at}");
+    }
+}
+
+const HEADER_AND_FIXED: usize = 48;
+
+#[tokio::test]
+async fn a_log_that_is_written_anew_goes_on_without_a_damaged_letter_and_keeps_it_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let (letters, _) = open(dir.path());
+    letters.limit(390);
+    for offset in 0..4 {
+        letters.put(letter(offset)).await.unwrap();
+    }
+    let path = dir.path().join("dead-letters/letters");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[60] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    assert_eq!(letters.list().damaged[0].offset, Some(Offset(0)));
+    letters.letters.lock().note(Fate::Dropped { letter: Offset(1) }).unwrap();
+    letters.put(letter(4)).await.unwrap();
+    assert_eq!(letters.list(), ReadLetters { letters: vec![letter(2), letter(3), letter(4)], damaged: Vec::new() });
+    let aside = std::fs::read(dir.path().join("dead-letters/letters.1.damaged")).unwrap();
+    assert_eq!(aside[..bytes.len()], bytes);
+    drop(letters);
+    let (letters, notes) = open(dir.path());
+    assert_eq!((letters.len(), notes), (3, Vec::new()));
 }
 
 #[test]

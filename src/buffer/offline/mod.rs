@@ -36,13 +36,13 @@ pub use repair::repair;
 use std::io;
 use std::path::Path;
 
-use super::DeadLetter;
+use super::ReadLetters;
 use super::storage::Disk;
 
-/// The dead letters of the link in `dir`, oldest first; changes nothing.
+/// The dead letters of the link in `dir`; changes nothing.
 ///
 /// # Errors
 /// Reading failed.
-pub fn letters(dir: &Path) -> io::Result<Vec<DeadLetter>> {
+pub fn letters(dir: &Path) -> io::Result<ReadLetters> {
     super::dead_letters::read_all(&Disk, dir)
 }

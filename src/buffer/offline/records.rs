@@ -11,6 +11,7 @@ use super::super::format::{SEGMENT_HEADER, decode_record};
 use super::super::scan::{Found, FrameScan};
 use super::super::storage::{Disk, Storage};
 use super::super::{Ledger, Offset, OpenError, Record, wide};
+use super::ranges::Ranges;
 use super::view::{SegmentFile, View};
 use super::walk::{Bounds, walk};
 use crate::clock::WallMs;
@@ -177,12 +178,17 @@ pub enum Start {
     Time(WallMs),
 }
 
-/// Shows the records of the buffer in `dir` in order, from `start` on, until `each` breaks off. What is damaged is left out:
-/// the audit reports it.
+/// Shows the records of the buffer in `dir` in order, from `start` on, until `each` breaks off. Answers which owed ones are missing
+/// among them, first and last, since bytes of a segment are damaged. What may be missing behind the last that is sound is not
+/// known here: the audit says it.
 ///
 /// # Errors
 /// [`OpenError`].
-pub fn records(dir: &Path, start: Start, mut each: impl FnMut(Record) -> ControlFlow<()>) -> Result<(), OpenError> {
+pub fn records(
+    dir: &Path,
+    start: Start,
+    mut each: impl FnMut(Record) -> ControlFlow<()>,
+) -> Result<Vec<(Offset, Offset)>, OpenError> {
     let view = View::read(&Disk, dir)?;
     let (tracker, _) = saved(&view);
     let (from, since) = match start {
@@ -190,14 +196,28 @@ pub fn records(dir: &Path, start: Start, mut each: impl FnMut(Record) -> Control
         Start::Offset(offset) => (offset.0, WallMs(0)),
         Start::Time(time) => (0, time),
     };
-    each_record(
-        &Disk,
-        &view,
-        from,
-        |record| {
-            if record.appended < since { ControlFlow::Continue(()) } else { each(record) }
-        },
-    )
+    // By time, what comes before the first record of that time is not asked for.
+    let mut next = (since == WallMs(0)).then_some(from.max(tracker.floor()));
+    let mut missing = Ranges::default();
+    each_number(&Disk, &view, from, |seen| match seen {
+        Seen::Skipped(from, to) => {
+            next = next.map(|next| {
+                missing.add(next, from.max(next));
+                to.max(next)
+            });
+            ControlFlow::Continue(())
+        }
+        Seen::Record(record) if record.appended < since => ControlFlow::Continue(()),
+        Seen::Record(record) => {
+            let number = record.offset.0;
+            let before = next.unwrap_or(number);
+            missing.add(before, number.max(before));
+            next = Some(before.max(number + 1));
+            each(record)
+        }
+    })?;
+    let missing = missing.common(&tracker.owed_below(next.unwrap_or(0)));
+    Ok(missing.iter().map(|(from, to)| (Offset(from), Offset(to - 1))).collect())
 }
 
 /// The saved cursor; without one, what the next start would begin with.

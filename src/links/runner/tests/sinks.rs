@@ -215,7 +215,7 @@ impl Running {
     }
 
     fn letters(&self) -> Vec<DeadLetter> {
-        self.buffer.dead_letters().list().unwrap()
+        self.buffer.dead_letters().list().letters
     }
 
     async fn stop(mut self) -> Buffer {
