@@ -18,7 +18,7 @@ use super::{Ledger, Outcome};
 
 /// Holes that are saved at most: what fits a slot. Of more, some that are nothing but damage are left out, and their records
 /// are no part of the figures that are saved: they are found again, and counted then.
-const HOLES_SAVED_MAX: usize = (super::slots::PAYLOAD_MAX - 128) / 16 - STREAMS_MAX;
+pub(super) const HOLES_SAVED_MAX: usize = (super::slots::PAYLOAD_MAX - 128) / 16 - STREAMS_MAX;
 /// Streams beside the floor: with it they leave eight ranges that are owed (R13).
 pub(super) const STREAMS_MAX: usize = 7;
 /// Ranges dropped while in flight that are remembered, to tell a late confirmation from a repeated one.

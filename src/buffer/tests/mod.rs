@@ -15,6 +15,7 @@ mod disk;
 mod face;
 mod faults;
 mod history;
+mod holes;
 mod kept;
 mod lanes;
 mod limits;
