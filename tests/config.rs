@@ -286,6 +286,7 @@ fn r3_the_page_of_limits_has_the_defaults_of_the_code() {
         ("broker.max_packet_size", broker.max_packet_size.to_string()),
         ("broker.receive_maximum", broker.receive_maximum.to_string()),
         ("broker.in_flight", broker.in_flight.to_string()),
+        ("broker.in_flight_bytes", broker.in_flight_bytes.to_string()),
         ("broker.session_expiry_max", show_duration(broker.session_expiry_max)),
         ("broker.session_messages_max", broker.session_messages_max.to_string()),
         ("broker.connect_timeout", show_duration(broker.connect_timeout)),

@@ -21,7 +21,7 @@ use super::index::Share;
 use super::limits::UserLimits;
 use super::limits::usage::UserHeld;
 use super::owed::Owed;
-use super::session::{Assigned, Entry, Inbound, Outbound, Row, Transmit};
+use super::session::{Assigned, Entry, Inbound, Outbound, Row, Transmit, Window};
 use super::store::{Op, SessionId, SessionRow, SubscriptionRow, Unit};
 use crate::clock::Moment;
 use crate::hub::Receipt;
@@ -47,7 +47,7 @@ const QUEUE_MESSAGES_MAX: usize = 1_000;
 /// See [`QUEUE_MESSAGES_MAX`].
 const QUEUE_BYTES_MAX: usize = 4 << 20;
 
-/// Rows that are paged in at a time.
+/// Rows that are paged in at a time, if their bytes are not too many before ([`super::store::PAGE_BYTES_MAX`]).
 pub(super) const PAGE_ROWS: usize = 128;
 
 /// A session.
@@ -246,12 +246,12 @@ impl Delivery {
 }
 
 impl Client {
-    pub(super) fn new(id: SessionId, name: Arc<str>, terms: Terms, window: u16) -> Self {
+    pub(super) fn new(id: SessionId, name: Arc<str>, terms: Terms, window: Window) -> Self {
         let state = State {
             terms,
             stored: false,
             online: None,
-            outbound: Outbound::new(usize::from(window)),
+            outbound: Outbound::new(window),
             inbound: Inbound::default(),
             granted: None,
             rights: None,
@@ -494,7 +494,8 @@ impl State {
 
     /// Whether the next page should be asked for: the queue is short, and the store has more.
     pub(super) fn wants_page(&self) -> Option<Tail> {
-        self.tail.filter(|_| self.outbound.queued() < PAGE_ROWS / 2)
+        let is_short = self.outbound.queued() < PAGE_ROWS / 2 && self.outbound.queued_bytes() < QUEUE_BYTES_MAX / 2;
+        self.tail.filter(|_| is_short)
     }
 
     /// Gives packet ids and encodes what may leave. `unit` notes ids of rows: without it a kept session gets none.

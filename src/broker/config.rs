@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::auth;
 use super::limits::{ListenerLimits, UserLimits};
+use super::session::Window;
 use super::transport::{AlternativeName, Network, PeerCertificate};
 use crate::topic::TopicFilter;
 use crate::units::ByteSize;
@@ -23,6 +24,8 @@ pub struct Config {
     pub receive_maximum: u16,
     /// What it sends unacknowledged to a client at most. Default 256.
     pub in_flight: u16,
+    /// Their bytes: what a client that never acknowledges costs in memory. One message more may be in flight. Default 8 MiB.
+    pub in_flight_bytes: ByteSize,
     /// The longest session expiry granted; also what a 3.1.1 client with `clean_session: false` gets. Default 7 days.
     pub session_expiry_max: Duration,
     /// Messages owed to one offline session at most; beyond it the oldest is dropped, counted. Default 100,000.
@@ -48,6 +51,14 @@ pub struct Config {
     pub limits: Vec<Arc<UserLimits>>,
 }
 
+impl Config {
+    /// What may be in flight to a client.
+    pub(super) fn window(&self) -> Window {
+        let bytes = usize::try_from(self.in_flight_bytes.0).unwrap_or(usize::MAX);
+        Window { messages: usize::from(self.in_flight), bytes }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -55,6 +66,7 @@ impl Default for Config {
             max_packet_size: ByteSize(1 << 20),
             receive_maximum: 1_024,
             in_flight: 256,
+            in_flight_bytes: ByteSize(8 << 20),
             session_expiry_max: Duration::from_secs(7 * 86_400),
             session_messages_max: 100_000,
             session_bytes_max: ByteSize(1 << 30),

@@ -148,7 +148,7 @@ impl Broker {
         }
         let client = resumed.clone().unwrap_or_else(|| {
             let id = SessionId(self.next_session.fetch_add(1, Ordering::Relaxed));
-            let client = Client::new(id, Arc::clone(&claim.name), claim.terms.clone(), self.config.in_flight);
+            let client = Client::new(id, Arc::clone(&claim.name), claim.terms.clone(), self.config.window());
             Arc::new(client)
         });
         clients.insert(Arc::clone(&claim.name), Arc::clone(&client));
@@ -615,7 +615,7 @@ impl Broker {
             will_delay_s: row.will_delay_s,
         };
         let delay_s = if terms.kept { terms.will_delay_s.min(terms.expiry_s) } else { 0 };
-        let client = Client::new(row.id, row.client, terms, self.config.in_flight);
+        let client = Client::new(row.id, row.client, terms, self.config.window());
         let mut state = client.lock();
         state.stored = true;
         // The groups of who is not here are not known: a rule for one counts from its next CONNECT on.

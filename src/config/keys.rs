@@ -23,6 +23,7 @@ pub(super) const BROKER: Keys = Keys {
         "max_packet_size",
         "receive_maximum",
         "in_flight",
+        "in_flight_bytes",
         "session_expiry_max",
         "session_messages_max",
         "session_bytes_max",

@@ -13,4 +13,4 @@ mod outbound;
 
 pub(super) use acks::Acks;
 pub(super) use inbound::{Arrived, Inbound};
-pub(super) use outbound::{Assigned, Entry, Outbound, Pubrec, Row, Transmit};
+pub(super) use outbound::{Assigned, Entry, Outbound, Pubrec, Row, Transmit, Window};

@@ -143,11 +143,15 @@ pub(super) fn all(connection: &Connection) -> Loaded {
     loaded
 }
 
+/// Bytes of the rows that are read at a time, but for the last of them: as many lie in memory for each session that reads.
+pub(in crate::broker) const PAGE_BYTES_MAX: u64 = 1 << 20;
+
 /// What a session has in flight, oldest first.
 pub(super) fn in_flight(connection: &Connection, id: SessionId) -> rusqlite::Result<Page> {
     let sql = "SELECT seq, qos, retain, ids, packet_id, received, topic, body, share, bytes FROM owed
                WHERE session = ?1 AND packet_id IS NOT NULL ORDER BY seq LIMIT ?2";
-    page(connection, sql, &[&number(id.0), &i64::from(u16::MAX)], usize::MAX)
+    // What may be in flight is bounded where it is put in flight.
+    page(connection, sql, &[&number(id.0), &i64::from(u16::MAX)], usize::MAX, u64::MAX)
 }
 
 /// What waits for a packet id, oldest first.
@@ -155,7 +159,7 @@ pub(super) fn waiting(connection: &Connection, id: SessionId, after: u64, count:
     let sql = "SELECT seq, qos, retain, ids, packet_id, received, topic, body, share, bytes FROM owed
                WHERE session = ?1 AND seq > ?2 AND packet_id IS NULL ORDER BY seq LIMIT ?3";
     let limit = i64::try_from(count).unwrap_or(i64::MAX);
-    page(connection, sql, &[&number(id.0), &number(after), &limit], count)
+    page(connection, sql, &[&number(id.0), &number(after), &limit], count, PAGE_BYTES_MAX)
 }
 
 /// What another member of a shared subscription may get when this session ends, oldest first: not what was sent with QoS 2, or is about to
@@ -164,24 +168,36 @@ pub(super) fn shared(connection: &Connection, id: SessionId, count: usize) -> ru
     let sql = "SELECT seq, qos, retain, ids, packet_id, received, topic, body, share, bytes FROM owed
                WHERE session = ?1 AND share IS NOT NULL AND (packet_id IS NULL OR qos = 1) ORDER BY seq LIMIT ?2";
     let limit = i64::try_from(count).unwrap_or(i64::MAX);
-    page(connection, sql, &[&number(id.0), &limit], count)
+    page(connection, sql, &[&number(id.0), &limit], count, PAGE_BYTES_MAX)
 }
 
-fn page(connection: &Connection, sql: &str, params: &[&dyn rusqlite::ToSql], count: usize) -> rusqlite::Result<Page> {
+/// At most `count` rows, and none behind the one that brings them to `bytes_max`.
+fn page(
+    connection: &Connection,
+    sql: &str,
+    params: &[&dyn rusqlite::ToSql],
+    count: usize,
+    bytes_max: u64,
+) -> rusqlite::Result<Page> {
     let mut page = Page::default();
-    let mut seen = 0;
+    let (mut seen, mut bytes) = (0, 0);
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query(params)?;
     while let Some(row) = rows.next()? {
         seen += 1;
         let seq = unsigned(row, 0)?;
         page.last = Some(seq);
+        bytes += unsigned(row, 9).unwrap_or(0);
         match owed(row) {
             Ok(row) => page.rows.push(row),
             Err(_damaged) => page.damaged.push((seq, unsigned(row, 9).unwrap_or(0))),
         }
+        if bytes >= bytes_max {
+            page.more = true;
+            break;
+        }
     }
-    page.more = seen >= count;
+    page.more |= seen >= count;
     if !page.damaged.is_empty() {
         tracing::error!(rows = page.damaged.len(), "messages owed to a session are damaged and were skipped");
     }

@@ -403,7 +403,7 @@ impl Store {
         self.read(session, What::InFlight)
     }
 
-    /// Asks for at most `count` rows without a packet id, numbered above `after`, oldest first.
+    /// Asks for at most `count` rows without a packet id, numbered above `after`, oldest first; fewer where they are large.
     pub(super) fn waiting(&self, session: SessionId, after: u64, count: usize) -> oneshot::Receiver<Page> {
         self.read(session, What::Waiting(after, count))
     }

@@ -275,6 +275,43 @@ async fn a_client_that_acknowledges_nothing_costs_bounded_memory() {
 }
 
 #[tokio::test]
+async fn a_window_of_65_535_large_messages_costs_bounded_memory_and_none_is_lost_for_a_kept_session() {
+    const BYTES: usize = 60_000;
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { in_flight: u16::MAX, in_flight_bytes: ByteSize(1 << 20), ..Config::default() };
+    let rig = rig_with(&dir, config).await;
+    let mut stuck = Peer::open(rig.address, kept("stuck")).await.0;
+    stuck.subscribe("a", Qos::AtLeastOnce).await;
+    let mut one = rig.peer("one").await;
+    for id in 1..=200 {
+        one.deliver("a", &format!("{id:0BYTES$}"), Qos::AtLeastOnce, id).await;
+    }
+    // What its memory holds, however far its socket has taken what is in flight.
+    let held = |rig: &Rig| {
+        let client = rig.broker.clients.lock().get("stuck").cloned().unwrap();
+        let state = client.lock();
+        (state.outbound.in_flight_bytes(), state.outbound.queued_bytes())
+    };
+    let slack = BYTES + 1_024;
+    let (in_flight, queued) = held(&rig);
+    assert!((1 << 20..(1 << 20) + slack).contains(&in_flight), "{in_flight} bytes are in flight");
+    assert!((4 << 20..(4 << 20) + slack).contains(&queued), "{queued} bytes wait");
+    // The same when it comes back and the store has to be asked.
+    drop(stuck);
+    rig.until("it is away", |rig| rig.broker.figures().sessions_offline == 1).await;
+    let mut stuck = Peer::open(rig.address, kept("stuck")).await.0;
+    for id in 1..=200 {
+        let next = stuck.publication().await;
+        assert_eq!(next.payload, format!("{id:0BYTES$}"), "in order, and all of them");
+        let (in_flight, queued) = held(&rig);
+        assert!(in_flight < (1 << 20) + slack && queued < (4 << 20) + slack, "{in_flight} and {queued}");
+        stuck.send(Packet::Puback(ack(next.id.unwrap().get()))).await;
+    }
+    stuck.expect_silence().await;
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn mqtt_3_1_1_may_open_every_packet_id_and_no_more() {
     let dir = tempfile::tempdir().unwrap();
     let rig = Rig::start(dir.path()).await;

@@ -33,6 +33,9 @@ impl Resolver<'_> {
         if let Some(window) = self.count(&section, "in_flight") {
             config.in_flight = window;
         }
+        if let Some(bytes) = self.size(section.get("in_flight_bytes"), PACKET_BYTES_MIN..=ByteSize(1 << 40)) {
+            config.in_flight_bytes = bytes;
+        }
         if let Some(expiry) = self.duration(section.get("session_expiry_max"), Duration::ZERO..=100 * YEAR) {
             config.session_expiry_max = expiry;
         }

@@ -73,10 +73,21 @@ pub(crate) struct Outbound {
     sent: usize,
     /// PUBRELs to send, with the position that must be durable before.
     pubrels: VecDeque<(u16, Option<u64>)>,
-    window: usize,
+    window: Window,
+    /// Bytes of `flights`, about.
+    flight_bytes: usize,
     last_id: u16,
     /// So many ids behind `last_id` are known not to be in flight.
     free_ids: u16,
+}
+
+/// How much may be in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Window {
+    /// In number.
+    pub(crate) messages: usize,
+    /// No further message is put in flight from here on: so it is exceeded by one message at most, and one always may be.
+    pub(crate) bytes: usize,
 }
 
 #[derive(Debug)]
@@ -137,8 +148,8 @@ pub(crate) enum Pubrec {
 }
 
 impl Outbound {
-    /// With a window of `window` messages.
-    pub(crate) const fn new(window: usize) -> Self {
+    /// With this window.
+    pub(crate) const fn new(window: Window) -> Self {
         Self {
             queue: VecDeque::new(),
             queue_bytes: 0,
@@ -146,6 +157,7 @@ impl Outbound {
             sent: 0,
             pubrels: VecDeque::new(),
             window,
+            flight_bytes: 0,
             last_id: 0,
             free_ids: 0,
         }
@@ -161,6 +173,12 @@ impl Outbound {
         self.queue_bytes
     }
 
+    /// Bytes in flight, about.
+    #[cfg(test)]
+    pub(crate) const fn in_flight_bytes(&self) -> usize {
+        self.flight_bytes
+    }
+
     /// Messages in flight.
     #[cfg(test)]
     pub(crate) fn in_flight(&self) -> usize {
@@ -169,7 +187,8 @@ impl Outbound {
 
     /// Whether [`Outbound::poll_assign`] would do something.
     pub(crate) fn can_assign(&self) -> bool {
-        !self.queue.is_empty() && self.flights.len() < self.window
+        let Window { messages, bytes } = self.window;
+        !self.queue.is_empty() && self.flights.len() < messages && self.flight_bytes < bytes
     }
 
     /// Whether neither [`Outbound::poll_assign`] nor [`Outbound::poll_send`] would do anything, whatever is durable.
@@ -184,9 +203,9 @@ impl Outbound {
         next.is_some_and(|position| position >= durable) || pubrel.is_some_and(|position| position >= durable)
     }
 
-    /// A connection takes over: what is in flight is sent again from the start, at most `window` at a time.
+    /// A connection takes over: what is in flight is sent again from the start, at most `window` messages at a time.
     pub(crate) fn handle_connect(&mut self, window: usize) {
-        self.window = window.max(1);
+        self.window.messages = window.max(1);
         self.sent = 0;
         self.pubrels.clear();
     }
@@ -195,6 +214,7 @@ impl Outbound {
     pub(crate) fn restore(&mut self, id: u16, entry: Entry, received: bool) {
         (self.last_id, self.free_ids) = (id, 0);
         let phase = if received { Phase::Received } else { Phase::Sent };
+        self.flight_bytes += entry.bytes();
         self.flights.push_back(Flight { id, entry, phase });
     }
 
@@ -240,6 +260,7 @@ impl Outbound {
             entry.ready = entry.ready.max(position);
         }
         let (id, seq) = (self.free_id(), entry.seq);
+        self.flight_bytes += entry.bytes();
         self.flights.push_back(Flight { id, entry, phase: Phase::Fresh });
         Some(Assigned::Id(id, seq))
     }
@@ -258,14 +279,14 @@ impl Outbound {
         }
         let at = self.sent;
         let flight = self.flights.get(at)?;
-        if at >= self.window || !is_durable(flight.entry.ready) {
+        if at >= self.window.messages || !is_durable(flight.entry.ready) {
             return None;
         }
         if lapsed(flight, now) {
-            return self.flights.remove(at).map(|flight| Transmit::Expired(flight.entry.row()));
+            return self.remove(at).map(|entry| Transmit::Expired(entry.row()));
         }
         if may_go(flight) && barred(&flight.entry.topic) {
-            return self.flights.remove(at).map(|flight| Transmit::Barred(flight.entry.row()));
+            return self.remove(at).map(|entry| Transmit::Barred(entry.row()));
         }
         self.sent += 1;
         let flight = self.flights.get_mut(at)?;
@@ -318,6 +339,7 @@ impl Outbound {
 
     fn remove(&mut self, at: usize) -> Option<Entry> {
         let flight = self.flights.remove(at)?;
+        self.flight_bytes = self.flight_bytes.saturating_sub(flight.entry.bytes());
         if at < self.sent {
             self.sent -= 1;
         }

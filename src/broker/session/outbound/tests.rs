@@ -7,6 +7,10 @@ use crate::message::tests_support::message;
 
 const NOW: Moment = Moment { wall: crate::clock::WallMs(1_000), up_ms: 1_000, boot: 1, synced: false };
 
+fn outbound(messages: usize) -> Outbound {
+    Outbound::new(Window { messages, bytes: usize::MAX })
+}
+
 fn entry(qos: Qos, seq: Option<u64>, ready: Option<u64>) -> Entry {
     let message = Arc::new(message("a/b", b"x"));
     Entry { topic: message.topic.clone(), message, qos, retain: false, ids: SmallVec::new(), seq, ready, share: None }
@@ -36,7 +40,7 @@ fn send_all(outbound: &mut Outbound, durable: u64, now: Moment) -> Vec<Seen> {
 
 #[test]
 fn the_window_of_the_peer_holds_messages_back_until_one_is_acknowledged() {
-    let mut outbound = Outbound::new(2);
+    let mut outbound = outbound(2);
     for _ in 0..3 {
         outbound.push(entry(Qos::AtLeastOnce, None, None));
     }
@@ -48,7 +52,7 @@ fn the_window_of_the_peer_holds_messages_back_until_one_is_acknowledged() {
 
 #[test]
 fn r17_a_delivery_to_a_kept_session_leaves_only_after_the_commit_and_holds_back_later_ones() {
-    let mut outbound = Outbound::new(10);
+    let mut outbound = outbound(10);
     outbound.push(entry(Qos::AtLeastOnce, Some(1), Some(5)));
     outbound.push(entry(Qos::AtLeastOnce, None, None));
     assert_eq!(send_all(&mut outbound, 5, NOW), []);
@@ -58,7 +62,7 @@ fn r17_a_delivery_to_a_kept_session_leaves_only_after_the_commit_and_holds_back_
 
 #[test]
 fn r17_a_qos_2_packet_id_is_durable_before_it_is_used_and_a_pubrec_before_its_pubrel() {
-    let mut outbound = Outbound::new(10);
+    let mut outbound = outbound(10);
     outbound.push(entry(Qos::ExactlyOnce, Some(1), Some(5)));
     assert_eq!(outbound.poll_assign(Some(8), NOW), Some(Assigned::Id(1, Some(1))));
     assert_eq!(send_all(&mut outbound, 8, NOW), []);
@@ -73,7 +77,7 @@ fn r17_a_qos_2_packet_id_is_durable_before_it_is_used_and_a_pubrec_before_its_pu
 
 #[test]
 fn after_a_resume_a_publish_comes_with_dup_and_an_owed_pubrel_with_its_id_in_the_order_of_sending() {
-    let mut outbound = Outbound::new(10);
+    let mut outbound = outbound(10);
     for qos in [Qos::ExactlyOnce, Qos::AtLeastOnce, Qos::ExactlyOnce] {
         outbound.push(entry(qos, None, None));
     }
@@ -88,7 +92,7 @@ fn after_a_resume_a_publish_comes_with_dup_and_an_owed_pubrel_with_its_id_in_the
 
 #[test]
 fn what_the_store_held_in_flight_is_sent_again_under_its_ids() {
-    let mut outbound = Outbound::new(10);
+    let mut outbound = outbound(10);
     outbound.restore(40, entry(Qos::ExactlyOnce, Some(1), None), true);
     outbound.restore(41, entry(Qos::AtLeastOnce, Some(2), None), false);
     outbound.push(entry(Qos::AtLeastOnce, Some(3), None));
@@ -99,7 +103,7 @@ fn what_the_store_held_in_flight_is_sent_again_under_its_ids() {
 
 #[test]
 fn a_resume_with_a_smaller_window_sends_no_more_than_it() {
-    let mut outbound = Outbound::new(4);
+    let mut outbound = outbound(4);
     for _ in 0..4 {
         outbound.push(entry(Qos::AtLeastOnce, None, None));
     }
@@ -113,7 +117,7 @@ fn a_resume_with_a_smaller_window_sends_no_more_than_it() {
 
 #[test]
 fn an_error_pubrec_ends_the_exchange_without_pubrel() {
-    let mut outbound = Outbound::new(4);
+    let mut outbound = outbound(4);
     outbound.push(entry(Qos::ExactlyOnce, Some(9), None));
     send_all(&mut outbound, 0, NOW);
     assert_eq!(outbound.handle_pubrec(1, true), Pubrec::Ended(Some(Row { seq: 9, bytes: 132 })));
@@ -131,7 +135,7 @@ fn r8_expiry_drops_what_waits_but_never_a_qos_2_exchange_that_was_begun() {
         entry.message = Arc::new(message);
         entry
     };
-    let mut outbound = Outbound::new(4);
+    let mut outbound = outbound(4);
     outbound.push(expiring(Qos::AtLeastOnce));
     assert_eq!(outbound.poll_assign(None, late), Some(Assigned::Expired(None)));
     outbound.push(expiring(Qos::ExactlyOnce));
@@ -145,7 +149,7 @@ fn r8_expiry_drops_what_waits_but_never_a_qos_2_exchange_that_was_begun() {
 
 #[test]
 fn a_pubcomp_without_a_pubrec_and_a_puback_for_qos_2_change_nothing() {
-    let mut outbound = Outbound::new(4);
+    let mut outbound = outbound(4);
     outbound.push(entry(Qos::ExactlyOnce, None, None));
     send_all(&mut outbound, 0, NOW);
     assert!(outbound.handle_pubcomp(1).is_none());
@@ -158,7 +162,7 @@ proptest! {
     /// first sends are in order, and in the end everything is delivered.
     #[test]
     fn every_message_is_delivered_once_and_in_order(steps in prop::collection::vec((0_u8..6, any::<u16>()), 1..300)) {
-        let mut outbound = Outbound::new(5);
+        let mut outbound = outbound(5);
         let mut pushed = 0_u64;
         let mut done = Vec::new();
         let mut first_sends = Vec::new();
@@ -179,7 +183,7 @@ proptest! {
                 }
             }
             let mut ids = outbound.flights.iter().map(|flight| flight.id).collect::<Vec<_>>();
-            prop_assert!(outbound.sent <= outbound.window);
+            prop_assert!(outbound.sent <= outbound.window.messages);
             let sent = ids.iter().copied().take(outbound.sent).collect::<Vec<_>>();
             ids.sort_unstable();
             ids.dedup();
@@ -211,7 +215,7 @@ proptest! {
 #[test]
 fn ids_of_messages_in_flight_are_never_given_twice() {
     let now = crate::clock::moment();
-    let mut outbound = Outbound::new(3);
+    let mut outbound = outbound(3);
     let mut open = VecDeque::new();
     // More than there are ids; the first one stays open all the time.
     for _ in 0..70_000 {
@@ -236,7 +240,7 @@ fn what_a_client_may_not_have_any_more_is_given_up_unless_it_may_hold_its_id() {
         }
         given_up
     };
-    let mut outbound = Outbound::new(9);
+    let mut outbound = outbound(9);
     for qos in [Qos::AtLeastOnce, Qos::ExactlyOnce] {
         outbound.push(entry(qos, None, None));
     }
@@ -245,4 +249,26 @@ fn what_a_client_may_not_have_any_more_is_given_up_unless_it_may_hold_its_id() {
     assert!(outbound.poll_assign(None, NOW).is_some());
     outbound.handle_connect(9);
     assert_eq!((barred(&mut outbound), outbound.in_flight()), (2, 1));
+}
+
+#[test]
+fn what_is_in_flight_is_bounded_in_bytes_too_and_one_message_always_may_be() {
+    let mut outbound = Outbound::new(Window { messages: 100, bytes: 2 * entry(Qos::AtLeastOnce, None, None).bytes() });
+    for _ in 0..4 {
+        outbound.push(entry(Qos::AtLeastOnce, None, None));
+    }
+    assert_eq!(send_all(&mut outbound, 0, NOW), [Seen::Publish(1, false), Seen::Publish(2, false)]);
+    assert_eq!((outbound.queued(), outbound.can_assign()), (2, false));
+    assert!(outbound.handle_puback(2).is_some());
+    assert_eq!(send_all(&mut outbound, 0, NOW), [Seen::Publish(3, false)]);
+    for id in [1, 3] {
+        assert!(outbound.handle_puback(id).is_some());
+    }
+    assert_eq!(send_all(&mut outbound, 0, NOW), [Seen::Publish(4, false)]);
+    assert!(outbound.handle_puback(4).is_some());
+    assert_eq!(outbound.in_flight_bytes(), 0, "nothing is left behind");
+    let mut narrow = Outbound::new(Window { messages: 100, bytes: 1 });
+    narrow.push(entry(Qos::ExactlyOnce, None, None));
+    narrow.push(entry(Qos::ExactlyOnce, None, None));
+    assert_eq!(send_all(&mut narrow, 0, NOW), [Seen::Publish(1, false)], "larger than all that may be");
 }
