@@ -289,6 +289,8 @@ fn r3_the_page_of_limits_has_the_defaults_of_the_code() {
         ("broker.in_flight_bytes", broker.in_flight_bytes.to_string()),
         ("broker.session_expiry_max", show_duration(broker.session_expiry_max)),
         ("broker.session_messages_max", broker.session_messages_max.to_string()),
+        ("broker.retained_messages_max", broker.retained_messages_max.to_string()),
+        ("broker.retained_bytes_max", broker.retained_bytes_max.to_string()),
         ("broker.connect_timeout", show_duration(broker.connect_timeout)),
         ("broker.connections_max", broker.connections_max.to_string()),
         ("buffer.max_size", buffer.max_size.to_string()),

@@ -32,6 +32,10 @@ pub struct Config {
     pub session_messages_max: u64,
     /// Their bytes at most, each message with its topic and properties and 128 bytes for itself; likewise. Default 1 GiB.
     pub session_bytes_max: ByteSize,
+    /// Retained messages at most. Default 100,000.
+    pub retained_messages_max: u64,
+    /// Their bytes at most, counted as above. Default 256 MiB.
+    pub retained_bytes_max: ByteSize,
     /// A client that has not sent CONNECT after this is closed. Default 10 s.
     pub connect_timeout: Duration,
     /// Connections at most. Default 10,000.
@@ -70,6 +74,8 @@ impl Default for Config {
             session_expiry_max: Duration::from_secs(7 * 86_400),
             session_messages_max: 100_000,
             session_bytes_max: ByteSize(1 << 30),
+            retained_messages_max: 100_000,
+            retained_bytes_max: ByteSize(256 << 20),
             connect_timeout: Duration::from_secs(10),
             connections_max: 10_000,
             keep_alive_max: None,

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -14,13 +15,26 @@ use super::store::{Op, Unit, encode_body};
 use super::topics::Match;
 use crate::clock::Moment;
 use crate::hub::{Local, LocalDelivery, Stored};
-use crate::message::Qos;
+use crate::message::{Message, Qos};
+use crate::telemetry::limited::Limited;
 use crate::topic::TopicName;
+
+/// Of what is not retained, so often one is logged; all are counted.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// Whether a delivery has the room that it needs.
+enum Room {
+    Enough,
+    /// The store takes nothing new.
+    NotInStore,
+    /// As much is retained as may be.
+    NotRetained,
+}
 
 impl Local for Broker {
     fn deliver(&self, batch: &[LocalDelivery]) -> Vec<Stored> {
         let now = self.clock.moment();
-        let mut round = Round { now, last: None, sent: 0, sent_bytes: 0 };
+        let mut round = Round { now, last: None, refused: None, sent: 0, sent_bytes: 0 };
         let positions = batch.iter().map(|delivery| self.deliver_one(delivery, &mut round)).collect();
         self.board.sent.fetch_add(round.sent, Ordering::Relaxed);
         self.board.publish_bytes_out.fetch_add(round.sent_bytes, Ordering::Relaxed);
@@ -33,6 +47,8 @@ struct Round<'a> {
     now: Moment,
     /// Whom the last topic led to: a client's batch has runs of one.
     last: Option<(&'a TopicName, Arc<[Match]>)>,
+    /// The message that was refused last: what routes made of it is refused with it.
+    refused: Option<&'a Arc<Message>>,
     /// QoS 0 messages that were pushed, and the bytes of their payloads.
     sent: u64,
     sent_bytes: u64,
@@ -47,6 +63,8 @@ struct Job<'a> {
     publisher_kept: bool,
     matches: Arc<[Match]>,
     body: Option<Bytes>,
+    /// As much is retained as may be: it is delivered, and not retained.
+    is_retained_full: bool,
     /// At QoS 0 what most subscribers get is the same to the last byte.
     encoded: Encoded,
     now: Moment,
@@ -54,6 +72,9 @@ struct Job<'a> {
 
 impl Broker {
     fn deliver_one<'a>(&self, delivery: &'a LocalDelivery, round: &mut Round<'a>) -> Stored {
+        if round.refused.is_some_and(|refused| Arc::ptr_eq(refused, &delivery.message)) {
+            return Stored::RetainedFull;
+        }
         let publisher = self.publisher(delivery);
         let mut publisher_kept = false;
         if let Some((client, id)) = &publisher {
@@ -69,26 +90,58 @@ impl Broker {
             || (delivery.message.qos != Qos::AtMostOnce
                 && matches.iter().any(|one| one.qos != Qos::AtMostOnce && one.client.lock().terms.kept));
         let (body, encoded, now) = (None, Encoded::default(), round.now);
-        let mut job = Job { delivery, publisher, publisher_kept, matches, body, encoded, now };
+        let is_retained_full = false;
+        let mut job = Job { delivery, publisher, publisher_kept, matches, body, is_retained_full, encoded, now };
         if !is_stored {
             self.hand_out(&mut job, round, None);
             return Stored::Nothing;
         }
-        let (has_room, position) = self.store.stage(|unit| {
-            let has_room = unit.has_room();
-            if has_room {
-                self.hand_out(&mut job, round, Some(unit));
+        let (room, position) = self.store.stage(|unit| {
+            if !unit.has_room() {
+                return Room::NotInStore;
             }
-            has_room
+            // Nothing else is retained or removed meanwhile: that takes the store's lock.
+            job.is_retained_full = !self.may_retain(delivery);
+            // A client's own publish is refused, so that it knows. What links and routes bring, and QoS 0, is delivered all the same.
+            if job.is_retained_full && delivery.client_id.is_some() && delivery.message.qos != Qos::AtMostOnce {
+                return Room::NotRetained;
+            }
+            self.hand_out(&mut job, round, Some(unit));
+            Room::Enough
         });
-        if !has_room {
-            // Above QoS 0 its publisher is told, and brings it again.
-            if delivery.message.qos == Qos::AtMostOnce {
-                self.board.dropped("store_full");
+        match room {
+            Room::Enough => self.stored(position),
+            Room::NotInStore => {
+                // Above QoS 0 its publisher is told, and brings it again.
+                if delivery.message.qos == Qos::AtMostOnce {
+                    self.board.dropped("store_full");
+                }
+                Stored::NoRoom
             }
-            return Stored::NoRoom;
+            Room::NotRetained => {
+                round.refused = Some(&delivery.message);
+                self.note_retained_full(delivery, "a publisher is refused");
+                Stored::RetainedFull
+            }
         }
-        self.stored(position)
+    }
+
+    /// Removing always may be, and so may what takes no more than what it takes the place of.
+    fn may_retain(&self, delivery: &LocalDelivery) -> bool {
+        let LocalDelivery { topic, message, .. } = delivery;
+        let (messages_max, bytes_max) = (self.config.retained_messages_max, self.config.retained_bytes_max.0);
+        !message.retain
+            || message.payload.is_empty()
+            || self.topics.may_retain(topic, message, messages_max, bytes_max)
+    }
+
+    fn note_retained_full(&self, delivery: &LocalDelivery, what: &str) {
+        static LOGGED: Limited = Limited::new(LOG_EVERY);
+        if let Some(held_back) = LOGGED.pass(self.clock.now()) {
+            let (topic, client) = (&delivery.topic, delivery.client_id.as_deref());
+            let (messages_max, bytes_max) = (self.config.retained_messages_max, self.config.retained_bytes_max);
+            tracing::warn!(%topic, client, messages_max, %bytes_max, held_back, "{what}: as much is retained as `retained_messages_max` and `retained_bytes_max` allow; raise them, or publish an empty retained message where one is not needed any more");
+        }
     }
 
     fn stored(&self, position: Option<u64>) -> Stored {
@@ -237,7 +290,13 @@ impl Broker {
     /// An empty payload clears (MQTT-3.3.1-6).
     fn keep_retained(&self, job: &mut Job<'_>, unit: Option<&mut Unit<'_>>) {
         let (topic, message) = (&job.delivery.topic, &job.delivery.message);
-        let kept = Some(Arc::clone(message)).filter(|message| !message.payload.is_empty());
+        if job.is_retained_full {
+            self.board.dropped("retained_full");
+            self.note_retained_full(job.delivery, "a message is delivered and not retained");
+        }
+        // What it was to take the place of is not true any more (MQTT 5.0 section 3.3.1.3).
+        let is_kept = !job.is_retained_full && !message.payload.is_empty();
+        let kept = is_kept.then(|| for_long(message));
         let op = match kept {
             Some(_) => Op::Retain(topic.as_str().into(), body_of(job)),
             None => Op::Unretain(topic.as_str().into()),
@@ -248,6 +307,12 @@ impl Broker {
             unit.push(op);
         }
     }
+}
+
+/// The same message with a payload of its own: what is retained must not keep the read that it came with, which may be much larger.
+fn for_long(message: &Arc<Message>) -> Arc<Message> {
+    let payload = Bytes::copy_from_slice(&message.payload);
+    Arc::new(Message { payload, ..Message::clone(message) })
 }
 
 /// The message's bytes for the store: made once, shared by all rows.

@@ -61,6 +61,8 @@ pub(super) struct Topics {
 #[derive(Debug, Default)]
 struct Kept {
     tree: Retained<Arc<Message>>,
+    /// What they count for.
+    bytes: u64,
     /// Those with an expiry, by the second of [`Moment::up_ms`] in which it is to be looked at.
     due: BTreeSet<(u64, TopicName)>,
     /// The same by topic: what a later message on it takes out of `due`.
@@ -68,6 +70,21 @@ struct Kept {
 }
 
 impl Kept {
+    /// Sets or removes. Whether something changed.
+    fn set(&mut self, topic: &TopicName, message: Option<Arc<Message>>) -> bool {
+        let added = message.as_ref().map_or(0, |message| message.kept_bytes(topic) as u64);
+        let (changes, old) = match message {
+            Some(message) => (true, self.tree.insert(topic, message)),
+            None => {
+                let old = self.tree.remove(topic);
+                (old.is_some(), old)
+            }
+        };
+        let gone = old.map_or(0, |message| message.kept_bytes(topic) as u64);
+        self.bytes = (self.bytes + added).saturating_sub(gone);
+        changes
+    }
+
     fn look_at(&mut self, topic: &TopicName, second: Option<u64>) {
         let earlier = match second {
             Some(second) => {
@@ -274,13 +291,17 @@ impl Topics {
         if second.is_some() || !retained.due_at.is_empty() {
             retained.look_at(topic, second);
         }
-        match message {
-            Some(message) => {
-                retained.tree.insert(topic, message);
-                true
-            }
-            None => retained.tree.remove(topic).is_some(),
-        }
+        retained.set(topic, message)
+    }
+
+    /// Whether `message` may be retained on `topic` where so many and so many bytes may be: always if neither grows by it.
+    pub(super) fn may_retain(&self, topic: &TopicName, message: &Message, messages_max: u64, bytes_max: u64) -> bool {
+        let retained = self.retained.read();
+        let bytes = message.kept_bytes(topic) as u64;
+        let old = retained.tree.get(topic).map(|old| old.kept_bytes(topic) as u64);
+        let has_place = old.is_some() || (retained.tree.len() as u64) < messages_max;
+        let grows_by = bytes.saturating_sub(old.unwrap_or(0));
+        has_place && (grows_by == 0 || retained.bytes + grows_by <= bytes_max)
     }
 
     /// Topics whose retained message has expired as far as is known, at most `count`.
@@ -302,7 +323,7 @@ impl Topics {
         let left_s = retained.tree.get(topic).and_then(|message| message.expiry_left_s(now));
         let has_expired = left_s == Some(0);
         if has_expired {
-            retained.tree.remove(topic);
+            retained.set(topic, None);
         }
         let again = left_s.filter(|_| !has_expired).map(|left_s| now.up_ms / 1_000 + u64::from(left_s) + 1);
         retained.look_at(topic, again);
@@ -336,5 +357,11 @@ impl Topics {
     /// How many topics have a retained message.
     pub(super) fn retained_count(&self) -> usize {
         self.retained.read().tree.len()
+    }
+
+    /// What they count for.
+    #[cfg(test)]
+    pub(super) fn retained_bytes(&self) -> u64 {
+        self.retained.read().bytes
     }
 }

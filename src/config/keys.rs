@@ -27,6 +27,8 @@ pub(super) const BROKER: Keys = Keys {
         "session_expiry_max",
         "session_messages_max",
         "session_bytes_max",
+        "retained_messages_max",
+        "retained_bytes_max",
         "connect_timeout",
         "connections_max",
         "keep_alive_max",

@@ -112,6 +112,8 @@ pub enum Stored {
     At(Mark, u64),
     /// Room, and there is none: nothing of the delivery was done.
     NoRoom,
+    /// Room among what is retained, and there is none: nothing of it was done.
+    RetainedFull,
 }
 
 /// Why a publication was not accepted; nothing of it was delivered or stored anywhere (R5).
@@ -134,6 +136,9 @@ pub enum OfferError {
     /// The broker's store has no room, for now: MQTT 5 reason 0x97.
     #[error("the broker's store takes nothing new: its disk is full or too slow")]
     StoreFull,
+    /// As much is retained as may be, and this would be more: MQTT 5 reason 0x97.
+    #[error("as much is retained as may be: `retained_messages_max` or `retained_bytes_max` of the broker")]
+    RetainedFull,
     /// The gateway is stopping.
     #[error("the gateway is stopping")]
     Stopping,
@@ -393,18 +398,19 @@ impl Hub {
         let mut stored = self.deliver(&accepted).into_iter();
         for Admitted { slot, message, packet_id, local_topics, appends, .. } in accepted {
             let mut receipt = Receipt::default();
-            let mut has_room = true;
+            let mut refused = None;
             for stored in stored.by_ref().take(local_topics.len()) {
                 match stored {
                     Stored::Nothing => {}
                     Stored::At(mark, position) => receipt.add(mark, position),
-                    Stored::NoRoom => has_room = false,
+                    Stored::NoRoom => refused = Some(OfferError::StoreFull),
+                    Stored::RetainedFull => refused = Some(OfferError::RetainedFull),
                 }
             }
             // What comes again, since its publisher is not acknowledged, goes to the links then. Nobody repeats QoS 0.
             let comes_again = message.qos != Qos::AtMostOnce;
-            if !has_room && comes_again {
-                given.give(slot, Err(OfferError::StoreFull));
+            if let Some(refused) = refused.filter(|_| comes_again) {
+                given.give(slot, Err(refused));
                 continue;
             }
             let in_store = match receipt.decided() {

@@ -114,6 +114,17 @@ impl Message {
         self.expiry_s.map(|seconds| seconds.saturating_sub(waited))
     }
 
+    /// What it counts for where it is kept for a topic or a session: payload, topic and properties, and what each message costs
+    /// besides, about. `topic`: the one that it is kept on.
+    #[must_use]
+    pub fn kept_bytes(&self, topic: &TopicName) -> usize {
+        let Properties { content_type, response_topic, correlation_data, user, .. } = &self.properties;
+        let pairs = user.iter().map(|(name, value)| name.len() + value.len() + 32).sum::<usize>();
+        let texts = [content_type, response_topic].into_iter().flatten().map(|text| text.len()).sum::<usize>();
+        let correlation = correlation_data.as_ref().map_or(0, Bytes::len);
+        self.payload.len() + topic.as_str().len() + pairs + texts + correlation + 128
+    }
+
     /// Whether the Message Expiry Interval has lapsed at `now`.
     #[must_use]
     pub fn has_expired(&self, now: Moment) -> bool {

@@ -257,6 +257,7 @@ impl Connection {
             OfferError::Full { .. } => ("full", ReasonCode::QuotaExceeded),
             OfferError::Failed { .. } => ("failed", ReasonCode::ImplementationSpecificError),
             OfferError::StoreFull => ("store_full", ReasonCode::QuotaExceeded),
+            OfferError::RetainedFull => ("retained_full", ReasonCode::QuotaExceeded),
             OfferError::Stopping => ("stopping", ReasonCode::ServerShuttingDown),
         };
         self.broker.board.refused(reason);

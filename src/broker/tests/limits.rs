@@ -10,7 +10,7 @@ use super::support::*;
 use crate::broker::Config;
 use crate::broker::limits::{ListenerLimits, OverRate, Rates, UserLimits, Whom};
 use crate::message::Qos;
-use crate::router::Table;
+use crate::router::{Form, From, Priority, Route, Table, To};
 use crate::units::{ByteSize, Rate};
 use crate::wire::{Packet, ReasonCode, Version};
 
@@ -244,5 +244,135 @@ async fn what_a_user_s_sessions_are_owed_has_limits_of_its_own() {
         one.deliver("a", "x", Qos::AtLeastOnce, id).await;
     }
     assert_eq!((rig.broker.figures().owed, rig.board.snapshot().dropped["session_full"]), (5, 4));
+    rig.stop().await;
+}
+
+fn retained(topic: &str, payload: &str, qos: Qos) -> crate::wire::Publish {
+    let mut retained = publish(topic, payload, qos, 1);
+    (retained.retain, retained.id) = (true, retained.id.filter(|_| qos != Qos::AtMostOnce));
+    retained
+}
+
+/// The answer to a QoS 1 or 2 publish that is to be retained.
+async fn retain(peer: &mut Peer, topic: &str, payload: &str, qos: Qos) -> ReasonCode {
+    peer.send(Packet::Publish(retained(topic, payload, qos))).await;
+    let answer = peer.receive().await;
+    if let Packet::Puback(told) = &answer {
+        return told.code;
+    }
+    let Packet::Pubrec(told) = answer else { panic!("no PUBACK or PUBREC but {answer:?}") };
+    if !told.code.is_error() {
+        peer.send(Packet::Pubrel(ack(1))).await;
+        assert_eq!(peer.receive().await, Packet::Pubcomp(ack(1)));
+    }
+    told.code
+}
+
+/// What a new subscriber gets of what is retained.
+async fn kept_values(rig: &Rig) -> Vec<(String, usize)> {
+    let mut reader = rig.peer("reader").await;
+    reader.subscribe("r/#", Qos::AtMostOnce).await;
+    reader.send(Packet::Pingreq).await;
+    let mut values = Vec::new();
+    while let Packet::Publish(publish) = reader.receive().await {
+        values.push((publish.topic.as_str().to_owned(), publish.payload.len()));
+    }
+    values.sort();
+    values
+}
+
+#[tokio::test]
+async fn what_is_retained_is_bounded_in_number_and_replacing_and_removing_always_are_possible() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { retained_messages_max: 2, ..Config::default() };
+    let rig = Rig::with(dir.path(), config.clone(), Table::default(), Vec::new()).await;
+    let (mut one, mut live) = (rig.peer("one").await, rig.peer("live").await);
+    let full = ReasonCode::QuotaExceeded;
+    for (topic, payload, qos, code) in [
+        ("r/a", "1", Qos::AtLeastOnce, ReasonCode::Success),
+        ("r/b", "1", Qos::ExactlyOnce, ReasonCode::Success),
+        ("r/c", "1", Qos::AtLeastOnce, full),
+        ("r/c", "1", Qos::ExactlyOnce, full),
+        ("r/a", "12345", Qos::AtLeastOnce, ReasonCode::Success),
+        ("r/b", "", Qos::AtLeastOnce, ReasonCode::Success),
+        ("r/c", "1", Qos::ExactlyOnce, ReasonCode::Success),
+        ("r/b", "1", Qos::AtLeastOnce, full),
+    ] {
+        assert_eq!(retain(&mut one, topic, payload, qos).await, code, "{topic} {payload}");
+    }
+    live.subscribe("r/d", Qos::AtLeastOnce).await;
+    // QoS 0 has no answer: it is delivered, and not retained. Nothing that was refused is.
+    assert_eq!(retain(&mut one, "r/d", "1", Qos::AtLeastOnce).await, full);
+    one.send(Packet::Publish(retained("r/d", "22", Qos::AtMostOnce))).await;
+    assert_eq!(live.publication().await.payload, &b"22"[..]);
+    assert_eq!(kept_values(&rig).await, [("r/a".to_owned(), 5), ("r/c".to_owned(), 1)]);
+    let mut old = Peer::open(rig.address, old("old")).await.0;
+    old.send(Packet::Publish(retained("r/e", "1", Qos::AtLeastOnce))).await;
+    assert_eq!(old.next().await, None, "MQTT 3.1.1 has no other word for it");
+    let board = rig.board.snapshot();
+    assert_eq!((board.refused["retained_full"], board.dropped["retained_full"]), (5, 1));
+    // What an earlier run has left counts, be it more than may be now.
+    let copy = rig.crash(dir.path());
+    let again = Config { retained_messages_max: 1, ..config };
+    let again = Rig::with(copy.path(), again, Table::default(), Vec::new()).await;
+    let mut one = again.peer("one").await;
+    assert_eq!(retain(&mut one, "r/a", "2", Qos::AtLeastOnce).await, ReasonCode::Success);
+    assert_eq!(retain(&mut one, "r/x", "2", Qos::AtLeastOnce).await, full);
+    assert_eq!(retain(&mut one, "r/c", "", Qos::AtLeastOnce).await, ReasonCode::Success);
+    assert_eq!(retain(&mut one, "r/x", "2", Qos::AtLeastOnce).await, full);
+    assert_eq!(kept_values(&again).await, [("r/a".to_owned(), 1)]);
+    again.stop().await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_retained_is_bounded_in_bytes_and_what_does_not_grow_always_is_possible() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { retained_bytes_max: ByteSize(2 << 10), ..Config::default() };
+    let rig = Rig::with(dir.path(), config, Table::default(), Vec::new()).await;
+    let mut one = rig.peer("one").await;
+    let full = ReasonCode::QuotaExceeded;
+    for (topic, bytes, code) in [
+        ("r/a", 800, ReasonCode::Success),
+        ("r/b", 800, ReasonCode::Success),
+        ("r/c", 800, full),
+        ("r/a", 1_100, full),
+        ("r/a", 800, ReasonCode::Success),
+        ("r/a", 700, ReasonCode::Success),
+        ("r/b", 880, ReasonCode::Success),
+    ] {
+        assert_eq!(retain(&mut one, topic, &"x".repeat(bytes), Qos::AtLeastOnce).await, code, "{topic} {bytes}");
+    }
+    assert_eq!(rig.broker.topics.retained_bytes(), 700 + 880 + 2 * (128 + 3));
+    // What is not retained takes the place of nothing, and leaves nothing that is not true any more.
+    one.send(Packet::Publish(retained("r/a", &"x".repeat(1_500), Qos::AtMostOnce))).await;
+    one.expect_silence().await;
+    assert_eq!(kept_values(&rig).await, [("r/b".to_owned(), 880)]);
+    assert_eq!(retain(&mut one, "r/b", "", Qos::AtLeastOnce).await, ReasonCode::Success);
+    assert_eq!(rig.broker.topics.retained_bytes(), 0);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_route_makes_of_a_retained_message_is_delivered_and_not_retained_where_there_is_no_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let copies = Route {
+        name: "copies".into(),
+        from: vec![From::parse("broker/in/#", Form::Topic).unwrap()],
+        to: vec![To::parse("broker/r/{rest}").unwrap()],
+        key: None,
+        ttl: None,
+        priority: Priority::Normal,
+    };
+    let config = Config { retained_messages_max: 1, ..Config::default() };
+    let rig = Rig::with(dir.path(), config, Table::new(vec![copies]), Vec::new()).await;
+    let (mut one, mut live) = (rig.peer("one").await, rig.peer("live").await);
+    live.subscribe("r/#", Qos::AtLeastOnce).await;
+    assert_eq!(retain(&mut one, "in/a", "1", Qos::AtLeastOnce).await, ReasonCode::Success);
+    assert_eq!(live.publication().await.topic.as_str(), "r/a");
+    assert_eq!((rig.broker.figures().retained, rig.board.snapshot().dropped["retained_full"]), (1, 1));
+    // Who is refused has nothing delivered, not what a route makes of it either.
+    assert_eq!(retain(&mut one, "in/b", "1", Qos::AtLeastOnce).await, ReasonCode::QuotaExceeded);
+    live.expect_silence().await;
     rig.stop().await;
 }

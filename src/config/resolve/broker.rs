@@ -45,6 +45,12 @@ impl Resolver<'_> {
         if let Some(bytes) = self.size(section.get("session_bytes_max"), PACKET_BYTES_MIN..=ByteSize(1 << 50)) {
             config.session_bytes_max = bytes;
         }
+        if let Some(messages) = self.number(section.get("retained_messages_max"), 1..=1_000_000_000) {
+            config.retained_messages_max = messages;
+        }
+        if let Some(bytes) = self.size(section.get("retained_bytes_max"), PACKET_BYTES_MIN..=ByteSize(1 << 50)) {
+            config.retained_bytes_max = bytes;
+        }
         let second = Duration::from_secs(1);
         if let Some(timeout) = self.duration(section.get("connect_timeout"), second..=600 * second) {
             config.connect_timeout = timeout;

@@ -280,7 +280,7 @@ impl<S: Source, H: Intake> SourceRunner<S, H> {
                 }
                 session.unsettled.push_back(Unsettled { token: offering.token, bytes: offering.bytes, receipt });
             }
-            Err(error @ (OfferError::Full { .. } | OfferError::StoreFull)) => {
+            Err(error @ (OfferError::Full { .. } | OfferError::StoreFull | OfferError::RetainedFull)) => {
                 let words = error.to_string();
                 if session.refused.as_ref() != Some(&words) {
                     tracing::warn!(link = %self.common.link, error = %words, "a source waits");

@@ -46,14 +46,9 @@ pub(crate) struct Row {
 }
 
 impl Entry {
-    /// What it counts for, in memory and in the store: payload, topic and properties, and what each message costs besides, about.
+    /// What it counts for, in memory and in the store.
     pub(crate) fn bytes(&self) -> usize {
-        let properties = &self.message.properties;
-        let pairs = properties.user.iter().map(|(name, value)| name.len() + value.len() + 32).sum::<usize>();
-        let texts = [&properties.content_type, &properties.response_topic];
-        let texts = texts.into_iter().flatten().map(|text| text.len()).sum::<usize>();
-        let correlation = properties.correlation_data.as_ref().map_or(0, bytes::Bytes::len);
-        self.message.payload.len() + self.topic.as_str().len() + pairs + texts + correlation + 128
+        self.message.kept_bytes(&self.topic)
     }
 
     /// Its row, for kept sessions.
