@@ -130,9 +130,7 @@ impl Broker {
     fn may_retain(&self, delivery: &LocalDelivery) -> bool {
         let LocalDelivery { topic, message, .. } = delivery;
         let (messages_max, bytes_max) = (self.config.retained_messages_max, self.config.retained_bytes_max.0);
-        !message.retain
-            || message.payload.is_empty()
-            || self.topics.may_retain(topic, message, messages_max, bytes_max)
+        !message.retain || message.payload.is_empty() || self.topics.may_retain(topic, message, messages_max, bytes_max)
     }
 
     fn note_retained_full(&self, delivery: &LocalDelivery, what: &str) {

@@ -15,16 +15,8 @@ use super::remembered::Remembered;
 use super::store::SessionId;
 use crate::clock::Moment;
 use crate::message::{Message, Qos};
-use crate::topic::{TopicFilter, TopicName};
+use crate::topic::{OWN, TopicFilter, TopicName};
 use crate::wire::SubscribeOptions;
-
-/// Where the gateway's own values are: clients do not publish there.
-const OWN: &str = "$SYS/";
-
-/// Whether only the gateway itself speaks on `topic`.
-pub(super) fn is_own(topic: &TopicName) -> bool {
-    topic.as_str().starts_with(OWN)
-}
 
 /// One client's subscription to one filter.
 #[derive(Clone, Debug)]
@@ -343,7 +335,7 @@ impl Topics {
 
     /// What is retained on `topic`.
     pub(super) fn retained(&self, topic: &TopicName) -> Option<Arc<Message>> {
-        if is_own(topic) {
+        if topic.is_own() {
             return self.own_values.read().get(topic).cloned();
         }
         self.retained.read().tree.get(topic).cloned()

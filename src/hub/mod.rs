@@ -38,12 +38,15 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use self::answers::Given;
-use self::plan::LinkTarget;
+use self::plan::{BadTopic, LinkTarget};
 use crate::buffer::{Admission, Buffer, Lane, Lanes, Permit, Refused};
 use crate::clock::{Clock, Moment, WallMs};
 use crate::message::{Envelope, IdSource, Message, Origin, Properties, Qos, headers};
 use crate::router::{Endpoint, LinkId, Table};
 use crate::topic::TopicName;
+
+/// Of a topic that may be very long, so much is logged.
+const TOPIC_CHARS_LOGGED: usize = 200;
 
 /// What a publisher brings, before the hub stamps it (id, event time, origin) into a [`Message`].
 #[derive(Clone, Debug)]
@@ -219,7 +222,7 @@ impl Hub {
         self.unrouted.load(Ordering::Relaxed)
     }
 
-    /// How many local deliveries were dropped because what a route made of the topic is none.
+    /// How many local deliveries were dropped because nobody may publish to what a route made of the topic.
     #[must_use]
     pub fn bad_topics(&self) -> u64 {
         self.bad_topics.load(Ordering::Relaxed)
@@ -256,7 +259,7 @@ impl Hub {
             if plan == plan::Plan::default() {
                 self.note_unrouted(source, &message);
             }
-            self.bad_topics.fetch_add(plan.bad_topics, Ordering::Relaxed);
+            self.note_bad_topics(source, &plan.bad_topics);
             match self.admit(&message, plan.links, &mut ready, &mut given).await {
                 Ok(appends) => {
                     let (message, local_topics) = (Arc::new(message), plan.local_topics);
@@ -335,6 +338,18 @@ impl Hub {
         // As with loops: the first, and each time the count doubles.
         if count.is_power_of_two() {
             tracing::warn!(from = %source.from, topic = %message.topic, count, "a message of a source matched no route and went nowhere");
+        }
+    }
+
+    /// What a route leads to the broker under a topic that clients may not publish to either is not delivered there.
+    fn note_bad_topics(&self, source: &Source, bad_topics: &[BadTopic]) {
+        for BadTopic { route, topic, why } in bad_topics {
+            let count = self.bad_topics.fetch_add(1, Ordering::Relaxed) + 1;
+            // As with loops: the first, and each time the count doubles.
+            if count.is_power_of_two() {
+                let topic: String = topic.chars().take(TOPIC_CHARS_LOGGED).collect();
+                tracing::warn!(from = %source.from, %route, topic, count, "a message is not delivered to the broker: {why}");
+            }
         }
     }
 

@@ -4,6 +4,7 @@
 //! broker, as a client's publish would be. That chain is followed at most [`CHAIN_MAX`] times, takes each local topic
 //! once, and never leads back to the link that the message came from: what a remote sent us is not echoed to it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -12,7 +13,7 @@ use super::Source;
 use crate::buffer::Lane;
 use crate::message::Message;
 use crate::router::{Arrival, Decision, Endpoint, LinkId, Priority, Table};
-use crate::topic::TopicName;
+use crate::topic::{LEVELS_MAX, TopicError, TopicName, is_too_deep};
 
 /// Routes behind routes that are followed for one message. More than two levels are hard to follow for people too; a cycle
 /// of templates that grow (`{rest}/x`) ends here.
@@ -25,8 +26,27 @@ pub(super) struct Plan {
     pub(super) local_topics: SmallVec<[TopicName; 1]>,
     /// Records to append.
     pub(super) links: Vec<LinkTarget>,
-    /// Local topics that a template made and that are none.
-    pub(super) bad_topics: u64,
+    /// Where it was to be delivered locally, and is not.
+    pub(super) bad_topics: Vec<BadTopic>,
+}
+
+/// What a route made for the built-in broker, and nobody may publish to there.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct BadTopic {
+    pub(super) route: Arc<str>,
+    pub(super) topic: String,
+    pub(super) why: NotLocal,
+}
+
+/// Why nobody may publish there. Clients are held to the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NotLocal {
+    #[error("{0}")]
+    Topic(#[from] TopicError),
+    #[error("a topic has at most {LEVELS_MAX} levels")]
+    TooDeep,
+    #[error("below `$SYS/` are the gateway's own values")]
+    Own,
 }
 
 /// One record for one link.
@@ -79,16 +99,16 @@ fn follow(table: &Table, arrival: Arrival<'_>, source: &Source, chained: bool, p
     let mut new_topics = Vec::new();
     for decision in table.route(arrival) {
         match decision.target {
-            Endpoint::Broker => match TopicName::new(&decision.destination) {
+            Endpoint::Broker => match local_topic(&decision.destination) {
                 Ok(topic) if plan.local_topics.contains(&topic) => {}
                 Ok(topic) => {
                     plan.local_topics.push(topic.clone());
                     new_topics.push(topic);
                 }
-                // A capture of a valid topic in a checked template can only become too long.
-                Err(error) => {
-                    plan.bad_topics += 1;
-                    tracing::warn!(route = %decision.route, topic = decision.destination, %error, "not delivered locally");
+                // A capture of a valid topic in a checked template can still become too long, too deep, or one of our own.
+                Err(why) => {
+                    let Decision { route, destination: topic, .. } = decision;
+                    plan.bad_topics.push(BadTopic { route, topic, why });
                 }
             },
             Endpoint::Link(link) if chained && source.from == Endpoint::Link(link.clone()) => {}
@@ -102,6 +122,17 @@ fn follow(table: &Table, arrival: Arrival<'_>, source: &Source, chained: bool, p
         }
     }
     new_topics
+}
+
+fn local_topic(text: &str) -> Result<TopicName, NotLocal> {
+    let topic = TopicName::new(text)?;
+    if is_too_deep(text) {
+        Err(NotLocal::TooDeep)
+    } else if topic.is_own() {
+        Err(NotLocal::Own)
+    } else {
+        Ok(topic)
+    }
 }
 
 #[cfg(test)]
@@ -150,6 +181,25 @@ mod tests {
         assert_eq!(local, ["cmd/7"]);
         assert_eq!(links, ["lake/t.0"]);
         assert_eq!(ask(&table, "broker", "cmd/7").1, ["hq/up/cmd/7.0", "lake/t.1"].map(|s| s.replace("t.1", "t.0")));
+    }
+
+    #[test]
+    fn routes_lead_nowhere_that_clients_may_not_publish_to() {
+        let table =
+            table(&[("hq/#", &["broker/{topic}", "broker/up/{rest}", "lake/t"]), ("hq/$SYS/#", &["broker/{topic}"])]);
+        let bad = |topic: &str| {
+            let source = Source { from: Endpoint::Link(LinkId::new("hq")), channel: None };
+            let plan = plan(&table, &source, &message(topic, b""));
+            let bad: Vec<_> = plan.bad_topics.iter().map(|bad| bad.why).collect();
+            (plan.local_topics.len(), plan.links.len(), bad)
+        };
+        assert_eq!(bad("a"), (2, 1, vec![]));
+        assert_eq!(bad("$SYS/broker/uptime"), (0, 0, vec![NotLocal::Own]));
+        assert_eq!(bad(&"a/".repeat(LEVELS_MAX - 2)), (2, 1, vec![]));
+        assert_eq!(bad(&"a/".repeat(LEVELS_MAX - 1)), (1, 1, vec![NotLocal::TooDeep]), "`up/` makes it so");
+        assert_eq!(bad(&"a/".repeat(LEVELS_MAX)), (0, 1, vec![NotLocal::TooDeep; 2]));
+        let long = vec![NotLocal::Topic(TopicError::TooLong)];
+        assert_eq!(bad(&"x".repeat(crate::topic::TOPIC_BYTES_MAX)), (1, 1, long));
     }
 
     #[test]

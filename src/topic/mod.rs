@@ -9,6 +9,18 @@ use std::sync::Arc;
 /// The longest topic in bytes: it travels behind a 16-bit length (MQTT-1.5.4).
 pub const TOPIC_BYTES_MAX: usize = 65_535;
 
+/// Levels of a topic or filter of the built-in broker at most: each costs a node in a tree. The number is Mosquitto's.
+pub const LEVELS_MAX: usize = 200;
+
+/// Where the gateway's own values are: nobody else publishes there.
+pub const OWN: &str = "$SYS/";
+
+/// Whether a topic or filter has more than [`LEVELS_MAX`] levels.
+#[must_use]
+pub fn is_too_deep(text: &str) -> bool {
+    text.len() >= LEVELS_MAX && text.bytes().filter(|byte| *byte == b'/').count() >= LEVELS_MAX
+}
+
 /// A topic that a message is published to: not empty, no wildcard, no NUL.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TopicName(Arc<str>);
@@ -57,6 +69,12 @@ impl TopicName {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether only the gateway itself speaks on it.
+    #[must_use]
+    pub fn is_own(&self) -> bool {
+        self.0.starts_with(OWN)
     }
 }
 

@@ -15,14 +15,13 @@ use super::publish::TOPIC_ALIASES;
 use super::{Connection, FAREWELL_DEADLINE, READ_BYTES_MIN};
 use crate::broker::auth::{Granted, Login, Verdict};
 use crate::broker::client::Terms;
-use crate::broker::index::{LEVELS_MAX, is_too_deep};
 use crate::broker::limits::usage::{self, Arrival};
 use crate::broker::registry::{Attached, Claim, Ending, NotTheirs};
 use crate::broker::session::Acks;
-use crate::broker::topics::is_own;
 use crate::broker::transport::{Peer, Stream};
 use crate::broker::{Broker, Config, convert};
 use crate::message::Message;
+use crate::topic::{LEVELS_MAX, is_too_deep};
 use crate::wire::{Connack, ConnackProperties, Connect, Decoder, Packet, ReasonCode, Version, encode, encoded_len};
 
 /// A CONNECT's bytes at most: what a client that nobody knows yet may make us hold. A will of 64 KiB fits.
@@ -354,7 +353,7 @@ fn check_will(
         ));
     }
     let is_allowed = broker.auth.rights(granted, client).is_none_or(|rights| rights.may_publish(&will.topic));
-    if is_own(&will.topic) || !is_allowed {
+    if will.topic.is_own() || !is_allowed {
         broker.board.refused("not_allowed");
         let text = "this client may not publish to the topic of its will".to_owned();
         return Err((ReasonCode::NotAuthorized, text));

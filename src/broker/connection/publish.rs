@@ -11,12 +11,10 @@ use super::acks::{Reply, Wait};
 use super::throttle::Pace;
 use super::{Connection, End, Outcome};
 use crate::broker::convert;
-use crate::broker::index::{LEVELS_MAX, is_too_deep};
 use crate::broker::session::Arrived;
-use crate::broker::topics::is_own;
 use crate::hub::{Answer, Answers, OfferError, Publication, Receipt};
 use crate::message::{Message, Qos};
-use crate::topic::TopicName;
+use crate::topic::{LEVELS_MAX, TopicName, is_too_deep};
 use crate::wire::{Publish, ReasonCode};
 
 /// Topic aliases that a client may set: enough for what one machine publishes.
@@ -72,7 +70,7 @@ impl Connection {
     pub(super) fn handle_publish(&mut self, publish: Publish) -> Outcome {
         let topic = self.topic_of(&publish)?;
         let id = publish.id.map_or(0, |id| id.get());
-        if is_own(&topic) || !self.may_publish(&topic) {
+        if topic.is_own() || !self.may_publish(&topic) {
             self.forbid(publish.qos, id);
             return Ok(());
         }

@@ -12,5 +12,5 @@ mod subscriptions;
 mod tree;
 
 pub use retained::{Retained, RetainedMatches};
-pub use share::{FilterError, LEVELS_MAX, Share, Wanted, is_too_deep};
+pub use share::{FilterError, Share, Wanted};
 pub use subscriptions::{SubscriptionMatches, Subscriptions};

@@ -4,10 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::topic::{TopicError, TopicFilter};
-
-/// Levels of a filter at most: each costs a node in the tree. The number is Mosquitto's.
-pub const LEVELS_MAX: usize = 200;
+use crate::topic::{LEVELS_MAX, TopicError, TopicFilter, is_too_deep};
 
 /// What makes a group: those who name both share their messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,12 +69,6 @@ impl Wanted {
             Self::Shared(share) => &share.filter,
         }
     }
-}
-
-/// Whether a topic or filter has more than [`LEVELS_MAX`] levels.
-#[must_use]
-pub fn is_too_deep(text: &str) -> bool {
-    text.len() >= LEVELS_MAX && text.bytes().filter(|byte| *byte == b'/').count() >= LEVELS_MAX
 }
 
 #[cfg(test)]
