@@ -38,8 +38,10 @@ pub struct Config {
     pub retained_bytes_max: ByteSize,
     /// A client that has not sent CONNECT after this is closed. Default 10 s.
     pub connect_timeout: Duration,
-    /// Connections at most. Default 10,000.
+    /// Clients that are connected at most. Default 10,000.
     pub connections_max: usize,
+    /// Connections of one listener that have not come so far, at most. Default 4,000.
+    pub handshakes_max: usize,
     /// The longest keep-alive of an MQTT 5 client: one that asks for more, or for none, is told this one (Server Keep Alive).
     /// Default: whatever the client asks for.
     pub keep_alive_max: Option<Duration>,
@@ -78,6 +80,7 @@ impl Default for Config {
             retained_bytes_max: ByteSize(256 << 20),
             connect_timeout: Duration::from_secs(10),
             connections_max: 10_000,
+            handshakes_max: 4_000,
             keep_alive_max: None,
             server_reference: None,
             sys_interval: Duration::from_secs(10),

@@ -14,6 +14,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::places::{self, Places};
 use super::transport::{Entrance, Peer, Socket};
 use super::{Broker, Config, Listener, connection};
 use crate::clock::Clock;
@@ -107,6 +108,7 @@ fn turns(mut data: &[u8]) -> impl Iterator<Item = Turn<'_>> {
 struct Clients {
     broker: Arc<Broker>,
     entrance: Arc<Entrance>,
+    places: Arc<Places>,
     connected: [Option<Speaker>; CLIENTS],
     serving: JoinSet<()>,
     listening: JoinSet<io::Result<Found>>,
@@ -128,6 +130,7 @@ impl Clients {
         Self {
             broker: Arc::clone(broker),
             entrance: Arc::new(Entrance::new(Arc::new(listener), None)),
+            places: Arc::new(Places::new(CLIENTS, None, places::places(CLIENTS))),
             connected: [const { None }; CLIENTS],
             serving: JoinSet::new(),
             listening: JoinSet::new(),
@@ -169,9 +172,11 @@ impl Clients {
         let (ours, theirs) = UnixStream::pair()?;
         let listener = Arc::clone(&self.entrance.listener);
         let peer = Peer { address: None, listener, certificate: None, is_secure: false };
-        let (broker, entrance) = (Arc::clone(&self.broker), Arc::clone(&self.entrance));
+        let (broker, entrance, places) =
+            (Arc::clone(&self.broker), Arc::clone(&self.entrance), Arc::clone(&self.places));
         self.serving.spawn(async move {
-            connection::serve(broker, Socket::Unix(theirs), peer, &entrance, CancellationToken::new()).await;
+            let place = places.one_more().await;
+            connection::serve(broker, Socket::Unix(theirs), peer, &entrance, place, CancellationToken::new()).await;
         });
         let (reader, socket) = ours.into_split();
         let version = Arc::new(OnceLock::new());

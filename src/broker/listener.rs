@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::places::{self, Place, Places};
 use super::transport::{Certificates, Door, Entrance, Peer, Socket};
 use super::{Bind, Broker, Listener, connection};
 use crate::telemetry::board::ListenerStatus;
@@ -121,20 +121,16 @@ impl Bound {
     pub async fn serve(self, stop: CancellationToken) {
         let Self { broker, listeners } = self;
         let connections = TaskTracker::new();
-        let permits = Arc::new(Semaphore::new(broker.config.connections_max.min(Semaphore::MAX_PERMITS)));
+        let all = places::places(broker.config.connections_max);
         let mut tasks = JoinSet::new();
         for (door, Listening { bound, entrance }) in listeners {
             tracing::info!(address = %bound, layers = ?entrance.status(&bound).layers, "the broker listens");
+            let own = entrance.listener.limits.connections;
             let acceptor = Acceptor {
                 broker: Arc::clone(&broker),
                 door,
-                own_permits: entrance
-                    .listener
-                    .limits
-                    .connections
-                    .map(|most| Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)))),
                 entrance,
-                permits: Arc::clone(&permits),
+                places: Arc::new(Places::new(broker.config.handshakes_max, own, Arc::clone(&all))),
                 connections: connections.clone(),
                 stop: stop.clone(),
             };
@@ -163,9 +159,7 @@ struct Acceptor {
     broker: Arc<Broker>,
     door: Door,
     entrance: Arc<Entrance>,
-    /// Of this listener alone, where it has a limit of its own.
-    own_permits: Option<Arc<Semaphore>>,
-    permits: Arc<Semaphore>,
+    places: Arc<Places>,
     connections: TaskTracker,
     stop: CancellationToken,
 }
@@ -173,32 +167,26 @@ struct Acceptor {
 impl Acceptor {
     async fn run(self) {
         loop {
-            // Permits before accepting: beyond the limits clients wait in the system's queue.
-            let (permits, socket, peer) = tokio::select! {
+            // A place before accepting: beyond the limits clients wait in the system's queue.
+            let (place, socket, peer) = tokio::select! {
                 () = self.stop.cancelled() => return,
                 next = self.next() => next,
             };
             self.broker.board.sockets.fetch_add(1, Ordering::Relaxed);
             let (broker, entrance, stop) = (Arc::clone(&self.broker), Arc::clone(&self.entrance), self.stop.clone());
             self.connections.spawn(async move {
-                connection::serve(broker, socket, peer, &entrance, stop).await;
-                drop(permits);
+                connection::serve(broker, socket, peer, &entrance, place, stop).await;
             });
         }
     }
 
-    async fn next(&self) -> ([Option<OwnedSemaphorePermit>; 2], Socket, Peer) {
-        // The semaphores are never closed. The listener's own comes first: who waits for it must not keep others out.
-        let own = match &self.own_permits {
-            Some(own) => Arc::clone(own).acquire_owned().await.ok(),
-            None => None,
-        };
-        let permits = [own, Arc::clone(&self.permits).acquire_owned().await.ok()];
+    async fn next(&self) -> (Place, Socket, Peer) {
+        let place = self.places.one_more().await;
         loop {
             match self.door.accept().await {
                 Ok((socket, address)) => {
                     let listener = Arc::clone(&self.entrance.listener);
-                    return (permits, socket, Peer { address, listener, certificate: None, is_secure: false });
+                    return (place, socket, Peer { address, listener, certificate: None, is_secure: false });
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection cannot be accepted");

@@ -5,6 +5,7 @@
 //!                                   └─ writes its session's outbox and the acknowledgements that are due
 //! ```
 //!
+//! - [`listener`], [`places`]: sockets that accept, and how many may be connected.
 //! - [`transport`]: what carries a client's bytes, and who the client is as far as that can tell.
 //! - [`connection`]: one task a client: one read, many packets, one offer, one write. Acknowledgements are held in a FIFO
 //!   until their receipts settle; its length is the Receive Maximum, which is the back-pressure.
@@ -32,6 +33,7 @@ pub mod limits;
 mod listener;
 mod local;
 mod owed;
+mod places;
 mod registry;
 mod reload;
 mod remembered;

@@ -31,6 +31,7 @@ pub(super) const BROKER: Keys = Keys {
         "retained_bytes_max",
         "connect_timeout",
         "connections_max",
+        "handshakes_max",
         "keep_alive_max",
         "server_reference",
         "sys_interval",
@@ -43,7 +44,7 @@ pub(super) const BROKER: Keys = Keys {
 
 pub(super) const AUTH: Keys = Keys {
     section: "broker.auth",
-    accepted: &["users", "jwt", "http", "ldap", "groups", "acl", "acl_file"],
+    accepted: &["users", "jwt", "http", "ldap", "failed_logins_max", "groups", "acl", "acl_file"],
     planned: &[],
 };
 

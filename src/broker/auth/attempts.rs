@@ -5,11 +5,12 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// How long a point lasts. A machine that fails and waits [`DELAY_MAX`] each time never comes near [`POINTS_MAX`].
+/// How long a point lasts. A machine that fails and waits [`DELAY_MAX`] each time never comes near the default.
 const POINT: Duration = Duration::from_secs(2);
 
 /// Failures that cost nothing: people mistype.
@@ -21,15 +22,14 @@ const DELAY: Duration = Duration::from_millis(250);
 /// The longest delay.
 const DELAY_MAX: Duration = Duration::from_secs(5);
 
-/// From here on logins from the address are refused without a look at them.
-const POINTS_MAX: u32 = 100;
-
 /// Addresses that are remembered; beyond it the one with the fewest points is forgotten.
 const ADDRESSES_MAX: usize = 4_096;
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Attempts {
+    /// From so many points on logins from the address are refused without a look at them; `None`: never.
+    points_max: Option<NonZeroU32>,
     failed: Mutex<HashMap<Option<IpAddr>, Score>>,
 }
 
@@ -47,9 +47,14 @@ impl Score {
 }
 
 impl Attempts {
+    pub(super) fn new(points_max: Option<NonZeroU32>) -> Self {
+        Self { points_max, failed: Mutex::default() }
+    }
+
     /// Whether a login from `address` is looked at. `None`: a Unix socket.
     pub(super) fn may_try(&self, address: Option<IpAddr>, now: Instant) -> bool {
-        self.failed.lock().get(&network(address)).is_none_or(|score| score.now(now) < POINTS_MAX)
+        let Some(most) = self.points_max else { return true };
+        self.failed.lock().get(&network(address)).is_none_or(|score| score.now(now) < most.get())
     }
 
     /// Notes a failure, and says how long its answer is to wait.
@@ -65,7 +70,8 @@ impl Attempts {
             }
         }
         let score = failed.entry(key).or_insert(Score { points: 0, at: now });
-        *score = Score { points: score.now(now).saturating_add(1).min(POINTS_MAX + FREE), at: now };
+        let most = self.points_max.map_or(u32::MAX, |most| most.get().saturating_add(FREE));
+        *score = Score { points: score.now(now).saturating_add(1).min(most), at: now };
         delay(score.points)
     }
 }
@@ -89,9 +95,13 @@ fn network(address: Option<IpAddr>) -> Option<IpAddr> {
 mod tests {
     use super::*;
 
+    fn attempts() -> Attempts {
+        Attempts::new(NonZeroU32::new(100))
+    }
+
     #[test]
     fn answers_to_failures_wait_longer_and_longer_and_time_heals() {
-        let (attempts, start) = (Attempts::default(), crate::clock::now());
+        let (attempts, start) = (attempts(), crate::clock::now());
         let address = Some(IpAddr::from([10, 0, 0, 1]));
         let waits: Vec<_> = (0..12).map(|_| attempts.note_failure(address, start).as_millis()).collect();
         assert_eq!(waits, [0, 0, 0, 250, 500, 1_000, 2_000, 4_000, 5_000, 5_000, 5_000, 5_000]);
@@ -105,9 +115,9 @@ mod tests {
 
     #[test]
     fn a_flood_of_failures_is_not_looked_at_until_some_time_has_passed() {
-        let (attempts, start) = (Attempts::default(), crate::clock::now());
+        let (attempts, start) = (attempts(), crate::clock::now());
         let address = "2001:db8::1".parse().ok();
-        for _ in 0..POINTS_MAX * 2 {
+        for _ in 0..200 {
             attempts.note_failure(address, start);
         }
         let neighbour = "2001:db8::2:1".parse().ok();
@@ -119,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_machine_with_a_wrong_password_never_locks_its_address() {
-        let (attempts, mut now) = (Attempts::default(), crate::clock::now());
+        let (attempts, mut now) = (attempts(), crate::clock::now());
         for _ in 0..10_000 {
             assert!(attempts.may_try(None, now));
             now += attempts.note_failure(None, now);
@@ -128,10 +138,22 @@ mod tests {
 
     #[test]
     fn memory_is_bounded() {
-        let (attempts, now) = (Attempts::default(), crate::clock::now());
+        let (attempts, now) = (attempts(), crate::clock::now());
         for n in 0..10_000_u32 {
             attempts.note_failure(Some(IpAddr::from(n.to_be_bytes())), now);
         }
         assert_eq!(attempts.failed.lock().len(), ADDRESSES_MAX);
+    }
+
+    #[test]
+    fn when_logins_are_not_looked_at_any_more_is_the_operator_s_choice() {
+        let now = crate::clock::now();
+        for (most, failures, may_try) in [(Some(5), 4, true), (Some(5), 5, false), (Some(1), 1, false), (None, 5_000, true)] {
+            let attempts = Attempts::new(most.and_then(NonZeroU32::new));
+            for _ in 0..failures {
+                attempts.note_failure(None, now);
+            }
+            assert_eq!(attempts.may_try(None, now), may_try, "{failures} of {most:?}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Settings of who may come in, and what they may do.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use super::acl::Acl;
 use super::{http, jwt, ldap};
 
 /// `broker.auth`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The file of users and their passwords. Re-read when it changes.
     pub users: Option<PathBuf>,
@@ -18,10 +19,27 @@ pub struct Config {
     pub http: Option<http::Config>,
     /// A directory. Default: none is asked.
     pub ldap: Option<ldap::Config>,
+    /// From so many failed logins of an address on, of which one is healed in 2 s, its logins are refused without a look at them;
+    /// `None`: never. Default 100.
+    pub failed_logins_max: Option<NonZeroU32>,
     /// Groups by user.
     pub groups: BTreeMap<Arc<str>, Vec<Arc<str>>>,
     /// What clients may publish and read. Default: everything.
     pub acl: AclSource,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            users: None,
+            jwt: None,
+            http: None,
+            ldap: None,
+            failed_logins_max: NonZeroU32::new(100),
+            groups: BTreeMap::new(),
+            acl: AclSource::Everything,
+        }
+    }
 }
 
 /// Where the rules are.

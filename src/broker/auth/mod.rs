@@ -220,7 +220,7 @@ impl Authenticator {
             acl: ArcSwapOption::new(acl),
             groups,
             hashing: Hashing::new(),
-            attempts: Attempts::default(),
+            attempts: Attempts::new(config.failed_logins_max),
             refusals: Limited::new(LOG_EVERY),
             absences: Limited::new(LOG_EVERY),
             own_secret,

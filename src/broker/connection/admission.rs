@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::super::limits::usage::{Arrival, UserHeld, Verdict, Why};
 use super::super::limits::{self, UserLimits};
 use crate::broker::Broker;
+use crate::broker::places::Place;
 use crate::broker::registry::Claim;
 use crate::broker::transport::Peer;
 use crate::units::ByteSize;
@@ -15,11 +16,12 @@ use crate::wire::ReasonCode;
 pub(super) struct Holdings {
     _arrival: Option<Arrival>,
     _connection: Option<UserHeld>,
+    _place: Option<Place>,
 }
 
 impl Holdings {
-    pub(super) const fn new(arrival: Arrival, connection: Option<UserHeld>) -> Self {
-        Self { _arrival: Some(arrival), _connection: connection }
+    pub(super) const fn new(arrival: Arrival, connection: Option<UserHeld>, place: Place) -> Self {
+        Self { _arrival: Some(arrival), _connection: connection, _place: Some(place) }
     }
 }
 
@@ -34,11 +36,11 @@ impl Why {
 }
 
 impl Broker {
-    /// A connection has come.
-    pub(super) fn arrive(&self, peer: &Peer) -> Arrival {
+    /// A connection has come. `None`: it is closed, too many that are to be told why are here already.
+    pub(super) fn arrive(&self, peer: &Peer) -> Option<Arrival> {
         let own = &peer.listener.limits;
         if own.connections_per_address.is_none() && own.connection_rate.is_none() {
-            return Arrival::welcome();
+            return Some(Arrival::welcome());
         }
         // A listener lies where it lies for as long as the broker runs.
         let listener = Arc::as_ptr(&peer.listener).addr();
@@ -50,9 +52,10 @@ impl Broker {
             Verdict::Closed(why) => {
                 self.board.limited(why.name());
                 tracing::debug!(address = %peer, limit = why.name(), "a connection is closed at once");
+                return None;
             }
         }
-        arrival
+        Some(arrival)
     }
 
     /// Finds the limits of a client's user and takes what it is about to hold of them. `Err`: in words, what it has too many of.

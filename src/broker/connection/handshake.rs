@@ -16,6 +16,7 @@ use super::{Connection, FAREWELL_DEADLINE, READ_BYTES_MIN};
 use crate::broker::auth::{Granted, Login, Verdict};
 use crate::broker::client::Terms;
 use crate::broker::limits::usage::{self, Arrival};
+use crate::broker::places::Place;
 use crate::broker::registry::{Attached, Claim, Ending, NotTheirs};
 use crate::broker::session::Acks;
 use crate::broker::transport::{Peer, Stream};
@@ -56,13 +57,10 @@ pub(super) async fn greet(
     broker: &Arc<Broker>,
     mut stream: Stream,
     mut input: BytesMut,
-    peer: Peer,
+    (peer, arrival): (Peer, Arrival),
+    mut place: Place,
     deadline: tokio::time::Instant,
 ) -> Option<Box<Connection>> {
-    let arrival = broker.arrive(&peer);
-    if matches!(arrival.verdict, usage::Verdict::Closed(_)) {
-        return None;
-    }
     let size_max = usize::try_from(broker.config.max_packet_size.0).unwrap_or(usize::MAX);
     let mut decoder = Decoder::server(size_max.min(CONNECT_BYTES_MAX));
     let first = tokio::time::timeout_at(deadline, first_packet(&mut stream, &mut decoder, &mut input));
@@ -80,22 +78,27 @@ pub(super) async fn greet(
     let accepted = match first {
         Ok(connect) => {
             let admitted = admit(broker, &connect, &mut stream, &peer, &mut decoder, &mut input).await?;
-            admitted.map(|admitted| (connect, admitted))
+            match admitted {
+                Ok(_) if !place.enter(deadline).await => {
+                    broker.board.limited("connections_max");
+                    Err(Refusal::of(&connect, ReasonCode::ServerBusy, "as many clients are connected as may be"))
+                }
+                admitted => admitted.map(|admitted| (connect, admitted)),
+            }
         }
         Err(refusal) => Err(refusal),
     };
     let (connect, admitted) = match accepted {
         Ok(accepted) => accepted,
         Err(refusal) => {
-            refuse(broker, &mut stream, &peer, refusal).await;
-            super::drain(&mut stream).await;
+            turn_down(broker, stream, &peer, refusal, place).await;
             return None;
         }
     };
     decoder.set_size_max(size_max);
     stream.allow(size_max);
     broker.board.packets_in.fetch_add(1, Ordering::Relaxed);
-    open(broker, *connect, admitted, stream, (peer, arrival), decoder, input).await
+    open(broker, *connect, admitted, stream, (peer, arrival, place), decoder, input).await
 }
 
 /// `None`: the socket is gone.
@@ -212,6 +215,15 @@ async fn log_in(
     }
 }
 
+/// Says why, and listens on for a while so that the client can read it. Another may come in its place meanwhile.
+async fn turn_down(broker: &Broker, mut stream: Stream, peer: &Peer, refusal: Refusal, mut place: Place) {
+    let farewell = place.leave();
+    refuse(broker, &mut stream, peer, refusal).await;
+    if farewell.is_some() {
+        super::drain(&mut stream).await;
+    }
+}
+
 async fn refuse(broker: &Broker, stream: &mut Stream, peer: &Peer, refusal: Refusal) {
     let Refusal { version, code, text, packet_bytes_max } = refusal;
     tracing::info!(address = %peer, %code, text, "a client is refused");
@@ -253,7 +265,7 @@ async fn open(
     connect: Connect,
     admitted: Admitted,
     mut stream: Stream,
-    (peer, arrival): (Peer, Arrival),
+    (peer, arrival, place): (Peer, Arrival, Place),
     mut decoder: Decoder,
     input: BytesMut,
 ) -> Option<Box<Connection>> {
@@ -267,16 +279,16 @@ async fn open(
     let Admitted { granted, proof } = admitted;
     let (expires, method) = (granted.expires, connect.properties.auth_method.clone());
     let claimed = claim_of(broker, connect, granted).and_then(|mut claim| match broker.take_up(&mut claim) {
-        Ok(connection) => Ok((claim, Holdings::new(arrival, connection))),
+        Ok(connection) => Ok((claim, connection)),
         Err(text) => {
             let (code, packet_bytes_max) = (ReasonCode::QuotaExceeded, claim.packet_bytes_max);
             Err(Refusal { version, code, text, packet_bytes_max })
         }
     });
     let (claim, held) = match claimed {
-        Ok(claimed) => claimed,
+        Ok((claim, connection)) => (claim, Holdings::new(arrival, connection, place)),
         Err(refusal) => {
-            refuse(broker, &mut stream, &peer, refusal).await;
+            turn_down(broker, stream, &peer, refusal, place).await;
             return None;
         }
     };

@@ -36,10 +36,12 @@ use self::subscribe::Wish;
 use self::throttle::Throttle;
 use super::Broker;
 use super::client::Tail;
+use super::limits::usage::Arrival;
+use super::places::Place;
 use super::registry::{Attached, Ending};
 use super::session::Acks;
 use super::store::{Op, Page};
-use super::transport::{Admitted, Entrance, Peer, Refused, Socket, Stream, hang_up};
+use super::transport::{Admitted, Carrier, Entrance, Peer, Refused, Socket, Stream, hang_up};
 use crate::hub::Watcher;
 use crate::telemetry::board::BrokerBoard;
 use crate::topic::TopicName;
@@ -191,6 +193,7 @@ pub(super) async fn serve(
     socket: Socket,
     mut peer: Peer,
     entrance: &Entrance,
+    mut place: Place,
     stop: CancellationToken,
 ) {
     // Of all handshakes together, CONNECT's included.
@@ -199,11 +202,11 @@ pub(super) async fn serve(
         tracing::debug!(%error, "a socket's options cannot be set");
     }
     let greeting = async {
-        let Admitted { stream, input } = match entrance.is_plain() {
-            true => Admitted { stream: Stream::Plain(socket), input: BytesMut::new() },
-            false => admit(&broker, socket, &mut peer, entrance, deadline).await?,
+        let (Admitted { stream, input }, arrival) = match entrance.is_plain() {
+            true => (Admitted { stream: Stream::Plain(socket), input: BytesMut::new() }, broker.arrive(&peer)?),
+            false => admit(&broker, socket, &mut peer, entrance, &mut place, deadline).await?,
         };
-        handshake::greet(&broker, stream, input, peer, deadline).await
+        handshake::greet(&broker, stream, input, (peer, arrival), place, deadline).await
     };
     let greeted = tokio::select! {
         greeted = Box::pin(greeting) => greeted,
@@ -218,32 +221,45 @@ pub(super) async fn serve(
     Box::pin(connection.wind_down(end, &stop)).await;
 }
 
-/// The handshakes below MQTT. `None`: they failed, which has been counted and logged.
+/// The handshakes below MQTT. `None`: they failed, which has been counted and logged; or the limits of its listener leave it no
+/// time for them.
 async fn admit(
     broker: &Broker,
     socket: Socket,
     peer: &mut Peer,
     entrance: &Entrance,
+    place: &mut Place,
     deadline: tokio::time::Instant,
-) -> Option<Admitted> {
-    let (refused, carrier) = match entrance.turns_away(peer) {
-        Some(refused) => (refused, None),
-        None => match tokio::time::timeout_at(deadline, entrance.admit(socket, peer)).await {
-            Ok(Ok(admitted)) => return Some(admitted),
-            Ok(Err((refused, carrier))) => (refused, Some(carrier)),
-            Err(_elapsed) => {
-                let text = "the handshakes took longer than `connect_timeout`".to_owned();
-                (Refused { reason: "handshake_timeout", text }, None)
-            }
-        },
+) -> Option<(Admitted, Arrival)> {
+    let handshakes = async {
+        if let Some(refused) = entrance.turns_away(peer) {
+            return Err((refused, None));
+        }
+        let input = match entrance.hear_proxy(&socket, peer).await {
+            Ok(input) => input,
+            Err(refused) => return Err((refused, Some(Carrier::Plain(socket)))),
+        };
+        // Before the costly ones, and as soon as its address is known.
+        let Some(arrival) = broker.arrive(peer) else { return Ok(None) };
+        let admitted = entrance.admit(socket, input, peer).await;
+        admitted.map(|admitted| Some((admitted, arrival))).map_err(|(refused, carrier)| (refused, Some(carrier)))
     };
-    let Refused { reason, text } = refused;
+    let (Refused { reason, text }, carrier) = match tokio::time::timeout_at(deadline, handshakes).await {
+        Ok(Ok(admitted)) => return admitted,
+        Ok(Err(refused)) => refused,
+        Err(_elapsed) => {
+            let text = "the handshakes took longer than `connect_timeout`".to_owned();
+            (Refused { reason: "handshake_timeout", text }, None)
+        }
+    };
     broker.board.refused(reason);
     if let Some(held_back) = entrance.refusals.pass(broker.clock.now()) {
         let listener = &entrance.listener.bind;
         tracing::info!(%listener, address = %peer, reason, held_back, "a connection is refused: {text}");
     }
-    if let Some(carrier) = carrier {
+    if let Some(carrier) = carrier
+        && let Some(_farewell) = place.leave()
+    {
         hang_up(carrier).await;
     }
     None

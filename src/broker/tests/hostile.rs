@@ -80,6 +80,53 @@ async fn a_flood_of_connections_waits_outside_and_is_let_in_as_others_leave() {
 }
 
 #[tokio::test]
+async fn who_opens_connections_and_says_nothing_keeps_no_client_out() {
+    let dir = tempfile::tempdir().unwrap();
+    // Longer than the test waits for anything.
+    let connect_timeout = Duration::from_secs(600);
+    let config = Config { connections_max: 3, handshakes_max: 6, connect_timeout, ..Config::default() };
+    let rig = rig_with(&dir, config).await;
+    let mut silent = Vec::new();
+    for _ in 0..5 {
+        silent.push(TcpStream::connect(rig.address).await.unwrap());
+    }
+    let mut inside = Vec::new();
+    for n in 0..3 {
+        inside.push(rig.peer(&format!("in-{n}")).await);
+    }
+    for peer in &mut inside {
+        peer.expect_silence().await;
+    }
+    // There is no place any more for one of those that were silent; as soon as there is it gets it.
+    let mut late = silent.pop().unwrap();
+    late.write_all(&bytes_of(&Packet::Connect(Box::new(connect("late"))), Version::V5)).await.unwrap();
+    inside.pop();
+    let mut answer = [0; 2];
+    soon(late.read_exact(&mut answer)).await.unwrap();
+    assert_eq!((answer[0], rig.board.snapshot().clients), (0x20, 3));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn who_is_refused_keeps_nobody_out_while_it_reads_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = rig_with(&dir, Config { handshakes_max: 1, ..Config::default() }).await;
+    // Each stays for as long as it may: one after the other they would take longer than the test waits.
+    let refused = (0..20).map(|_| async {
+        let mut stream = TcpStream::connect(rig.address).await.unwrap();
+        // A session that is kept needs a client id.
+        stream.write_all(b"\x10\x0C\0\x04MQTT\x04\0\0\x3C\0\0").await.unwrap();
+        let mut answer = [0; 4];
+        soon(stream.read_exact(&mut answer)).await.unwrap();
+        assert_eq!(answer, [0x20, 2, 0, 2]);
+        stream
+    });
+    let _staying = soon(futures_util::future::join_all(refused)).await;
+    is_served(&rig).await;
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn a_connect_is_small_whatever_packets_may_be_later() {
     let dir = tempfile::tempdir().unwrap();
     let rig = rig_with(&dir, Config { max_packet_size: ByteSize(1 << 20), ..Config::default() }).await;

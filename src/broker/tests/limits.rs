@@ -376,3 +376,22 @@ async fn what_a_route_makes_of_a_retained_message_is_delivered_and_not_retained_
     live.expect_silence().await;
     rig.stop().await;
 }
+
+#[tokio::test]
+async fn an_address_s_connections_are_counted_before_their_handshakes() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = ListenerLimits { connections_per_address: Some(2), ..ListenerLimits::unlimited() };
+    let mut config = Config { connect_timeout: Duration::from_secs(600), ..Config::default() };
+    config.listeners[0].limits = limits;
+    config.listeners[0].websocket = Some(crate::broker::WebSocketTerms::default());
+    let rig = Rig::with(dir.path(), config, Table::default(), Vec::new()).await;
+    // None of them sends its request: two may stay, eight are to be told why not, and the last is closed at once.
+    let mut silent = Vec::new();
+    for _ in 0..11 {
+        silent.push(TcpStream::connect(rig.address).await.unwrap());
+    }
+    let mut rest = [0];
+    assert_eq!(soon(silent.last_mut().unwrap().read(&mut rest)).await.unwrap_or(0), 0);
+    assert_eq!(rig.board.snapshot().limited["connections_per_address"], 9);
+    rig.stop().await;
+}

@@ -59,26 +59,32 @@ impl Entrance {
         Some(Refused { reason: "proxy_untrusted", text })
     }
 
-    /// Does the handshakes, and notes what they tell of the client. The caller sets the deadline.
+    /// Reads the proxy's header, where there is one, and notes what it tells of the client. What came behind it is the answer. The
+    /// caller sets the deadline.
+    pub(in crate::broker) async fn hear_proxy(&self, socket: &Socket, peer: &mut Peer) -> Result<BytesMut, Refused> {
+        let mut input = BytesMut::new();
+        if self.listener.proxy_protocol.is_none() {
+            return Ok(input);
+        }
+        let proxied = proxy::read_header(socket, &mut input).await;
+        let proxied = proxied.map_err(|text| Refused { reason: "proxy_header", text })?;
+        match proxied.source {
+            Source::Own => {}
+            Source::Client(address) => peer.address = Some(address),
+            Source::Unix => peer.address = None,
+        }
+        peer.is_secure = proxied.is_secure;
+        peer.certificate = proxied.certificate.map(Arc::new);
+        Ok(input)
+    }
+
+    /// Does the other handshakes, and notes what they tell of the client. The caller sets the deadline.
     pub(in crate::broker) async fn admit(
         &self,
         socket: Socket,
+        input: BytesMut,
         peer: &mut Peer,
     ) -> Result<Admitted, (Refused, Carrier)> {
-        let mut input = BytesMut::new();
-        if self.listener.proxy_protocol.is_some() {
-            let proxied = match proxy::read_header(&socket, &mut input).await {
-                Ok(proxied) => proxied,
-                Err(text) => return Err((Refused { reason: "proxy_header", text }, Carrier::Plain(socket))),
-            };
-            match proxied.source {
-                Source::Own => {}
-                Source::Client(address) => peer.address = Some(address),
-                Source::Unix => peer.address = None,
-            }
-            peer.is_secure = proxied.is_secure;
-            peer.certificate = proxied.certificate.map(Arc::new);
-        }
         let (carrier, input) = match &self.certificates {
             None => (Carrier::Plain(socket), input),
             Some(certificates) => {

@@ -39,6 +39,7 @@ use self::tls::Tls;
 pub use self::tls::{
     Finding as TlsFinding, Material as TlsMaterial, Part as TlsPart, Sources as TlsSources, examine as examine_tls,
 };
+pub(super) use self::websocket::Carrier;
 use self::websocket::WebSocket;
 
 /// Why a connection got no further than its handshakes.

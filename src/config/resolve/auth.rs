@@ -1,5 +1,6 @@
 //! `broker.auth`: who may come in, and what they may do.
 
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -23,6 +24,9 @@ impl Resolver<'_> {
         config.jwt = self.jwt(section.get("jwt"));
         config.http = self.http_hook(section.get("http"));
         config.ldap = self.ldap(section.get("ldap"));
+        if let Some(most) = self.number(section.get("failed_logins_max"), 0..=1_000_000) {
+            config.failed_logins_max = u32::try_from(most).ok().and_then(NonZeroU32::new);
+        }
         if let Some(groups) = section.get("groups") {
             self.groups(&groups, &mut config);
         }

@@ -59,6 +59,10 @@ impl Resolver<'_> {
         if let Some(connections) = connections.and_then(|connections| usize::try_from(connections).ok()) {
             config.connections_max = connections;
         }
+        let handshakes = self.number(section.get("handshakes_max"), 1..=1_000_000);
+        if let Some(handshakes) = handshakes.and_then(|handshakes| usize::try_from(handshakes).ok()) {
+            config.handshakes_max = handshakes;
+        }
         self.protocol(&section, &mut config);
         config
     }
