@@ -9,6 +9,7 @@
 //! - [`transport`]: what carries a client's bytes, and who the client is as far as that can tell.
 //! - [`connection`]: one task a client: one read, many packets, one offer, one write. Acknowledgements are held in a FIFO
 //!   until their receipts settle; its length is the Receive Maximum, which is the back-pressure.
+//! - [`ended`]: what the log says of clients that are refused or ended.
 //! - [`reload`]: files that are read again while it runs.
 //! - [`registry`]: which client id is which session; take-over, resumption, expiry, wills.
 //! - [`local`]: what the hub delivers here, to subscribers, kept sessions and the retained store.
@@ -26,6 +27,7 @@ mod client;
 mod config;
 mod connection;
 mod convert;
+mod ended;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod index;
@@ -67,6 +69,7 @@ use tokio_util::task::TaskTracker;
 
 use self::auth::{Authenticator, OwnSecret};
 use self::client::Client;
+use self::ended::Ended;
 use self::limits::usage::{Arrivals, Users};
 use self::reload::{Part, Reloader};
 use self::store::Store;
@@ -105,6 +108,8 @@ pub struct Broker {
     /// What clients of each listener hold of its limits, by where the listener lies in memory.
     arrivals: Mutex<HashMap<usize, Arc<Arrivals>>>,
     reloader: Arc<Reloader>,
+    /// What the log has said of clients that are refused or ended.
+    ended: Ended,
 }
 
 /// What the broker holds at one moment.
@@ -157,6 +162,7 @@ impl Broker {
             users: Users::default(),
             arrivals: Mutex::default(),
             reloader: Arc::default(),
+            ended: Ended::default(),
         });
         broker.reloader.add(Arc::new(Logins(Arc::downgrade(&broker))));
         broker.board.dropped_many("damaged", loaded.damaged);

@@ -148,7 +148,9 @@ mod tests {
     #[test]
     fn when_logins_are_not_looked_at_any_more_is_the_operator_s_choice() {
         let now = crate::clock::now();
-        for (most, failures, may_try) in [(Some(5), 4, true), (Some(5), 5, false), (Some(1), 1, false), (None, 5_000, true)] {
+        for (most, failures, may_try) in
+            [(Some(5), 4, true), (Some(5), 5, false), (Some(1), 1, false), (None, 5_000, true)]
+        {
             let attempts = Attempts::new(most.and_then(NonZeroU32::new));
             for _ in 0..failures {
                 attempts.note_failure(None, now);

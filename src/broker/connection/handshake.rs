@@ -15,6 +15,7 @@ use super::publish::TOPIC_ALIASES;
 use super::{Connection, FAREWELL_DEADLINE, READ_BYTES_MIN};
 use crate::broker::auth::{Granted, Login, Verdict};
 use crate::broker::client::Terms;
+use crate::broker::ended::{What, Whom};
 use crate::broker::limits::usage::{self, Arrival};
 use crate::broker::places::Place;
 use crate::broker::registry::{Attached, Claim, Ending, NotTheirs};
@@ -30,6 +31,8 @@ const CONNECT_BYTES_MAX: usize = 128 << 10;
 
 /// Why a CONNECT is refused.
 pub(super) struct Refusal {
+    /// `None`: it is not known yet.
+    client: Option<Box<str>>,
     version: Version,
     code: ReasonCode,
     text: String,
@@ -40,7 +43,8 @@ pub(super) struct Refusal {
 impl Refusal {
     pub(super) fn of(connect: &Connect, code: ReasonCode, text: impl Into<String>) -> Self {
         let packet_bytes_max = packet_bytes_max(connect);
-        Self { version: connect.version, code, text: text.into(), packet_bytes_max }
+        let client = Some((*connect.client_id).into());
+        Self { client, version: connect.version, code, text: text.into(), packet_bytes_max }
     }
 }
 
@@ -65,7 +69,14 @@ pub(super) async fn greet(
     let mut decoder = Decoder::server(size_max.min(CONNECT_BYTES_MAX));
     let first = tokio::time::timeout_at(deadline, first_packet(&mut stream, &mut decoder, &mut input));
     let Ok(first) = first.await else {
-        tracing::debug!(address = %peer, "a client sent no CONNECT in time");
+        broker.board.refused("no_connect");
+        let whom = Whom { client: None, user: None, peer: &peer, version: None };
+        broker.log_ended(
+            What::Refused,
+            whom,
+            ReasonCode::UnspecifiedError,
+            "it sent no CONNECT within `connect_timeout`",
+        );
         return None;
     };
     let first = first?.and_then(|connect| match arrival.verdict {
@@ -116,7 +127,7 @@ async fn first_packet(
             Err(error) => {
                 let version = decoder.version().or(version).unwrap_or(Version::V311);
                 let (code, text) = (error.code, error.to_string());
-                return Some(Err(Refusal { version, code, text, packet_bytes_max: usize::MAX }));
+                return Some(Err(Refusal { client: None, version, code, text, packet_bytes_max: usize::MAX }));
             }
         }
         input.reserve(READ_BYTES_MIN);
@@ -225,8 +236,9 @@ async fn turn_down(broker: &Broker, mut stream: Stream, peer: &Peer, refusal: Re
 }
 
 async fn refuse(broker: &Broker, stream: &mut Stream, peer: &Peer, refusal: Refusal) {
-    let Refusal { version, code, text, packet_bytes_max } = refusal;
-    tracing::info!(address = %peer, %code, text, "a client is refused");
+    let Refusal { client, version, code, text, packet_bytes_max } = refusal;
+    let whom = Whom { client: client.as_deref(), user: None, peer, version: Some(version) };
+    broker.log_ended(What::Refused, whom, code, &text);
     broker.board.refused("connect");
     // MQTT 3.x has five return codes; what none of them says is said by closing (3.1.1: MQTT-3.1.4-1 and MQTT-3.2.2-6).
     let has_words = version.is_v5() || code.has_return_code();
@@ -282,7 +294,7 @@ async fn open(
         Ok(connection) => Ok((claim, connection)),
         Err(text) => {
             let (code, packet_bytes_max) = (ReasonCode::QuotaExceeded, claim.packet_bytes_max);
-            Err(Refusal { version, code, text, packet_bytes_max })
+            Err(Refusal { client: Some((*claim.name).into()), version, code, text, packet_bytes_max })
         }
     });
     let (claim, held) = match claimed {
@@ -302,7 +314,8 @@ async fn open(
         Ok(attached) => attached,
         Err(NotTheirs) => {
             let (code, text) = (ReasonCode::ClientIdentifierNotValid, "the client id is another user's".to_owned());
-            refuse(broker, &mut stream, &peer, Refusal { version, code, text, packet_bytes_max }).await;
+            let client = Some((*name).into());
+            refuse(broker, &mut stream, &peer, Refusal { client, version, code, text, packet_bytes_max }).await;
             return None;
         }
     };
@@ -392,7 +405,8 @@ fn claim_of(broker: &Broker, connect: Connect, granted: Granted) -> Result<Claim
     let will = connect.will.map(|will| convert::will_message(will, &name, user.as_ref(), now)).transpose();
     let will = will.map_err(|error| (ReasonCode::TopicNameInvalid, format!("the will's topic: {error}")));
     let will = will.and_then(|will| will.map(|will| check_will(broker, &granted, &name, will)).transpose());
-    let will = will.map_err(|(code, text)| Refusal { version, code, text, packet_bytes_max })?;
+    let client = || Some((*name).into());
+    let will = will.map_err(|(code, text)| Refusal { client: client(), version, code, text, packet_bytes_max })?;
     let peer_window = connect.properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get);
     Ok(Claim {
         name,
@@ -412,6 +426,7 @@ impl Connection {
     async fn turn_away(mut self: Box<Self>, text: &str) {
         self.broker.detach(&self.attached, Ending::Orderly);
         let refusal = Refusal {
+            client: Some((*self.attached.client.name).into()),
             version: self.version,
             code: ReasonCode::ServerUnavailable,
             text: text.to_owned(),

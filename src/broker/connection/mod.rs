@@ -36,6 +36,7 @@ use self::subscribe::Wish;
 use self::throttle::Throttle;
 use super::Broker;
 use super::client::Tail;
+use super::ended::{What, Whom};
 use super::limits::usage::Arrival;
 use super::places::Place;
 use super::registry::{Attached, Ending};
@@ -611,6 +612,12 @@ impl Connection {
         }
     }
 
+    /// It, for the log.
+    fn whom(&self) -> Whom<'_> {
+        let (client, user) = (Some(&*self.attached.client.name), self.user.as_deref());
+        Whom { client, user, peer: &self.peer, version: Some(self.version) }
+    }
+
     /// From the event that ends it to the last byte.
     async fn wind_down(mut self: Box<Self>, end: End, stop: &CancellationToken) {
         let end = if stop.is_cancelled() { self.wind_up().await } else { end };
@@ -632,13 +639,13 @@ impl Connection {
         };
         let ended_by_us = match end {
             End::Kicked => Some((self.attached.kick.reason(), String::new())),
-            End::Told(code, text) => {
-                let (client, address) = (&self.attached.client.name, &self.peer);
-                tracing::debug!(%client, %address, %code, text, "a client's connection is ended");
-                Some((code, text))
-            }
+            End::Told(code, text) => Some((code, text)),
             End::Disconnect { .. } | End::Closed => None,
         };
+        if let Some((code, text)) = &ended_by_us {
+            let text = if text.is_empty() { code.name() } else { text };
+            self.broker.log_ended(What::Ended, self.whom(), *code, text);
+        }
         self.broker.detach(&self.attached, ending);
         let Some((code, text)) = ended_by_us else {
             self.stream.part();

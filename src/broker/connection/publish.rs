@@ -11,6 +11,7 @@ use super::acks::{Reply, Wait};
 use super::throttle::Pace;
 use super::{Connection, End, Outcome};
 use crate::broker::convert;
+use crate::broker::ended::What;
 use crate::broker::session::Arrived;
 use crate::hub::{Answer, Answers, OfferError, Publication, Receipt};
 use crate::message::{Message, Qos};
@@ -71,7 +72,7 @@ impl Connection {
         let topic = self.topic_of(&publish)?;
         let id = publish.id.map_or(0, |id| id.get());
         if topic.is_own() || !self.may_publish(&topic) {
-            self.forbid(publish.qos, id);
+            self.forbid(&topic, publish.qos, id);
             return Ok(());
         }
         if self.note_message()? == Pace::TooMany && self.refuse_over_rate(publish.qos, id) {
@@ -110,8 +111,10 @@ impl Connection {
         !self.has_rights || self.attached.client.lock().may_publish(topic)
     }
 
-    fn forbid(&mut self, qos: Qos, id: u16) {
+    fn forbid(&mut self, topic: &TopicName, qos: Qos, id: u16) {
         self.broker.board.refused("not_allowed");
+        let text = format!("it may not publish to {topic:?}");
+        self.broker.log_ended(What::NotTaken, self.whom(), ReasonCode::NotAuthorized, &text);
         match qos {
             Qos::AtMostOnce => {}
             Qos::AtLeastOnce => drop(self.publishes.push(Reply::Puback(id), Wait::Code(ReasonCode::NotAuthorized))),
@@ -259,6 +262,7 @@ impl Connection {
             OfferError::Stopping => ("stopping", ReasonCode::ServerShuttingDown),
         };
         self.broker.board.refused(reason);
+        self.broker.log_ended(What::NotTaken, self.whom(), code, &error.to_string());
         let tells = self.version.is_v5() && *error != OfferError::Stopping;
         let wait = if tells { Wait::Code(code) } else { Wait::Close };
         match slot {

@@ -53,6 +53,7 @@ async fn slow_handshakes_end_at_the_timeout_and_keep_nobody_out() {
         soon(stream.read_to_end(&mut rest)).await.unwrap();
         assert!(rest.is_empty(), "{rest:02X?}");
     }
+    assert_eq!(rig.board.snapshot().refused["no_connect"], 50);
     rig.stop().await;
 }
 

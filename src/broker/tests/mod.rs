@@ -4,6 +4,7 @@ mod access;
 mod bugs;
 mod conformance;
 mod delivery;
+mod ended;
 mod enhanced;
 mod five;
 mod hostile;
