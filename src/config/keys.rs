@@ -267,7 +267,10 @@ const IN_LISTENERS: &str = "write `listeners: [ { bind: \"127.0.0.1:1883\", anon
 pub(super) fn habit(keys: &Keys, key: &str) -> Option<&'static str> {
     let key = key.to_ascii_lowercase();
     let mut habits = HABITS.iter().filter(|(of, names, _)| of.section == keys.section && names.contains(&&*key));
-    habits.next().map(|(_, _, hint)| *hint)
+    let own = habits.next().map(|(_, _, hint)| *hint);
+    // A mosquitto.conf has no sections: its options are written anywhere.
+    let is_like_it = [TOP.section, BROKER.section, LISTENER.section].contains(&keys.section);
+    own.or_else(|| super::mosquitto::hint(&key).filter(|_| is_like_it))
 }
 
 /// The name among `known` that was most likely meant by `given`.

@@ -3,7 +3,7 @@
 //! # Parts
 //! - `raw`: the YAML as a tree in which every key and value knows its place.
 //! - `resolve`: walks that tree once and reports every mistake of it, each with its place and a hint (R32).
-//! - `keys`: all keys, as data: accepted ones, and those that later versions bring.
+//! - `keys`: all keys, as data: accepted ones, and those that later versions bring. `mosquitto`: what others' options are called here.
 //! - [`render`]: how mistakes are shown.
 //!
 //! # Invariants
@@ -15,6 +15,7 @@
 mod diagnostic;
 mod env;
 mod keys;
+mod mosquitto;
 mod raw;
 mod resolve;
 mod source;
