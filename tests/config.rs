@@ -198,7 +198,7 @@ fn logins_that_others_vouch_for_are_all_resolved_and_show_no_secret() {
         ("hunter2", "(&(objectClass=person)(uid=a\\2a))")
     );
     assert!(ldap.starttls && ldap.groups.is_some());
-    assert_eq!((ldap.timeout.as_secs(), ldap.connections_max), (3, 4));
+    assert_eq!((ldap.timeout.as_secs(), ldap.cache.as_secs(), ldap.connections_max), (3, 30, 4));
     let shown = format!("{http:?}{ldap:?}{jwt:?}");
     assert!(!shown.contains("hunter2"), "{shown}");
 }

@@ -77,7 +77,7 @@ pub(super) const AUTH_HTTP: Keys = Keys {
 
 pub(super) const LDAP: Keys = Keys {
     section: "broker.auth.ldap",
-    accepted: &["url", "bind_dn", "search", "groups", "starttls", "ca", "timeout", "connections_max"],
+    accepted: &["url", "bind_dn", "search", "groups", "starttls", "ca", "timeout", "cache", "connections_max"],
     planned: &[],
 };
 

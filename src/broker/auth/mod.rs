@@ -18,6 +18,7 @@
 pub mod acl;
 pub mod acl_file;
 mod attempts;
+mod cache;
 mod config;
 pub(super) mod enhanced;
 mod hashing;
@@ -386,7 +387,7 @@ fn methods(config: &Config, clock: &Arc<dyn Clock>) -> Vec<Method> {
     let users = config.users.iter().map(|_path| Method::Users);
     let jwt = config.jwt.iter().map(|config| Method::Jwt(Box::new(jwt::Jwt::open(config, Arc::clone(clock)))));
     let http = config.http.iter().map(|config| Method::Http(Box::new(http::Hook::open(config, Arc::clone(clock)))));
-    let ldap = config.ldap.iter().map(|config| Method::Ldap(Arc::new(ldap::Ldap::open(config))));
+    let ldap = config.ldap.iter().map(|config| Method::Ldap(Arc::new(ldap::Ldap::open(config, Arc::clone(clock)))));
     users.chain(jwt).chain(http).chain(ldap).collect()
 }
 

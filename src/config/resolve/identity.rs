@@ -143,6 +143,7 @@ impl Resolver<'_> {
     pub(super) fn ldap(&mut self, item: Option<Item<'_>>) -> Option<ldap::Config> {
         let section = self.section(&item?, &keys::LDAP);
         let timeout = self.duration(section.get("timeout"), SECOND / 10..=60 * SECOND).unwrap_or(TIMEOUT);
+        let cache = self.duration(section.get("cache"), Duration::ZERO..=86_400 * SECOND).unwrap_or_default();
         let connections_max = self.few(&section, "connections_max").unwrap_or(16);
         let ca = self.authority(section.get("ca"));
         let starttls = self.boolean(section.get("starttls")).unwrap_or(false);
@@ -182,7 +183,8 @@ impl Resolver<'_> {
             }
             _ => {}
         }
-        Some(ldap::Config { url, starttls, ca, timeout, connections_max, find: find??, groups: groups.flatten() })
+        let groups = groups.flatten();
+        Some(ldap::Config { url, starttls, ca, timeout, connections_max, cache, find: find??, groups })
     }
 
     fn ldap_search(&mut self, item: &Item<'_>) -> Option<ldap::Find> {

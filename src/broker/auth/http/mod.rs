@@ -1,11 +1,10 @@
 //! A login that another program decides: a POST with what the client says, and an answer with what it may.
 //!
-//! - [`answer`]: what an answer means, pure. [`cache`]: answers that are remembered, under a salted hash of the question.
+//! - [`answer`]: what an answer means, pure.
 //!
 //! Passwords leave in the body alone, and stand in no log.
 
 mod answer;
-mod cache;
 #[cfg(test)]
 mod tests;
 
@@ -23,9 +22,9 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 
 pub(super) use self::answer::Answer;
-use self::cache::Cache;
+use super::cache::{Cache, Remembered};
 use super::http_client::HttpClient;
-use crate::clock::Clock;
+use crate::clock::{Clock, WallMs};
 
 /// An answer's bytes at most: rules for hundreds of topics fit.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
@@ -100,8 +99,25 @@ pub(super) struct Hook {
     client: HttpClient,
     timeout: Duration,
     turns: Semaphore,
-    cache: Cache,
+    cache: Cache<Answer>,
     clock: Arc<dyn Clock>,
+}
+
+impl Remembered for Answer {
+    fn is_yes(&self) -> Option<bool> {
+        match self {
+            Self::Allow(_) => Some(true),
+            Self::Unknown | Self::Deny(_) => Some(false),
+            Self::Away(_) => None,
+        }
+    }
+
+    fn is_over(&self, wall: WallMs) -> bool {
+        match self {
+            Self::Allow(grant) => grant.expires.is_some_and(|expires| wall >= expires),
+            Self::Unknown | Self::Deny(_) | Self::Away(_) => false,
+        }
+    }
 }
 
 impl Hook {

@@ -114,8 +114,8 @@ fn an_answer_is_remembered_for_its_time_and_no_longer() {
     assert_eq!(cache.get(&no, later(59), NOW), Some(Answer::Deny(String::new())));
     assert_eq!(cache.get(&no, later(60), NOW), None);
     assert_eq!(cache.get(&cache.key(b"away").unwrap(), begun, NOW), None, "who is away is asked again");
-    assert_ne!(Cache::new(Duration::from_secs(60)).key(b"right"), Some(yes), "each process has its own salt");
-    assert_eq!(Cache::new(Duration::ZERO).key(b"right"), None);
+    assert_ne!(Cache::<Answer>::new(Duration::from_secs(60)).key(b"right"), Some(yes), "each process has its own salt");
+    assert_eq!(Cache::<Answer>::new(Duration::ZERO).key(b"right"), None);
 }
 
 #[test]

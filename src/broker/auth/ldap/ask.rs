@@ -11,7 +11,9 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::{Account, Config, Find, Groups};
+use crate::broker::auth::cache::{Cache, Remembered};
 use crate::broker::auth::tls::{self, TlsError};
+use crate::clock::{Clock, WallMs};
 
 /// A user name's bytes at most; directories have shorter ones.
 const USER_BYTES_MAX: usize = 256;
@@ -41,6 +43,8 @@ pub(in crate::broker::auth) struct Ldap {
     /// Made as soon as the authority's file can be used.
     tls: OnceLock<Arc<ClientConfig>>,
     turns: Semaphore,
+    cache: Cache<Verdict>,
+    clock: Arc<dyn Clock>,
 }
 
 /// What this method says of a login.
@@ -56,13 +60,28 @@ pub(in crate::broker::auth) enum Verdict {
     Away(String),
 }
 
-impl Ldap {
-    pub(in crate::broker::auth) fn open(config: &Config) -> Self {
-        let turns = Semaphore::new(config.connections_max.clamp(1, Semaphore::MAX_PERMITS));
-        Self { config: config.clone(), tls: OnceLock::new(), turns }
+impl Remembered for Verdict {
+    fn is_yes(&self) -> Option<bool> {
+        match self {
+            Self::Good(_) => Some(true),
+            Self::Unknown | Self::Bad(_) => Some(false),
+            Self::Away(_) => None,
+        }
     }
 
-    /// Judges a login.
+    fn is_over(&self, _wall: WallMs) -> bool {
+        false
+    }
+}
+
+impl Ldap {
+    pub(in crate::broker::auth) fn open(config: &Config, clock: Arc<dyn Clock>) -> Self {
+        let turns = Semaphore::new(config.connections_max.clamp(1, Semaphore::MAX_PERMITS));
+        let cache = Cache::new(config.cache);
+        Self { config: config.clone(), tls: OnceLock::new(), turns, cache, clock }
+    }
+
+    /// Judges a login, or remembers what the directory said of it.
     pub(in crate::broker::auth) async fn check(self: &Arc<Self>, user: &str, password: &[u8]) -> Verdict {
         if password.is_empty() {
             return Verdict::Bad("the password is empty".to_owned());
@@ -76,6 +95,18 @@ impl Ldap {
         if !is_spelt_plainly(user) {
             return Verdict::Bad(PLAINLY.to_owned());
         }
+        let key = self.cache.key(&question(user, password));
+        if let Some(verdict) = key.as_ref().and_then(|key| self.cache.get(key, self.clock.now(), self.clock.wall())) {
+            return verdict;
+        }
+        let verdict = self.ask(user, password).await;
+        if let Some(key) = key {
+            self.cache.put(key, &verdict, self.clock.now());
+        }
+        verdict
+    }
+
+    async fn ask(self: &Arc<Self>, user: &str, password: &str) -> Verdict {
         // In a task of its own: the library panics on answers that are no LDAP, and that is the directory's fault alone.
         let (this, user, password) = (Arc::clone(self), user.to_owned(), password.to_owned());
         let mut task = JoinSet::new();
@@ -142,6 +173,11 @@ impl Ldap {
         driver.spawn(connection.drive());
         Ok(Connection { ldap, _driver: driver })
     }
+}
+
+/// What has to be the same for a verdict to be remembered: no user and password make the same bytes as another pair.
+fn question(user: &str, password: &str) -> Vec<u8> {
+    [&(user.len() as u64).to_le_bytes()[..], user.as_bytes(), password.as_bytes()].concat()
 }
 
 /// Directories take a name in many spellings: without regard to case, spaces in a row, and much of Unicode (RFC 4517 section

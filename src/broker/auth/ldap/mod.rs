@@ -32,6 +32,8 @@ pub struct Config {
     pub timeout: Duration,
     /// Logins asked for at the same time; more wait. Default 16.
     pub connections_max: usize,
+    /// How long what the directory said of a login is remembered. Default: it is not.
+    pub cache: Duration,
     /// How a user's entry is found.
     pub find: Find,
     /// Where its groups are. Default: none are asked for.

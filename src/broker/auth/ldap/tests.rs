@@ -1,6 +1,9 @@
 //! What a client says stays a value, whatever it is: names and filters are read back by readers of our own.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use proptest::prelude::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 
@@ -128,10 +131,11 @@ async fn an_empty_password_never_reaches_the_directory() {
         ca: None,
         timeout: Duration::from_secs(5),
         connections_max: 1,
+        cache: Duration::ZERO,
         find: Find::ByName(Template::name("uid={user}").unwrap()),
         groups: None,
     };
-    let ldap = std::sync::Arc::new(Ldap::open(&config));
+    let ldap = std::sync::Arc::new(Ldap::open(&config, crate::clock::system()));
     let check = async |user: &str, password: &[u8]| ldap.check(user, password).await;
     assert_eq!(check("anna", b"").await, Verdict::Bad("the password is empty".to_owned()));
     assert!(matches!(check("anna", b"\xFF").await, Verdict::Bad(_)));
@@ -139,4 +143,63 @@ async fn an_empty_password_never_reaches_the_directory() {
     assert!(matches!(check(&"a".repeat(300), b"secret").await, Verdict::Bad(_)));
     assert_eq!(check("ANNA", b"secret").await, Verdict::Bad(ask::PLAINLY.to_owned()));
     assert!(matches!(check("anna", b"secret").await, Verdict::Away(_)));
+}
+
+/// A directory that says yes to whoever's bind holds `secret`, and counts the binds.
+async fn directory() -> (std::net::SocketAddr, std::sync::Arc<AtomicUsize>, tokio::task::JoinSet<()>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, binds) = (listener.local_addr().unwrap(), std::sync::Arc::new(AtomicUsize::new(0)));
+    let count = std::sync::Arc::clone(&binds);
+    let mut serving = tokio::task::JoinSet::new();
+    serving.spawn(async move {
+        // A login at a time, as the test makes them.
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut message = [0; 512];
+            while let Ok(bytes @ 7..) = stream.read(&mut message).await {
+                // BindRequest is [APPLICATION 0] (RFC 4511 section 4.2); an answer repeats the message's id.
+                let (id, kind) = (message[4], message[5]);
+                if kind != 0x60 {
+                    break;
+                }
+                count.fetch_add(1, Ordering::Relaxed);
+                let is_right = message[..bytes].windows(6).any(|part| part == b"secret");
+                let code = if is_right { 0 } else { 49 };
+                let answer = [0x30, 0x0c, 0x02, 0x01, id, 0x61, 0x07, 0x0a, 0x01, code, 0x04, 0x00, 0x04, 0x00];
+                stream.write_all(&answer).await.unwrap();
+            }
+        }
+    });
+    (address, binds, serving)
+}
+
+#[tokio::test]
+async fn what_the_directory_said_is_remembered_for_that_user_and_password_alone() {
+    let (address, binds, serving) = directory().await;
+    let config = |cache| Config {
+        url: format!("ldap://{address}").parse().unwrap(),
+        starttls: false,
+        ca: None,
+        timeout: Duration::from_secs(20),
+        cache,
+        connections_max: 1,
+        find: Find::ByName(Template::name("uid={user}").unwrap()),
+        groups: None,
+    };
+    let open = |cache| std::sync::Arc::new(Ldap::open(&config(cache), crate::clock::system()));
+    let forgetful = open(Duration::ZERO);
+    for _ in 0..2 {
+        assert_eq!(forgetful.check("anna", b"secret").await, Verdict::Good(Vec::new()));
+    }
+    assert_eq!(binds.load(Ordering::Relaxed), 2);
+    let ldap = open(Duration::from_secs(3_600));
+    for _ in 0..3 {
+        assert_eq!(ldap.check("anna", b"secret").await, Verdict::Good(Vec::new()));
+        assert!(matches!(ldap.check("anna", b"wrong").await, Verdict::Bad(_)));
+        assert_eq!(ldap.check("ann", b"asecret").await, Verdict::Good(Vec::new()), "another user, asked for itself");
+    }
+    assert_eq!(binds.load(Ordering::Relaxed), 2 + 3);
+    drop(serving);
+    assert_eq!(ldap.check("anna", b"secret").await, Verdict::Good(Vec::new()), "remembered while it is away");
+    assert!(matches!(ldap.check("ben", b"secret").await, Verdict::Away(_)));
+    assert!(matches!(ldap.check("ben", b"secret").await, Verdict::Away(_)), "an absence is not remembered");
 }

@@ -1,4 +1,5 @@
-//! Answers that are remembered for a while, so that a site whose machines all reconnect does not ask for each of them.
+//! What a program or a directory said of a login, remembered for a while: so a site whose machines all reconnect does not ask for
+//! each of them.
 //!
 //! What was asked is kept as a keyed hash, under a key that lives as long as the process: no password can be read, or
 //! guessed, from memory. Yes and no have rooms of their own: a flood of wrong passwords pushes out no right one.
@@ -10,35 +11,48 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use ring::hmac;
 
-use super::Answer;
 use crate::clock::WallMs;
 
 /// Answers of one kind that are remembered at most: as many as there are connections.
 const ANSWERS_MAX: usize = 10_000;
 
+/// What is remembered of a login.
+pub(super) trait Remembered: Clone {
+    /// Whether it is a yes; `None`: nobody could be asked, which is not remembered.
+    fn is_yes(&self) -> Option<bool>;
+
+    /// Whether it does not hold any more at `wall`.
+    fn is_over(&self, wall: WallMs) -> bool;
+}
+
 /// A question's hash.
 pub(super) type QuestionKey = [u8; 32];
 
 /// See the module.
-pub(super) struct Cache {
+pub(super) struct Cache<A> {
     keep: Duration,
     salt: hmac::Key,
-    rooms: Mutex<Rooms>,
+    rooms: Mutex<Rooms<A>>,
 }
 
-#[derive(Default)]
-struct Rooms {
-    yes: HashMap<QuestionKey, (Answer, Instant)>,
-    no: HashMap<QuestionKey, (Answer, Instant)>,
+struct Rooms<A> {
+    yes: HashMap<QuestionKey, (A, Instant)>,
+    no: HashMap<QuestionKey, (A, Instant)>,
 }
 
-impl fmt::Debug for Cache {
+impl<A> Default for Rooms<A> {
+    fn default() -> Self {
+        Self { yes: HashMap::new(), no: HashMap::new() }
+    }
+}
+
+impl<A> fmt::Debug for Cache<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cache").field("keep", &self.keep).finish_non_exhaustive()
     }
 }
 
-impl Cache {
+impl<A: Remembered> Cache<A> {
     /// Zero: nothing is remembered.
     pub(super) fn new(keep: Duration) -> Self {
         let salt = hmac::Key::new(hmac::HMAC_SHA256, &rand::random::<[u8; 32]>());
@@ -56,25 +70,18 @@ impl Cache {
     }
 
     /// What was answered, if that still holds.
-    pub(super) fn get(&self, key: &QuestionKey, now: Instant, wall: WallMs) -> Option<Answer> {
+    pub(super) fn get(&self, key: &QuestionKey, now: Instant, wall: WallMs) -> Option<A> {
         let rooms = self.rooms.lock();
         let (answer, since) = rooms.yes.get(key).or_else(|| rooms.no.get(key))?;
-        let is_over = match answer {
-            Answer::Allow(grant) => grant.expires.is_some_and(|expires| wall >= expires),
-            Answer::Unknown | Answer::Deny(_) | Answer::Away(_) => false,
-        };
-        (!is_over && now.saturating_duration_since(*since) < self.keep).then(|| answer.clone())
+        (!answer.is_over(wall) && now.saturating_duration_since(*since) < self.keep).then(|| answer.clone())
     }
 
     /// Remembers an answer that decides.
-    pub(super) fn put(&self, key: QuestionKey, answer: &Answer, now: Instant) {
+    pub(super) fn put(&self, key: QuestionKey, answer: &A, now: Instant) {
+        let Some(is_yes) = answer.is_yes() else { return };
         let mut rooms = self.rooms.lock();
         let rooms = &mut *rooms;
-        let (room, other) = match answer {
-            Answer::Away(_) => return,
-            Answer::Allow(_) => (&mut rooms.yes, &mut rooms.no),
-            Answer::Unknown | Answer::Deny(_) => (&mut rooms.no, &mut rooms.yes),
-        };
+        let (room, other) = if is_yes { (&mut rooms.yes, &mut rooms.no) } else { (&mut rooms.no, &mut rooms.yes) };
         other.remove(&key);
         if room.len() >= ANSWERS_MAX {
             room.retain(|_, (_, since)| now.saturating_duration_since(*since) < self.keep);
