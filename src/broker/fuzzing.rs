@@ -26,6 +26,9 @@ use crate::wire::{Decoder, Packet, Version};
 /// Clients that speak in turns.
 const CLIENTS: usize = 4;
 
+/// Connections at a time: those that have hung up may not have ended yet.
+const PLACES: usize = 1_000;
+
 /// Of a turn's first byte: which client. See [`serve`].
 const CLIENT_BITS: u8 = 0b11;
 
@@ -130,7 +133,7 @@ impl Clients {
         Self {
             broker: Arc::clone(broker),
             entrance: Arc::new(Entrance::new(Arc::new(listener), None)),
-            places: Arc::new(Places::new(CLIENTS, None, places::places(CLIENTS))),
+            places: Arc::new(Places::new(PLACES, None, places::places(PLACES))),
             connected: [const { None }; CLIENTS],
             serving: JoinSet::new(),
             listening: JoinSet::new(),
