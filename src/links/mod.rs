@@ -14,6 +14,7 @@ use crate::router::LinkId;
 
 mod backoff;
 pub mod kafka;
+mod line;
 pub mod mqtt;
 pub mod rabbitmq;
 mod refusal;
@@ -191,7 +192,7 @@ pub enum Answer {
     Retry(Place, String),
     /// The remote asks us to hold back, or no longer (RabbitMQ blocked/unblocked).
     Blocked(bool),
-    /// The peer shows life without confirming anything (counts as progress for stall detection: R23).
+    /// The peer's TCP takes what waits for it, without confirming anything (counts as progress for stall detection: R23).
     Alive,
 }
 

@@ -2,21 +2,19 @@
 //! the neutral words in which the version modules answer.
 
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use rustls::ClientConfig;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::{Config, Version, tls, v4, v5};
 use crate::buffer::Place;
+use crate::links::line::Line;
 use crate::links::{Answer, Identity, LinkError};
 use crate::message::{Properties, Qos};
 
@@ -57,7 +55,6 @@ pub(super) struct Settings {
     pub(super) client_id: String,
     pub(super) direction: Direction,
     pub(super) tls: Option<Arc<ClientConfig>>,
-    pub(super) wrote: Arc<Wrote>,
     /// What survives of the subscribing session between connections of one process.
     pub(super) session: Arc<v5::KeptSession>,
 }
@@ -130,7 +127,7 @@ pub(super) struct Live {
     pub(super) client: Client,
     pub(super) granted: Granted,
     pub(super) inbound: mpsc::Receiver<Inbound>,
-    pub(super) wrote: Arc<Wrote>,
+    pub(super) line: Line,
     pub(super) polling: Polling,
 }
 
@@ -148,45 +145,47 @@ impl Settings {
             Direction::Out | Direction::In => id,
         };
         let session = Arc::new(v5::KeptSession::new(&client_id));
-        Self { config: config.clone(), client_id, direction, tls: None, wrote: Arc::default(), session }
+        Self { config: config.clone(), client_id, direction, tls: None, session }
     }
 
     /// Connects and logs in. The caller puts a timeout around it.
     pub(super) async fn connect(&mut self) -> Result<Live, LinkError> {
         self.tls = self.config.tls.as_ref().map(tls::client_config).transpose()?;
-        self.wrote = Arc::default();
+        let line = Line::default();
         let (inbound_tx, inbound) = mpsc::channel(INBOUND_MAX);
         let (up_tx, up) = oneshot::channel();
         let mut polling = JoinSet::new();
         let client = match self.config.version {
             Version::V4 => {
-                let (client, eventloop) = v4::client(self);
+                let (client, eventloop) = v4::client(self, &line);
                 polling.spawn(v4::poll(eventloop, up_tx, inbound_tx));
                 Client::V4(client)
             }
             Version::V5 => {
-                let (client, eventloop) = v5::client(self);
+                let (client, eventloop) = v5::client(self, &line);
                 polling.spawn(v5::poll(eventloop, up_tx, inbound_tx));
                 Client::V5(client)
             }
         };
         match up.await {
-            Ok(granted) => {
-                Ok(Live { client, granted, inbound, wrote: Arc::clone(&self.wrote), polling: Polling(polling) })
-            }
+            Ok(granted) => Ok(Live { client, granted, inbound, line, polling: Polling(polling) }),
             Err(_ended) => Err(self.at_remote(Polling(polling).ended().await)),
         }
     }
 
-    /// An opened socket that counts what the kernel takes.
-    pub(super) fn socket(&self) -> impl Fn() -> BoxFuture<'static, io::Result<Counted>> + Send + Sync + use<> {
-        let (host, port, wrote) = (self.config.host.clone(), self.config.port, Arc::clone(&self.wrote));
+    /// Opens a socket, which `line` looks at.
+    pub(super) fn socket(
+        &self,
+        line: &Line,
+    ) -> impl Fn() -> BoxFuture<'static, io::Result<TcpStream>> + Send + Sync + use<> {
+        let (host, port, line) = (self.config.host.clone(), self.config.port, line.clone());
         move || {
-            let (host, wrote) = (host.clone(), Arc::clone(&wrote));
+            let (host, line) = (host.clone(), line.clone());
             Box::pin(async move {
                 let stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
                 stream.set_nodelay(true)?;
-                Ok(Counted { stream, wrote, full: false })
+                line.watch(&stream)?;
+                Ok(stream)
             })
         }
     }
@@ -274,61 +273,6 @@ impl Client {
             Self::V4(client) => client.disconnect_with_timeout(GOOD_BYE_WAIT).await.is_ok(),
             Self::V5(client) => client.disconnect_with_timeout(GOOD_BYE_WAIT).await.is_ok(),
         }
-    }
-}
-
-/// Progress of the socket: bytes that the kernel took *after it had been full*. A full send buffer takes more only as the
-/// peer's TCP acknowledges, so a slow link that moves is told from a dead one (R23). What goes into a buffer with room is no
-/// progress: that of a mute peer takes megabytes.
-#[derive(Debug, Default)]
-pub(super) struct Wrote(Notify);
-
-impl Wrote {
-    /// Returns after something was written since the last call. Cancel safe.
-    pub(super) async fn moved(&self) {
-        self.0.notified().await;
-    }
-
-    fn note(&self) {
-        self.0.notify_one();
-    }
-}
-
-/// A socket that notes its progress.
-#[derive(Debug)]
-pub(super) struct Counted {
-    stream: TcpStream,
-    wrote: Arc<Wrote>,
-    /// The last write found the send buffer full.
-    full: bool,
-}
-
-impl AsyncRead for Counted {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Counted {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        match &written {
-            Poll::Pending => self.full = true,
-            Poll::Ready(Ok(_)) if self.full => {
-                self.full = false;
-                self.wrote.note();
-            }
-            Poll::Ready(_) => {}
-        }
-        written
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

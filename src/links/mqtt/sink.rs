@@ -91,7 +91,6 @@ impl SinkConnection for MqttSinkConnection {
     async fn answer(&mut self) -> Result<Answer, LinkError> {
         loop {
             let Self { live, pending, .. } = self;
-            let wrote = std::sync::Arc::clone(&live.wrote);
             tokio::select! {
                 biased;
                 Some(answer) = pending.next() => {
@@ -101,7 +100,7 @@ impl SinkConnection for MqttSinkConnection {
                     }
                 }
                 error = live.polling.ended() => return Err(error),
-                () = wrote.moved() => return Ok(Answer::Alive),
+                () = live.line.moved() => return Ok(Answer::Alive),
             }
         }
     }

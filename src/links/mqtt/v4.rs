@@ -17,6 +17,7 @@ use super::client::{
 };
 use super::tls;
 use crate::buffer::Place;
+use crate::links::line::Line;
 use crate::links::{Answer, LinkError};
 use crate::message::{Properties, Qos};
 
@@ -24,7 +25,7 @@ use crate::message::{Properties, Qos};
 const CONNECT_TIMEOUT_S: u64 = 3600;
 
 /// A client and its poll loop, not yet connected.
-pub(super) fn client(settings: &Settings) -> (AsyncClient, EventLoop) {
+pub(super) fn client(settings: &Settings, line: &Line) -> (AsyncClient, EventLoop) {
     let config = &settings.config;
     let mut options = MqttOptions::new(settings.client_id.clone(), (config.host.clone(), config.port));
     options.set_keep_alive(config.keep_alive_s);
@@ -38,7 +39,7 @@ pub(super) fn client(settings: &Settings) -> (AsyncClient, EventLoop) {
     if let Some(tls) = &settings.tls {
         options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::clone(tls))));
     }
-    let socket = settings.socket();
+    let socket = settings.socket(line);
     options.set_socket_connector(move |_address, _options| socket());
     match settings.direction {
         // An empty id cannot keep a session; ours never is: it is made of the site and the link.

@@ -18,6 +18,7 @@ use super::client::{
 };
 use super::tls;
 use crate::buffer::Place;
+use crate::links::line::Line;
 use crate::links::{Answer, LinkError};
 use crate::message::{Properties, Qos, headers};
 
@@ -28,7 +29,7 @@ const SUBSCRIBER_IN_FLIGHT_MAX: u16 = 16;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// A client and its poll loop, not yet connected.
-pub(super) fn client(settings: &Settings) -> (AsyncClient, EventLoop) {
+pub(super) fn client(settings: &Settings, line: &Line) -> (AsyncClient, EventLoop) {
     let config = &settings.config;
     let mut options = MqttOptions::new(settings.client_id.clone(), (config.host.clone(), config.port));
     options.set_keep_alive(config.keep_alive_s);
@@ -41,7 +42,7 @@ pub(super) fn client(settings: &Settings) -> (AsyncClient, EventLoop) {
     if let Some(tls) = &settings.tls {
         options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::clone(tls))));
     }
-    let socket = settings.socket();
+    let socket = settings.socket(line);
     options.set_socket_connector(move |_address, _options| socket());
     match settings.direction {
         Direction::Out => {

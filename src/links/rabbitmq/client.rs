@@ -16,6 +16,7 @@ use lapin::{AsyncTcpStream, Connection, ConnectionProperties, ErrorKind};
 use parking_lot::Mutex;
 
 use super::Config;
+use crate::links::line::Line;
 use crate::links::{Identity, LinkError};
 
 /// RabbitMQ's usual heartbeat of 60 s finds a dead peer after two minutes; this one after 20 s. The URL may ask for
@@ -27,6 +28,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A connection. Dropping it closes the socket at once.
 pub(super) struct Client {
     pub(super) connection: Connection,
+    pub(super) line: Line,
     _socket: SocketGuard,
 }
 
@@ -50,12 +52,15 @@ pub(super) async fn connect(config: &Config, identity: &Identity, role: &str) ->
     let runtime = lapin::runtime::default_runtime().map_err(|error| classify(&error))?;
     let socket = SocketGuard::default();
     let slot = Arc::clone(&socket.0);
+    let line = Line::default();
+    let watched = line.clone();
     let dialling = runtime.clone();
     let dial = async move |uri: AMQPUri, _runtime| {
         let addresses = tokio::net::lookup_host((uri.authority.host.as_str(), uri.authority.port)).await?;
         let stream = AsyncTcpStream::connect(&dialling, addresses.collect::<Vec<_>>()).await?;
         if let AsyncTcpStream::Plain(plain) = &stream {
             hold(&slot, plain.get_ref().as_fd().try_clone_to_owned()?.into())?;
+            watched.watch(plain.get_ref())?;
         }
         Ok(match uri.scheme {
             AMQPScheme::AMQP => stream,
@@ -64,7 +69,7 @@ pub(super) async fn connect(config: &Config, identity: &Identity, role: &str) ->
     };
     let connected = Connection::connector(uri, runtime, dial, properties).await;
     let connection = connected.map_err(|error| at(&address, &error))?;
-    Ok(Client { connection, _socket: socket })
+    Ok(Client { connection, line, _socket: socket })
 }
 
 /// Where the broker is, for errors: without user and password.

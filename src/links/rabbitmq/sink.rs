@@ -152,7 +152,12 @@ impl SinkConnection for RabbitSinkConnection {
     }
 
     async fn answer(&mut self) -> Result<Answer, LinkError> {
-        poll_fn(|cx| self.poll_answer(cx)).await
+        let line = self.client.line.clone();
+        tokio::select! {
+            biased;
+            answer = poll_fn(|cx| self.poll_answer(cx)) => answer,
+            () = line.moved() => Ok(Answer::Alive),
+        }
     }
 
     async fn close(self) {
