@@ -18,15 +18,15 @@ pub(super) enum Verdict {
 }
 
 /// R15: the first twenty refusals in a row become dead letters; from then on refused records stay where they are, until
-/// one is confirmed. What never reached the remote (damaged, too large for it, a topic that has no form there) is a fact
-/// about the record alone and does not count here.
+/// one is confirmed. What the link itself cannot send (too large for it, a topic that has no form there) counts too: a limit that
+/// is too small says the same of every record. A damaged record is a fact about that record alone and does not.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct RefusalRun {
     run: u32,
 }
 
 impl RefusalRun {
-    /// The remote refused a record.
+    /// The remote refused a record, or the link cannot send it.
     pub(super) const fn refused(&mut self) -> Verdict {
         if self.is_suspicious() {
             return Verdict::Keep;

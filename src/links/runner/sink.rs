@@ -10,8 +10,9 @@
 //! | connection lost | everything from the cursor on is sent again on the next connection; R16 finds a record that kills connections, which counts as refused |
 //! | nothing, for `stall_after` | state `stalled`, the connection is cut, the next begins with a window of one (R23) |
 //!
-//! What cannot be sent at all (a record that does not decode, a message too large for the peer) becomes a dead letter
-//! whatever the run of refusals is, and never blocks the head.
+//! What the link cannot send as it is set up (a message too large for the peer or for our own limit, a topic that has no form there) counts as
+//! refused: a limit that is too small says the same of a whole backlog. A record that does not decode is a fact about that record alone: a
+//! dead letter whatever the run of refusals is.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -378,8 +379,9 @@ impl<S: Sink> SinkRunner<S> {
         // It would take the place of the newer value that live records may have set (R13).
         envelope.message.retain &= !stream.backfill;
         let payload_bytes = u64::try_from(envelope.message.payload.len()).unwrap_or(u64::MAX);
+        let place = Place { lane: stream.lane, offset: record.offset };
         let outgoing = Outgoing {
-            place: Place { lane: stream.lane, offset: record.offset },
+            place,
             seq: format!("{}-{}-{}", self.streams.id, stream.lane.number(), record.offset.0),
             backfill: stream.backfill,
             expiry_left_s,
@@ -391,9 +393,24 @@ impl<S: Sink> SinkRunner<S> {
                 self.on.queue_full = true;
                 self.streams.put_back(at, record);
             }
-            Sent::Refused(reason) => self.dead_letter(at, record.offset, record.body, reason, before),
+            Sent::Refused(reason) => self.unsendable(at, place, record, reason, before),
         }
         Ok(())
+    }
+
+    /// R15: once the run is long, it has to be known whether it is one: records that were sent before this one may still be confirmed.
+    fn unsendable(&mut self, at: usize, place: Place, record: Record, reason: String, attempts: u32) {
+        if self.refusals.is_suspicious() && self.streams.open() > 0 {
+            self.on.regroup = true;
+            return self.streams.put_back(at, record);
+        }
+        match self.refusals.refused() {
+            Verdict::DeadLetter => self.dead_letter(at, record.offset, record.body, reason, attempts),
+            Verdict::Keep => {
+                self.streams.put_back(at, record);
+                self.send_again_from(place, self.common.timing.misconfigured_delay, reason);
+            }
+        }
     }
 
     fn sent(&mut self, at: usize, record: Record, payload_bytes: u64) {

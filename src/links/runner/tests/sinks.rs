@@ -297,6 +297,37 @@ async fn r15_a_wrong_permission_never_turns_a_backlog_into_dead_letters() {
 }
 
 #[tokio::test]
+async fn r15_a_limit_that_is_too_small_never_turns_a_backlog_into_dead_letters() {
+    let raised = Arc::new(Mutex::new(false));
+    let gate = Arc::clone(&raised);
+    let remote = Remote::new(move |_, _| if *gate.lock() { Reaction::Confirm } else { Reaction::TooLarge });
+    let running = Running::start(&remote, TIMING);
+    running.append_many(300).await;
+    let shown = running.state(LinkState::Misconfigured).await;
+    assert_eq!(shown.last_error.as_deref(), Some("too large"));
+    assert!(shown.next_try_ms.is_some());
+    assert_eq!((running.letters().len(), running.buffer.stats().ledger.buffered), (20, 280));
+    *raised.lock() = true;
+    running.drained().await;
+    running.state(LinkState::Online).await;
+    assert_eq!((running.letters().len(), running.buffer.stats().ledger.delivered), (20, 280));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn r15_what_cannot_be_sent_between_what_can_is_no_run_and_holds_up_nothing() {
+    let odd = |record: &Outgoing| record.place.offset.0 % 2 == 1;
+    let remote = Remote::new(move |_, record| if odd(record) { Reaction::TooLarge } else { Reaction::Confirm });
+    let never = Duration::from_secs(3_600);
+    let running = Running::start(&remote, Timing { misconfigured_delay: never, ..TIMING });
+    running.append_many(200).await;
+    running.drained().await;
+    assert_eq!((running.letters().len(), running.buffer.stats().ledger.delivered), (100, 100));
+    assert_eq!(status(&running.common.board).resent, 0);
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn r10_what_is_not_taken_now_is_sent_again_with_all_behind_it() {
     let mut refused = false;
     let remote = Remote::new(move |_, record| {
