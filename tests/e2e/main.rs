@@ -8,6 +8,8 @@ mod support;
 #[cfg(test)]
 mod access;
 #[cfg(test)]
+mod contract;
+#[cfg(test)]
 mod damage;
 #[cfg(test)]
 mod drain;

@@ -17,10 +17,11 @@ use super::wait::{PATIENCE, until, until_true};
 /// The program under test.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_tidegate");
 
-/// A gateway at site `edge`, with the built-in broker on a port of its own.
+/// A gateway, at site `edge` unless it is told otherwise, with the built-in broker on a port of its own.
 #[derive(Debug)]
 pub(crate) struct Gateway {
     pub(crate) port: u16,
+    site: &'static str,
     /// Ends before its folder goes.
     process: Option<Process>,
     room: Room,
@@ -35,6 +36,13 @@ impl Gateway {
         let room = Room::new("gw");
         let data = room.file("data");
         Self::start_in(room, data, rest, None).await
+    }
+
+    /// The same at another site: a message that has passed `edge` would end there.
+    pub(crate) async fn start_site(site: &'static str, rest: &str) -> Self {
+        let room = Room::new(site);
+        let data = room.file("data");
+        Self { port: 0, site, room, data, process: None, trace: None }.begin(rest).await
     }
 
     /// The same under strace; with the file that has its calls. `None` where strace cannot be had or may not trace.
@@ -57,25 +65,28 @@ impl Gateway {
     }
 
     async fn start_in(room: Room, data: PathBuf, rest: &str, trace: Option<PathBuf>) -> Self {
-        let mut gateway = Self { port: 0, room, data, process: None, trace };
+        Self { port: 0, site: "edge", room, data, process: None, trace }.begin(rest).await
+    }
+
+    async fn begin(mut self, rest: &str) -> Self {
         // Between the look for a free port and its use, somebody else may take it.
         for _ in 0..5 {
-            gateway.port = free_port();
-            gateway.configure(rest);
-            gateway.launch();
-            if gateway.ready().await.is_ok() {
-                return gateway;
+            self.port = free_port();
+            self.configure(rest);
+            self.launch();
+            if self.ready().await.is_ok() {
+                return self;
             }
-            let log = gateway.log();
+            let log = self.log();
             assert!(log.contains("in use"), "the gateway did not start:\n{log}");
-            fs::remove_file(gateway.room.file("log")).unwrap();
+            fs::remove_file(self.room.file("log")).unwrap();
         }
         panic!("no free port in five tries");
     }
 
     /// Writes the configuration; for the next start.
     pub(crate) fn configure(&self, rest: &str) {
-        fs::write(self.config(), configuration("edge", &self.data, self.port, rest)).unwrap();
+        fs::write(self.config(), configuration(self.site, &self.data, self.port, rest)).unwrap();
     }
 
     pub(crate) fn config(&self) -> PathBuf {
@@ -216,7 +227,8 @@ pub(crate) fn configuration(site: &str, data: &Path, port: u16, rest: &str) -> S
     )
 }
 
-async fn ask(socket: &Path) -> Result<Status, String> {
+/// The status that a gateway tells on its socket.
+pub(crate) async fn ask(socket: &Path) -> Result<Status, String> {
     const LIMIT: Duration = Duration::from_secs(5);
     let asking = async {
         let stream = UnixStream::connect(socket).await.map_err(|error| format!("{}: {error}", socket.display()))?;

@@ -13,6 +13,7 @@ use lapin::options::{
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
+use nix::sys::signal::Signal;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -41,6 +42,27 @@ pub(crate) fn left_out(needed: &[&str]) -> bool {
 
 fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers").join(name).join("start.sh")
+}
+
+/// How a server is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// SIGTERM: it may put its affairs in order.
+    Asked,
+    /// SIGKILL.
+    Killed,
+}
+
+impl Ending {
+    async fn end(self, mut process: Process) {
+        match self {
+            Self::Asked => {
+                process.signal(Signal::SIGTERM);
+                process.exit(PATIENCE).await;
+            }
+            Self::Killed => process.kill_9(),
+        }
+    }
 }
 
 /// Starts a peer; returns when `ready` says so.
@@ -75,17 +97,29 @@ async fn accepts(port: u16) -> Result<(), String> {
 pub(crate) struct Mosquitto {
     pub(crate) port: u16,
     /// Ends before its folder goes.
-    _process: Process,
-    _room: Room,
+    process: Option<Process>,
+    room: Room,
 }
 
 impl Mosquitto {
     /// With kept sessions that queue without limit.
     pub(crate) async fn start() -> Self {
-        let (port, room) = (free_port(), Room::new("mosquitto"));
+        let mut mosquitto = Self { port: free_port(), room: Room::new("mosquitto"), process: None };
+        mosquitto.start_again().await;
+        mosquitto
+    }
+
+    /// Returns when it is gone.
+    pub(crate) async fn end(&mut self, ending: Ending) {
+        ending.end(self.process.take().expect("it runs")).await;
+    }
+
+    /// On the same port, with what it had saved.
+    pub(crate) async fn start_again(&mut self) {
+        let port = self.port;
         let arguments = [port.to_string(), "persist=on".to_owned()];
-        let process = start("mosquitto", &room, &arguments, async |_: &Process| accepts(port).await).await;
-        Self { port, _room: room, _process: process }
+        let process = start("mosquitto", &self.room, &arguments, async |_: &Process| accepts(port).await).await;
+        self.process = Some(process);
     }
 }
 
@@ -121,26 +155,54 @@ impl Directory {
 
 // ---- RabbitMQ.
 
-struct Node {
-    port: u16,
-    management: u16,
+/// A RabbitMQ node.
+#[derive(Debug)]
+pub(crate) struct Node {
+    ports: [u16; 4],
     /// Ends before its folder goes.
-    _process: Process,
-    _room: Room,
+    process: Option<Process>,
+    room: Room,
+}
+
+impl Node {
+    /// One of its own, for a test that ends it.
+    pub(crate) async fn start() -> Self {
+        let ports = std::array::from_fn(|_| free_port());
+        let mut node = Self { ports, process: None, room: Room::new("rabbitmq") };
+        node.start_again().await;
+        node
+    }
+
+    /// Returns when it is gone.
+    pub(crate) async fn end(&mut self, ending: Ending) {
+        ending.end(self.process.take().expect("it runs")).await;
+    }
+
+    /// On the same ports, with what it had stored.
+    pub(crate) async fn start_again(&mut self) {
+        let [port, management, epmd, dist] = self.ports;
+        let arguments =
+            [port.to_string(), format!("mgmt={management}"), format!("epmd={epmd}"), format!("dist={dist}")];
+        let process = start("rabbitmq", &self.room, &arguments, async |_: &Process| accepts(port).await).await;
+        self.process = Some(process);
+    }
+
+    /// A virtual host on it.
+    pub(crate) async fn vhost(&self, vhost: &str) -> Rabbit {
+        let [port, management, ..] = self.ports;
+        let stream = TcpStream::connect(("127.0.0.1", management)).await.unwrap();
+        // guest:guest
+        let login = "Authorization: Basic Z3Vlc3Q6Z3Vlc3Q=\r\n";
+        let (code, body) = http::request(stream, "PUT", &format!("/api/vhosts/{vhost}"), login).await.unwrap();
+        assert!(matches!(code, 201 | 204), "{code}: {body}");
+        Rabbit { port, vhost: vhost.to_owned() }
+    }
 }
 
 static NODE: OnceCell<Node> = OnceCell::const_new();
 
 async fn node() -> &'static Node {
-    NODE.get_or_init(async || {
-        let room = Room::new("rabbitmq");
-        let [port, management, epmd, dist] = std::array::from_fn(|_| free_port());
-        let arguments =
-            [port.to_string(), format!("mgmt={management}"), format!("epmd={epmd}"), format!("dist={dist}")];
-        let process = start("rabbitmq", &room, &arguments, async |_: &Process| accepts(port).await).await;
-        Node { port, management, _room: room, _process: process }
-    })
-    .await
+    NODE.get_or_init(Node::start).await
 }
 
 /// A virtual host of its own on the shared node.
@@ -152,13 +214,7 @@ pub(crate) struct Rabbit {
 
 impl Rabbit {
     pub(crate) async fn start(vhost: &str) -> Self {
-        let node = node().await;
-        let stream = TcpStream::connect(("127.0.0.1", node.management)).await.unwrap();
-        // guest:guest
-        let login = "Authorization: Basic Z3Vlc3Q6Z3Vlc3Q=\r\n";
-        let (code, body) = http::request(stream, "PUT", &format!("/api/vhosts/{vhost}"), login).await.unwrap();
-        assert!(matches!(code, 201 | 204), "{code}: {body}");
-        Self { port: node.port, vhost: vhost.to_owned() }
+        node().await.vhost(vhost).await
     }
 
     /// As seen through a proxy, or directly.
@@ -289,9 +345,10 @@ async fn gather(
 #[derive(Debug)]
 pub(crate) struct Kafka {
     pub(crate) port: u16,
+    arguments: Vec<String>,
     /// Ends before its folder goes.
-    _process: Process,
-    _room: Room,
+    process: Option<Process>,
+    room: Room,
 }
 
 impl Kafka {
@@ -305,15 +362,28 @@ impl Kafka {
     }
 
     async fn start_with(more: &[String]) -> Self {
-        let room = Room::new("kafka");
         let (port, controller) = (free_port(), free_port());
         let mut arguments = vec![port.to_string(), format!("controller={controller}")];
         arguments.extend_from_slice(more);
+        let mut kafka = Self { port, arguments, process: None, room: Room::new("kafka") };
+        kafka.start_again().await;
+        kafka
+    }
+
+    /// Returns when it is gone.
+    pub(crate) async fn end(&mut self, ending: Ending) {
+        ending.end(self.process.take().expect("it runs")).await;
+    }
+
+    /// On the same ports, with what it had stored.
+    pub(crate) async fn start_again(&mut self) {
+        // Its log goes on where it was: READY counts.
+        let before = std::fs::read_to_string(self.room.file("log")).unwrap_or_default();
+        let readies = |log: &str| log.lines().filter(|line| *line == "READY").count();
         let ready = async |process: &Process| {
-            if process.log().lines().any(|line| line == "READY") { Ok(()) } else { Err(process.log()) }
+            if readies(&process.log()) > readies(&before) { Ok(()) } else { Err(process.log()) }
         };
-        let process = start("kafka", &room, &arguments, ready).await;
-        Self { port, _room: room, _process: process }
+        self.process = Some(start("kafka", &self.room, &self.arguments, ready).await);
     }
 
     fn client(&self) -> ClientConfig {

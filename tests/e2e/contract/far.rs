@@ -1,0 +1,148 @@
+//! The remotes of the suite: a real server of each kind behind a proxy, and what arrived there.
+
+use rumqttc_v5::QoS;
+
+use crate::support::client::Subscriber;
+use crate::support::gateway::Gateway;
+use crate::support::ledger::{Delivery, Mark};
+use crate::support::process::free_port;
+use crate::support::proxy::Proxy;
+use crate::support::remote::{Ending, Kafka, Mosquitto, Node, Rabbit};
+
+/// What a link can lead to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Mosquitto.
+    Mqtt(Version),
+    /// Another gateway: unlike Mosquitto it has on disk what it has acknowledged, so it may be killed.
+    Tidegate(Version),
+    Rabbitmq,
+    Kafka,
+}
+
+/// As `routes.yaml` has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Version {
+    V5,
+    V311,
+}
+
+impl Version {
+    const fn key(self) -> &'static str {
+        match self {
+            Self::V5 => "5",
+            Self::V311 => "3.1.1",
+        }
+    }
+}
+
+/// A remote.
+pub(super) struct Far {
+    pub(super) kind: Kind,
+    pub(super) proxy: Proxy,
+    server: Server,
+}
+
+enum Server {
+    Mosquitto(Mosquitto, Subscriber),
+    Tidegate(Gateway, Subscriber),
+    Rabbitmq(Node, Rabbit),
+    Kafka(Kafka),
+}
+
+impl Far {
+    pub(super) async fn start(kind: Kind) -> Self {
+        let subscriber = async |port| Subscriber::start(port, "far", "plant/#", QoS::AtLeastOnce).await;
+        let (port, server) = match kind {
+            Kind::Mqtt(_) => {
+                let mosquitto = Mosquitto::start().await;
+                let far = subscriber(mosquitto.port).await;
+                (mosquitto.port, Server::Mosquitto(mosquitto, far))
+            }
+            Kind::Tidegate(_) => {
+                let gateway = Gateway::start_site("hq", "").await;
+                let far = subscriber(gateway.port).await;
+                (gateway.port, Server::Tidegate(gateway, far))
+            }
+            Kind::Rabbitmq => {
+                let node = Node::start().await;
+                let rabbit = node.vhost("contract").await;
+                rabbit.declare("telemetry", "all").await;
+                (rabbit.port, Server::Rabbitmq(node, rabbit))
+            }
+            Kind::Kafka => {
+                let behind = free_port();
+                let proxy = Proxy::start(behind).await;
+                let kafka = Kafka::start_behind(behind, proxy.port()).await;
+                kafka.create_topic("lake", 3).await;
+                return Self { kind, proxy, server: Server::Kafka(kafka) };
+            }
+        };
+        Self { kind, proxy: Proxy::start(port).await, server }
+    }
+
+    /// The link's own section.
+    pub(super) fn link(&self) -> String {
+        let port = self.proxy.port();
+        match (&self.server, self.kind) {
+            (Server::Rabbitmq(_, rabbit), _) => {
+                format!("rabbitmq: {{ url: \"{}\", exchange: telemetry }}", rabbit.url(port))
+            }
+            (Server::Kafka(_), _) => format!("kafka: {{ brokers: [\"127.0.0.1:{port}\"], acks: all }}"),
+            (_, Kind::Mqtt(version) | Kind::Tidegate(version)) => {
+                format!("mqtt: {{ url: \"mqtt://127.0.0.1:{port}\", version: {}, qos: 1 }}", version.key())
+            }
+            (_, kind) => panic!("{kind:?} is another server"),
+        }
+    }
+
+    /// Where routes lead.
+    pub(super) const fn to(&self) -> &'static str {
+        match self.kind {
+            Kind::Mqtt(_) | Kind::Tidegate(_) => "far/plant/{rest}",
+            Kind::Rabbitmq => "far/plant/{rest}",
+            Kind::Kafka => "far/lake",
+        }
+    }
+
+    /// Whether message ids travel: where they do not, what a publisher sent again looks like a copy of ours.
+    pub(super) const fn carries_ids(&self) -> bool {
+        !matches!(self.kind, Kind::Mqtt(Version::V311) | Kind::Tidegate(Version::V311))
+    }
+
+    /// Copies that the server itself may make of what it was still delivering to the receiver when it ended.
+    pub(super) const fn own_copies_max(&self) -> usize {
+        match self.kind {
+            Kind::Mqtt(_) | Kind::Tidegate(_) => 256,
+            Kind::Rabbitmq | Kind::Kafka => 0,
+        }
+    }
+
+    pub(super) async fn end(&mut self, ending: Ending) {
+        match &mut self.server {
+            Server::Mosquitto(mosquitto, _) => mosquitto.end(ending).await,
+            Server::Tidegate(gateway, _) if ending == Ending::Asked => assert!(gateway.terminate().await.success()),
+            Server::Tidegate(gateway, _) => gateway.kill_9(),
+            Server::Rabbitmq(node, _) => node.end(ending).await,
+            Server::Kafka(kafka) => kafka.end(ending).await,
+        }
+    }
+
+    pub(super) async fn start_again(&mut self) {
+        match &mut self.server {
+            Server::Mosquitto(mosquitto, _) => mosquitto.start_again().await,
+            Server::Tidegate(gateway, _) => gateway.start_again().await,
+            Server::Rabbitmq(node, _) => node.start_again().await,
+            Server::Kafka(kafka) => kafka.start_again().await,
+        }
+    }
+
+    /// Returns when all of these have arrived, with all that did.
+    pub(super) async fn receive(&self, marks: &[Mark]) -> Vec<Delivery> {
+        match &self.server {
+            Server::Mosquitto(_, far) | Server::Tidegate(_, far) => far.receive(marks).await,
+            Server::Rabbitmq(_, rabbit) => rabbit.receive("all", marks).await,
+            Server::Kafka(kafka) => kafka.receive("lake", marks).await,
+        }
+    }
+}
