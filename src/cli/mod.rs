@@ -7,6 +7,7 @@ pub mod check;
 mod client;
 mod dead_letters;
 mod demo;
+mod doctor;
 mod exit;
 mod out;
 mod passwd;
@@ -72,6 +73,8 @@ enum Command {
     DeadLetters(dead_letters::Args),
     /// What buffers hold: list, look into, verify, repair, carry to another gateway
     Buffer(buffer::Args),
+    /// Reach every remote as configured, step by step, and say what to do where that fails: exit code 69, 77, 65 or 1
+    Doctor(doctor::Args),
     /// Add, change, remove or check a user in the file that `broker.auth.users` names
     Passwd(passwd::Args),
     /// Show the promise live: two sites, a line that fails, a gateway that is killed, and no message lost
@@ -119,6 +122,7 @@ fn dispatch(cli: &Cli) -> Outcome {
         Command::Audit(args) => audit::audit(args, &data_dir(&config_file(cli.config.as_deref())?)?),
         Command::DeadLetters(args) => dead_letters::dead_letters(args, &config_file(cli.config.as_deref())?),
         Command::Buffer(args) => buffer::buffer(args, &config_file(cli.config.as_deref())?),
+        Command::Doctor(args) => doctor::doctor(args, &load(&config_file(cli.config.as_deref())?)?.0),
         Command::Passwd(args) => passwd::passwd(args),
         Command::Demo(args) if cli.config.is_none() => demo::demo(args),
         Command::Demo(_) => {

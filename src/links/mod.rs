@@ -13,6 +13,7 @@ use crate::message::{Envelope, headers};
 use crate::router::LinkId;
 
 mod backoff;
+pub mod doctor;
 pub mod kafka;
 mod line;
 pub mod mqtt;

@@ -190,12 +190,8 @@ impl Node {
     /// A virtual host on it.
     pub(crate) async fn vhost(&self, vhost: &str) -> Rabbit {
         let [port, management, ..] = self.ports;
-        let stream = TcpStream::connect(("127.0.0.1", management)).await.unwrap();
-        // guest:guest
-        let login = "Authorization: Basic Z3Vlc3Q6Z3Vlc3Q=\r\n";
-        let (code, body) = http::request(stream, "PUT", &format!("/api/vhosts/{vhost}"), login).await.unwrap();
-        assert!(matches!(code, 201 | 204), "{code}: {body}");
-        Rabbit { port, vhost: vhost.to_owned() }
+        put(management, &format!("/api/vhosts/{vhost}"), "").await;
+        Rabbit { port, management, vhost: vhost.to_owned() }
     }
 }
 
@@ -205,16 +201,33 @@ async fn node() -> &'static Node {
     NODE.get_or_init(Node::start).await
 }
 
+/// A PUT at the management API, as guest.
+async fn put(management: u16, path: &str, body: &str) {
+    let stream = TcpStream::connect(("127.0.0.1", management)).await.unwrap();
+    let headers = "Authorization: Basic Z3Vlc3Q6Z3Vlc3Q=\r\nContent-Type: application/json\r\n";
+    let (code, body) = http::request_with(stream, "PUT", path, headers, body).await.unwrap();
+    assert!(matches!(code, 201 | 204), "{code}: {body}");
+}
+
 /// A virtual host of its own on the shared node.
 #[derive(Clone, Debug)]
 pub(crate) struct Rabbit {
     pub(crate) port: u16,
+    management: u16,
     pub(crate) vhost: String,
 }
 
 impl Rabbit {
     pub(crate) async fn start(vhost: &str) -> Self {
         node().await.vhost(vhost).await
+    }
+
+    /// A user, with what it may configure, write and read here.
+    pub(crate) async fn user(&self, name: &str, password: &str, [configure, write, read]: [&str; 3]) {
+        let body = format!("{{\"password\":\"{password}\",\"tags\":\"\"}}");
+        put(self.management, &format!("/api/users/{name}"), &body).await;
+        let body = format!("{{\"configure\":\"{configure}\",\"write\":\"{write}\",\"read\":\"{read}\"}}");
+        put(self.management, &format!("/api/permissions/{}/{name}", self.vhost), &body).await;
     }
 
     /// As seen through a proxy, or directly.

@@ -16,11 +16,13 @@
 
 mod client;
 mod config;
+mod examine;
 mod mapping;
 mod offsets;
 mod sink;
 mod source;
 
 pub use config::Config;
+pub(super) use examine::examine;
 pub use sink::{KafkaSink, KafkaSinkConnection};
 pub use source::{KafkaSource, KafkaSourceConnection, KafkaToken};

@@ -237,6 +237,20 @@ impl SinkConnection for KafkaSinkConnection {
 }
 
 impl KafkaSinkConnection {
+    /// Whether a topic is there and may be seen.
+    pub(super) async fn look_at_topic(&self, topic: String) -> Result<(), LinkError> {
+        let Some(producer) = self.producer.get().map(Arc::clone) else { return Err(closed()) };
+        let shared = Arc::clone(&self.shared);
+        let given_up = GivenUp::default();
+        let _guard = given_up.guard();
+        client::blocking(move || {
+            client::await_cluster(&shared.watch, &given_up, |look| {
+                client::topic_error(producer.client(), &topic, look)
+            })?
+        })
+        .await
+    }
+
     /// The producer did not take the record.
     fn not_taken(&mut self, code: RDKafkaErrorCode, topic: &str, record: Outgoing) -> Result<Sent, LinkError> {
         if code == RDKafkaErrorCode::QueueFull {

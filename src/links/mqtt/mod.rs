@@ -20,3 +20,4 @@ mod v5;
 pub use config::{Config, Tls, Version};
 pub use sink::{MqttSink, MqttSinkConnection};
 pub use source::{MqttSource, MqttSourceConnection, MqttToken};
+pub(super) use tls::{certificates, client_config};

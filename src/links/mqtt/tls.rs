@@ -11,7 +11,7 @@ use super::Tls;
 use crate::links::LinkError;
 
 /// Reads the files anew at each connection, so that a renewed certificate needs no restart.
-pub(super) fn client_config(tls: &Tls) -> Result<Arc<ClientConfig>, LinkError> {
+pub(in crate::links) fn client_config(tls: &Tls) -> Result<Arc<ClientConfig>, LinkError> {
     let mut roots = RootCertStore::empty();
     match &tls.ca {
         None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
@@ -56,7 +56,8 @@ pub(super) fn is_refusal(error: &(dyn std::error::Error + 'static)) -> bool {
     false
 }
 
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, LinkError> {
+/// Of a PEM file; at least one.
+pub(in crate::links) fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, LinkError> {
     let read = CertificateDer::pem_file_iter(file).map_err(|error| wrong(file, &error))?;
     let certificates = read.collect::<Result<Vec<_>, _>>().map_err(|error| wrong(file, &error))?;
     if certificates.is_empty() {

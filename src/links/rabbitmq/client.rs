@@ -90,6 +90,12 @@ fn uri(config: &Config) -> Result<AMQPUri, LinkError> {
     Ok(uri)
 }
 
+/// Host, port, and whether TLS is spoken there.
+pub(in crate::links) fn endpoint(config: &Config) -> Result<(String, u16, bool), LinkError> {
+    let uri = uri(config)?;
+    Ok((uri.authority.host, uri.authority.port, uri.scheme == AMQPScheme::AMQPS))
+}
+
 fn address(uri: &AMQPUri) -> String {
     let (host, port) = (&uri.authority.host, uri.authority.port);
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }

@@ -19,10 +19,13 @@
 mod client;
 mod config;
 mod confirm;
+mod examine;
 mod mapping;
 mod sink;
 mod source;
 
+pub(super) use client::endpoint;
 pub use config::{Config, Declare, Unroutable};
+pub(super) use examine::examine;
 pub use sink::{RabbitSink, RabbitSinkConnection};
 pub use source::{RabbitSource, RabbitSourceConnection, RabbitToken};

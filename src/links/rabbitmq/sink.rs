@@ -76,7 +76,11 @@ impl Sink for RabbitSink {
 }
 
 /// R27: expected to exist, made only with `declare`. The default exchange always exists and may not even be looked at.
-async fn prepare_exchange(channel: &Channel, config: &Config, exchange: &ShortString) -> Result<(), LinkError> {
+pub(super) async fn prepare_exchange(
+    channel: &Channel,
+    config: &Config,
+    exchange: &ShortString,
+) -> Result<(), LinkError> {
     if config.exchange.is_empty() {
         return Ok(());
     }

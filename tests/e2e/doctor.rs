@@ -1,0 +1,152 @@
+//! `tidegate doctor` at real remotes and bad certificates: what it says, what it advises, and its exit code.
+
+use std::fs;
+use std::sync::Arc;
+
+use rumqttc_v5::QoS;
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::support::client::Subscriber;
+use crate::support::gateway::{Gateway, configuration, run};
+use crate::support::pki::{Authority, Identity};
+use crate::support::process::{Room, free_port};
+use crate::support::remote::{Kafka, Mosquitto, Rabbit, left_out};
+use crate::support::server::Server;
+use crate::support::wait::{PATIENCE, until_true};
+
+/// What it says, with the ports that differ from run to run taken out, and its exit code.
+async fn doctor(links: &str, arguments: &[&str], ports: &[u16]) -> String {
+    let room = Room::new("doctor");
+    let file = room.file("routes.yaml");
+    fs::write(&file, configuration("edge", &room.file("data"), free_port(), links)).unwrap();
+    let all = [&["doctor", "-c", file.to_str().unwrap()], arguments].concat();
+    let ended = run(&all).await;
+    let said = [ended.stdout, ended.stderr].concat();
+    let said = String::from_utf8(said).unwrap();
+    let said = ports.iter().fold(said, |said, port| said.replace(&port.to_string(), "PORT"));
+    assert!(!room.file("data").exists(), "nothing was made");
+    format!("{said}exit code {}", ended.status.code().unwrap())
+}
+
+fn rabbit_link(url: &str) -> String {
+    format!(
+        "links:\n  cloud: {{ rabbitmq: {{ url: \"{url}\", exchange: telemetry }} }}\nroutes:\n  - {{ from: \"broker/line/#\", to: \"cloud/line/{{rest}}\" }}\n  - {{ from: cloud/orders, to: broker/orders }}\n"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_at_rabbitmq() {
+    if left_out(&["rabbitmq"]) {
+        return;
+    }
+    let rabbit = Rabbit::start("doctor").await;
+    let (good, ports) = (rabbit.url(rabbit.port), [rabbit.port]);
+    insta::assert_snapshot!("doctor_rabbitmq_exchange", doctor(&rabbit_link(&good), &[], &ports).await);
+    rabbit.declare("telemetry", "all").await;
+    rabbit.declare_queue("orders").await;
+    insta::assert_snapshot!("doctor_rabbitmq_good", doctor(&rabbit_link(&good), &["cloud"], &ports).await);
+    let wrong = good.replace("guest:guest@", "guest:gust@");
+    let said = doctor(&rabbit_link(&wrong), &[], &ports).await;
+    assert!(!said.contains("gust@"), "a password is told: {said}");
+    insta::assert_snapshot!("doctor_rabbitmq_password", said);
+    let nowhere = good.replace("/doctor", "/nowhere");
+    insta::assert_snapshot!("doctor_rabbitmq_vhost", doctor(&rabbit_link(&nowhere), &[], &ports).await);
+    let probe = ["cloud", "--probe", "line.probe"];
+    insta::assert_snapshot!("doctor_rabbitmq_probe", doctor(&rabbit_link(&good), &probe, &ports).await);
+    assert_eq!(rabbit.depth("all").await, 1, "one message, and only with --probe");
+    rabbit.user("reader", "reader", ["", "", ".*"]).await;
+    let reader = good.replace("guest:guest@", "reader:reader@");
+    insta::assert_snapshot!("doctor_rabbitmq_permission", doctor(&rabbit_link(&reader), &probe, &ports).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_at_kafka() {
+    if left_out(&["kafka"]) {
+        return;
+    }
+    let kafka = Kafka::start().await;
+    let link = format!(
+        "links:\n  lake: {{ kafka: {{ brokers: [ \"127.0.0.1:{}\" ] }} }}\nroutes:\n  - {{ from: \"broker/line/#\", to: lake/lake }}\n",
+        kafka.port
+    );
+    insta::assert_snapshot!("doctor_kafka_topic", doctor(&link, &[], &[kafka.port]).await);
+    kafka.create_topic("lake", 1).await;
+    insta::assert_snapshot!("doctor_kafka_good", doctor(&link, &["lake", "--probe", "lake"], &[kafka.port]).await);
+}
+
+fn mqtt_link(url: &str, more: &str) -> String {
+    format!(
+        "links:\n  hq: {{ mqtt: {{ url: \"{url}\"{more} }} }}\nroutes:\n  - {{ from: \"broker/line/#\", to: \"hq/line/{{rest}}\" }}\n"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_at_a_remote_mqtt_broker_throws_nobody_out() {
+    if left_out(&["mosquitto"]) {
+        return;
+    }
+    let mosquitto = Mosquitto::start().await;
+    let link = mqtt_link(&format!("mqtt://127.0.0.1:{}", mosquitto.port), "");
+    let far = Subscriber::start(mosquitto.port, "far", "#", QoS::AtLeastOnce).await;
+    let gateway = Gateway::start(&link).await;
+    insta::assert_snapshot!("doctor_mqtt_good", doctor(&link, &[], &[mosquitto.port]).await);
+    assert_eq!(far.count(), 0, "nothing is published without --probe");
+    insta::assert_snapshot!(
+        "doctor_mqtt_probe",
+        doctor(&link, &["hq", "--probe", "line/probe"], &[mosquitto.port]).await
+    );
+    until_true("the probe arrives", PATIENCE, || far.count() == 1).await;
+    let status = gateway.status().await;
+    assert_eq!(status.links[0].sink.as_ref().map(|sink| sink.connects), Some(1), "the gateway kept its connection");
+    let closed = free_port();
+    let link = mqtt_link(&format!("mqtt://127.0.0.1:{closed}"), "");
+    insta::assert_snapshot!("doctor_refused", doctor(&link, &[], &[closed]).await);
+    let unknown = doctor(&link, &["cloud"], &[closed]).await;
+    assert!(unknown.contains("there is no link `cloud`; there are: hq") && unknown.ends_with("code 64"), "{unknown}");
+}
+
+fn tls(identity: &Identity) -> Arc<ServerConfig> {
+    let chain = CertificateDer::pem_slice_iter(identity.cert.as_bytes()).collect::<Result<Vec<_>, _>>().unwrap();
+    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap();
+    Arc::new(config.with_no_client_auth().with_single_cert(chain, key).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_at_bad_certificates() {
+    let room = Room::new("certificates");
+    let (ca, other) = (Authority::new("ca of hq"), Authority::new("another ca"));
+    let trusted = room.file("ca.pem");
+    fs::write(&trusted, &ca.pem).unwrap();
+    let ca_key = format!(", ca: \"{}\"", trusted.display());
+    for (name, ip, identity) in [
+        ("doctor_tls_expired", [127, 0, 0, 1], ca.expired("localhost")),
+        ("doctor_tls_authority", [127, 0, 0, 1], other.server()),
+        // It is for 127.0.0.1.
+        ("doctor_tls_host", [127, 0, 0, 2], ca.server()),
+    ] {
+        let server = Server::start_at((ip, 0).into(), Some(tls(&identity)), |_| None);
+        let link = mqtt_link(&format!("mqtts://user:secret@{}", server.address), &ca_key);
+        let said = doctor(&link, &[], &[server.address.port()]).await;
+        assert!(!said.contains("secret"), "{said}");
+        insta::assert_snapshot!(name, said);
+        assert!(server.requests().is_empty(), "nothing goes to a server whose certificate does not hold");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_json_has_every_step() {
+    let closed = free_port();
+    let said = doctor(&mqtt_link(&format!("mqtt://127.0.0.1:{closed}"), ""), &["--json"], &[]).await;
+    let json = said.rsplit_once("exit code ").unwrap().0;
+    let json: serde_json::Value = serde_json::from_str(json).unwrap();
+    assert_eq!((&json[0]["link"], &json[0]["kind"]), (&"hq".into(), &"mqtt".into()));
+    let steps: Vec<_> =
+        json[0]["steps"].as_array().unwrap().iter().map(|step| (&step["step"], &step["result"])).collect();
+    assert_eq!(steps, [(&"name".into(), &"ok".into()), (&"tcp".into(), &"failed".into())]);
+    assert_eq!(json[0]["steps"][1]["cause"], "remote");
+}
