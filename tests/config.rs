@@ -11,12 +11,13 @@ use tidegate::broker::auth::jwt::{Algorithm, KeySource};
 use tidegate::broker::auth::ldap::Find;
 use tidegate::buffer::{Compression, Lane, SyncMode, WhenFull};
 use tidegate::cli::check::check;
-use tidegate::clock::WallMs;
+use tidegate::clock::{Moment, WallMs};
 use tidegate::config::{self, Env, Severity};
 use tidegate::gateway::Config;
 use tidegate::links::{self, Kind, mqtt};
-use tidegate::message::Qos;
-use tidegate::router::{Arrival, Endpoint, LinkId, Table};
+use tidegate::message::{Message, MessageId, Origin, Properties, Qos};
+use tidegate::router::{Arrival, Endpoint, LinkId, Subject, Table, Told, View};
+use tidegate::topic::TopicName;
 use tidegate::units::{ByteSize, show_duration};
 
 /// A machine that is the same everywhere: known variables, a disk of 100 GiB, a day at the end of 2026, and keys that only their
@@ -248,10 +249,26 @@ fn every_key_arrives_where_it_belongs() {
 #[test]
 fn sources_consume_what_routes_begin_with_and_no_filter_twice() {
     let config = loaded("tests/config/good/full.yaml");
-    assert_eq!(link(&config, "hq").sources, ["cmd/plant-7/+/#"]);
+    assert_eq!(link(&config, "hq").sources, ["cmd/plant-7/+/#", "$share/plants/broadcast/#"]);
     assert_eq!(link(&config, "cloud").sources, ["orders", "bills"]);
     assert_eq!(link(&config, "lake").sources, ["orders"]);
     assert!(link(&config, "queues").has_sink && link(&config, "queues").sources.is_empty());
+}
+
+fn message(topic: &str) -> Message {
+    Message {
+        id: MessageId { site: "plant-7".into(), run: 1, counter: 1 },
+        topic: TopicName::new(topic).unwrap(),
+        payload: Vec::new().into(),
+        qos: Qos::AtLeastOnce,
+        retain: false,
+        time: WallMs(0),
+        time_unsync: false,
+        expiry_s: None,
+        accepted: Moment::default(),
+        origin: Origin::default(),
+        properties: Properties::default(),
+    }
 }
 
 #[test]
@@ -259,8 +276,14 @@ fn routing_keys_are_levels_and_queue_names_are_not() {
     let config = loaded("tests/config/good/full.yaml");
     let table = Table::new(config.routes);
     let topic = "factory/line.1/press/telemetry";
-    let decisions = table.route(Arrival { from: &Endpoint::Broker, channel: None, topic });
-    let destinations: Vec<_> = decisions.iter().map(|decision| decision.destination.as_str()).collect();
+    let message = message(topic);
+    let subject = Subject::new(&message);
+    let mut destinations = Vec::new();
+    table.route(&Arrival { from: &Endpoint::Broker, channel: None, topic, subject: &subject }, |told| {
+        let Told::Taken(taken) = told else { panic!("{told:?}") };
+        let view = View::new(&subject, &taken.captures);
+        destinations.extend(taken.route.to.iter().map(|to| to.template.fill(view).unwrap().into_owned()));
+    });
     assert_eq!(destinations, ["line.1/press", "telemetry", "my.queue", "up/factory/line.1/press/telemetry"]);
 }
 

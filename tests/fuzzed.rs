@@ -66,7 +66,7 @@ fn sessions(data: &[u8]) -> bool {
 
 fn message(data: &[u8]) -> bool {
     let Ok(envelope) = Envelope::decode(Bytes::copy_from_slice(data)) else { return false };
-    let head = Envelope::encode_head(&envelope.destination, envelope.key.as_deref(), envelope.ordinal);
+    let head = envelope.head();
     let written = [head, envelope.message.encode()].concat();
     assert_eq!(Envelope::decode(written.into()).ok(), Some(envelope), "it is written as it was read");
     true

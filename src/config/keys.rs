@@ -203,8 +203,8 @@ pub(super) const LIVE_FIRST: Keys = Keys { section: "links.NAME.drain.live_first
 
 pub(super) const ROUTE: Keys = Keys {
     section: "routes",
-    accepted: &["name", "from", "to", "key", "ttl", "priority"],
-    planned: &["where", "transform", "throttle", "sample", "dedup", "batch", "retained", "retain", "qos"],
+    accepted: &["name", "from", "except", "where", "to", "key", "ttl", "priority"],
+    planned: &["transform", "throttle", "sample", "dedup", "batch", "retained", "retain", "qos"],
 };
 
 pub(super) const ALL: [&Keys; 27] = [

@@ -224,10 +224,11 @@ impl Locked {
 
 /// What an imported record says of its way: it has passed the site that it was exported at (R12).
 fn passed(site: &str, body: Bytes) -> Bytes {
-    let Ok(Envelope { destination, key, ordinal, mut message }) = Envelope::decode(body.clone()) else { return body };
-    message.origin.path.push(site.into());
-    message.origin.hops = message.origin.hops.saturating_add(1);
-    [Envelope::encode_head(&destination, key.as_deref(), ordinal), message.encode()].concat().into()
+    let Ok(mut envelope) = Envelope::decode(body.clone()) else { return body };
+    let origin = &mut envelope.message.origin;
+    origin.path.push(site.into());
+    origin.hops = origin.hops.saturating_add(1);
+    [envelope.head(), envelope.message.encode()].concat().into()
 }
 
 /// One lane's log by itself: its quota is what the other lanes leave of the link's (R14).

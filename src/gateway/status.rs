@@ -12,7 +12,8 @@ use crate::admin::{self, CommandError};
 use crate::broker::{self, Trouble};
 use crate::buffer::{Lanes, Ledger, SyncMode};
 use crate::clock::Moment;
-use crate::telemetry::board::{BrokerStatus, HalfStatus, LinkState, LinkStatus, Status};
+use crate::router::Counts;
+use crate::telemetry::board::{BrokerStatus, HalfStatus, LinkState, LinkStatus, RouteStatus, Status};
 
 impl admin::Control for Shared {
     fn status(&self) -> Status {
@@ -31,6 +32,7 @@ impl admin::Control for Shared {
             admin: self.admin.map(|address| address.to_string()),
             loops_stopped: self.hub.loops_stopped(),
             unrouted: self.hub.unrouted(),
+            routes: self.route_status(),
         }
     }
 
@@ -43,6 +45,16 @@ impl Shared {
     /// A store that only waits for room goes on by itself: not ready is who needs a restart.
     fn has_store_failed(&self) -> bool {
         matches!(self.broker.store_trouble(), Some(Trouble::Failed(_)))
+    }
+
+    fn route_status(&self) -> Vec<RouteStatus> {
+        let counted = self.hub.route_counts().into_iter().filter(|(_, counts)| *counts != Counts::default());
+        let shown = |(name, Counts { filtered, failed }): (Arc<str>, Counts)| RouteStatus {
+            name: name.to_string(),
+            filtered,
+            failed,
+        };
+        counted.map(shown).collect()
     }
 
     fn broker_status(&self) -> BrokerStatus {

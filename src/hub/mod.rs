@@ -41,8 +41,8 @@ use self::answers::Given;
 use self::plan::{BadTopic, LinkTarget};
 use crate::buffer::{Admission, Buffer, Lane, Lanes, Permit, Refused};
 use crate::clock::{Clock, Moment, WallMs};
-use crate::message::{Envelope, IdSource, Message, Origin, Properties, Qos, headers};
-use crate::router::{Endpoint, LinkId, Table};
+use crate::message::{IdSource, Message, Origin, Properties, Qos, headers};
+use crate::router::{Counts, Endpoint, Held, LinkId, Table};
 use crate::topic::TopicName;
 
 /// Of a topic that may be very long, so much is logged.
@@ -222,6 +222,12 @@ impl Hub {
         self.unrouted.load(Ordering::Relaxed)
     }
 
+    /// What each route held back.
+    #[must_use]
+    pub fn route_counts(&self) -> Vec<(Arc<str>, Counts)> {
+        self.table.load().counts().map(|(route, counts)| (Arc::clone(&route.name), counts)).collect()
+    }
+
     /// How many local deliveries were dropped because nobody may publish to what a route made of the topic.
     #[must_use]
     pub fn bad_topics(&self) -> u64 {
@@ -255,10 +261,13 @@ impl Hub {
                 given.give(slot, Ok(Receipt::default()));
                 continue;
             }
-            let plan = plan::plan(&self.table.load(), source, &message);
+            let table = self.table.load();
+            let plan = plan::plan(&table, source, &message);
             if plan == plan::Plan::default() {
                 self.note_unrouted(source, &message);
             }
+            note_held(&table, &plan.held, &message);
+            drop(table);
             self.note_bad_topics(source, &plan.bad_topics);
             match self.admit(&message, plan.links, &mut ready, &mut given).await {
                 Ok(appends) => {
@@ -377,7 +386,7 @@ impl Hub {
                 return Err(OfferError::Failed { link: target.link, reason: "the link has no buffer".into() });
             };
             let buffer = lanes.lane(target.lane);
-            let head = Envelope::encode_head(&target.destination, target.key.as_deref(), target.ordinal);
+            let head = target.head();
             let bytes = head.len() + body.len();
             let admission = match buffer.admit(bytes).now_or_never() {
                 Some(admission) => admission,
@@ -474,6 +483,18 @@ impl Hub {
 impl fmt::Debug for Hub {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Hub").field("site", self.ids.site()).field("links", &self.buffers.len()).finish_non_exhaustive()
+    }
+}
+
+/// Counts what routes held back of a message. What they could not make is said too: the first, and each time the count
+/// doubles.
+fn note_held(table: &Table, held: &[(usize, Held)], message: &Message) {
+    for (at, held) in held {
+        let count = table.note(*at, *held);
+        let route = table.routes().get(*at).map(|route| &route.name);
+        if let (Held::Failed, true, Some(route)) = (held, count.is_power_of_two(), route) {
+            tracing::warn!(%route, topic = %message.topic, id = %message.id, count, "a route cannot make of this message what it should: dead letters of its links (`transform`), and nothing for local clients");
+        }
     }
 }
 

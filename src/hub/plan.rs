@@ -7,12 +7,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::Source;
 use crate::buffer::Lane;
-use crate::message::Message;
-use crate::router::{Arrival, Decision, Endpoint, LinkId, Priority, Table};
+use crate::message::{Envelope, Message};
+use crate::router::{
+    Arrival, Endpoint, Held, LinkId, Priority, Route, Subject, Table, Taken, To, Told, Unfilled, View,
+};
 use crate::topic::{LEVELS_MAX, TopicError, TopicName, is_too_deep};
 
 /// Routes behind routes that are followed for one message. More than two levels are hard to follow for people too; a cycle
@@ -28,6 +31,8 @@ pub(super) struct Plan {
     pub(super) links: Vec<LinkTarget>,
     /// Where it was to be delivered locally, and is not.
     pub(super) bad_topics: Vec<BadTopic>,
+    /// What routes held back or could not make, each with its place in the table.
+    pub(super) held: SmallVec<[(usize, Held); 2]>,
 }
 
 /// What a route made for the built-in broker, and nobody may publish to there.
@@ -53,7 +58,9 @@ pub(super) enum NotLocal {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct LinkTarget {
     pub(super) link: LinkId,
+    /// Empty where everything that the template uses was empty.
     pub(super) destination: String,
+    /// The filled-in `key`.
     pub(super) key: Option<String>,
     /// How long the record is worth sending, by its route.
     pub(super) ttl: Option<Duration>,
@@ -61,6 +68,8 @@ pub(super) struct LinkTarget {
     pub(super) lane: Lane,
     /// Counts the records that one message makes for one link.
     pub(super) ordinal: u16,
+    /// Why the route cannot make of the message what it should: a dead letter (R28).
+    pub(super) failure: Option<String>,
 }
 
 /// Follows the routes for `message` from `source`.
@@ -69,13 +78,15 @@ pub(super) fn plan(table: &Table, source: &Source, message: &Message) -> Plan {
     if source.from == Endpoint::Broker {
         plan.local_topics.push(message.topic.clone());
     }
-    let first = Arrival { from: &source.from, channel: source.channel.as_deref(), topic: message.topic.as_str() };
-    let mut topics = follow(table, first, source, false, &mut plan);
+    let subject = Subject::new(message);
+    let topic = message.topic.as_str();
+    let first = Arrival { from: &source.from, channel: source.channel.as_deref(), topic, subject: &subject };
+    let mut topics = follow(table, &first, source, false, &mut plan);
     for _ in 0..CHAIN_MAX {
         let mut next = Vec::new();
         for topic in topics {
-            let arrival = Arrival { from: &Endpoint::Broker, channel: None, topic: topic.as_str() };
-            next.extend(follow(table, arrival, source, true, &mut plan));
+            let arrival = Arrival { from: &Endpoint::Broker, channel: None, topic: topic.as_str(), subject: &subject };
+            next.extend(follow(table, &arrival, source, true, &mut plan));
         }
         if next.is_empty() {
             break;
@@ -83,6 +94,17 @@ pub(super) fn plan(table: &Table, source: &Source, message: &Message) -> Plan {
         topics = next;
     }
     plan
+}
+
+impl LinkTarget {
+    /// What stands before the message in its record.
+    pub(super) fn head(&self) -> Bytes {
+        let (destination, key) = (self.destination.as_str(), self.key.as_deref());
+        match &self.failure {
+            None => Envelope::encode_head(destination, key, self.ordinal),
+            Some(reason) => Envelope::encode_failed_head(destination, key, self.ordinal, reason),
+        }
+    }
 }
 
 /// Where records of this priority go.
@@ -95,33 +117,84 @@ const fn lane(priority: Priority) -> Lane {
 }
 
 /// Applies the routes that match one arrival; answers the local topics that were new.
-fn follow(table: &Table, arrival: Arrival<'_>, source: &Source, chained: bool, plan: &mut Plan) -> Vec<TopicName> {
+fn follow(table: &Table, arrival: &Arrival<'_, '_>, source: &Source, chained: bool, plan: &mut Plan) -> Vec<TopicName> {
     let mut new_topics = Vec::new();
-    for decision in table.route(arrival) {
-        match decision.target {
-            Endpoint::Broker => match local_topic(&decision.destination) {
-                Ok(topic) if plan.local_topics.contains(&topic) => {}
-                Ok(topic) => {
-                    plan.local_topics.push(topic.clone());
-                    new_topics.push(topic);
-                }
-                // A capture of a valid topic in a checked template can still become too long, too deep, or one of our own.
-                Err(why) => {
-                    let Decision { route, destination: topic, .. } = decision;
-                    plan.bad_topics.push(BadTopic { route, topic, why });
-                }
-            },
-            Endpoint::Link(link) if chained && source.from == Endpoint::Link(link.clone()) => {}
-            Endpoint::Link(link) => {
-                let earlier = plan.links.iter().filter(|target| target.link == link).count();
-                let ordinal = u16::try_from(earlier).unwrap_or(u16::MAX);
-                let Decision { destination, key, ttl, priority, .. } = decision;
-                let lane = lane(priority);
-                plan.links.push(LinkTarget { link, destination, key, ttl, lane, ordinal });
+    table.route(arrival, |told| {
+        let taken = match told {
+            Told::Taken(taken) => taken,
+            Told::Held(at, held) => return plan.held.push((at, held)),
+        };
+        for to in &taken.route.to {
+            match &to.endpoint {
+                Endpoint::Broker => new_topics.extend(plan.deliver(&taken, to, arrival)),
+                Endpoint::Link(_) if chained && source.from == to.endpoint => {}
+                Endpoint::Link(link) => plan.send(&taken, to, link, arrival),
+            }
+        }
+    });
+    new_topics
+}
+
+impl Plan {
+    /// Adds a local topic; answers it if it is new.
+    fn deliver(&mut self, taken: &Taken<'_, '_>, to: &To, arrival: &Arrival<'_, '_>) -> Option<TopicName> {
+        let Taken { at, route, captures } = taken;
+        let destination = match to.template.fill(View::new(arrival.subject, captures)) {
+            Ok(destination) => destination,
+            Err(error) => {
+                tracing::debug!(route = %route.name, %error, "not delivered locally");
+                self.held.push((*at, Held::Failed));
+                return None;
+            }
+        };
+        match local_topic(&destination) {
+            Ok(topic) if self.local_topics.contains(&topic) => None,
+            Ok(topic) => {
+                self.local_topics.push(topic.clone());
+                Some(topic)
+            }
+            // A capture of a valid topic in a checked template can still become too long, too deep, or one of our own.
+            Err(why) => {
+                let (route, topic) = (Arc::clone(&route.name), destination.into_owned());
+                self.bad_topics.push(BadTopic { route, topic, why });
+                None
             }
         }
     }
-    new_topics
+
+    /// Adds a record. One that cannot be made is added all the same, with the reason: it becomes a dead letter.
+    fn send(&mut self, taken: &Taken<'_, '_>, to: &To, link: &LinkId, arrival: &Arrival<'_, '_>) {
+        let Taken { at, route, captures } = taken;
+        let view = View::new(arrival.subject, captures);
+        let earlier = self.links.iter().filter(|target| target.link == *link).count();
+        let filled = || -> Result<(String, Option<String>), Unfilled> {
+            let key = route.key.as_ref().map(|key| key.fill_text(view)).transpose()?;
+            Ok((to.template.fill(view)?.into_owned(), key.map(String::from)))
+        };
+        let (filled, failure) = match filled() {
+            Ok(filled) => (filled, None),
+            // Under the name that it has here, so that whoever looks at dead letters knows it.
+            Err(error) => {
+                self.held.push((*at, Held::Failed));
+                ((to.template.as_str().to_owned(), None), Some(failure(route, &error)))
+            }
+        };
+        let (destination, key) = filled;
+        self.links.push(LinkTarget {
+            link: link.clone(),
+            destination,
+            key,
+            ttl: route.ttl,
+            lane: lane(route.priority),
+            ordinal: u16::try_from(earlier).unwrap_or(u16::MAX),
+            failure,
+        });
+    }
+}
+
+/// The reason of the dead letter (R28).
+fn failure(route: &Route, error: &Unfilled) -> String {
+    format!("transform: route `{}`: {error}", route.name)
 }
 
 fn local_topic(text: &str) -> Result<TopicName, NotLocal> {
@@ -139,16 +212,12 @@ fn local_topic(text: &str) -> Result<TopicName, NotLocal> {
 mod tests {
     use super::*;
     use crate::message::tests_support::message;
-    use crate::router::{Form, From, Route, To};
+    use crate::router::{Form, From};
 
     fn table(routes: &[(&str, &[&str])]) -> Table {
-        let route = |(from, to): &(&str, &[&str])| Route {
-            name: (*from).into(),
-            from: vec![From::parse(from, Form::Topic).unwrap()],
-            to: to.iter().map(|to| To::parse(to).unwrap()).collect(),
-            key: None,
-            ttl: None,
-            priority: Priority::Normal,
+        let route = |(from, to): &(&str, &[&str])| {
+            let to = to.iter().map(|to| To::parse(to).unwrap()).collect();
+            Route::new(from, vec![From::parse(from, Form::Topic).unwrap()], to)
         };
         Table::new(routes.iter().map(route).collect())
     }

@@ -9,7 +9,8 @@ use parking_lot::Mutex;
 use super::*;
 use crate::buffer::{Compression, Config as BufferConfig, SyncMode, WhenFull};
 use crate::clock;
-use crate::router::{Form, From, Priority, Route, To};
+use crate::message::Envelope;
+use crate::router::{Form, From, Route, To};
 use crate::units::ByteSize;
 
 /// A broker that notes what it is given, and stores up to a mark that the test moves.
@@ -59,13 +60,8 @@ fn bench(routes: &[(&str, &str)], links: &[(&str, WhenFull, u64)], stores: bool)
     let dir = tempfile::tempdir().unwrap();
     let buffers: Vec<_> =
         links.iter().map(|(name, when_full, size)| open(dir.path(), name, *when_full, *size)).collect();
-    let routes = routes.iter().map(|(from, to)| Route {
-        name: (*from).into(),
-        from: vec![From::parse(from, Form::Topic).unwrap()],
-        to: vec![To::parse(to).unwrap()],
-        key: None,
-        ttl: None,
-        priority: Priority::Normal,
+    let routes = routes.iter().map(|(from, to)| {
+        Route::new(from, vec![From::parse(from, Form::Topic).unwrap()], vec![To::parse(to).unwrap()])
     });
     let logs = links.iter().zip(&buffers).map(|((name, ..), buffer)| (LinkId::new(name), buffer.clone().into()));
     let ids = IdSource::new("test".into(), 1);
@@ -283,15 +279,35 @@ fn r08_a_record_expires_by_its_publisher_or_by_its_route_whichever_is_earlier() 
 }
 
 #[tokio::test]
+async fn r28_what_a_route_cannot_make_is_a_record_with_its_reason_and_counted() {
+    let routes =
+        [("broker/#", "cloud/{payload.line}"), ("broker/a", "broker/by/{payload.line}"), ("broker/+", "cloud/all")];
+    let bench = bench(&routes, &[("cloud", WhenFull::DropOldest, BIG)], false);
+    let batch =
+        vec![publication("a", b"{\"line\":\"x\"}"), publication("a", b"21.5"), publication("a", b"{\"line\":\"x/y\"}")];
+    for answer in bench.hub.offer(&from_broker(), batch).await {
+        answer.unwrap().settled().await.unwrap();
+    }
+    let records = records(&bench.buffers[0], 7).await;
+    let told: Vec<_> = records.iter().map(|one| (&*one.destination, one.failure.as_deref())).collect();
+    let missing = "transform: route `broker/#`: the message has no `{payload.line}`";
+    let deep = "transform: route `broker/#`: `{payload.line}` is \"x/y\", and a destination takes one level of it: not empty, without `/`, `+`, `#`";
+    let all = ("all", None);
+    assert_eq!(
+        told,
+        [("x", None), all, ("x", None), ("{payload.line}", Some(missing)), all, ("{payload.line}", Some(deep)), all]
+    );
+    assert_eq!(*bench.local.delivered.lock(), ["a", "by/x", "a", "a"]);
+    let counts = bench.hub.route_counts();
+    assert_eq!(counts.iter().map(|(_, counts)| counts.failed).collect::<Vec<_>>(), [2, 2, 0]);
+}
+
+#[tokio::test]
 async fn a_routes_ttl_is_for_its_own_records_and_leaves_other_targets_alone() {
     let bench = bench(&[], &[("cloud", WhenFull::DropOldest, BIG), ("lake", WhenFull::DropOldest, BIG)], false);
-    let route = |to: &str, ttl| Route {
-        name: to.into(),
-        from: vec![From::parse("broker/#", Form::Topic).unwrap()],
-        to: vec![To::parse(to).unwrap()],
-        key: None,
-        ttl,
-        priority: Priority::Normal,
+    let route = |to: &str, ttl| {
+        let from = From::parse("broker/#", Form::Topic).unwrap();
+        Route { ttl, ..Route::new(to, vec![from], vec![To::parse(to).unwrap()]) }
     };
     bench
         .hub

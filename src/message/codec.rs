@@ -22,6 +22,8 @@ use crate::clock::{Moment, WallMs};
 use crate::topic::TopicName;
 
 const VERSION: u8 = 1;
+/// The same with a reason why it cannot be sent. Written only then, so that all others are read by earlier programs too.
+const VERSION_FAILED: u8 = 2;
 const ABSENT: u32 = u32::MAX;
 
 /// A record that holds no envelope.
@@ -34,7 +36,7 @@ pub enum DecodeError {
     #[error("the record's {0} is not valid")]
     Invalid(&'static str),
     /// Written by a later version of Tidegate.
-    #[error("the record has format {0}; this program reads format 1")]
+    #[error("the record has format {0}; this program reads formats 1 and 2")]
     Version(u8),
 }
 
@@ -50,20 +52,41 @@ impl Envelope {
         out.freeze()
     }
 
+    /// The same for a record that is never sent, since its route could not make it (R28).
+    #[must_use]
+    pub fn encode_failed_head(destination: &str, key: Option<&str>, ordinal: u16, reason: &str) -> Bytes {
+        let mut out = BytesMut::from(&*Self::encode_head(destination, key, ordinal));
+        if let Some(version) = out.first_mut() {
+            *version = VERSION_FAILED;
+        }
+        put_bytes(&mut out, reason.as_bytes());
+        out.freeze()
+    }
+
+    /// The head of this one.
+    #[must_use]
+    pub fn head(&self) -> Bytes {
+        match &self.failure {
+            None => Self::encode_head(&self.destination, self.key.as_deref(), self.ordinal),
+            Some(reason) => Self::encode_failed_head(&self.destination, self.key.as_deref(), self.ordinal, reason),
+        }
+    }
+
     /// Reads what [`Envelope::encode_head`] and [`Message::encode`] wrote, one behind the other.
     ///
     /// # Errors
     /// [`DecodeError`] where the bytes are none of ours.
     pub fn decode(mut bytes: Bytes) -> Result<Self, DecodeError> {
         let bytes = &mut bytes;
-        match take_u8(bytes, "version")? {
-            VERSION => {}
-            other => return Err(DecodeError::Version(other)),
+        let version = take_u8(bytes, "version")?;
+        if !matches!(version, VERSION | VERSION_FAILED) {
+            return Err(DecodeError::Version(version));
         }
         let ordinal = take_u16(bytes, "ordinal")?;
         let destination = take_text(bytes, "destination")?;
         let key = take_optional_text(bytes, "key")?;
-        Ok(Self { destination, key, ordinal, message: Message::decode(bytes)? })
+        let failure = if version == VERSION_FAILED { Some(take_text(bytes, "failure")?) } else { None };
+        Ok(Self { destination, key, ordinal, failure, message: Message::decode(bytes)? })
     }
 }
 
@@ -249,22 +272,23 @@ mod tests {
             correlation_data: Some(Bytes::from_static(b"\x01\x02")),
             user: vec![("k".into(), "v".into()), ("k".into(), "w".into())],
         };
-        Envelope { destination: "x/y".into(), key: Some("press".into()), ordinal: 3, message }
+        Envelope { destination: "x/y".into(), key: Some("press".into()), ordinal: 3, failure: None, message }
     }
 
     fn bytes_of(envelope: &Envelope) -> Bytes {
-        let head = Envelope::encode_head(&envelope.destination, envelope.key.as_deref(), envelope.ordinal);
-        [head, envelope.message.encode()].concat().into()
+        [envelope.head(), envelope.message.encode()].concat().into()
     }
 
     #[test]
     fn an_envelope_reads_back_as_it_was_written() {
         assert_eq!(Envelope::decode(bytes_of(&full())), Ok(full()));
+        let failed = Envelope { failure: Some("transform: no `{payload.line}`".into()), ..full() };
+        assert_eq!(Envelope::decode(bytes_of(&failed)), Ok(failed));
     }
 
     #[test]
     fn every_truncation_is_an_error_and_no_flip_panics() {
-        let bytes = bytes_of(&full());
+        let bytes = bytes_of(&Envelope { failure: Some("why".into()), ..full() });
         for end in 0..bytes.len() {
             assert!(Envelope::decode(bytes.slice(..end)).is_err(), "cut at {end}");
         }

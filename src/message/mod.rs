@@ -141,6 +141,8 @@ pub struct Envelope {
     pub key: Option<Box<str>>,
     /// Which of several records of one message for one link this is; 0 for the first (R11).
     pub ordinal: u16,
+    /// Why its route could not make of the message what it should: it is never sent but becomes a dead letter (R28).
+    pub failure: Option<Box<str>>,
     /// The message.
     pub message: Message,
 }

@@ -40,6 +40,10 @@ impl From {
     /// The first mistake, with its place in `address`.
     pub fn parse(address: &str, form: Form) -> Result<Self, SyntaxError> {
         let (endpoint, what) = split(address)?;
+        let (share, what) = match form {
+            Form::Topic => split_share(what).map_err(|error| error.shifted(endpoint.address_bytes()))?,
+            Form::Channel => (None, what),
+        };
         let (channel, pattern) = match form {
             Form::Topic => (None, Some(what)),
             Form::Channel => match what.split_once('/') {
@@ -52,7 +56,8 @@ impl From {
             return Err(SyntaxError::new(at..at, Problem::NothingBehind(endpoint.to_string())));
         }
         let pattern = pattern.map(|text| Pattern::parse(text).map_err(|e| e.shifted(address.len() - text.len())));
-        Ok(Self { endpoint, channel: channel.map(str::to_owned), pattern: pattern.transpose()? })
+        let (channel, share) = (channel.map(str::to_owned), share.map(str::to_owned));
+        Ok(Self { endpoint, channel, pattern: pattern.transpose()?, share })
     }
 }
 
@@ -69,6 +74,17 @@ impl To {
         }
         let template = Template::parse(what).map_err(|error| error.shifted(offset))?;
         Ok(Self { endpoint, template })
+    }
+}
+
+/// `$share/GROUP/FILTER` (MQTT 5.0 section 4.8.2).
+fn split_share(what: &str) -> Result<(Option<&str>, &str), SyntaxError> {
+    let Some(shared) = what.strip_prefix("$share/") else { return Ok((None, what)) };
+    match shared.split_once('/') {
+        Some((group, filter)) if !group.is_empty() && !group.contains(['+', '#', '{', '}']) && !filter.is_empty() => {
+            Ok((Some(group), filter))
+        }
+        _ => Err(SyntaxError::new(0..what.len(), Problem::Share)),
     }
 }
 
@@ -103,6 +119,9 @@ mod tests {
         let from = From::parse("cloud/orders/a/{b}", Form::Channel).unwrap();
         assert_eq!((from.channel.as_deref(), from.pattern.unwrap().filter()), (Some("orders"), "a/+".to_owned()));
 
+        let from = From::parse("hq/$share/sites/cmd/{a}", Form::Topic).unwrap();
+        assert_eq!((from.share.as_deref(), from.pattern.unwrap().filter()), (Some("sites"), "cmd/+".to_owned()));
+
         let to = To::parse("cloud/{line}.{machine}").unwrap();
         assert_eq!((to.endpoint.to_string(), to.template.as_str()), ("cloud".to_owned(), "{line}.{machine}"));
     }
@@ -117,6 +136,10 @@ mod tests {
             ("hq//a", Form::Channel, 3..3),
             ("hq/queue/a/#/b", Form::Channel, 11..12),
             ("hq/queue/", Form::Channel, 9..9),
+            ("hq/$share/a", Form::Topic, 3..11),
+            ("hq/$share//a", Form::Topic, 3..12),
+            ("hq/$share/a+/b", Form::Topic, 3..14),
+            ("hq/$share/g/a/#/b", Form::Topic, 14..15),
         ] {
             assert_eq!(From::parse(text, form).unwrap_err().span, span, "{text}");
         }

@@ -2,7 +2,8 @@
 //!
 //! # Parts
 //! - [`Pattern`] says which topics a route takes and what it captures of them; [`Template`] makes an address, or a
-//!   Kafka key, out of what was captured.
+//!   Kafka key, out of what was captured and of the message.
+//! - [`Subject`] is a message that routes are asked for: its payload is parsed at most once, and only if a route asks.
 //! - [`From`] and [`To`] are the two sides of a [`Route`], read from addresses such as `broker/factory/{line}/#` (R29).
 //! - [`Table`] indexes all routes, so that asking costs what matches and not what exists, and nothing is allocated for a
 //!   message that no route takes.
@@ -10,21 +11,28 @@
 //!   `tidegate check`.
 //!
 //! # Invariants
-//! PURE: no task, file, socket, clock or random number. The router does not know what a link's kind is, what a message
-//! holds beyond its topic, or whether a link is online. The table answers for one arrival; that what a route writes to the
+//! PURE: no task, file, socket, clock or random number. The router does not know what a link's kind is or whether a link is
+//! online. The table answers for one arrival; that what a route writes to the
 //! broker is an arrival there again is the hub's business.
 
 mod address;
+mod counts;
+mod filter;
+mod json;
 mod pattern;
 mod syntax;
 mod table;
 mod template;
+mod view;
 
 pub use address::Form;
+pub use counts::{Counts, Held};
+pub use filter::{Filter, FilterError, FilterProblem, Known, Mistake};
 pub use pattern::{Captures, Pattern};
 pub use syntax::{Problem, SyntaxError};
-pub use table::Table;
-pub use template::Template;
+pub use table::{Table, Taken, Told};
+pub use template::{Template, Unfilled};
+pub use view::{FIELDS, Subject, View};
 
 use std::fmt;
 use std::sync::Arc;
@@ -91,33 +99,32 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// What is asked of the table: where a message came from.
+/// What is asked of the table: a message, and where it came from.
 #[derive(Clone, Copy, Debug)]
-pub struct Arrival<'a> {
+pub struct Arrival<'v, 'a> {
     /// Broker or link.
-    pub from: &'a Endpoint,
+    pub from: &'v Endpoint,
     /// RabbitMQ queue or Kafka topic it was consumed from; `None` for the broker and for MQTT links.
-    pub channel: Option<&'a str>,
-    /// The message's topic.
-    pub topic: &'a str,
+    pub channel: Option<&'v str>,
+    /// Its topic here. What a route wrote to the broker has another one than the message itself.
+    pub topic: &'v str,
+    /// The message.
+    pub subject: &'v Subject<'a>,
 }
 
-/// One thing to do with a message.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Decision {
-    /// The route's name.
-    pub route: Arc<str>,
-    /// Where to.
-    pub target: Endpoint,
-    /// The filled-in template: an MQTT topic, routing key (with `/`), Kafka topic. Empty where everything that the
-    /// template uses was empty.
-    pub destination: String,
-    /// The filled-in `key`.
-    pub key: Option<String>,
-    /// The route's [`Route::ttl`].
-    pub ttl: Option<Duration>,
-    /// The route's [`Route::priority`].
-    pub priority: Priority,
+/// What a route says to a message.
+#[derive(Clone, Debug)]
+pub enum Verdict<'v> {
+    /// It takes it, with these captures.
+    Taken(Captures<'v>),
+    /// None of its `from`s is where the message came from.
+    OtherSource,
+    /// None of its patterns matches.
+    OtherTopic,
+    /// The pattern of its `except` at this place matches too.
+    Excepted(usize),
+    /// Its `where` is not true of it.
+    Filtered(Captures<'v>),
 }
 
 /// Where a route begins (R29), parsed and checked.
@@ -129,6 +136,8 @@ pub struct From {
     pub channel: Option<String>,
     /// On the message's topic; `None` (queues and Kafka topics without a pattern): any.
     pub pattern: Option<Pattern>,
+    /// The group of an MQTT link's shared subscription.
+    pub share: Option<String>,
 }
 
 /// Where a route leads.
@@ -147,6 +156,10 @@ pub struct Route {
     pub name: Arc<str>,
     /// At least one. A message that several of them match takes the route once, with the captures of the first.
     pub from: Vec<From>,
+    /// Topics that it does not take all the same, whatever matches.
+    pub except: Vec<Pattern>,
+    /// What has to be true of a message.
+    pub filter: Option<Filter>,
     /// At least one.
     pub to: Vec<To>,
     /// Kafka key.
@@ -155,4 +168,47 @@ pub struct Route {
     pub ttl: Option<Duration>,
     /// Which of a link's lanes.
     pub priority: Priority,
+}
+
+impl Route {
+    /// One that only leads somewhere, with everything else as it is without its key.
+    #[must_use]
+    pub fn new(name: &str, from: Vec<From>, to: Vec<To>) -> Self {
+        let (except, filter, key, ttl, priority) = Default::default();
+        Self { name: name.into(), from, except, filter, to, key, ttl, priority }
+    }
+
+    /// What it says to a message that may come by any of its `from`s: the first that matches counts.
+    #[must_use]
+    pub fn judge<'v>(&'v self, arrival: &Arrival<'v, '_>) -> Verdict<'v> {
+        let mut verdict = Verdict::OtherSource;
+        for at in 0..self.from.len() {
+            match self.judge_from(at, arrival) {
+                Verdict::OtherSource => {}
+                Verdict::OtherTopic => verdict = Verdict::OtherTopic,
+                decided @ (Verdict::Taken(_) | Verdict::Excepted(_) | Verdict::Filtered(_)) => return decided,
+            }
+        }
+        verdict
+    }
+
+    /// The same for one of its `from`s.
+    fn judge_from<'v>(&'v self, at: usize, arrival: &Arrival<'v, '_>) -> Verdict<'v> {
+        let Some(from) = self.from.get(at) else { return Verdict::OtherSource };
+        if from.endpoint != *arrival.from || from.channel.as_deref() != arrival.channel {
+            return Verdict::OtherSource;
+        }
+        let captures = match &from.pattern {
+            Some(pattern) => pattern.captures(arrival.topic),
+            None => Some(Captures::of(arrival.topic)),
+        };
+        let Some(captures) = captures else { return Verdict::OtherTopic };
+        if let Some(at) = self.except.iter().position(|except| except.matches(arrival.topic)) {
+            return Verdict::Excepted(at);
+        }
+        match &self.filter {
+            Some(filter) if !filter.takes(View::new(arrival.subject, &captures)) => Verdict::Filtered(captures),
+            Some(_) | None => Verdict::Taken(captures),
+        }
+    }
 }

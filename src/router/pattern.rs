@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use smallvec::SmallVec;
-
 use super::syntax::{LEVELS_MAX, Problem, SyntaxError, is_capture_name};
 use crate::topic::{TOPIC_BYTES_MAX, TopicError};
 
@@ -26,14 +24,13 @@ pub(super) enum Level {
     Rest,
 }
 
-/// What a pattern took out of one topic.
-#[derive(Clone, Debug)]
+/// What a pattern took out of one topic: found when it is asked for.
+#[derive(Clone, Copy, Debug)]
 pub struct Captures<'a> {
     /// The whole topic.
     pub(super) topic: &'a str,
-    /// Four names fit without an allocation: plant, area, line, machine is what people write.
-    pub(super) named: SmallVec<[(&'a str, &'a str); 4]>,
-    pub(super) rest: Option<&'a str>,
+    /// One that matches it.
+    pattern: Option<&'a Pattern>,
 }
 
 impl Pattern {
@@ -122,30 +119,50 @@ impl Pattern {
         theirs.next().is_none()
     }
 
+    /// Whether some topic is matched by both.
+    #[must_use]
+    pub fn meets(&self, other: &Self) -> bool {
+        let dollar = |level: Option<&Level>| matches!(level, Some(Level::Exact(text)) if text.starts_with('$'));
+        let wild = |level: Option<&Level>| !matches!(level, Some(Level::Exact(_)));
+        let (ours, theirs) = (self.levels.first(), other.levels.first());
+        if (dollar(ours) && wild(theirs)) || (dollar(theirs) && wild(ours)) {
+            return false;
+        }
+        let (mut ours, mut theirs) = (self.levels.iter(), other.levels.iter());
+        loop {
+            match (ours.next(), theirs.next()) {
+                (Some(Level::Rest), _) | (_, Some(Level::Rest)) | (None, None) => return true,
+                (Some(Level::Exact(a)), Some(Level::Exact(b))) if a != b => return false,
+                (Some(_), Some(_)) => {}
+                (None, Some(_)) | (Some(_), None) => return false,
+            }
+        }
+    }
+
+    /// Whether it matches `topic`.
+    #[must_use]
+    pub fn matches(&self, topic: &str) -> bool {
+        if topic.starts_with('$') && !matches!(self.levels.first(), Some(Level::Exact(_))) {
+            return false;
+        }
+        let mut left = topic.split('/');
+        for level in &self.levels {
+            if *level == Level::Rest {
+                return true;
+            }
+            match (level, left.next()) {
+                (_, None) => return false,
+                (Level::Exact(wanted), Some(found)) if **wanted != *found => return false,
+                (Level::Exact(_) | Level::One(_) | Level::Rest, Some(_)) => {}
+            }
+        }
+        left.next().is_none()
+    }
+
     /// What is captured of `topic`; `None` if it does not match.
     #[must_use]
     pub fn captures<'a>(&'a self, topic: &'a str) -> Option<Captures<'a>> {
-        if topic.starts_with('$') && !matches!(self.levels.first(), Some(Level::Exact(_))) {
-            return None;
-        }
-        let mut captures = Captures::of(topic);
-        let mut left = Some(topic);
-        for level in &self.levels {
-            if *level == Level::Rest {
-                // `a/#` matches `a` too: then nothing is left.
-                captures.rest = Some(left.unwrap_or_default());
-                return Some(captures);
-            }
-            let text = left?;
-            let (found, behind) = text.split_once('/').map_or((text, None), |(found, behind)| (found, Some(behind)));
-            match level {
-                Level::Exact(wanted) if **wanted != *found => return None,
-                Level::One(Some(name)) => captures.named.push((name, found)),
-                Level::Exact(_) | Level::One(None) | Level::Rest => {}
-            }
-            left = behind;
-        }
-        left.is_none().then_some(captures)
+        self.matches(topic).then_some(Captures { topic, pattern: Some(self) })
     }
 }
 
@@ -165,17 +182,33 @@ impl<'a> Captures<'a> {
     /// Nothing but the topic: what a route without a pattern captures.
     #[must_use]
     pub fn of(topic: &'a str) -> Self {
-        Self { topic, named: SmallVec::new(), rest: None }
+        Self { topic, pattern: None }
     }
 
     /// The text captured as `name`.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&'a str> {
-        match name {
-            "topic" => Some(self.topic),
-            "rest" => self.rest,
-            _ => self.named.iter().find(|(known, _)| *known == name).map(|(_, text)| *text),
+        if name == "topic" {
+            return Some(self.topic);
         }
+        let is_it = |level: &Level| match level {
+            Level::One(Some(own)) => **own == *name,
+            Level::Rest => name == "rest",
+            Level::Exact(_) | Level::One(None) => false,
+        };
+        let levels = &self.pattern?.levels;
+        let at = levels.iter().position(is_it)?;
+        match levels.get(at)? {
+            // `a/#` matches `a` too: then nothing is left.
+            Level::Rest => Some(self.topic.splitn(at + 1, '/').nth(at).unwrap_or_default()),
+            Level::Exact(_) | Level::One(_) => self.topic.split('/').nth(at),
+        }
+    }
+
+    /// The captures with their names, but for the topic.
+    pub fn all(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let names = self.pattern.into_iter().flat_map(Pattern::names).filter(|name| *name != "topic");
+        names.filter_map(|name| Some((name, self.get(name)?)))
     }
 }
 
@@ -293,6 +326,25 @@ mod tests {
                 && wide.covers(&narrow) && narrow.captures(&topic).is_some()
             {
                 prop_assert!(wide.captures(&topic).is_some(), "{} covers {} but misses {}", wide, narrow, topic);
+            }
+        }
+
+        #[test]
+        fn patterns_meet_where_a_topic_matches_both(
+            one in "\\$?(([ab]|\\+)/){0,2}([ab]|\\+|#)",
+            other in "\\$?(([ab]|\\+)/){0,2}([ab]|\\+|#)",
+        ) {
+            if let (Ok(one), Ok(other)) = (Pattern::parse(&one), Pattern::parse(&other)) {
+                // Every topic of up to four levels over an alphabet with one letter more than the patterns have.
+                let mut topics = vec![String::new()];
+                for _ in 0..4 {
+                    let longer = topics.iter().flat_map(|topic| ["a", "b", "c"].map(|level| format!("{topic}{level}/")));
+                    topics.extend(longer.collect::<Vec<_>>());
+                }
+                let topics = topics.iter().filter_map(|topic| topic.strip_suffix('/'));
+                let topics = topics.flat_map(|topic| [topic.to_owned(), format!("${topic}")]);
+                let found = topics.into_iter().any(|topic| one.matches(&topic) && other.matches(&topic));
+                prop_assert_eq!(one.meets(&other), found, "{} and {}", one, other);
             }
         }
 

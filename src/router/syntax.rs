@@ -42,6 +42,12 @@ pub enum Problem {
     /// `{a-b}`, `{}`.
     #[error("`{{{0}}}` is no name of a capture: letters, digits and `_`, not beginning with a digit")]
     CaptureName(String),
+    /// `$share` without a group or filter.
+    #[error("a shared subscription is `$share/GROUP/FILTER`")]
+    Share,
+    /// `{time:%Q}`.
+    #[error("`{0}` is no form of a time: write it as `date` takes it, such as `{{time:%Y-%m-%d}}`")]
+    TimeFormat(String),
     /// `{a}/{a}`.
     #[error("`{{{0}}}` is captured twice")]
     CaptureTwice(String),

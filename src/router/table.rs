@@ -3,8 +3,9 @@
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
-use super::pattern::{Captures, Level, Pattern};
-use super::{Arrival, Decision, Endpoint, LinkId, Route};
+use super::counts::{Counters, Counts, Held};
+use super::pattern::{Level, Pattern};
+use super::{Arrival, Captures, Endpoint, LinkId, Route, Verdict};
 
 /// All routes, indexed.
 ///
@@ -13,6 +14,8 @@ use super::{Arrival, Decision, Endpoint, LinkId, Route};
 #[derive(Debug, Default)]
 pub struct Table {
     routes: Vec<Route>,
+    /// One for each route.
+    counters: Vec<Counters>,
     broker: Origin,
     links: FxHashMap<LinkId, Origin>,
 }
@@ -51,8 +54,28 @@ struct Hit {
     from: usize,
 }
 
-/// Eight routes at once fit without an allocation; a message that more routes take pays one.
-type Hits = SmallVec<[Hit; 8]>;
+/// So many routes at once fit without an allocation; a message that more routes take pays one.
+type Hits = SmallVec<[Hit; 16]>;
+
+/// A route that takes a message.
+#[derive(Debug)]
+pub struct Taken<'t, 'v> {
+    /// Its place in the table.
+    pub at: usize,
+    /// The route.
+    pub route: &'t Route,
+    /// What its pattern captured.
+    pub captures: Captures<'v>,
+}
+
+/// What a table says of one message: one for each route whose pattern matches, but for what `except` leaves out.
+#[derive(Debug)]
+pub enum Told<'t, 'v> {
+    /// The route takes it.
+    Taken(Taken<'t, 'v>),
+    /// The route at this place holds it back.
+    Held(usize, Held),
+}
 
 impl Table {
     /// Indexes the routes.
@@ -72,8 +95,30 @@ impl Table {
                 index.insert(begins.pattern.as_ref(), Hit { route, from });
             }
         }
+        table.counters = routes.iter().map(|_| Counters::default()).collect();
         table.routes = routes;
         table
+    }
+
+    /// Counts what the route at this place held back; answers how often that was.
+    pub fn note(&self, at: usize, held: Held) -> u64 {
+        self.counters.get(at).map_or(0, |counters| counters.note(held))
+    }
+
+    /// What each route held back.
+    pub fn counts(&self) -> impl Iterator<Item = (&Route, Counts)> {
+        self.routes.iter().zip(self.counters.iter().map(Counters::read))
+    }
+
+    /// Goes on from where the table before it stood, for routes that have kept their names.
+    pub fn take_over(&self, earlier: &Self) {
+        let known: FxHashMap<&str, &Counters> =
+            earlier.routes.iter().map(|route| &*route.name).zip(&earlier.counters).collect();
+        for (route, counters) in self.routes.iter().zip(&self.counters) {
+            if let Some(earlier) = known.get(&*route.name) {
+                counters.take_over(earlier);
+            }
+        }
     }
 
     /// The routes, as given.
@@ -82,24 +127,25 @@ impl Table {
         &self.routes
     }
 
-    /// What is to be done with a message that arrived thus, in the order of the routes and their targets. Allocates
-    /// nothing if that is nothing.
-    #[must_use]
-    pub fn route(&self, arrival: Arrival<'_>) -> Vec<Decision> {
+    /// Tells which routes take a message that arrived thus, and which hold it back, in their order. Allocates nothing.
+    pub fn route<'v>(&'v self, arrival: &Arrival<'v, '_>, mut tell: impl FnMut(Told<'v, 'v>)) {
         let mut hits = Hits::new();
         if let Some(index) = self.index(arrival) {
             index.find(arrival.topic, &mut hits);
         }
         hits.sort_unstable();
         hits.dedup_by_key(|hit| hit.route);
-        let mut decisions = Vec::new();
         for hit in hits {
-            self.decide(hit, arrival.topic, &mut decisions);
+            let Some(route) = self.routes.get(hit.route) else { continue };
+            match route.judge_from(hit.from, arrival) {
+                Verdict::Taken(captures) => tell(Told::Taken(Taken { at: hit.route, route, captures })),
+                Verdict::Filtered(_) => tell(Told::Held(hit.route, Held::Filtered)),
+                Verdict::OtherSource | Verdict::OtherTopic | Verdict::Excepted(_) => {}
+            }
         }
-        decisions
     }
 
-    fn index(&self, arrival: Arrival<'_>) -> Option<&Index> {
+    fn index(&self, arrival: &Arrival<'_, '_>) -> Option<&Index> {
         let origin = match arrival.from {
             Endpoint::Broker => &self.broker,
             Endpoint::Link(link) => self.links.get(link)?,
@@ -108,20 +154,6 @@ impl Table {
             None => Some(&origin.plain),
             Some(channel) => origin.channels.get(channel),
         }
-    }
-
-    fn decide(&self, hit: Hit, topic: &str, decisions: &mut Vec<Decision>) {
-        let Some(route) = self.routes.get(hit.route) else { return };
-        let pattern = route.from.get(hit.from).and_then(|from| from.pattern.as_ref());
-        let captures = pattern.and_then(|pattern| pattern.captures(topic)).unwrap_or_else(|| Captures::of(topic));
-        decisions.extend(route.to.iter().map(|to| Decision {
-            route: route.name.clone(),
-            target: to.endpoint.clone(),
-            destination: to.template.fill(&captures),
-            key: route.key.as_ref().map(|key| key.fill(&captures)),
-            ttl: route.ttl,
-            priority: route.priority,
-        }));
     }
 }
 
@@ -186,11 +218,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::router::{Form, From, Priority, Template, To};
+    use crate::message::tests_support::message;
+    use crate::router::{Form, From, Subject, Template, To, View};
 
     fn route(name: &str, from: &[From], to: &[&str]) -> Route {
-        let to = to.iter().map(|to| To::parse(to).unwrap()).collect();
-        Route { name: name.into(), from: from.to_vec(), to, key: None, ttl: None, priority: Priority::default() }
+        Route::new(name, from.to_vec(), to.iter().map(|to| To::parse(to).unwrap()).collect())
     }
 
     fn on_topic(address: &str) -> From {
@@ -199,8 +231,19 @@ mod tests {
 
     fn ask(table: &Table, from: &str, channel: Option<&str>, topic: &str) -> Vec<String> {
         let from = Endpoint::of_address(&format!("{from}/x")).unwrap();
-        let decisions = table.route(Arrival { from: &from, channel, topic });
-        decisions.iter().map(|d| format!("{}: {}/{}", d.route, d.target, d.destination)).collect()
+        let message = message(topic, b"");
+        let subject = Subject::new(&message);
+        let mut told = Vec::new();
+        table.route(&Arrival { from: &from, channel, topic, subject: &subject }, |told_of| {
+            let Told::Taken(taken) = told_of else { return };
+            let view = View::new(&subject, &taken.captures);
+            let key = taken.route.key.as_ref().map(|key| format!(" {}", key.fill_text(view).unwrap()));
+            told.extend(taken.route.to.iter().map(|to| {
+                let destination = to.template.fill(view).unwrap();
+                format!("{}: {}/{destination}{}", taken.route.name, to.endpoint, key.as_deref().unwrap_or_default())
+            }));
+        });
+        told
     }
 
     #[test]
@@ -227,10 +270,9 @@ mod tests {
 
     #[test]
     fn a_message_takes_a_route_once_with_the_captures_of_its_first_match() {
-        let table =
-            Table::new(vec![route("r", &[on_topic("broker/{a}/x"), on_topic("broker/#")], &["lake/{a}-{rest}"])]);
-        assert_eq!(ask(&table, "broker", None, "1/x"), ["r: lake/1-"]);
-        assert_eq!(ask(&table, "broker", None, "1/y"), ["r: lake/-1/y"]);
+        let table = Table::new(vec![route("r", &[on_topic("broker/{a}/x"), on_topic("broker/#")], &["lake/{topic}"])]);
+        assert_eq!(ask(&table, "broker", None, "1/x"), ["r: lake/1/x"]);
+        assert_eq!(ask(&table, "broker", None, "1/y"), ["r: lake/1/y"]);
     }
 
     #[test]
@@ -249,29 +291,59 @@ mod tests {
     fn the_key_is_filled_in() {
         let mut keyed = route("k", &[on_topic("broker/{a}/{b}")], &["lake/t"]);
         keyed.key = Some(Template::parse("{b}").unwrap());
-        let table = Table::new(vec![keyed]);
-        let decisions = table.route(Arrival { from: &Endpoint::Broker, channel: None, topic: "1/2" });
-        assert_eq!(decisions.first().unwrap().key.as_deref(), Some("2"));
+        assert_eq!(ask(&Table::new(vec![keyed]), "broker", None, "1/2"), ["k: lake/t 2"]);
+    }
+
+    #[test]
+    fn r34_counts_go_on_where_a_route_has_kept_its_name() {
+        let table = |names: &[&str]| {
+            Table::new(names.iter().map(|name| route(name, &[on_topic("broker/#")], &["lake/t"])).collect())
+        };
+        let (before, after) = (table(&["a", "b"]), table(&["b", "c"]));
+        before.note(1, Held::Failed);
+        assert_eq!(before.note(1, Held::Failed), 2);
+        after.take_over(&before);
+        let failed: Vec<_> = after.counts().map(|(route, counts)| (&*route.name, counts.failed)).collect();
+        assert_eq!(failed, [("b", 2), ("c", 0)]);
+    }
+
+    #[test]
+    fn what_except_names_is_not_taken_by_any_from() {
+        let mut most = route("most", &[on_topic("broker/a/#"), on_topic("broker/b/{x}")], &["lake/t"]);
+        most.except = ["a/test/#", "+/x"].map(|text| Pattern::parse(text).unwrap()).into();
+        let table = Table::new(vec![most]);
+        for (topic, taken) in [("a", true), ("a/y", true), ("a/test", false), ("a/test/1", false), ("b/x", false)] {
+            assert_eq!(!ask(&table, "broker", None, topic).is_empty(), taken, "{topic}");
+        }
     }
 
     proptest! {
         #[test]
         fn the_table_finds_what_the_naive_reference_finds(
-            filters in prop::collection::vec("\\$?(([abc]|\\+|)/){0,3}([abc]|\\+|#)", 0..12),
+            filters in prop::collection::vec("\\$?(([abc]|\\+|\\{x\\}|)/){0,3}([abc]|\\+|#)", 0..12),
+            except in prop::option::of("(([abc]|\\+)/){0,2}([abc]|\\+|#)"),
             topic in "\\$?[abc/]{1,7}",
         ) {
-            let filters: Vec<_> = filters.iter().filter(|filter| Pattern::parse(filter).is_ok()).collect();
-            let routes = filters.iter().enumerate();
-            let routes = routes.map(|(at, filter)| route(&at.to_string(), &[on_topic(&format!("broker/{filter}"))], &["x/y"]));
+            let except: Vec<_> = except.iter().filter_map(|text| Pattern::parse(text).ok()).collect();
+            // Three filters a route, so that a message may come by several of one.
+            let filters: Vec<_> = filters.iter().filter_map(|text| Pattern::parse(text).ok()).collect();
+            let routes = filters.chunks(3).enumerate().map(|(at, filters)| {
+                let from: Vec<_> = filters.iter().map(|filter| on_topic(&format!("broker/{filter}"))).collect();
+                Route { except: except.clone(), ..route(&at.to_string(), &from, &["x/y"]) }
+            });
             let table = Table::new(routes.collect());
-            let found: Vec<_> = table
-                .route(Arrival { from: &Endpoint::Broker, channel: None, topic: &topic })
-                .into_iter()
-                .map(|decision| decision.route.to_string())
-                .collect();
-            let expected = filters.iter().enumerate().filter(|(_, filter)| crate::topic::matches(filter, &topic));
-            let expected: Vec<_> = expected.map(|(at, _)| at.to_string()).collect();
-            prop_assert_eq!(found, expected);
+            let matches = |filter: &Pattern| crate::topic::matches(&filter.filter(), &topic);
+            let expected = filters.chunks(3).enumerate().filter(|(_, filters)| filters.iter().any(matches));
+            let expected = expected.filter(|_| !except.iter().any(matches));
+            let expected: Vec<_> = expected.map(|(at, _)| format!("{at}: x/y")).collect();
+            prop_assert_eq!(ask(&table, "broker", None, &topic), expected.clone());
+            // The verdict on each single route is the same as the index's.
+            let message = message(&topic, b"");
+            let subject = Subject::new(&message);
+            let arrival = Arrival { from: &Endpoint::Broker, channel: None, topic: &topic, subject: &subject };
+            let judged = table.routes().iter().filter(|route| matches!(route.judge(&arrival), Verdict::Taken(_)));
+            let judged: Vec<_> = judged.map(|route| format!("{}: x/y", route.name)).collect();
+            prop_assert_eq!(judged, expected);
         }
     }
 }

@@ -1,14 +1,16 @@
-//! Templates: what a route makes of what its pattern captured.
+//! Templates: what a route makes of what its pattern captured, and of the message.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
-use super::pattern::{Captures, Level, Pattern};
-use super::syntax::{Problem, SyntaxError, is_capture_name};
+use super::pattern::{Level, Pattern};
+use super::syntax::{Problem, SyntaxError};
+use super::view::{Field, View};
 
-/// A `to` or `key` template with `{captures}`.
+/// A `to` or `key` template with `{captures}` and parts of the message.
 ///
-/// `{name}`, `{rest}` and `{topic}` are filled in; where `{rest}` is empty, the `/` before it goes too (R29).
+/// `{name}`, `{rest}`, `{topic}` and the like are filled in; where `{rest}` is empty, the `/` before it goes too (R29).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Template {
     text: Box<str>,
@@ -19,7 +21,18 @@ pub struct Template {
 enum Part {
     Literal(Box<str>),
     /// With its place in the text, braces included.
-    Capture(Box<str>, Range<usize>),
+    Field(Field, Range<usize>),
+}
+
+/// Why a template could not be filled for a message.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unfilled {
+    /// The message does not have it.
+    #[error("the message has no `{0}`")]
+    Missing(String),
+    /// What it has would change the shape of a destination.
+    #[error("`{0}` is {1:?}, and a destination takes one level of it: not empty, without `/`, `+`, `#`")]
+    NotOneLevel(String, String),
 }
 
 /// What a level of a filled-in template can be.
@@ -47,11 +60,9 @@ impl Template {
             let Some(name) = name else {
                 return Err(SyntaxError::new(open..open + 1, Problem::Brace));
             };
-            if !is_capture_name(name) {
-                return Err(SyntaxError::new(whole, Problem::CaptureName(name.to_owned())));
-            }
+            let field = Field::parse(name).map_err(|problem| SyntaxError::new(whole.clone(), problem))?;
             start = whole.end;
-            parts.push(Part::Capture(name.into(), whole));
+            parts.push(Part::Field(field, whole));
         }
         push_literal(&mut parts, text, start..text.len());
         Ok(Self { text: text.into(), parts: parts.into() })
@@ -63,11 +74,25 @@ impl Template {
         &self.text
     }
 
-    /// The captures that it needs, with their places in the text.
+    /// The plain names that it needs, captures or [`FIELDS`](super::FIELDS), with their places in the text.
     pub fn uses(&self) -> impl Iterator<Item = (&str, Range<usize>)> {
         self.parts.iter().filter_map(|part| match part {
-            Part::Capture(name, span) => Some((&**name, span.clone())),
-            Part::Literal(_) => None,
+            Part::Field(Field::Name(name), span) => Some((&**name, span.clone())),
+            Part::Field(Field::Time(_) | Field::Payload(_) | Field::Property(_), _) | Part::Literal(_) => None,
+        })
+    }
+
+    /// Whether it is the same for every message.
+    #[must_use]
+    pub fn is_fixed(&self) -> bool {
+        self.literals().count() == self.parts.len()
+    }
+
+    /// Where it uses the whole payload, which is no name of anything.
+    pub fn whole_payload(&self) -> Option<Range<usize>> {
+        self.parts.iter().find_map(|part| match part {
+            Part::Field(Field::Payload(path), span) if path.is_empty() => Some(span.clone()),
+            Part::Field(..) | Part::Literal(_) => None,
         })
     }
 
@@ -75,7 +100,7 @@ impl Template {
     pub fn literals(&self) -> impl Iterator<Item = &str> {
         self.parts.iter().filter_map(|part| match part {
             Part::Literal(text) => Some(&**text),
-            Part::Capture(..) => None,
+            Part::Field(..) => None,
         })
     }
 
@@ -85,29 +110,52 @@ impl Template {
     pub fn with_dots_as_levels(self) -> Self {
         let parts = self.parts.into_iter().map(|part| match part {
             Part::Literal(text) => Part::Literal(text.replace('.', "/").into()),
-            capture @ Part::Capture(..) => capture,
+            field @ Part::Field(..) => field,
         });
         Self { text: self.text, parts: parts.collect() }
     }
 
-    /// The destination or key for one message. A capture that the pattern does not have is filled in as nothing:
-    /// `config` refuses such a route.
-    #[must_use]
-    pub fn fill(&self, captures: &Captures<'_>) -> String {
-        let mut filled = String::with_capacity(self.text.len() + captures.topic.len());
-        for part in &self.parts {
-            match part {
-                Part::Literal(text) => filled.push_str(text),
-                Part::Capture(name, _) => {
-                    let text = captures.get(name).unwrap_or_default();
-                    if text.is_empty() && **name == *"rest" && filled.ends_with('/') {
-                        filled.pop();
-                    }
-                    filled.push_str(text);
-                }
+    /// The destination for one message. What is not of its topic (which the pattern saw) has to be one plain level.
+    ///
+    /// # Errors
+    /// The message lacks what the template needs, or it would make more than one level.
+    pub fn fill<'v>(&'v self, view: View<'v, '_>) -> Result<Cow<'v, str>, Unfilled> {
+        self.filled(view, |field, text| {
+            let of_topic = matches!(field, Field::Name(name) if view.captures.get(name).is_some());
+            of_topic || !(text.is_empty() || text.contains(['/', '+', '#', '\0']))
+        })
+    }
+
+    /// The text for one message where anything may stand: a key, a payload.
+    ///
+    /// # Errors
+    /// The message lacks what the template needs.
+    pub fn fill_text<'v>(&'v self, view: View<'v, '_>) -> Result<Cow<'v, str>, Unfilled> {
+        self.filled(view, |_, _| true)
+    }
+
+    /// One part is borrowed, several are put together.
+    fn filled<'v>(&'v self, view: View<'v, '_>, fits: impl Fn(&Field, &str) -> bool) -> Result<Cow<'v, str>, Unfilled> {
+        let text = |part: &'v Part| match part {
+            Part::Literal(text) => Ok(Cow::Borrowed(&**text)),
+            Part::Field(field, span) => {
+                let name = || self.text.get(span.clone()).unwrap_or_default().to_owned();
+                let text = field.text(view).ok_or_else(|| Unfilled::Missing(name()))?;
+                if fits(field, &text) { Ok(text) } else { Err(Unfilled::NotOneLevel(name(), text.into_owned())) }
             }
+        };
+        if let [part] = &*self.parts {
+            return text(part);
         }
-        filled
+        let mut filled = String::with_capacity(self.text.len() + view.captures.topic.len());
+        for part in &self.parts {
+            let text = text(part)?;
+            if text.is_empty() && part.is_rest() && filled.ends_with('/') {
+                filled.pop();
+            }
+            filled.push_str(&text);
+        }
+        Ok(Cow::Owned(filled))
     }
 
     /// Whether some destination that this template makes is a topic that `pattern` matches. Says yes where it cannot
@@ -147,7 +195,7 @@ impl Template {
                         }
                     }
                 }
-                Part::Capture(name, _) if **name == *"rest" || **name == *"topic" => {
+                Part::Field(Field::Name(name), _) if matches!(&**name, "rest" | "topic") => {
                     // What stands behind several unknown levels does not make the answer surer.
                     if !matches!(&level, Shape::Exact(text) if text.is_empty()) {
                         shapes.push(Shape::One);
@@ -155,11 +203,17 @@ impl Template {
                     shapes.push(Shape::Many);
                     return shapes;
                 }
-                Part::Capture(..) => level = Shape::One,
+                Part::Field(..) => level = Shape::One,
             }
         }
         shapes.push(level);
         shapes
+    }
+}
+
+impl Part {
+    fn is_rest(&self) -> bool {
+        matches!(self, Self::Field(Field::Name(name), _) if **name == *"rest")
     }
 }
 
@@ -206,10 +260,22 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::message::Message;
+    use crate::message::tests_support::message;
+    use crate::router::Subject;
 
     fn filled(template: &str, pattern: &str, topic: &str) -> String {
-        let pattern = Pattern::parse(pattern).unwrap();
-        Template::parse(template).unwrap().fill(&pattern.captures(topic).unwrap())
+        fill(template, pattern, &message(topic, b"")).0.unwrap()
+    }
+
+    /// What is made of a message, or why nothing is.
+    fn fill(template: &str, pattern: &str, message: &Message) -> (Option<String>, Option<Unfilled>) {
+        let (pattern, subject) = (Pattern::parse(pattern).unwrap(), Subject::new(message));
+        let captures = pattern.captures(message.topic.as_str()).unwrap();
+        match Template::parse(template).unwrap().fill(View::new(&subject, &captures)) {
+            Ok(text) => (Some(text.into_owned()), None),
+            Err(error) => (None, Some(error)),
+        }
     }
 
     #[test]
@@ -236,8 +302,39 @@ mod tests {
             ("{{a}}", 0..1, Problem::Brace),
             ("x{}", 1..3, Problem::CaptureName(String::new())),
             ("é{a b}", 2..7, Problem::CaptureName("a b".into())),
+            ("{payload..a}", 0..12, Problem::CaptureName("payload..a".into())),
+            ("x{time:%Q}", 1..10, Problem::TimeFormat("%Q".into())),
         ] {
             assert_eq!(Template::parse(text).unwrap_err(), SyntaxError { span, problem }, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn r29_parts_of_the_message_are_filled_in_as_single_levels() {
+        let mut message =
+            message("a/b", br##"{"line":"x","deep":{"n":7},"bad":"x/y","wild":"#","empty":"","list":[]}"##);
+        message.origin.client_id = Some("press-7".into());
+        message.properties.user = vec![("shift".into(), "early".into())];
+        let missing = |name: &str| Err(Unfilled::Missing(name.to_owned()));
+        let not_one = |name: &str, text: &str| Err(Unfilled::NotOneLevel(name.to_owned(), text.to_owned()));
+        for (template, expected) in [
+            ("up/{client_id}/{rest}", Ok("up/press-7/b")),
+            ("{site}.{qos}.{retain}.{size}", Ok("test.1.false.71")),
+            ("{time:%Y/%m}", not_one("{time:%Y/%m}", "1970/01")),
+            ("day/{time:%Y-%m-%d}", Ok("day/1970-01-01")),
+            ("{payload.line}/{payload.deep.n}", Ok("x/7")),
+            ("{property.shift}", Ok("early")),
+            ("{property.none}", missing("{property.none}")),
+            ("x/{payload.none}", missing("{payload.none}")),
+            ("{payload.list}", missing("{payload.list}")),
+            ("{payload.bad}", not_one("{payload.bad}", "x/y")),
+            ("{payload.wild}", not_one("{payload.wild}", "#")),
+            ("{payload.empty}", not_one("{payload.empty}", "")),
+            ("{user}", missing("{user}")),
+        ] {
+            let expected: Result<&str, Unfilled> = expected;
+            let expected = (expected.clone().ok().map(str::to_owned), expected.err());
+            assert_eq!(fill(template, "a/#", &message), expected, "{template}");
         }
     }
 
@@ -250,8 +347,9 @@ mod tests {
     #[test]
     fn dots_that_are_spelled_out_become_levels_and_captured_ones_stay() {
         let template = Template::parse("x.{line}.{machine}").unwrap().with_dots_as_levels();
-        let pattern = Pattern::parse("{line}/{machine}").unwrap();
-        assert_eq!(template.fill(&pattern.captures("a.b/7").unwrap()), "x/a.b/7");
+        let (pattern, message) = (Pattern::parse("{line}/{machine}").unwrap(), message("a.b/7", b""));
+        let (subject, captures) = (Subject::new(&message), pattern.captures("a.b/7").unwrap());
+        assert_eq!(template.fill(View::new(&subject, &captures)).unwrap(), "x/a.b/7");
         assert_eq!(template.as_str(), "x.{line}.{machine}");
     }
 
@@ -295,7 +393,9 @@ mod tests {
         ) {
             let template = Template::parse(&template).unwrap();
             let reader = Pattern::parse(&reader).unwrap();
-            let made = template.fill(&Pattern::parse("{x}/#").unwrap().captures(&topic).unwrap());
+            let (pattern, message) = (Pattern::parse("{x}/#").unwrap(), message(&topic, b""));
+            let (subject, captures) = (Subject::new(&message), pattern.captures(&topic).unwrap());
+            let made = template.fill(View::new(&subject, &captures)).unwrap();
             if reader.captures(&made).is_some() {
                 prop_assert!(template.can_reach(&reader), "{} makes {}, which {} matches", template, made, reader);
             }

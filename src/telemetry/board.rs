@@ -309,6 +309,22 @@ pub struct Status {
     /// Messages of sources that matched no route and went nowhere.
     #[serde(default)]
     pub unrouted: u64,
+    /// What routes held back or could not make: those that did.
+    #[serde(default)]
+    pub routes: Vec<RouteStatus>,
+}
+
+/// What one route held back since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteStatus {
+    /// Of `routes.yaml`.
+    pub name: String,
+    /// Messages of which its `where` was not true.
+    #[serde(default)]
+    pub filtered: u64,
+    /// What it could not make of messages: dead letters, and local deliveries that did not happen (R28).
+    #[serde(default)]
+    pub failed: u64,
 }
 
 /// What has passed the broker's sockets since the start.

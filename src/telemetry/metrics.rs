@@ -11,7 +11,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use super::board::{HalfStatus, LinkState, LinkStatus, Status};
+use super::board::{HalfStatus, LinkState, LinkStatus, RouteStatus, Status};
 
 /// The media type of the page.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -90,7 +90,19 @@ impl Families<'_, '_> {
         let loops = [(vec![], status.loops_stopped)];
         self.counter("tidegate_loops_stopped", "Messages that came back to this site and went no further", loops)?;
         let unrouted = [(vec![], status.unrouted)];
-        self.counter("tidegate_unrouted", "Messages of sources that matched no route and went nowhere", unrouted)
+        self.counter("tidegate_unrouted", "Messages of sources that matched no route and went nowhere", unrouted)?;
+        self.routes(&status.routes)
+    }
+
+    fn routes(&mut self, routes: &[RouteStatus]) -> fmt::Result {
+        let figure = |value: fn(&RouteStatus) -> u64| {
+            let counted = routes.iter().filter(move |route| value(route) > 0);
+            counted.map(move |route| (vec![("route", route.name.as_str())], value(route)))
+        };
+        let filtered = figure(|route| route.filtered);
+        self.counter("tidegate_route_filtered", "Messages of which a route's `where` was not true", filtered)?;
+        let failed = figure(|route| route.failed);
+        self.counter("tidegate_route_failed", "What a route could not make of a message that it took", failed)
     }
 
     fn links(&mut self, links: &[LinkStatus]) -> fmt::Result {
@@ -274,6 +286,10 @@ mod tests {
             version: "0.1.0".to_owned(),
             ready: true,
             links: vec![link("cloud"), link("lake")],
+            routes: vec![
+                RouteStatus { name: "telemetry".to_owned(), filtered: 9, failed: 4 },
+                RouteStatus { name: "quiet".to_owned(), ..RouteStatus::default() },
+            ],
             broker: BrokerStatus {
                 received: 100,
                 dropped: BTreeMap::from([("session_full".to_owned(), 3)]),
@@ -300,6 +316,8 @@ mod tests {
             "tidegate_link_ledger{link=\"cloud\",kind=\"accepted\"} 49",
             "tidegate_link_messages_total{link=\"cloud\",direction=\"out\"} 7",
             "tidegate_link_dropped_total{link=\"lake\",direction=\"in\",reason=\"unreadable\"} 2",
+            "tidegate_route_filtered_total{route=\"telemetry\"} 9",
+            "tidegate_route_failed_total{route=\"telemetry\"} 4",
             "tidegate_broker_store_ok 1",
             "tidegate_broker_received_total 100",
             "tidegate_broker_certificate_end_seconds{listener=\"0.0.0.0:8883\"} 1796083200",

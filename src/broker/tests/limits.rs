@@ -10,7 +10,7 @@ use super::support::*;
 use crate::broker::Config;
 use crate::broker::limits::{ListenerLimits, OverRate, Rates, UserLimits, Whom};
 use crate::message::Qos;
-use crate::router::{Form, From, Priority, Route, Table, To};
+use crate::router::{Form, From, Route, Table, To};
 use crate::units::{ByteSize, Rate};
 use crate::wire::{Packet, ReasonCode, Version};
 
@@ -356,14 +356,8 @@ async fn what_is_retained_is_bounded_in_bytes_and_what_does_not_grow_always_is_p
 #[tokio::test]
 async fn what_a_route_makes_of_a_retained_message_is_delivered_and_not_retained_where_there_is_no_room() {
     let dir = tempfile::tempdir().unwrap();
-    let copies = Route {
-        name: "copies".into(),
-        from: vec![From::parse("broker/in/#", Form::Topic).unwrap()],
-        to: vec![To::parse("broker/r/{rest}").unwrap()],
-        key: None,
-        ttl: None,
-        priority: Priority::Normal,
-    };
+    let from = From::parse("broker/in/#", Form::Topic).unwrap();
+    let copies = Route::new("copies", vec![from], vec![To::parse("broker/r/{rest}").unwrap()]);
     let config = Config { retained_messages_max: 1, ..Config::default() };
     let rig = Rig::with(dir.path(), config, Table::new(vec![copies]), Vec::new()).await;
     let (mut one, mut live) = (rig.peer("one").await, rig.peer("live").await);

@@ -10,7 +10,7 @@ use crate::broker::Config;
 use crate::buffer::{Buffer, Compression, Config as BufferConfig, SyncMode, WhenFull};
 use crate::clock;
 use crate::message::Qos;
-use crate::router::{Form, From, LinkId, Priority, Route, Table, To};
+use crate::router::{Form, From, LinkId, Route, Table, To};
 use crate::units::ByteSize;
 use crate::wire::{Packet, ReasonCode, Version};
 
@@ -30,14 +30,7 @@ pub(super) fn buffer(dir: &Path, when_full: WhenFull, size: u64) -> Buffer {
 
 pub(super) fn to_cloud(from: &str) -> Table {
     let from = vec![From::parse(from, Form::Topic).unwrap()];
-    Table::new(vec![Route {
-        name: "all".into(),
-        from,
-        to: vec![To::parse("cloud/x").unwrap()],
-        key: None,
-        ttl: None,
-        priority: Priority::Normal,
-    }])
+    Table::new(vec![Route::new("all", from, vec![To::parse("cloud/x").unwrap()])])
 }
 
 async fn rig(dir: &Path, buffer: &Buffer) -> Rig {

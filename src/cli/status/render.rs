@@ -29,6 +29,13 @@ pub(super) fn lines(status: &Status, now: WallMs) -> Vec<Vec<Span>> {
         let unrouted = format!("       matched no route: {}", grouped(status.unrouted));
         lines.push(vec![Span::new(Style::Warn, unrouted)]);
     }
+    for route in &status.routes {
+        let of_route =
+            [("filtered", route.filtered), ("failed", route.failed)].into_iter().filter(|(_, count)| *count > 0);
+        let text: Vec<_> = of_route.map(|(what, count)| format!("{what} {}", grouped(count))).collect();
+        let style = if route.failed > 0 { Style::Warn } else { Style::Plain };
+        lines.push(vec![Span::new(style, format!("route  {}: {}", route.name, text.join(", ")))]);
+    }
     if let Some(admin) = &status.admin {
         lines.push(vec![Span::plain(format!("admin  http://{admin}"))]);
     }
@@ -172,7 +179,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::telemetry::board::ListenerStatus;
+    use crate::telemetry::board::{ListenerStatus, RouteStatus};
 
     fn ledger(pairs: &[(&str, u64)]) -> BTreeMap<String, u64> {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect()
@@ -273,6 +280,14 @@ link hq (rabbitmq)  online
         status.broker.limited =
             [("message_rate", 1_200), ("connections", 3)].map(|(limit, n)| (limit.into(), n)).into();
         assert!(shown(&status).contains("\n       limited: connections 3, message_rate 1,200\n"), "{}", shown(&status));
+    }
+
+    #[test]
+    fn what_routes_held_back_is_on_the_page() {
+        let mut status = status();
+        status.routes = vec![RouteStatus { name: "day".to_owned(), filtered: 7, failed: 1_234 }];
+        let page = shown(&status);
+        assert!(page.contains("\nroute  day: filtered 7, failed 1,234\n"), "{page}");
     }
 
     #[test]

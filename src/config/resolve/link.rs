@@ -9,7 +9,7 @@ use crate::config::keys;
 use crate::config::raw::{Entry, Value};
 use crate::config::source::Place;
 use crate::links::{Config, Drain, Kind, Timing, rabbitmq};
-use crate::router::{LinkId, Pattern};
+use crate::router::{From, LinkId, Pattern};
 
 /// A link as far as it is known: routes are checked against it even where its own section has mistakes.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub(super) struct Draft<'n> {
     pub(super) has_source: bool,
     /// The patterns that routes from an MQTT link begin with.
     pub(super) patterns: Vec<Pattern>,
+    /// Shared subscriptions as they are asked for, with their patterns and where they stand.
+    shared: Vec<(String, Pattern, Place)>,
     /// The queues or Kafka topics that routes begin with.
     channels: Vec<Channel>,
     /// What `renamed_from` names, and where.
@@ -65,8 +67,16 @@ impl Draft<'_> {
 
     /// Adds what a route begins with to what the source consumes. A filter that another one covers is left out:
     /// a broker may deliver a message once for each filter that matches.
-    pub(super) fn consume(&mut self, channel: Option<&str>, pattern: Option<&Pattern>, place: &Place) {
+    /// Shared subscriptions stay apart: their messages are divided among the group.
+    pub(super) fn consume(&mut self, from: &From, place: &Place) {
         self.has_source = true;
+        let (channel, pattern) = (from.channel.as_deref(), from.pattern.as_ref());
+        if let (Some(group), Some(pattern)) = (&from.share, pattern) {
+            let shared = (format!("$share/{group}/{}", pattern.filter()), pattern.clone(), place.clone());
+            if !self.shared.iter().any(|(filter, ..)| *filter == shared.0) {
+                self.shared.push(shared);
+            }
+        }
         if let Some(name) = channel {
             let is_covered = pattern.is_none_or(|pattern| pattern.as_str() == "#");
             match self.channels.iter_mut().find(|channel| channel.name == name) {
@@ -75,6 +85,7 @@ impl Draft<'_> {
             }
         }
         if channel.is_none()
+            && from.share.is_none()
             && let Some(pattern) = pattern
             && !self.patterns.iter().any(|other| other.covers(pattern))
         {
@@ -87,7 +98,10 @@ impl Draft<'_> {
                 config.sources.push(channel.to_owned());
             }
             Some(_) => {}
-            None => config.sources = self.patterns.iter().map(Pattern::filter).collect(),
+            None => {
+                let shared = self.shared.iter().map(|(filter, ..)| filter.clone());
+                config.sources = self.patterns.iter().map(Pattern::filter).chain(shared).collect();
+            }
         }
     }
 }
@@ -142,6 +156,19 @@ impl Resolver<'_> {
             let wrong = "what no pattern takes of this queue or topic is acknowledged there and gone";
             let hint = format!("add a route `from: {link}/{}` for the rest, if there can be any", channel.name);
             self.mistakes.warning(&channel.place, wrong, hint);
+        }
+    }
+
+    /// What two subscriptions of one link match comes twice, and would take every route twice.
+    pub(super) fn check_shares(&mut self, links: &[Draft<'_>]) {
+        for link in links {
+            for (at, (_, pattern, place)) in link.shared.iter().enumerate() {
+                let mut others = link.patterns.iter().chain(link.shared.iter().take(at).map(|(_, other, _)| other));
+                if let Some(other) = others.find(|other| other.meets(pattern)) {
+                    let wrong = format!("topics of this come by `{}/{}` too: each would come twice", link.name, other);
+                    self.mistakes.warning(place, wrong, "let one subscription of the link have them".to_owned());
+                }
+            }
         }
     }
 
@@ -207,6 +234,7 @@ impl Resolver<'_> {
             has_sink: false,
             has_source: false,
             patterns: Vec::new(),
+            shared: Vec::new(),
             channels: Vec::new(),
             old,
         }

@@ -10,7 +10,9 @@ use crate::buffer::Lane;
 use crate::config::keys;
 use crate::config::raw::Value;
 use crate::config::source::Place;
-use crate::router::{Endpoint, Form, From, Priority, Route, SyntaxError, Template, To};
+use crate::router::{
+    Endpoint, FIELDS, Filter, Form, From, Known, Mistake, Pattern, Priority, Route, SyntaxError, Template, To,
+};
 
 /// `org.apache.kafka.common.internals.Topic`.
 const KAFKA_TOPIC_BYTES_MAX: usize = 249;
@@ -48,6 +50,8 @@ impl Resolver<'_> {
             let from: Vec<_> = from.iter().filter_map(|text| Some((self.from(text, links)?, text))).collect();
             let to = self.addresses(&item, section.get("to"), "to", "to: LINK/{topic}");
             let sources: Vec<&From> = from.iter().map(|(from, _)| from).collect();
+            let except = self.except(section.get("except"), &sources);
+            let filter = self.filter(section.get("where"), &sources);
             let to: Vec<_> = to.iter().filter_map(|text| Some((self.to(text, &sources, links)?, text))).collect();
             let key = self.key(section.get("key"), &sources);
             if let (Some(_), Some(item)) = (&key, section.get("key"))
@@ -65,16 +69,79 @@ impl Resolver<'_> {
             routes.push(Draught {
                 to: to.iter().map(|(_, text)| text.place().clone()).collect(),
                 route: Route {
-                    name: name.into(),
-                    from: from.into_iter().map(|(from, _)| from).collect(),
-                    to: to.into_iter().map(|(to, _)| to).collect(),
+                    except,
+                    filter,
                     key,
                     ttl,
                     priority,
+                    ..Route::new(
+                        &name,
+                        from.into_iter().map(|(from, _)| from).collect(),
+                        to.into_iter().map(|(to, _)| to).collect(),
+                    )
                 },
             });
         }
         routes
+    }
+
+    /// Topics that are taken away from what the route begins with.
+    fn except(&mut self, item: Option<Item<'_>>, from: &[&From]) -> Vec<Pattern> {
+        let Some(item) = item else { return Vec::new() };
+        let mut except = Vec::new();
+        for item in self.items(&item) {
+            let Some(text) = self.text(Some(item)) else { continue };
+            match Pattern::parse(&text.value) {
+                Ok(pattern) => {
+                    let meets = |from: &&From| from.pattern.as_ref().is_none_or(|from| from.meets(&pattern));
+                    if !from.is_empty() && !from.iter().any(meets) {
+                        let begins = |from: &&From| text.value.starts_with(&format!("{}/", from.endpoint));
+                        let hint = from.iter().find(|from| begins(from)).map(|from| {
+                            format!("`except` is a pattern on the topic alone: leave out `{}/`", from.endpoint)
+                        });
+                        let wrong = "this takes nothing away from what `from` takes";
+                        self.mistakes.warning(text.place(), wrong, hint);
+                    }
+                    except.push(pattern);
+                }
+                Err(error) => drop(self.bad_address::<Pattern>(&text, &error)),
+            }
+        }
+        except
+    }
+
+    /// What has to be true of a message.
+    fn filter(&mut self, item: Option<Item<'_>>, from: &[&From]) -> Option<Filter> {
+        let text = self.text(item)?;
+        let filter = match Filter::parse(&text.value) {
+            Ok(filter) => filter,
+            Err(error) => {
+                self.wrong_part(&text, error.span.clone(), format!("`where`: {error}"), None);
+                return None;
+            }
+        };
+        // Where `from` itself is wrong, what it captures is not known, and no name is.
+        let mistakes = filter.mistakes(|name| match names_of(from).all(|names| names.contains(&name)) {
+            true if from.is_empty() && FIELDS.contains(&name) => Known::Field,
+            true => Known::Captured,
+            false if FIELDS.contains(&name) => Known::Field,
+            false => Known::No,
+        });
+        for mistake in mistakes {
+            let hint = match &mistake {
+                Mistake::Unknown { name, .. } if name == "property" => {
+                    Some("name one: `property.NAME`, or `property[\"a.b\"]`".to_owned())
+                }
+                Mistake::Unknown { name, .. } => Some(unknown_name(name, from)),
+                Mistake::NoCondition { .. } => Some("compare it with something, such as `qos > 0`".to_owned()),
+                Mistake::Types { .. } => {
+                    Some("`int(..)`, `double(..)` and `string(..)` make one of the other".to_owned())
+                }
+                Mistake::Argument { .. } => None,
+            };
+            self.wrong_part(&text, mistake.span().clone(), format!("`where`: {mistake}"), hint);
+        }
+        Some(filter)
     }
 
     /// The lane of the links that the route leads to.
@@ -140,7 +207,7 @@ impl Resolver<'_> {
             // A link of unknown kind has its own error; what its addresses mean is not known.
             Endpoint::Link(link) => Some(find(links, link.as_str())?.kind?),
         };
-        self.check_shared(text, kind, endpoint.address_bytes())?;
+        self.check_shared(text, kind.is_none(), endpoint.address_bytes())?;
         let form = match kind {
             None | Some(KindName::Mqtt) => Form::Topic,
             Some(KindName::Rabbitmq | KindName::Kafka) => Form::Channel,
@@ -159,24 +226,18 @@ impl Resolver<'_> {
         if let Endpoint::Link(link) = &endpoint
             && let Some(draft) = find(links, link.as_str())
         {
-            draft.consume(from.channel.as_deref(), from.pattern.as_ref(), text.place());
+            draft.consume(&from, text.place());
         }
         Some(from)
     }
 
-    /// MQTT's shared subscriptions.
-    fn check_shared(&mut self, text: &Text<'_>, kind: Option<KindName>, offset: usize) -> Option<()> {
-        if !text.value.get(offset..)?.starts_with("$share/") {
+    /// MQTT's shared subscriptions are for links to remote brokers.
+    fn check_shared(&mut self, text: &Text<'_>, of_broker: bool, offset: usize) -> Option<()> {
+        if !of_broker || !text.value.get(offset..)?.starts_with("$share/") {
             return Some(());
         }
-        match kind {
-            Some(KindName::Rabbitmq | KindName::Kafka) => return Some(()),
-            Some(KindName::Mqtt) => self.not_built(&text.part(offset..text.value.len()), "$share"),
-            None => {
-                let wrong = "`$share` is for clients: a route gets each message once anyway";
-                self.mistakes.error(&text.part(offset..offset + 6), wrong, None);
-            }
-        }
+        let wrong = "`$share` is for clients: a route gets each message once anyway";
+        self.mistakes.error(&text.part(offset..offset + 6), wrong, None);
         None
     }
 
@@ -212,6 +273,11 @@ impl Resolver<'_> {
         };
         let offset = endpoint.address_bytes();
         self.check_captures(text, &to.template, offset, from);
+        if let Some(span) = to.template.whole_payload() {
+            let wrong = "a destination cannot hold the whole payload";
+            let hint = "name a field of it: `{payload.line}`";
+            self.mistakes.error(&text.part(span.start + offset..span.end + offset), wrong, hint.to_owned());
+        }
         let Endpoint::Link(link) = &endpoint else {
             if to.template.as_str().starts_with('$') {
                 let wrong = "topics that begin with `$` are the broker's own";
@@ -276,19 +342,27 @@ impl Resolver<'_> {
         None
     }
 
-    /// R32: every capture that a template uses has to be in each `from` of its route.
+    /// R32: every name that a template uses is a part of any message, or captured in each `from` of its route.
     fn check_captures(&mut self, text: &Text<'_>, template: &Template, offset: usize, from: &[&From]) {
         for (name, span) in template.uses() {
             let known = |from: &From| -> Vec<String> {
                 let names = from.pattern.as_ref().map(|pattern| pattern.names().map(str::to_owned).collect());
                 names.unwrap_or_else(|| vec!["topic".to_owned()])
             };
+            if FIELDS.contains(&name) {
+                continue;
+            }
             let Some(names) = from.iter().map(|from| known(from)).find(|names| !names.iter().any(|n| n == name)) else {
                 continue;
             };
-            let hint = match keys::nearest(name, names.iter().map(String::as_str)) {
+            let captured = names.iter().map(String::as_str).filter(|name| *name != "topic");
+            let hint = match keys::nearest(name, captured.clone().chain(FIELDS)) {
                 Some(meant) => format!("did you mean `{{{meant}}}`?"),
-                None => format!("captured there: {}", listed(names.iter().map(|name| format!("{{{name}}}")))),
+                None => format!(
+                    "{}of every message {}, `{{payload.FIELD}}`, `{{property.NAME}}`",
+                    captured.map(|name| format!("`{{{name}}}`, and ")).collect::<String>(),
+                    listed(FIELDS.map(|name| format!("{{{name}}}"))),
+                ),
             };
             let every = if from.len() > 1 { "every `from`" } else { "`from`" };
             let wrong = format!("`{{{name}}}` is not captured in {every} of this route");
@@ -308,7 +382,7 @@ impl Resolver<'_> {
                 hint.to_owned(),
             );
         }
-        if template.uses().next().is_none() {
+        if template.is_fixed() {
             self.check_kafka_topic(template.as_str(), &place);
         } else if let Some(bad) = template.literals().find_map(kafka_illegal) {
             self.bad_kafka_topic(bad, &place);
@@ -342,6 +416,24 @@ impl Resolver<'_> {
         let place = text.part(span.start + offset..span.end + offset);
         let wrong = format!("the dot in `{level}` would end a level in RabbitMQ's routing key");
         self.mistakes.error(&place, wrong, format!("set `topic_escape: reversible` at link `{link}`"));
+    }
+}
+
+/// What each `from` captures.
+fn names_of<'f>(from: &'f [&From]) -> impl Iterator<Item = Vec<&'f str>> {
+    from.iter().map(|from| from.pattern.as_ref().map_or_else(|| vec!["topic"], |pattern| pattern.names().collect()))
+}
+
+/// A hint for a name in a condition that nothing has.
+fn unknown_name(name: &str, from: &[&From]) -> String {
+    let captured: Vec<&str> = names_of(from).next().unwrap_or_default();
+    let names = captured.iter().copied().chain(FIELDS.into_iter().skip(1)).chain(["payload", "property"]);
+    if names_of(from).any(|names| names.contains(&name)) {
+        return "every `from` of the route has to capture it".to_owned();
+    }
+    match keys::nearest(name, names.clone()) {
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None => format!("a text needs quotes: `'{name}'`; names are {}", listed(names)),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::buffer::{Buffer, Lane, Lanes, Offset, Record};
 use crate::clock::Clock;
 use crate::links::{self, Kind, Pick, Picked, Replay, ReplayKeeper, ReplayProgress};
 use crate::message::{Envelope, headers};
-use crate::router::{Captures, Pattern, Template};
+use crate::router::{Captures, FIELDS, Pattern, Subject, Template, View};
 use crate::telemetry::replay::{ReplayCounts, ReplayLane, ReplayPoint, ReplayRequest, ReplayStatus};
 
 /// Records read at once for a count.
@@ -294,7 +294,7 @@ fn read_template(text: &str, pattern: Option<&Pattern>, kind: &Kind) -> Result<T
     let wrong = |words: String| ReplayError::Refused(format!("--into: {words}"));
     let template = Template::parse(text).map_err(|error| wrong(error.to_string()))?;
     for (name, _) in template.uses() {
-        let known = name == "topic" || pattern.is_some_and(|pattern| pattern.names().any(|known| known == name));
+        let known = FIELDS.contains(&name) || pattern.is_some_and(|pattern| pattern.names().any(|known| known == name));
         if !known {
             let hint = "it is captured by --topic, such as `--topic 'factory/{line}/#'`";
             return Err(wrong(format!("nothing captures `{{{name}}}`: {hint}")));
@@ -335,6 +335,9 @@ impl Choice {
             Ok(envelope) => envelope,
             Err(error) => return Picked::Unsendable(format!("damaged record: {error}")),
         };
+        if let Some(reason) = envelope.failure {
+            return Picked::Unsendable(reason.into());
+        }
         let topic = envelope.message.topic.clone();
         let captures = match &self.pattern {
             Some(pattern) => pattern.captures(topic.as_str()),
@@ -348,7 +351,14 @@ impl Choice {
         match &self.name {
             Name::Recorded => {}
             Name::Topic => envelope.destination = topic.as_str().into(),
-            Name::Template(template) => envelope.destination = template.fill(&captures).into(),
+            Name::Template(template) => {
+                let subject = Subject::new(&envelope.message);
+                let filled = template.fill(View::new(&subject, &captures)).map(Into::into);
+                envelope.destination = match filled {
+                    Ok(destination) => destination,
+                    Err(error) => return Picked::Unsendable(format!("--into: {error}")),
+                };
+            }
         }
         // What is sent again must not take the place of a newer value.
         envelope.message.retain = false;

@@ -179,8 +179,13 @@ mod tests {
     use crate::message::tests_support::message;
 
     fn record(destination: &str) -> Outgoing {
-        let envelope =
-            Envelope { destination: destination.into(), key: None, ordinal: 0, message: message("a/b", b"payload") };
+        let envelope = Envelope {
+            destination: destination.into(),
+            key: None,
+            ordinal: 0,
+            failure: None,
+            message: message("a/b", b"payload"),
+        };
         Outgoing { place: Place::default(), seq: "buf-0-0".to_owned(), backfill: false, envelope, expiry_left_s: None }
     }
 

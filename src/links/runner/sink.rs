@@ -370,6 +370,10 @@ impl<S: Sink> SinkRunner<S> {
                 return Ok(());
             }
         };
+        if let Some(reason) = envelope.failure {
+            self.dead_letter(at, record.offset, record.body, reason.into(), before);
+            return Ok(());
+        }
         // By the record, not by the message: the route may have given it a shorter life than its publisher.
         let expiry_left_s = record.expiry_left_s(envelope.message.accepted, now);
         if expiry_left_s == Some(0) {

@@ -500,6 +500,20 @@ async fn a_record_that_does_not_read_is_a_dead_letter_and_blocks_nothing() {
 }
 
 #[tokio::test]
+async fn r28_a_record_that_its_route_could_not_make_is_a_dead_letter_with_the_reason() {
+    let remote = Remote::new(|_, _| Reaction::Confirm);
+    let running = Running::start(&remote, TIMING);
+    let head = Envelope::encode_failed_head("{payload.line}", None, 0, "transform: no `{payload.line}`");
+    running.append_bytes(&[&head, &message("a", b"21.5").encode()], None).await;
+    running.append_many(1).await;
+    running.drained().await;
+    let letters = running.letters();
+    assert_eq!((&*letters[0].reason, letters[0].attempts), ("transform: no `{payload.line}`", 0));
+    assert_eq!(remote.sent(), [1], "it is never sent, and blocks nothing");
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn the_sequence_names_the_log_and_counts_on() {
     let remote = Remote::new(|_, _| Reaction::Silence);
     let seen = Arc::new(Mutex::new(Vec::new()));

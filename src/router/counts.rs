@@ -1,0 +1,49 @@
+//! What routes held back or could not make, by route, since the start.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Why a route that matched made nothing of a message, or less than it should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// Its `where` is not true of the message.
+    Filtered,
+    /// Its message lacks what the route makes of it: a dead letter for a link, nothing for the broker's clients (R28).
+    Failed,
+}
+
+/// The counters of one route.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    filtered: AtomicU64,
+    failed: AtomicU64,
+}
+
+/// What they say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// See [`Held::Filtered`].
+    pub filtered: u64,
+    /// See [`Held::Failed`]; records and local deliveries.
+    pub failed: u64,
+}
+
+impl Counters {
+    /// Counts one more; answers how many there are now.
+    pub(super) fn note(&self, held: Held) -> u64 {
+        let counter = match held {
+            Held::Filtered => &self.filtered,
+            Held::Failed => &self.failed,
+        };
+        counter.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub(super) fn read(&self) -> Counts {
+        Counts { filtered: self.filtered.load(Ordering::Relaxed), failed: self.failed.load(Ordering::Relaxed) }
+    }
+
+    /// Goes on from where another's stands.
+    pub(super) fn take_over(&self, earlier: &Self) {
+        self.filtered.store(earlier.filtered.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.failed.store(earlier.failed.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
