@@ -10,7 +10,7 @@ use anyhow::{Context as _, anyhow};
 use super::exit::{Exit, Failure, Outcome};
 use super::out;
 use crate::broker::auth::passwords;
-use crate::broker::auth::scram::{Entry, ITERATIONS_DEFAULT, SALT_BYTES};
+use crate::broker::auth::scram::{self, Entry, ITERATIONS_DEFAULT, SALT_BYTES};
 use crate::broker::auth::users::{self, Users};
 
 /// Longer than any password, and what MQTT can carry.
@@ -41,6 +41,10 @@ pub(crate) struct Args {
 pub(crate) fn passwd(args: &Args) -> Outcome {
     let Args { file, user, .. } = args;
     users::check_name(user).map_err(|wrong| Failure::new(Exit::Usage, anyhow!("`{user}`: {wrong}")))?;
+    if args.scram && scram::prepared(user).ok().as_deref() != Some(user) {
+        let wrong = "SASLprep (RFC 4013) makes another name of it, or none, so nobody could prove to be that user";
+        return Err(Failure::new(Exit::Usage, anyhow!("`{user}`: {wrong}: nothing was changed")));
+    }
     let shown = file.display();
     let old = match fs::read_to_string(file) {
         Ok(text) => Some(text),

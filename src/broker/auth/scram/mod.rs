@@ -196,6 +196,21 @@ fn text_of(message: &[u8]) -> Result<&str, ScramError> {
     std::str::from_utf8(message).map_err(|_error| ScramError::Malformed("it is no text"))
 }
 
+/// A user name as SASLprep (RFC 4013) makes it: spellings that look the same are the same name. RFC 5802 section 5.1 has a server
+/// compare it so.
+///
+/// # Errors
+/// [`ScramError`]: it holds what no name may hold, or nothing is left of it.
+pub fn prepared(name: &str) -> Result<Box<str>, ScramError> {
+    match stringprep::saslprep(name) {
+        Ok(prepared) if !prepared.is_empty() => Ok((*prepared).into()),
+        Ok(_) => Err(ScramError::Malformed("the user name is empty")),
+        Err(_prohibited) => {
+            Err(ScramError::Malformed("the user name holds characters that no name may hold (RFC 4013)"))
+        }
+    }
+}
+
 /// `saslname`: a comma is `=2C`, an equals sign `=3D`, and no other `=` may be there.
 fn user_name(text: &str) -> Result<Box<str>, ScramError> {
     let mut parts = text.split('=');
@@ -209,8 +224,5 @@ fn user_name(text: &str) -> Result<Box<str>, ScramError> {
         name.push(c);
         name.push_str(rest);
     }
-    if name.is_empty() || name.contains('\0') {
-        return Err(ScramError::Malformed("the user name is empty"));
-    }
-    Ok(name.into())
+    prepared(&name)
 }

@@ -153,8 +153,13 @@ proptest! {
     ) {
         let escaped = user.replace('=', "=3D").replace(',', "=2C");
         let first = format!("n,,n={escaped},r=abc");
+        // Not every text is a name (RFC 4013).
+        let Ok(name) = prepared(&user) else {
+            prop_assert!(Begun::parse(first.as_bytes()).is_err());
+            return Ok(());
+        };
         let begun = Begun::parse(first.as_bytes()).unwrap();
-        prop_assert_eq!(begun.user(), user.as_str());
+        prop_assert_eq!(begun.user(), &*name);
         // Few iterations: an entry that a file could not hold.
         let made = Entry::quick(&password);
         for (given, is_right) in [(&password, true), (&other, other == password)] {
@@ -177,4 +182,26 @@ proptest! {
 
 fn answer_of(password: &str, escaped: &str, server_first: &str) -> String {
     answer(password, &format!("n,,n={escaped},r=abc"), server_first)
+}
+
+/// RFC 4013 section 3 has the examples.
+#[test]
+fn names_are_compared_as_saslprep_makes_them_and_those_that_it_prohibits_are_refused() {
+    for (name, user) in [
+        ("I\u{AD}X", Some("IX")),
+        ("user", Some("user")),
+        ("USER", Some("USER")),
+        ("\u{AA}", Some("a")),
+        ("\u{2168}", Some("IX")),
+        ("m\u{75}\u{308}ller", Some("m\u{FC}ller")),
+        ("a\u{A0}b", Some("a b")),
+        ("a=2Cb=3D", Some("a,b=")),
+        ("\u{7}", None),
+        ("\u{627}1", None),
+        ("\u{AD}", None),
+        ("", None),
+    ] {
+        let begun = Begun::parse(format!("n,,n={name},r=abc").as_bytes());
+        assert_eq!(begun.as_ref().ok().map(Begun::user), user, "{name:?}");
+    }
 }
