@@ -32,7 +32,7 @@ enum Room {
 }
 
 impl Local for Broker {
-    fn deliver(&self, batch: &[LocalDelivery]) -> Vec<Stored> {
+    fn deliver(&self, batch: &[LocalDelivery<'_>]) -> Vec<Stored> {
         let now = self.clock.moment();
         let mut round = Round { now, last: None, refused: None, sent: 0, sent_bytes: 0 };
         let positions = batch.iter().map(|delivery| self.deliver_one(delivery, &mut round)).collect();
@@ -56,12 +56,12 @@ struct Round<'a> {
 
 /// A delivery under way.
 struct Job<'a> {
-    delivery: &'a LocalDelivery,
+    delivery: &'a LocalDelivery<'a>,
     /// The publisher, for its inbound QoS 2 exchange.
     publisher: Option<(Arc<Client>, u16)>,
     /// The publisher's exchange is stored.
     publisher_kept: bool,
-    matches: Arc<[Match]>,
+    matches: &'a [Match],
     body: Option<Bytes>,
     /// As much is retained as may be: it is delivered, and not retained.
     is_retained_full: bool,
@@ -71,8 +71,8 @@ struct Job<'a> {
 }
 
 impl Broker {
-    fn deliver_one<'a>(&self, delivery: &'a LocalDelivery, round: &mut Round<'a>) -> Stored {
-        if round.refused.is_some_and(|refused| Arc::ptr_eq(refused, &delivery.message)) {
+    fn deliver_one<'a>(&self, delivery: &'a LocalDelivery<'a>, round: &mut Round<'a>) -> Stored {
+        if round.refused.is_some_and(|refused| Arc::ptr_eq(refused, delivery.message)) {
             return Stored::RetainedFull;
         }
         let publisher = self.publisher(delivery);
@@ -90,7 +90,7 @@ impl Broker {
             || (delivery.message.qos != Qos::AtMostOnce
                 && matches.iter().any(|one| one.qos != Qos::AtMostOnce && one.client.lock().terms.kept));
         let (body, encoded, now) = (None, Encoded::default(), round.now);
-        let is_retained_full = false;
+        let (matches, is_retained_full) = (&*matches, false);
         let mut job = Job { delivery, publisher, publisher_kept, matches, body, is_retained_full, encoded, now };
         if !is_stored {
             self.hand_out(&mut job, round, None);
@@ -119,7 +119,7 @@ impl Broker {
                 Stored::NoRoom
             }
             Room::NotRetained => {
-                round.refused = Some(&delivery.message);
+                round.refused = Some(delivery.message);
                 self.note_retained_full(delivery, "a publisher is refused");
                 Stored::RetainedFull
             }
@@ -127,13 +127,13 @@ impl Broker {
     }
 
     /// Removing always may be, and so may what takes no more than what it takes the place of.
-    fn may_retain(&self, delivery: &LocalDelivery) -> bool {
+    fn may_retain(&self, delivery: &LocalDelivery<'_>) -> bool {
         let LocalDelivery { topic, message, .. } = delivery;
         let (messages_max, bytes_max) = (self.config.retained_messages_max, self.config.retained_bytes_max.0);
         !message.retain || message.payload.is_empty() || self.topics.may_retain(topic, message, messages_max, bytes_max)
     }
 
-    fn note_retained_full(&self, delivery: &LocalDelivery, what: &str) {
+    fn note_retained_full(&self, delivery: &LocalDelivery<'_>, what: &str) {
         static LOGGED: Limited = Limited::new(LOG_EVERY);
         if let Some(held_back) = LOGGED.pass(self.clock.now()) {
             let (topic, client) = (&delivery.topic, delivery.client_id.as_deref());
@@ -146,16 +146,16 @@ impl Broker {
         position.map_or(Stored::Nothing, |position| Stored::At(self.store_mark.clone(), position))
     }
 
-    fn matches<'a>(&self, delivery: &'a LocalDelivery, round: &mut Round<'a>) -> Arc<[Match]> {
-        if self.is_denied(&delivery.topic) {
+    fn matches<'a>(&self, delivery: &LocalDelivery<'a>, round: &mut Round<'a>) -> Arc<[Match]> {
+        if self.is_denied(delivery.topic) {
             return Arc::default();
         }
-        self.topics.matches(&delivery.topic, delivery.client_id.as_deref(), &mut round.last)
+        self.topics.matches(delivery.topic, delivery.client_id.map(|name| &**name), &mut round.last)
     }
 
     /// The client whose inbound exchange this delivery is.
-    fn publisher(&self, delivery: &LocalDelivery) -> Option<(Arc<Client>, u16)> {
-        let (name, id) = (delivery.client_id.as_ref()?, delivery.packet_id?);
+    fn publisher(&self, delivery: &LocalDelivery<'_>) -> Option<(Arc<Client>, u16)> {
+        let (name, id) = (delivery.client_id?, delivery.packet_id?);
         self.clients.lock().get(name).map(|client| (Arc::clone(client), id))
     }
 
@@ -164,7 +164,7 @@ impl Broker {
             self.keep_retained(job, unit.as_deref_mut());
         }
         let inbound = unit.as_ref().filter(|_| job.publisher_kept).map(|unit| unit.position());
-        for one in &*Arc::clone(&job.matches) {
+        for one in job.matches {
             if one.qos.min(job.delivery.message.qos) == Qos::AtMostOnce {
                 self.push_at_most_once(job, round, one);
             } else {
@@ -175,12 +175,12 @@ impl Broker {
         if let Some(unit) = unit.filter(|_| job.publisher_kept) {
             unit.push(Op::Inbound(client.id, id, body_of(job), job.delivery.tails.encode()));
         }
-        client.lock().inbound.handle_delivered(id, Arc::clone(&job.delivery.message), inbound);
+        client.lock().inbound.handle_delivered(id, Arc::clone(job.delivery.message), inbound);
     }
 
     /// The short way: nothing of it is kept anywhere.
     fn push_at_most_once(&self, job: &mut Job<'_>, round: &mut Round<'_>, one: &Match) {
-        let LocalDelivery { topic, message, .. } = job.delivery;
+        let (topic, message) = (job.delivery.topic, job.delivery.message);
         let retain = message.retain && one.retain_as_published;
         let parts = AtMostOnce { topic, message, retain, ids: &one.ids, is_one_of_many: job.matches.len() > 1 };
         let mut state = one.client.lock();
@@ -202,7 +202,7 @@ impl Broker {
     }
 
     fn hand_to(&self, job: &mut Job<'_>, one: &Match, unit: Option<&mut Unit<'_>>, inbound: Option<u64>) {
-        let message = &job.delivery.message;
+        let message = job.delivery.message;
         let delivery = Delivery {
             topic: job.delivery.topic.clone(),
             message: Arc::clone(message),
@@ -287,7 +287,7 @@ impl Broker {
 
     /// An empty payload clears (MQTT-3.3.1-6).
     fn keep_retained(&self, job: &mut Job<'_>, unit: Option<&mut Unit<'_>>) {
-        let (topic, message) = (&job.delivery.topic, &job.delivery.message);
+        let (topic, message) = (job.delivery.topic, job.delivery.message);
         if job.is_retained_full {
             self.board.dropped("retained_full");
             self.note_retained_full(job.delivery, "a message is delivered and not retained");
@@ -315,5 +315,5 @@ fn for_long(message: &Arc<Message>) -> Arc<Message> {
 
 /// The message's bytes for the store: made once, shared by all rows.
 fn body_of(job: &mut Job<'_>) -> Bytes {
-    job.body.get_or_insert_with(|| encode_body(&job.delivery.message)).clone()
+    job.body.get_or_insert_with(|| encode_body(job.delivery.message)).clone()
 }

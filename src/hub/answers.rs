@@ -52,8 +52,9 @@ pub(super) struct Given<'a> {
 }
 
 impl<'a> Given<'a> {
-    pub(super) const fn new(answers: &'a Answers) -> Self {
-        Self { answers, held: Vec::new() }
+    /// For `count` of them at most.
+    pub(super) fn new(answers: &'a Answers, count: usize) -> Self {
+        Self { answers, held: Vec::with_capacity(count) }
     }
 
     pub(super) fn give(&mut self, slot: usize, answer: Answer) {
@@ -62,17 +63,28 @@ impl<'a> Given<'a> {
 
     /// Before a wait: what is known so far can be acted on meanwhile.
     pub(super) fn show(&mut self) {
-        if !self.held.is_empty() {
-            self.answers.given.lock().append(&mut self.held);
+        if self.hand_over() {
             self.answers.more.notify_one();
         }
+    }
+
+    /// Whether there were some.
+    fn hand_over(&mut self) -> bool {
+        if self.held.is_empty() {
+            return false;
+        }
+        let mut given = self.answers.given.lock();
+        if given.is_empty() {
+            std::mem::swap(&mut *given, &mut self.held);
+        } else {
+            given.append(&mut self.held);
+        }
+        true
     }
 }
 
 impl Drop for Given<'_> {
     fn drop(&mut self) {
-        if !self.held.is_empty() {
-            self.answers.given.lock().append(&mut self.held);
-        }
+        self.hand_over();
     }
 }

@@ -85,13 +85,13 @@ pub struct Source {
 
 /// One message for the built-in broker's subscribers.
 #[derive(Clone, Debug)]
-pub struct LocalDelivery {
+pub struct LocalDelivery<'a> {
     /// The topic to deliver on (a route may have changed it; `message.topic` is the original).
-    pub topic: TopicName,
+    pub topic: &'a TopicName,
     /// Shared by all receivers.
-    pub message: Arc<Message>,
+    pub message: &'a Arc<Message>,
     /// The publishing client (No Local; QoS 2 inbound state), for a client's own publish only.
-    pub client_id: Option<Arc<str>>,
+    pub client_id: Option<&'a Arc<str>>,
     /// See [`Publication::packet_id`].
     pub packet_id: Option<u16>,
     /// For an inbound QoS 2 PUBLISH: where the logs end that it is about to be appended to. The store keeps it with the inbound
@@ -103,7 +103,7 @@ pub struct LocalDelivery {
 pub trait Local: Send + Sync {
     /// Delivers to subscribers, stores what kept sessions and the retained store are owed. Does not wait: one answer for
     /// each delivery. Deliveries come in order.
-    fn deliver(&self, batch: &[LocalDelivery]) -> Vec<Stored>;
+    fn deliver(&self, batch: &[LocalDelivery<'_>]) -> Vec<Stored>;
 }
 
 /// What a delivery needed of the broker's store.
@@ -161,20 +161,20 @@ pub struct Hub {
 }
 
 /// A publication that every target has room for.
-struct Admitted {
+struct Admitted<'a> {
     slot: usize,
     message: Arc<Message>,
     client_id: Option<Arc<str>>,
     packet_id: Option<u16>,
     local_topics: SmallVec<[TopicName; 1]>,
-    appends: Vec<Append>,
+    appends: Vec<Append<'a>>,
 }
 
 /// One record to be appended.
-struct Append {
+struct Append<'a> {
     link: LinkId,
     lane: Lane,
-    buffer: Buffer,
+    buffer: &'a Buffer,
     permit: Permit,
     head: Bytes,
     body: Bytes,
@@ -247,7 +247,7 @@ impl Hub {
     /// The same, and the answers come as they are known: what was accepted before one that waits has its receipt while that one
     /// still waits (R6). They are in `answers` too when the future is dropped.
     pub async fn offer_each(&self, source: &Source, batch: Vec<Publication>, answers: &Answers) {
-        let mut given = Given::new(answers);
+        let mut given = Given::new(answers, batch.len());
         let mut ready = Vec::with_capacity(batch.len());
         let mut accepted = Moment::default();
         for (slot, publication) in batch.into_iter().enumerate() {
@@ -256,7 +256,7 @@ impl Hub {
                 accepted = self.clock.moment();
             }
             let (client_id, packet_id) = (publication.client_id.clone(), publication.packet_id);
-            let message = self.stamp(publication, accepted);
+            let message = Arc::new(self.stamp(publication, accepted));
             if self.has_looped(&message) {
                 given.give(slot, Ok(Receipt::default()));
                 continue;
@@ -271,7 +271,7 @@ impl Hub {
             self.note_bad_topics(source, &plan.bad_topics);
             match self.admit(&message, plan.links, &mut ready, &mut given).await {
                 Ok(appends) => {
-                    let (message, local_topics) = (Arc::new(message), plan.local_topics);
+                    let local_topics = plan.local_topics;
                     ready.push(Admitted { slot, message, client_id, packet_id, local_topics, appends });
                 }
                 Err(refused) => given.give(slot, Err(refused)),
@@ -294,7 +294,7 @@ impl Hub {
             }
             None => true,
         });
-        let mut given = Given::new(answers);
+        let mut given = Given::new(answers, 1);
         let admitted = self.admit(&message, plan.links, &mut Vec::new(), &mut given).await;
         let answer = admitted.map(|appends| {
             append(appends, &mut receipt);
@@ -364,20 +364,20 @@ impl Hub {
 
     /// Asks every target for room. Where one has to be waited for, what was admitted before it is accepted first: a
     /// blocked message holds back its successors, never its predecessors.
-    async fn admit(
-        &self,
+    async fn admit<'a>(
+        &'a self,
         message: &Message,
         targets: Vec<LinkTarget>,
-        ready: &mut Vec<Admitted>,
+        ready: &mut Vec<Admitted<'a>>,
         given: &mut Given<'_>,
-    ) -> Result<Vec<Append>, OfferError> {
+    ) -> Result<Vec<Append<'a>>, OfferError> {
         if self.stopping.load(Ordering::Acquire) {
             return Err(OfferError::Stopping);
         }
-        let mut appends = Vec::with_capacity(targets.len());
         if targets.is_empty() {
-            return Ok(appends);
+            return Ok(Vec::new());
         }
+        let mut appends = Vec::with_capacity(targets.len());
         let body = message.encode();
         for target in targets {
             let expires = expires(message, target.ttl);
@@ -399,15 +399,7 @@ impl Hub {
             match admission {
                 Ok(Admission::Granted(permit)) => {
                     let LinkTarget { link, lane, .. } = target;
-                    appends.push(Append {
-                        link,
-                        lane,
-                        buffer: buffer.clone(),
-                        permit,
-                        head,
-                        body: body.clone(),
-                        expires,
-                    });
+                    appends.push(Append { link, lane, buffer, permit, head, body: body.clone(), expires });
                 }
                 Ok(Admission::DroppedNewest) => {}
                 Err(refused) => return Err(refusal(target.link, refused)),
@@ -417,7 +409,7 @@ impl Hub {
     }
 
     /// Steps 4 to 6 for all that were admitted, in their order.
-    async fn accept(&self, ready: &mut Vec<Admitted>, given: &mut Given<'_>) {
+    async fn accept(&self, ready: &mut Vec<Admitted<'_>>, given: &mut Given<'_>) {
         let accepted = std::mem::take(ready);
         let mut stored = self.deliver(&accepted).into_iter();
         for Admitted { slot, message, packet_id, local_topics, appends, .. } in accepted {
@@ -458,9 +450,10 @@ impl Hub {
     }
 
     /// One call to the broker for the whole batch; one answer for each local topic of each message, in order.
-    fn deliver(&self, accepted: &[Admitted]) -> Vec<Stored> {
-        let deliveries = accepted.iter().flat_map(|one| {
-            one.local_topics.iter().enumerate().map(|(nth, topic)| {
+    fn deliver(&self, accepted: &[Admitted<'_>]) -> Vec<Stored> {
+        let mut deliveries = Vec::with_capacity(accepted.len());
+        for one in accepted {
+            for (nth, topic) in one.local_topics.iter().enumerate() {
                 // Only the first is the client's own publish; the others are what routes made of it.
                 let own = nth == 0;
                 let packet_id = one.packet_id.filter(|_| own);
@@ -468,11 +461,10 @@ impl Hub {
                 for append in one.appends.iter().filter(|_| packet_id.is_some()) {
                     tails.note(append.link.clone(), append.lane, append.buffer.end());
                 }
-                let client_id = one.client_id.clone().filter(|_| own);
-                LocalDelivery { topic: topic.clone(), message: Arc::clone(&one.message), client_id, packet_id, tails }
-            })
-        });
-        let deliveries: Vec<_> = deliveries.collect();
+                let client_id = one.client_id.as_ref().filter(|_| own);
+                deliveries.push(LocalDelivery { topic, message: &one.message, client_id, packet_id, tails });
+            }
+        }
         match self.local.get() {
             Some(local) if !deliveries.is_empty() => local.deliver(&deliveries),
             _ => deliveries.iter().map(|_| Stored::Nothing).collect(),
@@ -507,7 +499,7 @@ fn expires(message: &Message, ttl: Option<Duration>) -> Option<WallMs> {
     Some(WallMs(message.accepted.wall.0.saturating_add(lasts)))
 }
 
-fn append(appends: Vec<Append>, receipt: &mut Receipt) {
+fn append(appends: Vec<Append<'_>>, receipt: &mut Receipt) {
     for Append { buffer, permit, head, body, expires, .. } in appends {
         let offset = buffer.append(permit, &[&head, &body], expires);
         receipt.add(buffer.mark(), offset.0);

@@ -34,7 +34,7 @@ impl Scripted {
 }
 
 impl Local for Scripted {
-    fn deliver(&self, batch: &[LocalDelivery]) -> Vec<Stored> {
+    fn deliver(&self, batch: &[LocalDelivery<'_>]) -> Vec<Stored> {
         let mut delivered = self.delivered.lock();
         batch
             .iter()
