@@ -5,14 +5,16 @@
 //! store's staging lock, then one session's; never two sessions' locks at once.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Poll, ready};
 
 use bytes::BytesMut;
 use parking_lot::{Mutex, MutexGuard};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::Notify;
 
 use super::auth::Granted;
 use super::auth::acl::{Rights, Verdicts};
@@ -71,9 +73,8 @@ pub(super) struct State {
     pub(super) inbound: Inbound,
     /// Who it is, since its last CONNECT; `None`: it has not been here since the start.
     pub(super) granted: Option<Arc<Granted>>,
-    rights: Option<Arc<Rights>>,
-    reads: Verdicts,
-    publishes: Verdicts,
+    /// `None`: it may do everything.
+    rights: Option<Box<Judged>>,
     /// Receipts of QoS 2 messages that a connection left open (R19).
     pub(super) receipts: Vec<(u16, Receipt)>,
     /// `Some`: the start finishes exchanges of the life before (R18). Held by who offers one to the links: the start, or the connection
@@ -99,6 +100,20 @@ pub(super) struct State {
 /// See [`State::turn`].
 pub(super) type Turn = Arc<tokio::sync::Mutex<()>>;
 
+/// What a session may do, and what was found to be so for topics that it used.
+#[derive(Debug)]
+struct Judged {
+    rights: Arc<Rights>,
+    reads: Verdicts,
+    publishes: Verdicts,
+}
+
+impl Judged {
+    fn may_read(&mut self, topic: &TopicName) -> bool {
+        self.rights.may_read_from(topic, &mut self.reads)
+    }
+}
+
 /// What CONNECT settled.
 #[derive(Clone, Debug)]
 pub(super) struct Terms {
@@ -116,8 +131,6 @@ pub(super) struct Terms {
 #[derive(Debug)]
 pub(super) struct Online {
     pub(super) kick: Arc<Kick>,
-    /// Cancelled when the connection's task has stopped offering and has handed the session back.
-    pub(super) over: CancellationToken,
     pub(super) packet_bytes_max: usize,
     pub(super) aliases: Aliases,
     /// In `outbox`, and not counted yet.
@@ -153,12 +166,14 @@ impl Aliases {
     }
 }
 
-/// Ends a connection from outside.
+/// Ends a connection from outside, and says when it has ended.
 #[derive(Debug, Default)]
 pub(super) struct Kick {
     reason: Mutex<Option<ReasonCode>>,
     is_kicked: AtomicBool,
-    pub(super) token: CancellationToken,
+    is_over: AtomicBool,
+    /// Those who wait for its end.
+    over: Notify,
 }
 
 impl Kick {
@@ -166,8 +181,36 @@ impl Kick {
     pub(super) fn with(&self, reason: ReasonCode, client: &Client) {
         self.reason.lock().get_or_insert(reason);
         self.is_kicked.store(true, Ordering::Release);
-        self.token.cancel();
         client.bell.ring();
+    }
+
+    /// Waits until it is to end, for the connection of `client` itself: the bell has one listener. Cancel safe.
+    pub(super) async fn kicked(&self, client: &Client) {
+        poll_fn(|context| {
+            loop {
+                if self.is_kicked() {
+                    return Poll::Ready(());
+                }
+                // It rings for what is pushed too.
+                ready!(client.bell.poll_rung(context));
+            }
+        })
+        .await;
+    }
+
+    /// The connection's task has stopped offering and has handed the session back.
+    pub(super) fn note_over(&self) {
+        self.is_over.store(true, Ordering::Release);
+        self.over.notify_waiters();
+    }
+
+    /// Waits for that.
+    pub(super) async fn over(&self) {
+        // Made before the look: whoever is told between the two is told.
+        let told = self.over.notified();
+        if !self.is_over.load(Ordering::Acquire) {
+            told.await;
+        }
     }
 
     /// Whether it is to end. The bell rings when that comes to be.
@@ -255,8 +298,6 @@ impl Client {
             inbound: Inbound::default(),
             granted: None,
             rights: None,
-            reads: Verdicts::default(),
-            publishes: Verdicts::default(),
             receipts: Vec::new(),
             finishing: None,
             tail: None,
@@ -284,8 +325,8 @@ impl Client {
 impl State {
     /// What it may do from now on; `None`: everything.
     pub(super) fn set_rights(&mut self, rights: Option<Arc<Rights>>) {
-        self.rights = rights;
-        (self.reads, self.publishes) = Default::default();
+        let judged = |rights| Judged { rights, reads: Verdicts::default(), publishes: Verdicts::default() };
+        self.rights = rights.map(|rights| Box::new(judged(rights)));
     }
 
     /// What the start has to finish, and whose turn it is from now on.
@@ -319,18 +360,18 @@ impl State {
 
     /// Whether some of what `filter` brings may be for it.
     pub(super) fn may_subscribe(&self, filter: &TopicFilter) -> bool {
-        self.rights.as_ref().is_none_or(|rights| rights.may_subscribe(filter))
+        self.rights.as_ref().is_none_or(|judged| judged.rights.may_subscribe(filter))
     }
 
     /// Whether it may publish to `topic`.
     pub(super) fn may_publish(&mut self, topic: &TopicName) -> bool {
-        self.rights.as_ref().is_none_or(|rights| rights.may_publish_to(topic, &mut self.publishes))
+        self.rights.as_mut().is_none_or(|judged| judged.rights.may_publish_to(topic, &mut judged.publishes))
     }
 
     /// Whether it may have what is on `topic`. A session that has not been here since the start gets what it is owed checked when it
     /// comes.
     pub(super) fn may_read(&mut self, topic: &TopicName) -> bool {
-        self.rights.as_ref().is_none_or(|rights| rights.may_read_from(topic, &mut self.reads))
+        self.rights.as_mut().is_none_or(|judged| judged.may_read(topic))
     }
 
     /// The session's row as it is now.
@@ -543,10 +584,8 @@ impl State {
             let Some(online) = self.online.as_mut().filter(|online| online.outbox.len() < OUTBOX_BYTES_FILL) else {
                 return given_up;
             };
-            let barred = |topic: &TopicName| {
-                let rights = self.rights.as_ref();
-                !rights.is_none_or(|rights| rights.may_read_from(topic, &mut self.reads))
-            };
+            let rights = &mut self.rights;
+            let barred = |topic: &TopicName| !rights.as_mut().is_none_or(|judged| judged.may_read(topic));
             match self.outbound.poll_send(durable, now, barred) {
                 None => return given_up,
                 Some(Transmit::Pubrel(id)) => put_ack(online, AckKind::Pubrel, id, ReasonCode::Success, version),
@@ -630,5 +669,36 @@ pub(super) fn put_ack(online: &mut Online, kind: AckKind, id: u16, code: ReasonC
     if let Some(id) = PacketId::new(id) {
         online.packets += 1;
         encode_ack(kind, id, code, version, &mut online.outbox);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    fn client() -> Client {
+        let (will, user) = (None, None);
+        let terms = Terms { version: Version::V5, kept: false, expiry_s: 0, user, will, will_delay_s: 0 };
+        Client::new(SessionId(1), "c".into(), terms, Window { messages: 10, bytes: 1_000 })
+    }
+
+    #[tokio::test]
+    async fn a_push_does_not_end_a_connection_and_a_kick_does() {
+        let (client, kick) = (client(), Kick::default());
+        client.bell.ring();
+        assert_eq!(kick.kicked(&client).now_or_never(), None);
+        let (kicked, ()) = tokio::join!(kick.kicked(&client), async { kick.with(ReasonCode::NotAuthorized, &client) });
+        assert_eq!((kicked, kick.reason()), ((), ReasonCode::NotAuthorized));
+        assert_eq!(kick.kicked(&client).now_or_never(), Some(()), "also for one who asks later");
+    }
+
+    #[tokio::test]
+    async fn all_who_wait_for_a_connections_end_are_told_and_so_is_who_comes_later() {
+        let kick = Kick::default();
+        assert_eq!(kick.over().now_or_never(), None);
+        tokio::join!(kick.over(), kick.over(), async { kick.note_over() });
+        assert_eq!(kick.over().now_or_never(), Some(()));
     }
 }

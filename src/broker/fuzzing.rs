@@ -179,7 +179,7 @@ impl Clients {
             (Arc::clone(&self.broker), Arc::clone(&self.entrance), Arc::clone(&self.places));
         self.serving.spawn(async move {
             let place = places.one_more().await;
-            connection::serve(broker, Socket::Unix(theirs), peer, &entrance, place, CancellationToken::new()).await;
+            connection::serve(broker, Socket::Unix(theirs), peer, entrance, place, CancellationToken::new()).await;
         });
         let (reader, socket) = ours.into_split();
         let version = Arc::new(OnceLock::new());

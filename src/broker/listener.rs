@@ -174,9 +174,7 @@ impl Acceptor {
             };
             self.broker.board.sockets.fetch_add(1, Ordering::Relaxed);
             let (broker, entrance, stop) = (Arc::clone(&self.broker), Arc::clone(&self.entrance), self.stop.clone());
-            self.connections.spawn(async move {
-                connection::serve(broker, socket, peer, &entrance, place, stop).await;
-            });
+            self.connections.spawn(connection::serve(broker, socket, peer, entrance, place, stop));
         }
     }
 

@@ -136,7 +136,7 @@ impl Broker {
     fn note_retained_full(&self, delivery: &LocalDelivery<'_>, what: &str) {
         static LOGGED: Limited = Limited::new(LOG_EVERY);
         if let Some(held_back) = LOGGED.pass(self.clock.now()) {
-            let (topic, client) = (&delivery.topic, delivery.client_id.as_deref());
+            let (topic, client) = (delivery.topic, delivery.client_id.map(|name| &**name));
             let (messages_max, bytes_max) = (self.config.retained_messages_max, self.config.retained_bytes_max);
             tracing::warn!(%topic, client, messages_max, %bytes_max, held_back, "{what}: as much is retained as `retained_messages_max` and `retained_bytes_max` allow; raise them, or publish an empty retained message where one is not needed any more");
         }

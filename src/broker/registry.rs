@@ -8,7 +8,6 @@ use std::sync::atomic::Ordering;
 
 use bytes::BytesMut;
 use parking_lot::Mutex;
-use tokio_util::sync::CancellationToken;
 
 use super::Broker;
 use super::auth::{By, Granted};
@@ -65,8 +64,8 @@ pub(super) struct NotTheirs;
 
 /// Why a session cannot be had now.
 enum Held {
-    /// Its connection is ending; the token says when it has.
-    Until(CancellationToken),
+    /// Its connection is ending, and will say when it has.
+    Until(Arc<Kick>),
     /// See [`NotTheirs`].
     ByAnother,
 }
@@ -100,7 +99,7 @@ impl Broker {
         let (client, resumed) = loop {
             match self.try_attach(&claim, &kick) {
                 Ok(attached) => break attached,
-                Err(Held::Until(over)) => over.cancelled().await,
+                Err(Held::Until(kick)) => kick.over().await,
                 Err(Held::ByAnother) => return Err(NotTheirs),
             }
         };
@@ -129,7 +128,7 @@ impl Broker {
             }
             if let Some(online) = &state.online {
                 online.kick.with(ReasonCode::SessionTakenOver, &client);
-                return Err(Held::Until(online.over.clone()));
+                return Err(Held::Until(Arc::clone(&online.kick)));
             }
             let lapsed = state.has_lapsed(self.clock.moment());
             if claim.clean_start || lapsed || !state.terms.kept {
@@ -166,7 +165,6 @@ impl Broker {
         state.tail = resumed.as_ref().map(|_| Tail::default());
         state.online = Some(Online {
             kick: Arc::clone(kick),
-            over: CancellationToken::new(),
             packet_bytes_max: claim.packet_bytes_max,
             aliases: Aliases::new(claim.alias_max),
             packets: 0,
@@ -297,7 +295,7 @@ impl Broker {
             Some(will) => self.publish_will(client, will, after),
             None => self.settle(&after),
         }
-        online.over.cancel();
+        online.kick.note_over();
     }
 
     /// A message of a shared subscription goes to another member when the session that had it ends (MQTT 5.0 section 4.8.2).

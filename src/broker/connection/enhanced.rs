@@ -108,7 +108,7 @@ impl Connection {
         proof: Option<Bytes>,
         connack: &mut ConnackProperties,
     ) {
-        self.enhanced = proof.as_ref().map(|_proof| Enhanced::default());
+        self.enhanced = proof.as_ref().map(|_proof| Box::default());
         connack.auth_method = method.filter(|_| proof.is_some());
         connack.auth_data = proof;
     }

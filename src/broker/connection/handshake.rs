@@ -1,6 +1,6 @@
 //! From the first byte to CONNACK: what a client may ask for, and what it gets.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::admission::Holdings;
 use super::enhanced;
-use super::publish::TOPIC_ALIASES;
+use super::publish::{Pending, TOPIC_ALIASES};
 use super::{Connection, FAREWELL_DEADLINE, READ_BYTES_MIN};
 use crate::broker::auth::{Granted, Login, Verdict};
 use crate::broker::client::Terms;
@@ -466,10 +466,9 @@ impl Connection {
             output: BytesMut::new(),
             publishes: Acks::default(),
             others: Acks::default(),
-            pending: VecDeque::new(),
-            pending_bytes: 0,
+            pending: Pending::default(),
             offer: None,
-            aliases: HashMap::new(),
+            aliases: None,
             last_topic: None,
             retained: VecDeque::new(),
             page: None,
@@ -477,7 +476,7 @@ impl Connection {
             durable: 0,
             keep_alive,
             last_seen: broker.clock.now(),
-            tick: Box::pin(tokio::time::sleep(keep_alive.unwrap_or_default())),
+            tick: keep_alive.map(|after| Box::pin(tokio::time::sleep(after))),
             session_expiry_s: 0,
             packet_bytes_max: usize::MAX,
             wants_reasons: true,

@@ -21,7 +21,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use self::acks::{Reply, Wait};
 use self::admission::Holdings;
 use self::enhanced::Enhanced;
-use self::publish::{Job, Offer, Offered};
+use self::publish::{Offer, Offered, Pending};
 use self::subscribe::Wish;
 use self::throttle::Throttle;
 use super::Broker;
@@ -65,12 +65,6 @@ const GATHERED_BYTES: usize = 16 << 10;
 
 /// Waiting that did not help is tried so many times more, and then once in so many times.
 const PATIENCE: u8 = 16;
-
-/// Publications that wait to be offered, in number and bytes: a round's batch, and what `block` holds at QoS 0.
-const PENDING_MAX: usize = 2_048;
-
-/// See [`PENDING_MAX`].
-const PENDING_BYTES_MAX: usize = 1 << 20;
 
 /// Replies other than to a PUBLISH that may be held.
 const OTHERS_MAX: usize = 1_024;
@@ -130,6 +124,9 @@ impl Drop for Packets<'_> {
     }
 }
 
+/// Topic aliases that a client has set.
+type Aliases = HashMap<u16, TopicName>;
+
 /// See the module.
 struct Connection {
     broker: Arc<Broker>,
@@ -145,10 +142,10 @@ struct Connection {
     publishes: Acks<Reply, Wait>,
     /// All other replies that wait for the store.
     others: Acks<Reply, Wait>,
-    pending: VecDeque<Job>,
-    pending_bytes: usize,
+    pending: Pending,
     offer: Option<Offer>,
-    aliases: HashMap<u16, TopicName>,
+    /// Topic aliases that it has set, where it has.
+    aliases: Option<Box<Aliases>>,
     last_topic: Option<TopicName>,
     /// Topics whose retained message this client is to get, with how it subscribed.
     retained: VecDeque<Wish>,
@@ -158,7 +155,8 @@ struct Connection {
     durable: u64,
     keep_alive: Option<Duration>,
     last_seen: Instant,
-    tick: Pin<Box<tokio::time::Sleep>>,
+    /// With a keep-alive: when it is looked at next.
+    tick: Option<Pin<Box<tokio::time::Sleep>>>,
     session_expiry_s: u32,
     packet_bytes_max: usize,
     /// Request Problem Information: reason strings may be sent with any packet.
@@ -173,7 +171,7 @@ struct Connection {
     /// Its login ends then.
     expires: Option<Pin<Box<tokio::time::Sleep>>>,
     /// It authenticated by AUTH packets, and may do so again.
-    enhanced: Option<Enhanced>,
+    enhanced: Option<Box<Enhanced>>,
     is_reading: bool,
     /// What it holds of its listener's and its user's limits, while it is connected.
     held: Holdings,
@@ -188,16 +186,36 @@ struct Connection {
 /// Serves a client from its first byte to its last. `stop` asks it to end in order.
 ///
 /// A task has room for the largest that it ever waits for, as long as it lives: beginning and end are boxed, so that a connection
-/// that only waits holds neither.
-pub(super) async fn serve(
+/// that only waits holds neither. For the same reason this is no `async fn`: what begins is not held twice.
+pub(super) fn serve(
+    broker: Arc<Broker>,
+    socket: Socket,
+    peer: Peer,
+    entrance: Arc<Entrance>,
+    place: Place,
+    stop: CancellationToken,
+) -> impl Future<Output = ()> + Send + 'static {
+    let beginning = Box::pin(begin(broker, socket, peer, entrance, place, stop.clone()));
+    async move {
+        let Some(mut connection) = beginning.await else { return };
+        let end = tokio::select! {
+            end = connection.run() => end,
+            () = stop.cancelled() => End::Kicked,
+        };
+        Box::pin(connection.wind_down(end, &stop)).await;
+    }
+}
+
+/// All handshakes, CONNECT's included. `None`: it is not connected, and nothing is left to do for it.
+async fn begin(
     broker: Arc<Broker>,
     socket: Socket,
     mut peer: Peer,
-    entrance: &Entrance,
+    entrance: Arc<Entrance>,
     mut place: Place,
     stop: CancellationToken,
-) {
-    // Of all handshakes together, CONNECT's included.
+) -> Option<Box<Connection>> {
+    // Of all handshakes together.
     let deadline = tokio::time::Instant::now() + broker.config.connect_timeout;
     if let Err(error) = socket.prepare() {
         tracing::debug!(%error, "a socket's options cannot be set");
@@ -205,21 +223,14 @@ pub(super) async fn serve(
     let greeting = async {
         let (Admitted { stream, input }, arrival) = match entrance.is_plain() {
             true => (Admitted { stream: Stream::Plain(socket), input: BytesMut::new() }, broker.arrive(&peer)?),
-            false => admit(&broker, socket, &mut peer, entrance, &mut place, deadline).await?,
+            false => admit(&broker, socket, &mut peer, &entrance, &mut place, deadline).await?,
         };
         handshake::greet(&broker, stream, input, (peer, arrival), place, deadline).await
     };
-    let greeted = tokio::select! {
-        greeted = Box::pin(greeting) => greeted,
-        () = stop.cancelled() => return,
-    };
-    let Some(mut connection) = greeted else { return };
-    drop(broker);
-    let end = tokio::select! {
-        end = connection.run() => end,
-        () = stop.cancelled() => End::Kicked,
-    };
-    Box::pin(connection.wind_down(end, &stop)).await;
+    tokio::select! {
+        greeted = greeting => greeted,
+        () = stop.cancelled() => None,
+    }
 }
 
 /// The handshakes below MQTT. `None`: they failed, which has been counted and logged; or the limits of its listener leave it no
@@ -329,7 +340,7 @@ impl Connection {
         let may_read = self.may_read();
         let waits_for_store = self.waits_for_store();
         let Self { stream, input, output, offer, publishes, page, mark, tick, attached, expires, throttle, .. } = self;
-        let (read_bytes, keeps_alive, client) = (self.read_bytes, self.keep_alive.is_some(), &attached.client);
+        let (read_bytes, client) = (self.read_bytes, &attached.client);
         let waits_for_receipt = publishes.head_mut().is_some_and(|wait| matches!(wait, Wait::Receipt(_)));
         // All that a connection waits for in ordinary times, in one future: to wait for five costs five times as much.
         let ordinary = poll_fn(|context| {
@@ -344,25 +355,41 @@ impl Connection {
             if may_read && let Poll::Ready(read) = stream.poll_read(context, input, read_bytes) {
                 return Poll::Ready(Event::Read(read));
             }
-            if keeps_alive && tick.as_mut().poll(context).is_ready() {
+            if is_ready(tick, context) {
                 return Poll::Ready(Event::Tick);
+            }
+            if let Some((_, rows)) = page
+                && let Poll::Ready(rows) = Pin::new(rows).poll(context)
+            {
+                return Poll::Ready(Event::Page(rows.ok()));
+            }
+            if is_ready(expires, context) {
+                return Poll::Ready(Event::Lapsed);
+            }
+            if throttle.as_mut().is_some_and(|throttle| throttle.poll_rested(context).is_ready()) {
+                return Poll::Ready(Event::Rested);
             }
             Poll::Pending
         });
-        tokio::select! {
-            biased;
-            offered = async { match offer { Some(offer) => offer.done().await, None => std::future::pending().await } },
-                if offer.is_some() => Event::Offered(offered),
-            () = settled(publishes), if waits_for_receipt => Event::Look,
-            event = ordinary => event,
-            rows = async { match page { Some((_, rows)) => rows.await.ok(), None => std::future::pending().await } },
-                if page.is_some() => Event::Page(rows),
-            _alive = mark.changed(), if waits_for_store => Event::Look,
-            () = async { match expires { Some(at) => at.await, None => std::future::pending().await } },
-                if expires.is_some() => Event::Lapsed,
-            () = async { match throttle { Some(throttle) => throttle.rested().await, None => std::future::pending().await } },
-                if throttle.is_some() => Event::Rested,
+        if offer.is_none() && !waits_for_store {
+            // Most of a connection's life is spent here: the room for what is seldom waited for is not part of it.
+            return tokio::select! {
+                biased;
+                () = settled(publishes), if waits_for_receipt => Event::Look,
+                event = ordinary => event,
+            };
         }
+        let seldom = async {
+            tokio::select! {
+                biased;
+                offered = async { match offer { Some(offer) => offer.done().await, None => std::future::pending().await } },
+                    if offer.is_some() => Event::Offered(offered),
+                () = settled(publishes), if waits_for_receipt => Event::Look,
+                event = ordinary => event,
+                _alive = mark.changed(), if waits_for_store => Event::Look,
+            }
+        };
+        Box::pin(seldom).await
     }
 
     fn apply(&mut self, event: Event) -> Outcome {
@@ -397,8 +424,7 @@ impl Connection {
         self.is_reading
             && !self.throttle.as_ref().is_some_and(|throttle| throttle.is_paused())
             && self.publishes.len() < usize::from(self.broker.config.receive_maximum)
-            && self.pending.len() < PENDING_MAX
-            && self.pending_bytes < PENDING_BYTES_MAX
+            && self.pending.has_room()
             && self.others.len() < OTHERS_MAX
             && self.output.len() < WRITE_BYTES * 4
     }
@@ -486,7 +512,9 @@ impl Connection {
         if silent >= limit {
             return Err(End::Told(ReasonCode::KeepAliveTimeout, format!("silent for {} s", silent.as_secs())));
         }
-        self.tick.as_mut().reset(tokio::time::Instant::now() + (limit - silent));
+        if let Some(tick) = &mut self.tick {
+            tick.as_mut().reset(tokio::time::Instant::now() + (limit - silent));
+        }
         Ok(())
     }
 
@@ -707,10 +735,35 @@ async fn settled(publishes: &mut Acks<Reply, Wait>) {
     }
 }
 
+/// Whether a time has come, where there is one.
+fn is_ready(time: &mut Option<Pin<Box<tokio::time::Sleep>>>, context: &mut Context<'_>) -> bool {
+    time.as_mut().is_some_and(|time| time.as_mut().poll(context).is_ready())
+}
+
 fn packet_id(id: u16) -> Option<PacketId> {
     PacketId::new(id)
 }
 
 fn no_properties() -> ReasonProperties {
     ReasonProperties::default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What [`serve`] gives, as far as its size goes.
+    const fn size_of_task<F: Future>(
+        _: fn(Arc<Broker>, Socket, Peer, Arc<Entrance>, Place, CancellationToken) -> F,
+    ) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_connection_that_only_waits_takes_little_memory() {
+        let task = size_of_task(serve);
+        // The allocator gives so much to each, behind the task's head and the counts of references.
+        let (connection, client) = (size_of::<Connection>(), size_of::<crate::broker::client::Client>());
+        assert!(task <= 640 && connection <= 896 && client <= 752, "{task} {connection} {client}");
+    }
 }

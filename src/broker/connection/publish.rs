@@ -1,5 +1,6 @@
 //! What clients publish: from packets to offers, and from the hub's answers to acknowledgements.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,12 +22,75 @@ use crate::wire::{Publish, ReasonCode};
 /// Topic aliases that a client may set: enough for what one machine publishes.
 pub(super) const TOPIC_ALIASES: u16 = 16;
 
-/// Something to be offered, in order.
+/// Publications that wait to be offered, in number and bytes: a round's batch, and what `block` holds at QoS 0.
+const PENDING_MAX: usize = 2_048;
+
+/// See [`PENDING_MAX`].
+const PENDING_BYTES_MAX: usize = 1 << 20;
+
+/// What waits to be offered, in order.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    jobs: VecDeque<Job>,
+    /// Publications, and about how many bytes they have.
+    messages: usize,
+    bytes: usize,
+    /// How many the last batch had: the next one has about as many.
+    usual: usize,
+}
+
+/// Something to be offered.
 #[derive(Debug)]
-pub(super) enum Job {
-    Publish(Box<Publication>, Slot),
+enum Job {
+    Batch(Batch),
     /// A QoS 2 exchange whose local half is done (R18).
     Resume(u16, Arc<Message>, Slot),
+}
+
+/// Publications that are offered together, and whose answers each of them brings.
+#[derive(Debug, Default)]
+struct Batch {
+    publications: Vec<Publication>,
+    slots: Vec<Option<Slot>>,
+    bytes: usize,
+}
+
+impl Pending {
+    /// Whether nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.jobs.is_empty()
+    }
+
+    /// Whether there is room for what one more read brings.
+    pub(super) const fn has_room(&self) -> bool {
+        self.messages < PENDING_MAX && self.bytes < PENDING_BYTES_MAX
+    }
+
+    fn push(&mut self, publication: Publication, slot: Slot) {
+        if !matches!(self.jobs.back(), Some(Job::Batch(_))) {
+            let (publications, slots) = (Vec::with_capacity(self.usual), Vec::with_capacity(self.usual));
+            self.jobs.push_back(Job::Batch(Batch { publications, slots, bytes: 0 }));
+        }
+        let Some(Job::Batch(batch)) = self.jobs.back_mut() else { return };
+        let bytes = publication.payload.len() + 64;
+        (self.messages, self.bytes, batch.bytes) = (self.messages + 1, self.bytes + bytes, batch.bytes + bytes);
+        batch.publications.push(publication);
+        batch.slots.push(Some(slot));
+    }
+
+    fn resume(&mut self, id: u16, message: Arc<Message>, slot: Slot) {
+        self.jobs.push_back(Job::Resume(id, message, slot));
+    }
+
+    fn pop(&mut self) -> Option<Job> {
+        let job = self.jobs.pop_front()?;
+        if let Job::Batch(batch) = &job {
+            self.usual = batch.publications.len();
+            self.messages -= batch.publications.len();
+            self.bytes -= batch.bytes;
+        }
+        Some(job)
+    }
 }
 
 /// Whose answer it is.
@@ -101,8 +165,7 @@ impl Connection {
         let packet_id = matches!(slot, Slot::Pubrec(..)).then_some(id);
         let (client, user) = (&self.attached.client.name, self.user.as_ref());
         let publication = convert::publication(publish, topic, client, user, packet_id);
-        self.pending_bytes += publication.payload.len() + 64;
-        self.pending.push_back(Job::Publish(Box::new(publication), slot));
+        self.pending.push(publication, slot);
         Ok(())
     }
 
@@ -156,7 +219,7 @@ impl Connection {
             Some(receipt) => drop(self.publishes.push(Reply::Pubrec(id), Wait::Receipt(receipt))),
             None => {
                 let number = self.publishes.push(Reply::Pubrec(id), Wait::Offer);
-                self.pending.push_back(Job::Resume(id, message, Slot::Pubrec(number, id)));
+                self.pending.resume(id, message, Slot::Pubrec(number, id));
             }
         }
     }
@@ -168,11 +231,15 @@ impl Connection {
             return Err(End::Told(ReasonCode::TopicAliasInvalid, format!("aliases go up to {TOPIC_ALIASES}")));
         }
         if publish.topic.is_empty() {
-            let known = alias.and_then(|alias| self.aliases.get(&alias)).cloned();
+            let known = alias.zip(self.aliases.as_ref()).and_then(|(alias, aliases)| aliases.get(&alias)).cloned();
             return known.ok_or_else(|| End::Told(ReasonCode::ProtocolError, "an alias that was not set".into()));
         }
         let topic = match &self.last_topic {
-            Some(last) if last.as_str().as_bytes() == publish.topic.as_bytes() => last.clone(),
+            Some(last) if last.as_str().as_bytes() == publish.topic.as_bytes() => {
+                let topic = last.clone();
+                self.note_alias(alias, &topic);
+                return Ok(topic);
+            }
             _ if is_too_deep(publish.topic.as_str()) => {
                 let words = format!("a topic has at most {LEVELS_MAX} levels");
                 return Err(End::Told(ReasonCode::TopicNameInvalid, words));
@@ -181,42 +248,38 @@ impl Connection {
                 .map_err(|error| End::Told(ReasonCode::TopicNameInvalid, error.to_string()))?,
         };
         self.last_topic = Some(topic.clone());
-        if let Some(alias) = alias {
-            self.aliases.insert(alias, topic.clone());
-        }
+        self.note_alias(alias, &topic);
         Ok(topic)
+    }
+
+    fn note_alias(&mut self, alias: Option<u16>, topic: &TopicName) {
+        if let Some(alias) = alias {
+            self.aliases.get_or_insert_default().insert(alias, topic.clone());
+        }
     }
 
     /// Offers what waits, if no offer is under way.
     pub(super) fn start_offers(&mut self) {
         while self.offer.is_none()
-            && let Some(job) = self.pending.pop_front()
+            && let Some(job) = self.pending.pop()
         {
             self.start_offer(job);
         }
     }
 
-    /// Offers all publishes up to the next job that is none, as one batch.
-    fn start_offer(&mut self, first: Job) {
+    fn start_offer(&mut self, job: Job) {
         let answers = Arc::new(Answers::default());
         let to = Arc::clone(&answers);
-        let (publication, slot) = match first {
-            Job::Publish(publication, slot) => (publication, slot),
+        let (slots, work): (_, Pin<Box<dyn Future<Output = ()> + Send>>) = match job {
+            Job::Batch(Batch { publications, slots, .. }) => {
+                let hub = Arc::clone(&self.broker.hub);
+                (slots, Box::pin(async move { hub.offer_each(&convert::source(), publications, &to).await }))
+            }
             Job::Resume(id, message, slot) => {
                 let (broker, client) = (Arc::clone(&self.broker), Arc::clone(&self.attached.client));
-                let work = Box::pin(async move { broker.resume_for(&client, id, &message, &to).await });
-                return self.begin_offer(Offer { slots: vec![Some(slot)], answers, work });
+                (vec![Some(slot)], Box::pin(async move { broker.resume_for(&client, id, &message, &to).await }))
             }
         };
-        let (mut batch, mut slots) = (vec![*publication], vec![Some(slot)]);
-        while let Some(Job::Publish(..)) = self.pending.front() {
-            let Some(Job::Publish(publication, slot)) = self.pending.pop_front() else { break };
-            batch.push(*publication);
-            slots.push(Some(slot));
-        }
-        self.pending_bytes = 0;
-        let hub = Arc::clone(&self.broker.hub);
-        let work = Box::pin(async move { hub.offer_each(&convert::source(), batch, &to).await });
         self.begin_offer(Offer { slots, answers, work });
     }
 
@@ -280,13 +343,13 @@ impl Connection {
 
     /// The socket is gone: what was read from it is still offered. A take-over or the gateway's end cuts it short.
     pub(super) async fn finish_offers(&mut self) {
-        let kick = Arc::clone(&self.attached.kick);
+        let (kick, client) = (Arc::clone(&self.attached.kick), Arc::clone(&self.attached.client));
         loop {
             self.start_offers();
             let Some(offer) = &mut self.offer else { return };
             let offered = tokio::select! {
                 offered = offer.done() => offered,
-                () = kick.token.cancelled() => return,
+                () = kick.kicked(&client) => return,
             };
             self.take_offered(offered);
         }
@@ -301,11 +364,12 @@ impl Connection {
             self.take_answers(&mut offer, answers);
             unanswered = offer.slots;
         }
-        let waiting = self.pending.drain(..).map(|job| match job {
-            Job::Publish(_, slot) | Job::Resume(_, _, slot) => slot,
+        let waiting = std::mem::take(&mut self.pending).jobs.into_iter().flat_map(|job| match job {
+            Job::Batch(batch) => batch.slots,
+            Job::Resume(_, _, slot) => vec![Some(slot)],
         });
         // Publishers repeat what is above QoS 0.
-        for _ in unanswered.into_iter().flatten().chain(waiting).filter(|slot| matches!(slot, Slot::Nobody)) {
+        for _ in unanswered.into_iter().chain(waiting).flatten().filter(|slot| matches!(slot, Slot::Nobody)) {
             self.broker.board.dropped("connection_ended");
         }
         let mut durable = Vec::new();
@@ -321,5 +385,53 @@ impl Connection {
         }
         drop(state);
         durable.into_iter().for_each(|id| self.broker.note_durable(&self.attached.client, id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Properties;
+    use crate::message::tests_support::message;
+
+    fn publication(payload: &'static [u8]) -> Publication {
+        let (topic, properties) = (TopicName::new("a").unwrap(), Properties::default());
+        let (payload, qos) = (payload.into(), Qos::ExactlyOnce);
+        let (retain, expiry_s, time_ms, client_id, user, packet_id) = Default::default();
+        Publication { topic, payload, qos, retain, expiry_s, time_ms, properties, client_id, user, packet_id }
+    }
+
+    #[test]
+    fn a_batch_ends_where_an_exchange_goes_on_and_what_waits_behind_it_still_counts() {
+        let mut pending = Pending::default();
+        for id in [1, 2] {
+            pending.push(publication(b"abc"), Slot::Pubrec(0, id));
+        }
+        pending.resume(3, Arc::new(message("a", b"")), Slot::Pubrec(0, 3));
+        pending.push(publication(b""), Slot::Pubrec(0, 4));
+        assert_eq!((pending.messages, pending.bytes), (3, 3 * 64 + 6));
+        let mut order = Vec::new();
+        while let Some(job) = pending.pop() {
+            order.push(match job {
+                Job::Batch(batch) => batch.slots.len(),
+                Job::Resume(..) => 0,
+            });
+            assert_eq!(pending.messages, if order.len() < 3 { 1 } else { 0 });
+        }
+        assert_eq!(order, [2, 0, 1]);
+        assert!(pending.is_empty() && pending.bytes == 0);
+    }
+
+    #[test]
+    fn there_is_room_for_so_many_messages_and_bytes() {
+        let mut pending = Pending::default();
+        for _ in 0..PENDING_MAX {
+            assert!(pending.has_room());
+            pending.push(publication(b""), Slot::Nobody);
+        }
+        assert!(!pending.has_room());
+        assert!(pending.pop().is_some() && pending.has_room());
+        pending.push(Publication { payload: vec![0; PENDING_BYTES_MAX].into(), ..publication(b"") }, Slot::Nobody);
+        assert!(!pending.has_room());
     }
 }

@@ -5,6 +5,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
@@ -48,12 +49,9 @@ impl Throttle {
         self.pause.is_some()
     }
 
-    /// Returns when the pause is over, never without one. Cancel safe.
-    pub(super) async fn rested(&mut self) {
-        match &mut self.pause {
-            Some(pause) => pause.as_mut().await,
-            None => std::future::pending().await,
-        }
+    /// Ready when the pause is over, never without one.
+    pub(super) fn poll_rested(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.pause.as_mut().map_or(Poll::Pending, |pause| pause.as_mut().poll(context))
     }
 
     pub(super) fn end_pause(&mut self) {
