@@ -1,6 +1,7 @@
 //! What a data folder goes through between two starts: links that get another name or go, and programs that are older than it.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use rumqttc_v5::QoS;
 use tidegate::telemetry::board::LinkState;
@@ -33,6 +34,27 @@ async fn with_data(messages: usize) -> (Gateway, Vec<Mark>) {
     let acknowledged = Publishers::start(work).finish().await;
     assert!(gateway.terminate().await.success());
     (gateway, acknowledged)
+}
+
+/// Messages, passwords, and who may read them.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_else_may_read_what_lies_in_the_data_folder() {
+    let (gateway, _) = with_data(10).await;
+    let mut folders = vec![gateway.data().to_owned()];
+    let (mut files, mut odd) = (0, Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap().map(Result::unwrap) {
+            let (path, found) = (entry.path(), entry.metadata().unwrap());
+            // Not for others at all, and for the group to read at most.
+            if found.permissions().mode() & 0o027 != 0 {
+                odd.push(format!("{} {:o}", path.display(), found.permissions().mode()));
+            }
+            files += usize::from(found.is_file());
+            folders.extend(Some(path).filter(|_| found.is_dir()));
+        }
+    }
+    assert!(odd.is_empty(), "{odd:?}");
+    assert!(files >= 6, "the store, its log, meta, cursors, segments, letters: {files}");
 }
 
 async fn refused(gateway: &Gateway) -> (Option<i32>, String) {

@@ -3,13 +3,14 @@
 use std::fs;
 
 use rumqttc_v5::{PubAckReason, PublishNoticeError, QoS};
-use tidegate::telemetry::board::LinkState;
+use tidegate::telemetry::board::{LinkState, LinkStatus, Status};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 
 use crate::support::client::{Publishers, Subscriber, Work, publish_once};
 use crate::support::disk::SmallDisk;
-use crate::support::gateway::{Gateway, configuration, run};
+use crate::support::gateway::{Gateway, configuration, link, run};
 use crate::support::http;
 use crate::support::ledger::{Ledger, Mark};
 use crate::support::process::{Room, did_not_run, free_port};
@@ -139,8 +140,21 @@ async fn an_unwritable_data_folder_is_named() {
     assert!(said.contains(data.to_str().unwrap()), "{said}");
 }
 
+/// What a client of MQTT 3.1.1 gets for a publish with QoS 1 behind its CONNACK: `None`, the connection is closed.
+async fn publish_in_3_1_1(port: u16, mark: Mark) -> Option<u8> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let connect = b"\x10\x0f\x00\x04MQTT\x04\x02\x00\x3c\x00\x03old";
+    // 74 bytes: topic, packet id, payload.
+    let publish = b"\x32\x4a\x00\x06line/9\x00\x07";
+    stream.write_all(&[&connect[..], &publish[..], &mark.payload(64)].concat()).await.unwrap();
+    let mut connack = [0; 4];
+    stream.read_exact(&mut connack).await.unwrap();
+    assert_eq!(connack, [0x20, 2, 0, 0]);
+    stream.read_u8().await.ok()
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_refuses_publishers_and_loses_nothing() {
+async fn r05_a_full_disk_refuses_publishers_lets_sources_wait_and_loses_nothing() {
     if left_out(&["mosquitto"]) {
         return;
     }
@@ -158,10 +172,14 @@ links:
     mqtt: {{ url: "mqtt://127.0.0.1:{}" }}
     buffer: {{ max_size: 32MiB, min_free: 8MiB, when_full: reject }}
     retry: {{ min: 100ms, max: 500ms }}
+  near:
+    mqtt: {{ url: "mqtt://127.0.0.1:{}" }}
 routes:
   - {{ name: far, from: "broker/line/#", to: "far/line/{{rest}}" }}
+  - {{ name: on, from: "near/up/#", to: "far/line/{{rest}}" }}
 "#,
-            proxy.port()
+            proxy.port(),
+            mosquitto.port
         ),
     )
     .await;
@@ -178,14 +196,28 @@ routes:
     let probe = Mark { publisher: 9, number: 0 }.payload(64);
     let answer = publish_once(gateway.port, "probe", "line/9", probe).await;
     assert_eq!(answer, Err(PublishNoticeError::V5PubAck(PubAckReason::QuotaExceeded)));
+    let old = Mark { publisher: 9, number: 1 };
+    assert_eq!(publish_in_3_1_1(gateway.port, old).await, None, "MQTT 3.1.1 has no word for it");
+    // What a source brings is held, and not acknowledged to its remote.
+    let from_near: Vec<Mark> = (0..30).map(|number| Mark { publisher: 8, number }).collect();
+    for mark in &from_near {
+        publish_once(mosquitto.port, "machine", "up/8", mark.payload(64)).await.unwrap();
+    }
+    let holds = |link: &LinkStatus| link.source.as_ref().is_some_and(|source| source.in_flight > 0);
+    gateway.wait_for_link("near", "the source waits", holds).await;
     let status = gateway.status().await;
     assert!(status.ready && !status.broker.refused.is_empty(), "{status:?}");
+    let accepted = |status: &Status| link(status, "far").ledger["accepted"];
+    assert!(accepted(&status) < 1_000 + 30, "{:?}", status.links);
 
     // Room again: it goes on by itself, and drains.
     fs::remove_file(ballast).unwrap();
     until_true("publishers are served again", PATIENCE, || publishers.acknowledged() == 1_000).await;
+    let took = |link: &LinkStatus| link.source.as_ref().is_some_and(|source| source.in_flight == 0);
+    gateway.wait_for_link("near", "the source goes on", took).await;
+    assert_eq!(publish_in_3_1_1(gateway.port, old).await, Some(0x40), "PUBACK");
     proxy.set(Mode::Pass).await;
-    let acknowledged = publishers.finish().await;
+    let acknowledged = [publishers.finish().await, from_near, vec![old]].concat();
     gateway.wait_until_drained("far").await;
     let ledger = Ledger::compare(acknowledged.clone(), &far.receive(&acknowledged).await);
     // Not in order: what was refused is published again behind what its publisher had already sent and was taken.
