@@ -103,6 +103,17 @@ async fn r15_a_refused_message_is_listed_shown_and_sent_again_when_the_remote_ta
     has(&shown, "topic line/late");
     assert!(shown.contains(&String::from_utf8(marks[0].payload(64)).unwrap()), "{shown}");
 
+    let path = gateway.data().join("links/far/dead-letters/letters");
+    let sound = std::fs::read(&path).unwrap();
+    let mut damaged = sound.clone();
+    damaged[60] ^= 1;
+    std::fs::write(&path, &damaged).unwrap();
+    let list = expect(&gateway, 1, &["dead-letters", "list", "far"]).await;
+    has(&list, "dead_letters 2");
+    assert!(list.contains("tidegate: letter 0 cannot be read: the letter at byte 0"), "{list}");
+    expect(&gateway, 1, &["dead-letters", "show", "far", "0"]).await;
+    std::fs::write(&path, sound).unwrap();
+
     expect(&gateway, 1, &["dead-letters", "send", "far", "7"]).await;
     rabbit.declare_queue("late").await;
     has(&expect(&gateway, 0, &["dead-letters", "send", "far", "0"]).await, "sent 1");
@@ -360,6 +371,11 @@ async fn a_damaged_buffer_is_seen_told_of_and_mended() {
     bytes[150] ^= 1;
     std::fs::write(&path, bytes).unwrap();
     has(&expect(&gateway, 1, &["buffer", "verify"]).await, "damaged 1");
+    let some = expect(&gateway, 1, &["buffer", "peek", "far", "-n", "2"]).await;
+    has(&some, "tidegate: records 0 to 0 are owed, and lost to damage of the files");
+    has(&some, "topic line/2");
+    has(&some, "messages 2, and more: -n shows more");
+    expect(&gateway, 0, &["buffer", "peek", "far", "--from", "1"]).await;
     has(&expect(&gateway, 1, &["buffer", "repair", "far"]).await, "nothing was changed: --yes does it");
     has(&expect(&gateway, 1, &["buffer", "verify"]).await, "damaged 1");
     expect(&gateway, 0, &["buffer", "repair", "far", "--yes"]).await;
