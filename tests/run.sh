@@ -114,8 +114,8 @@ export TIDEGATE_WITHOUT TIDEGATE_TESTS_LEFT_OUT=$work/left-out TMPDIR=${TMPDIR:-
 : >"$TIDEGATE_TESTS_LEFT_OUT"
 # Many random runs of the buffer against its reference; a plain `cargo test` has few.
 export TIDEGATE_MODEL_RUNS=${TIDEGATE_MODEL_RUNS:-100000}
-# The same of the broker's sessions: each is a real broker, so half a minute of two processors.
-export TIDEGATE_SESSIONS_RUNS=${TIDEGATE_SESSIONS_RUNS:-1200}
+# The same of the broker's sessions: each run has a real broker, and starts it anew some times.
+export TIDEGATE_SESSIONS_RUNS=${TIDEGATE_SESSIONS_RUNS:-500}
 set -m
 cargo test --locked --no-fail-fast "$@" </dev/null &
 child=$!

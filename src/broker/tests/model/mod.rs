@@ -23,7 +23,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Seeds of a plain `cargo test`: some seconds. `tests/run.sh` sets more.
-const RUNS: u64 = 300;
+const RUNS: u64 = 200;
 
 #[test]
 fn any_sequence_agrees_with_the_reference() {
