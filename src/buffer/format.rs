@@ -12,6 +12,8 @@ pub(super) const FORMAT: u16 = 1;
 pub(super) const SEGMENT_HEADER: usize = 64;
 /// Length of a frame's header.
 pub(super) const FRAME_HEADER: usize = 72;
+/// Bytes of it that its checksum is over.
+const FRAME_CHECKED: usize = FRAME_HEADER - 4;
 /// Length of a record's header, without its expiry.
 pub(super) const RECORD_HEADER: usize = 16;
 /// Raw bytes of a frame at most; a larger record is a frame alone. Bounds what one damaged page takes along.
@@ -166,7 +168,7 @@ impl FrameHeader {
     }
 
     pub(super) fn decode(bytes: &[u8], salt: u32) -> Option<Self> {
-        let (mut head, mut crc) = bytes.get(..FRAME_HEADER)?.split_at_checked(68)?;
+        let (mut head, mut crc) = bytes.get(..FRAME_HEADER)?.split_at_checked(FRAME_CHECKED)?;
         // The magic first: a resynchronising scan tries every eighth byte.
         let sound =
             head.get(..4)? == FRAME_MAGIC.to_le_bytes() && crc32c::crc32c_append(salt, head) == crc.get_u32_le();
@@ -193,6 +195,18 @@ impl FrameHeader {
             skipped: head.get_u64_le(),
             expiry_max_s: head.get_u32_le(),
         })
+    }
+
+    /// What the salt alone makes of a header's checksum, for bytes that begin like a header: for inputs of one length
+    /// `crc(s, x) ^ crc(0, x)` depends on `s` and not on `x`. So a look-up of it among [`Self::mark_of`] tells the salt.
+    pub(super) fn mark(bytes: &[u8]) -> Option<u32> {
+        let (head, mut crc) = bytes.get(..FRAME_HEADER)?.split_at_checked(FRAME_CHECKED)?;
+        (head.get(..4)? == FRAME_MAGIC.to_le_bytes()).then(|| crc32c::crc32c(head) ^ crc.get_u32_le())
+    }
+
+    /// What [`Self::mark`] is for all headers with this salt.
+    pub(super) fn mark_of(salt: u32) -> u32 {
+        crc32c::crc32c_append(salt, &[0; FRAME_CHECKED]) ^ crc32c::crc32c(&[0; FRAME_CHECKED])
     }
 
     /// Bytes of body that follow the header, padding included.

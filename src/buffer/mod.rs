@@ -20,6 +20,7 @@
 //! <20-digit base>.seg     header (64 B), frames, and when it is complete a footer (module `format`)
 //! dead-letters/letters    what the remote refused (module `dead_letters`)
 //! imports                 which records of other logs have been taken (module `offline::carry`)
+//! <base>[.N].seg.damaged  a segment that a start or a repair put aside: not looked at any more
 //! accepted-damage.json    damage that the operator has said is known (module `offline`)
 //! high/, low/             further lanes of the link, each a log by itself with all of the above (module `lanes`)
 //! ```
@@ -162,6 +163,7 @@ mod quota;
 mod reader;
 mod recovery;
 mod retention;
+mod salt;
 mod scan;
 mod segment;
 mod slots;
@@ -636,6 +638,12 @@ impl Buffer {
     #[must_use]
     pub fn dead_letters(&self) -> &DeadLetters {
         &self.inner.dead_letters
+    }
+
+    /// How many segments lie in the folder that a start or a repair put aside as damaged; 0 where it cannot be read.
+    #[must_use]
+    pub fn put_aside(&self) -> u64 {
+        offline::aside(&*self.inner.storage, &self.inner.dir).map_or(0, |names| wide(names.len()))
     }
 
     /// See [`Stats`].

@@ -18,6 +18,7 @@ use super::log::{Identity, Log, RESERVE, Upkeep, footer_of};
 use super::offline::{ACCEPTED, IMPORTS, resolve};
 use super::pace::Pace;
 use super::retention::Retention;
+use super::salt::guess_salt;
 use super::scan::FrameScan;
 use super::segment::{Point, Segment};
 use super::slots::{Held, Slots};
@@ -50,7 +51,7 @@ pub(super) fn open(
         let busy = error.kind() == io::ErrorKind::WouldBlock;
         at(&lock_path)(if busy { io::Error::new(io::ErrorKind::WouldBlock, taken) } else { error })
     })?;
-    let mut found = Finding { storage: &*storage, recovery: Recovery::default(), durable: 0 };
+    let mut found = Finding::new(&*storage);
     let (mut meta, stored) = found.slots(&dir.join("meta"))?;
     let stored = stored.as_deref().and_then(Identity::decode);
     let (cursors, saved) = found.slots(&dir.join("cursors"))?;
@@ -75,7 +76,8 @@ pub(super) fn open(
         }
     };
     let accounted = found.settle_holes(&mut segments, &mut tracker)?;
-    if !identity.ahead && torn_tail(&segments) > 0 {
+    let is_unread = unread_tail(&segments).is_some();
+    if !identity.ahead && (torn_tail(&segments) > 0 || is_unread) {
         // What is cut now the next start will not see, should this one fail: that numbers may have been given is said before.
         identity.ahead = true;
         meta.save(&identity.encode()).and_then(|()| meta.sync()).map_err(at(&dir))?;
@@ -86,6 +88,7 @@ pub(super) fn open(
     // Behind what the files account for there may be numbers whose records were dropped for want of room.
     let given = end.max(tracker.known_end());
     let clean = fresh || (identity.clean && has_cursor);
+    found.more_given |= is_unread;
     let next = found.next_number(given, &identity, clean, &mut tracker);
     identity.epoch += 1;
     identity.clean = false;
@@ -210,12 +213,22 @@ struct Finding<'a> {
     recovery: Recovery,
     /// Everything below was durable.
     durable: u64,
+    /// The highest first number of the segments that were put aside earlier.
+    aside: Option<u64>,
+    /// There may have been more records than the files tell.
+    more_given: bool,
 }
 
+/// How the name of a segment that was put aside ends.
+pub(super) const ASIDE: &str = ".seg.damaged";
 /// What lies in a log's folder beside its segments.
 const NAMES: [&str; 8] = ["LOCK", "meta", "cursors", "dead-letters", ACCEPTED, IMPORTS, "high", "low"];
 
-impl Finding<'_> {
+impl<'a> Finding<'a> {
+    fn new(storage: &'a dyn Storage) -> Self {
+        Self { storage, recovery: Recovery::default(), durable: 0, aside: None, more_given: false }
+    }
+
     fn note(&mut self, text: String) {
         self.recovery.notes.push(text);
     }
@@ -241,6 +254,11 @@ impl Finding<'_> {
             match base {
                 Some(base) => files.push(Listed { path: dir.join(&name), base, salt: None, boot: 0 }),
                 None if NAMES.contains(&name.as_str()) => {}
+                None if name.ends_with(ASIDE) => {
+                    let path = dir.join(&name);
+                    self.aside = self.aside.max(name.get(..20).and_then(|digits| digits.parse().ok()));
+                    self.note(format!("{}: was put aside as damaged; it is kept, and not used", path.display()));
+                }
                 None => {
                     self.note(format!("{}: not a file of this buffer; it is left alone", dir.join(&name).display()));
                 }
@@ -383,6 +401,12 @@ impl Finding<'_> {
     /// Closes what was scanned, so that the next start need not scan it again. Data is never appended to it.
     fn seal_scanned(&mut self, segments: &mut VecDeque<Known>) -> Result<(), OpenError> {
         self.recovery.torn_bytes += torn_tail(segments);
+        if let Some(last) = unread_tail(segments).filter(|last| last.base < self.durable) {
+            let (path, to) = (last.path.display().to_string(), self.durable - 1);
+            self.note(format!(
+                "{path}: cannot be read. Records up to {to} were acknowledged, and are counted; whether there were more behind them is not known"
+            ));
+        }
         for known in segments.iter_mut().filter(|known| known.scanned) {
             if !known.readable || (known.next == known.base && known.base >= self.durable) {
                 continue;
@@ -420,19 +444,32 @@ impl Finding<'_> {
         if known.readable || known.len <= wide(SEGMENT_HEADER) {
             return self.storage.remove(&known.path).is_ok();
         }
-        let aside = known.path.with_extension("seg.damaged");
+        let aside = self.free_name(&known.path);
         self.recovery.notes.push(format!(
-            "{}: cannot be read; it is kept as {}",
+            "{}: cannot be read; it is kept as {}. It may have held records from {} on that had been acknowledged: how many is not known, and they are in no figure",
             known.path.display(),
-            aside.display()
+            aside.display(),
+            known.base
         ));
         self.storage.rename(&known.path, &aside).is_ok()
+    }
+
+    /// A name beside the segment's that no file has: what was put aside once is not written over.
+    fn free_name(&self, path: &Path) -> PathBuf {
+        let there = path.parent().and_then(|dir| self.storage.list(dir).ok()).unwrap_or_default();
+        let is_free = |path: &PathBuf| {
+            let name = path.file_name().map(|name| name.to_string_lossy());
+            !there.iter().any(|there| Some(there.as_str()) == name.as_deref())
+        };
+        aside_names(path).find(is_free).unwrap_or_else(|| path.with_extension("seg.damaged"))
     }
 
     /// The number of the next record. Where records may have been lost that somebody has seen (a torn tail that was
     /// acknowledged damage, or a mode that shows them before they are synced), numbers that may have been given are left out.
     fn next_number(&mut self, end: u64, identity: &Identity, clean: bool, tracker: &mut Tracker) -> u64 {
-        let safe = clean || (!identity.ahead && self.recovery.torn_bytes == 0);
+        // A segment that was put aside by hand is not there any more to say so.
+        let more_given = self.more_given || self.aside.is_some_and(|base| base >= end);
+        let safe = clean || !(identity.ahead || more_given || self.recovery.torn_bytes > 0);
         if safe || identity.reserved <= end {
             return end;
         }
@@ -441,22 +478,21 @@ impl Finding<'_> {
     }
 }
 
-/// Bytes behind the last record of all. Behind an earlier segment's data lies only what was written again into its successor.
-fn torn_tail(segments: &VecDeque<Known>) -> u64 {
-    segments.back().filter(|last| last.scanned).map_or(0, |last| {
-        let data_end = if last.readable { last.data_end } else { wide(SEGMENT_HEADER) };
-        last.len.saturating_sub(data_end)
-    })
+/// What a segment that is put aside may be called, in order.
+pub(super) fn aside_names(path: &Path) -> impl Iterator<Item = PathBuf> + '_ {
+    let more = (2_u64..).map(|n| path.with_extension(format!("{n}.seg.damaged")));
+    std::iter::once(path.with_extension("seg.damaged")).chain(more)
 }
 
-/// The salt of a segment whose header is damaged, from `meta`: the one that its first sound frame agrees with.
-pub(super) fn guess_salt(handle: &dyn Handle, base: u64, identity: &Identity) -> Option<u32> {
-    let first = read_past_bad_pages(handle, wide(SEGMENT_HEADER), 64 << 10).ok()?;
-    (0..=identity.epoch).rev().take(1_000).map(|epoch| identity.salt(base, epoch)).find(|salt| {
-        (0..first.len())
-            .step_by(8)
-            .any(|at| first.get(at..at + FRAME_HEADER).is_some_and(|bytes| FrameHeader::decode(bytes, *salt).is_some()))
-    })
+/// Bytes behind the last record of all. Behind an earlier segment's data lies only what was written again into its successor.
+fn torn_tail(segments: &VecDeque<Known>) -> u64 {
+    let last = segments.back().filter(|last| last.scanned && last.readable);
+    last.map_or(0, |last| last.len.saturating_sub(last.data_end))
+}
+
+/// The last segment, if nothing of what it holds can be read: that may have been acknowledged, and how much it was nobody knows.
+fn unread_tail(segments: &VecDeque<Known>) -> Option<&Known> {
+    segments.back().filter(|last| !last.readable && last.len > wide(SEGMENT_HEADER))
 }
 
 /// Writes what is not known to be durable over itself. Where a start before this one failed in the sync, Linux holds these pages

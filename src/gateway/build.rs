@@ -222,7 +222,12 @@ fn report_lane(link: &str, lane: &str, recovery: &Recovery) {
     let Recovery { buffered, torn_bytes, damaged, notes } = recovery;
     tracing::info!(link, lane, buffered, "buffer open");
     if *torn_bytes > 0 {
-        tracing::warn!(link, lane, torn_bytes, "a torn tail was cut; nothing of it had been acknowledged");
+        tracing::warn!(
+            link,
+            lane,
+            torn_bytes,
+            "a torn tail was cut: what was being written at the end; nothing on disk says that any of it had been acknowledged"
+        );
     }
     for (first, last) in damaged {
         tracing::error!(

@@ -137,6 +137,7 @@ fn fill_from_lanes(status: &mut LinkStatus, lanes: &Lanes, now: Moment) {
         status.oldest_age_ms = status.oldest_age_ms.max(stats.oldest.map(age));
         status.balanced &= stats.ledger.balances();
         status.dead_letters += buffer.dead_letters().len();
+        status.put_aside += buffer.put_aside();
         if lanes.iter().count() > 1 {
             status.lanes.insert(lane.name().to_owned(), stats.ledger.buffered);
         }

@@ -225,6 +225,9 @@ pub struct LinkStatus {
     pub balanced: bool,
     /// Letters in the dead-letter log.
     pub dead_letters: u64,
+    /// Segments that were put aside as damaged, by a start or a repair.
+    #[serde(default)]
+    pub put_aside: u64,
     /// What a durable acknowledgement means here where it is weaker than promise 1 (R1).
     pub note: Option<String>,
 }

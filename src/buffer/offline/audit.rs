@@ -19,7 +19,7 @@ use super::super::storage::{Disk, Storage};
 use super::super::{Buffer, Ledger, OpenError, wide};
 use super::accepted::Accepted;
 use super::ranges::Ranges;
-use super::view::{SegmentFile, View};
+use super::view::{SegmentFile, View, aside};
 use super::walk::{Bounds, Damage, Walk, walk};
 
 /// Places of one segment that are reported one by one; the others are taken together.
@@ -37,6 +37,8 @@ pub enum Trouble {
     Ledger,
     /// The dead-letter log and the ledger disagree.
     DeadLetters,
+    /// A segment that a start or a repair put aside.
+    PutAside,
 }
 
 /// One thing that is wrong, exactly.
@@ -146,6 +148,7 @@ pub(in crate::buffer) fn audit_on(storage: &dyn Storage, dir: &Path, accept: boo
     let letters = dead_letters::look(storage, dir).map_err(failed)?;
     let mut audit = Audit::new(storage, dir);
     audit.files_of(&view);
+    audit.aside().map_err(failed)?;
     let (tracker, durable) = match view.saved.clone() {
         Some(saved) => saved,
         None => (Tracker::starting_at(view.segments.first().map_or(0, |first| first.base)), 0),
@@ -180,6 +183,7 @@ impl Buffer {
             Ok(SegmentFile { path, base, len, header, salt: Some(salt) })
         });
         let segments: Vec<_> = segments.collect::<io::Result<_>>()?;
+        audit.aside()?;
         let walked = audit.segments(&segments, u64::MAX, Some(()))?;
         let letters = letters.check(&*storage, dir)?;
         audit.letters(&letters, &before);
@@ -238,7 +242,17 @@ impl<'a> Audit<'a> {
             };
             self.find(Finding::new(Trouble::Damaged, text).in_file(name));
         }
-        self.report.put_aside = wide(view.aside.len());
+    }
+
+    /// What was put aside is shown until somebody has said that it is known: what was in it may be in no figure.
+    fn aside(&mut self) -> io::Result<()> {
+        let aside = aside(self.storage, self.dir)?;
+        self.report.put_aside = wide(aside.len());
+        for name in aside {
+            let text = "was put aside, since it is damaged; records that nobody could count may have been in it";
+            self.find(Finding::new(Trouble::PutAside, text.to_owned()).in_file(&name));
+        }
+        Ok(())
     }
 
     /// `live`: what counts of the files is known, and behind it is what is just being written.
@@ -274,6 +288,10 @@ impl<'a> Audit<'a> {
                 let (from, to) = (walked.data_end, walked.data_end + walked.tail);
                 walked.damaged.push(Damage { from, to, first: walked.next, next: walked.next });
             }
+            if segment.salt.is_none() && segment.len > wide(SEGMENT_HEADER) {
+                walked.damaged.clear();
+                self.unreadable(&name, segment.len);
+            }
             self.damaged(&name, &walked.damaged);
             if walked.wrong_footer {
                 let text = "its footer does not fit its frames".to_owned();
@@ -299,6 +317,13 @@ impl<'a> Audit<'a> {
         } else {
             self.report.torn_bytes += last.tail;
         }
+    }
+
+    fn unreadable(&mut self, file: &str, len: u64) {
+        self.report.damaged_bytes += len;
+        let text = "nothing in it can be read; which records it held, if any, is not known".to_owned();
+        let finding = Finding::new(Trouble::Damaged, text).in_file(file);
+        self.find(Finding { bytes: Some((0, len)), ..finding });
     }
 
     fn damaged(&mut self, file: &str, places: &[Damage]) {

@@ -32,6 +32,7 @@ pub use import::{Imported, import};
 pub(super) use ranges::Ranges;
 pub use records::{BufferList, FrameList, SegmentList, Start, frames, list, records};
 pub use repair::repair;
+pub(super) use view::aside;
 
 use std::io;
 use std::path::Path;

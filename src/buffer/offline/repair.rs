@@ -10,6 +10,7 @@ use super::super::cursor::Tracker;
 use super::super::dead_letters;
 use super::super::format::SegmentHeader;
 use super::super::log::{Identity, footer_of};
+use super::super::recovery::aside_names;
 use super::super::segment::{FrameMeta, Segment};
 use super::super::slots::Slots;
 use super::super::storage::{Disk, Storage, read_up_to};
@@ -199,9 +200,7 @@ fn slots(dir: &Path, view: &View, dry: bool) -> io::Result<Vec<String>> {
 
 /// `<base>.seg.damaged`, or the first such name that is free.
 fn free_name(path: &Path) -> PathBuf {
-    let first = path.with_extension("seg.damaged");
-    let more = (2_u64..).map(|n| path.with_extension(format!("{n}.seg.damaged")));
-    std::iter::once(first.clone()).chain(more).find(|path| !path.exists()).unwrap_or(first)
+    aside_names(path).find(|path| !path.exists()).unwrap_or_else(|| path.with_extension("seg.damaged"))
 }
 
 fn parent(path: &Path) -> &Path {

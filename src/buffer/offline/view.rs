@@ -8,7 +8,8 @@ use super::super::OpenError;
 use super::super::cursor::Tracker;
 use super::super::format::{FORMAT, HeaderRead, SEGMENT_HEADER, SegmentHeader};
 use super::super::log::Identity;
-use super::super::recovery::guess_salt;
+use super::super::recovery::ASIDE;
+use super::super::salt::guess_salt;
 use super::super::slots::{self, Look};
 use super::super::storage::{Storage, read_up_to};
 
@@ -57,14 +58,19 @@ impl View {
             let digits = name.strip_suffix(".seg").filter(|digits| digits.len() == 20);
             if let Some(base) = digits.and_then(|digits| digits.parse().ok()) {
                 view.segments.extend(segment_file(storage, dir.join(&name), base, view.identity.as_ref())?);
-            } else if name.ends_with(".seg.damaged") {
-                view.aside.push(name);
             }
         }
         view.segments.sort_by_key(|segment| segment.base);
-        view.aside.sort();
+        view.aside = aside(storage, dir).map_err(at(dir))?;
         Ok(view)
     }
+}
+
+/// Names of the segments in the folder that were put aside, in order.
+pub(in crate::buffer) fn aside(storage: &dyn Storage, dir: &Path) -> io::Result<Vec<String>> {
+    let mut aside: Vec<_> = storage.list(dir)?.into_iter().filter(|name| name.ends_with(ASIDE)).collect();
+    aside.sort();
+    Ok(aside)
 }
 
 fn at(path: &Path) -> impl Fn(io::Error) -> OpenError + '_ {

@@ -3,10 +3,13 @@
 use futures_util::FutureExt;
 
 use super::super::format::{FRAME_HEADER, SEGMENT_HEADER};
+use super::super::offline::Trouble;
+use super::super::offline::audit::audit_on;
 use super::super::state::Verdict;
 use super::super::*;
 use super::bench::{Bench, HandClock, WINDOW, body, config, dir, try_open};
 use super::disk::{Dice, Faults, SimDisk};
+use super::offline::audit;
 use crate::units::ByteSize;
 
 /// Length of a frame with one record of [`body`].
@@ -167,6 +170,68 @@ fn a_damaged_segment_header_costs_nothing() {
         let bench = bench.reopen();
         assert_eq!(bench.offsets(), (0..10).collect::<Vec<_>>(), "closed: {closed}");
     }
+}
+
+/// Six records of 100 kB, each in a frame of its own, after a kill.
+fn large(records: u64) -> Bench {
+    let mut bench = Bench::new(Config { max_size: ByteSize(64 << 20), ..config() });
+    for n in 0..records {
+        bench.put_patiently(&vec![n as u8; 100_000]).unwrap();
+        bench.log.commit();
+    }
+    bench.disk.kill();
+    bench
+}
+
+#[test]
+fn r07_a_damaged_first_page_costs_the_record_in_it_however_large_that_is() {
+    for closed in [false, true] {
+        let mut bench = large(6);
+        if closed {
+            bench = bench.reopen();
+            bench.disk.kill();
+        }
+        let path = bench.disk.segments().remove(0);
+        bench.disk.change(&path, |bytes| bytes[..4_096].fill(0));
+        let looked = audit(&bench.disk);
+        assert_eq!((looked.found, looked.missing, looked.ok), (5, 1, false), "closed: {closed}, {looked:?}");
+        let bench = bench.reopen();
+        assert_eq!(bench.offsets(), [1, 2, 3, 4, 5], "closed: {closed}");
+        assert_eq!((bench.recovery.torn_bytes, bench.ledger().dropped_damaged), (0, 1), "closed: {closed}");
+    }
+}
+
+#[test]
+fn r07_a_last_segment_that_cannot_be_read_is_no_torn_tail_but_a_finding() {
+    let bench = large(1);
+    let path = bench.disk.segments().remove(0);
+    bench.disk.change(&path, |bytes| bytes.fill(0));
+    let mut bench = bench.reopen();
+    assert_eq!(bench.recovery.torn_bytes, 0, "it was acknowledged, and nothing on disk says so");
+    let notes = &bench.recovery.notes;
+    assert!(notes.iter().any(|note| note.contains("how many is not known, and they are in no figure")), "{notes:?}");
+    let next = bench.put_patiently(&body(0)).unwrap();
+    assert!(next > 1, "{next} may have been given");
+    bench.turn();
+    bench.disk.kill();
+    let looked = audit(&bench.disk);
+    let found: Vec<_> = looked.findings.iter().map(|finding| (finding.trouble, finding.file.as_deref())).collect();
+    assert_eq!(found, [(Trouble::PutAside, Some("00000000000000000000.seg.damaged"))]);
+    assert!(!looked.ok && looked.put_aside == 1);
+    assert!(audit_on(&bench.disk, dir(), true).unwrap().ok);
+    let bench = bench.kill_and_reopen();
+    assert!(bench.recovery.notes.iter().any(|note| note.contains("was put aside as damaged")), "it is not forgotten");
+    bench.disk.kill();
+    assert!(audit(&bench.disk).ok, "it is known");
+}
+
+#[test]
+fn r11_a_segment_that_was_put_aside_by_hand_has_its_numbers_for_itself() {
+    let bench = large(1);
+    let path = bench.disk.segments().remove(0);
+    Storage::rename(&bench.disk, &path, &path.with_extension("seg.damaged")).unwrap();
+    let bench = bench.reopen();
+    assert!(bench.put(&body(0)).unwrap() > 1);
 }
 
 #[test]

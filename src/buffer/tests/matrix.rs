@@ -52,16 +52,32 @@ struct Sample {
     clock: Arc<HandClock>,
     config: Config,
     records: u64,
+    body: fn(u64) -> Vec<u8>,
     /// Its segments and what they hold.
     segments: Vec<(PathBuf, u64, u64)>,
 }
 
 impl Sample {
     fn new() -> Self {
-        let config = Config { max_size: ByteSize(32 << 10), ..config() };
-        let records = 46;
+        Self::of(ByteSize(32 << 10), 46, body)
+    }
+
+    /// Of frames that are larger than what is searched or read at once.
+    fn large() -> Self {
+        Self::of(ByteSize(32 << 20), 21, |n| {
+            let mut body = body(n);
+            body.resize([90_000, 300_000, 70_000, 500][n as usize % 4], b'.');
+            body
+        })
+    }
+
+    fn of(max_size: ByteSize, records: u64, body: fn(u64) -> Vec<u8>) -> Self {
+        let config = Config { max_size, ..config() };
         let mut bench = Bench::new(config.clone());
-        bench.put_all(0, records);
+        for n in 0..records {
+            bench.put_patiently(&body(n)).unwrap();
+            bench.log.commit();
+        }
         bench.settle(0..SETTLED);
         bench.clock.pass(Duration::from_secs(2));
         bench.turn();
@@ -73,7 +89,7 @@ impl Sample {
         );
         bench.disk.kill();
         let Bench { disk, clock, .. } = bench;
-        Self { disk, clock, config, records, segments }
+        Self { disk, clock, config, records, body, segments }
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -85,8 +101,13 @@ impl Sample {
         let Some((_, base, next)) = self.segments.iter().find(|(known, ..)| known == path) else {
             return BTreeSet::new();
         };
-        let place = |offset: u64| SEGMENT_HEADER + (offset - base) as usize * FRAME;
-        (*base..*next).filter(|offset| place(*offset) < to && from < place(*offset) + FRAME).collect()
+        let mut place = SEGMENT_HEADER;
+        let is_hit = |offset: &u64| {
+            let begins = place;
+            place += FRAME_HEADER + 16 + (self.body)(*offset).len().next_multiple_of(8);
+            begins < to && from < place
+        };
+        (*base..*next).filter(is_hit).collect()
     }
 
     /// Damages a copy and looks at what comes of it. `hit`: what may be missing.
@@ -99,7 +120,7 @@ impl Sample {
             let records = bench.read_all();
             assert!(records.is_sorted_by(|a, b| a.offset < b.offset), "{case}: out of order or twice");
             for record in &records {
-                assert_eq!(record.body, body(record.offset.0), "{case}");
+                assert_eq!(record.body, (self.body)(record.offset.0), "{case}");
             }
             let there: BTreeSet<u64> = records.iter().map(|record| record.offset.0).collect();
             let floor = bench.shared.stats().cursor.0;
@@ -117,7 +138,10 @@ impl Sample {
         assert_eq!(bench.recovery.damaged, [], "{case}: reported again");
         // It goes on, and drains to nothing.
         let next = bench.shared.stats().next.0;
-        bench.put_all(next, next + 3);
+        for n in next..next + 3 {
+            bench.put_patiently(&(self.body)(n)).unwrap();
+            bench.log.commit();
+        }
         bench.settle(0..next + 3);
         for _ in 0..2 {
             bench.clock.pass(Duration::from_secs(2));
@@ -172,6 +196,31 @@ fn zero_pages() {
                     disk.change(&path, |bytes| bytes[from..to].fill(0));
                 });
             }
+        }
+    }
+}
+
+/// Where a segment begins, and at each of its frames: a page, a flipped bit, the end of the file.
+#[test]
+fn large_frames() {
+    let sample = Sample::large();
+    for (path, base, next) in &sample.segments {
+        let len = sample.disk.len(path) as usize;
+        let begins = (*base..*next).scan(SEGMENT_HEADER, |place, offset| {
+            let begins = *place;
+            *place += FRAME_HEADER + 16 + (sample.body)(offset).len().next_multiple_of(8);
+            Some(begins)
+        });
+        for at in std::iter::once(0).chain(begins) {
+            let page = at / 4_096 * 4_096;
+            for (from, to) in [(page, (page + 4_096).min(len)), (0, (at + 100).min(len)), (at + 20, at + 21)] {
+                let case = format!("bytes {from} to {to} of {} are changed", path.display());
+                sample.check(&case, &sample.hit(path, from, to), |disk| {
+                    disk.change(path, |bytes| bytes[from..to].iter_mut().for_each(|byte| *byte = !*byte));
+                });
+            }
+            let case = format!("{} is cut at {at}", path.display());
+            sample.check(&case, &sample.hit(path, at, len), |disk| disk.change(path, |bytes| bytes.truncate(at)));
         }
     }
 }

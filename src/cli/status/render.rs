@@ -105,6 +105,12 @@ fn link(link: &LinkStatus, now: WallMs) -> Vec<Vec<Span>> {
         let why = why.map_or_else(String::new, |reason| format!(", the last: {reason}"));
         lines.push(vec![Span::new(Style::Warn, format!("  dead letters {}{why}", grouped(link.dead_letters)))]);
     }
+    if link.put_aside > 0 {
+        let aside = grouped(link.put_aside);
+        let line =
+            format!("  damaged segments put aside {aside}: what they held may be in no figure (`tidegate audit`)");
+        lines.push(vec![Span::new(Style::Warn, line)]);
+    }
     if let Some(note) = &link.note {
         lines.push(vec![Span::new(Style::Warn, format!("  note: {note}"))]);
     }
@@ -309,6 +315,7 @@ link hq (rabbitmq)  online
         status.links[0].balanced = false;
         status.links[0].note = Some("sync: never: acknowledged before it is safe".to_owned());
         status.links[0].dead_letters = 2;
+        status.links[0].put_aside = 1;
         status.broker.store_error = Some("the broker's store waits: its disk is full".to_owned());
         status.broker.reload_errors = vec!["the certificates of :8883 are as they were: no key".to_owned()];
         status.broker.listeners[0].layers = vec!["tls".to_owned(), "websocket".to_owned()];
@@ -318,6 +325,7 @@ link hq (rabbitmq)  online
         assert!(text.contains("\n       not reloaded: the certificates of :8883"), "{text}");
         assert!(text.contains("broker 127.0.0.1:1883 (tls, websocket)  clients"), "{text}");
         assert!(text.contains("buffered 2,900  DOES NOT BALANCE"), "{text}");
+        assert!(text.contains("\n  damaged segments put aside 1: "), "{text}");
         assert!(
             text.contains("  note: sync: never") && text.contains("\n  dead letters 2, the last: 312 NO_ROUTE"),
             "{text}"
