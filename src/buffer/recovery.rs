@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use super::codec::Packer;
 use super::cursor::Tracker;
+use super::dead_letters;
 use super::format::{FRAME_HEADER, FrameHeader, HeaderRead, SEGMENT_HEADER, SegmentHeader};
 use super::log::{Identity, Log, RESERVE, Upkeep, footer_of};
 use super::offline::{ACCEPTED, IMPORTS, resolve};
@@ -85,10 +86,9 @@ pub(super) fn open(
     found.seal_scanned(&mut segments)?;
 
     let end = accounted.max(tracker.live());
-    // Behind what the files account for there may be numbers whose records were dropped for want of room.
-    let given = end.max(tracker.known_end());
+    let given = found.given(&dir, end, has_cursor, &mut tracker)?;
     let clean = fresh || (identity.clean && has_cursor);
-    found.more_given |= is_unread;
+    found.more_given |= is_unread || !has_cursor;
     let next = found.next_number(given, &identity, clean, &mut tracker);
     identity.epoch += 1;
     identity.clean = false;
@@ -464,8 +464,22 @@ impl<'a> Finding<'a> {
         aside_names(path).find(is_free).unwrap_or_else(|| path.with_extension("seg.damaged"))
     }
 
+    /// Behind the last number that is known to have been given.
+    fn given(&self, dir: &Path, end: u64, has_cursor: bool, tracker: &mut Tracker) -> Result<u64, OpenError> {
+        // Behind what the segments account for there may be numbers whose records were dropped for want of room.
+        let given = end.max(tracker.known_end());
+        if has_cursor {
+            return Ok(given);
+        }
+        // Without a cursor it may be that only a letter tells.
+        let letters = dead_letters::look(self.storage, dir).map_err(at(dir))?.next();
+        tracker.skip(given, letters);
+        Ok(given.max(letters))
+    }
+
     /// The number of the next record. Where records may have been lost that somebody has seen (a torn tail that was
-    /// acknowledged damage, or a mode that shows them before they are synced), numbers that may have been given are left out.
+    /// acknowledged damage, or a mode that shows them before they are synced), or nothing says what was settled and deleted, numbers
+    /// that may have been given are left out.
     fn next_number(&mut self, end: u64, identity: &Identity, clean: bool, tracker: &mut Tracker) -> u64 {
         // A segment that was put aside by hand is not there any more to say so.
         let more_given = self.more_given || self.aside.is_some_and(|base| base >= end);

@@ -16,7 +16,8 @@
 //!
 //! # Space
 //! What is gone stays in the file until half of it is; then the rest is written into a new file that takes its place. A letter
-//! that has become damaged meanwhile is not in it: the old file stays beside it then, as `letters.N.damaged`.
+//! that has become damaged meanwhile is not in it: the old file stays beside it then, as `letters.N.damaged`. It stays as `letters.N.kept`
+//! where a record has the number of a letter of another one.
 //! Behind the last row stand zeros, written ahead while the disk has room: a reserve (R4), so that on a full disk the link is not
 //! stopped by a refusal, and letters can be looked after. (A file system that copies on write, as btrfs, still needs room.)
 
@@ -36,7 +37,7 @@ use self::reserve::Reserve;
 use self::row::{Fate, Row};
 use super::format::aligned;
 use super::log::Identity;
-use super::storage::{Handle, Storage, is_no_space, read_up_to};
+use super::storage::{Handle, Storage, is_no_space, read_past_bad_pages};
 use super::{Offset, Refused, wide};
 use crate::clock::WallMs;
 
@@ -106,6 +107,8 @@ struct Letters {
     index: Index,
     /// Bytes of the file that were no rows at the start.
     damaged: Vec<(u64, u64)>,
+    /// The file has been copied as it was, since a letter had to give its number to another record.
+    is_kept: bool,
     failed: Option<Arc<str>>,
 }
 
@@ -138,6 +141,11 @@ pub(super) struct LettersLook {
 }
 
 impl LettersLook {
+    /// Behind the highest record that has a letter.
+    pub(super) fn next(&self) -> u64 {
+        self.offsets.last().map_or(0, |last| last.saturating_add(1))
+    }
+
     /// Letters of records that a cursor has passed.
     pub(super) fn count_passed(&self, has_passed: impl Fn(u64) -> bool) -> u64 {
         wide(self.offsets.iter().filter(|offset| has_passed(**offset)).count())
@@ -299,6 +307,7 @@ impl DeadLetters {
             bytes_max: BYTES_MAX,
             index: Index::default(),
             damaged: Vec::new(),
+            is_kept: false,
             failed: None,
         };
         let mut notes = letters.load()?;
@@ -306,7 +315,8 @@ impl DeadLetters {
         Ok((Self { letters: Arc::new(Mutex::new(letters)), sending: tokio::sync::Mutex::default() }, notes))
     }
 
-    /// Stores and syncs; returns when it is durable. A letter that is there already (same offset) is not stored twice.
+    /// Stores and syncs; returns when it is durable. A letter that is there already (same offset, same record) is not stored twice; one of
+    /// another record is replaced, and the file as it was stays beside the log (`letters.N.kept`).
     ///
     /// # Errors
     /// [`Refused::Full`]: the link stops, state `dead_letters_full` (R15); [`Refused::Failed`].
@@ -452,8 +462,12 @@ impl Letters {
 
     fn put(&mut self, letter: &DeadLetter) -> Result<(), Refused> {
         self.is_sound()?;
-        if self.index.places.contains_key(&letter.offset) {
-            return Ok(());
+        match self.get(letter.offset) {
+            Ok(None) => {}
+            // The record came again after a crash.
+            Ok(Some(there)) if there.body == letter.body => return Ok(()),
+            // Or its number did: the ledger of an earlier log was lost, and what it counted from.
+            Ok(Some(_)) | Err(_) => self.keep_replaced(letter.offset)?,
         }
         let row = Row::Letter(letter.clone());
         let bytes = row.encode(self.salt);
@@ -588,7 +602,7 @@ impl Letters {
         }
         file.sync()?;
         if !lost.is_empty() {
-            let aside = self.put_aside()?;
+            let aside = self.put_aside("damaged")?;
             tracing::error!(letters = ?lost, aside = %aside.display(), "dead letters are damaged; the log goes on without them, and is kept aside as it was");
         }
         self.storage.rename(&new, &self.path())?;
@@ -596,25 +610,47 @@ impl Letters {
         Ok((file, end, index))
     }
 
-    /// Copies the file as it is beside it: what is damaged in it may be worth something to somebody.
-    fn put_aside(&self) -> io::Result<PathBuf> {
+    /// Another record takes a letter's number, or the letter of this one does not read back: the log is kept beside itself as it was.
+    /// All such letters are of earlier lives, so once is enough.
+    fn keep_replaced(&mut self, offset: Offset) -> Result<(), Refused> {
+        if self.is_kept {
+            return Ok(());
+        }
+        let aside = self.put_aside("kept").map_err(|error| {
+            if is_no_space(&error) { Refused::Full } else { Refused::Failed(error.to_string().into()) }
+        })?;
+        self.is_kept = true;
+        tracing::error!(letter = offset.0, aside = %aside.display(), "a dead letter of an earlier record has the number of this one, or does not read back: it is replaced, and the log as it was is kept aside");
+        Ok(())
+    }
+
+    /// Copies the file as it is beside it: what is in it may be worth something to somebody.
+    fn put_aside(&self, why: &str) -> io::Result<PathBuf> {
         let there = self.storage.list(&self.dir)?;
-        let name = (1_u64..).map(|n| format!("letters.{n}.damaged")).find(|name| !there.contains(name));
+        let name = (1_u64..).map(|n| format!("letters.{n}.{why}")).find(|name| !there.contains(name));
         let aside = self.dir.join(name.unwrap_or_default());
         let Some(file) = &self.file else { return Ok(aside) };
-        let copy = self.storage.create(&aside)?;
+        let copied = self.copy_to(&**file, &aside).and_then(|()| self.storage.sync_dir(&self.dir));
+        if copied.is_err() {
+            // Where the disk is full, each attempt would leave one.
+            let _gone = self.storage.remove(&aside);
+        }
+        copied.map(|()| aside)
+    }
+
+    fn copy_to(&self, file: &dyn Handle, aside: &Path) -> io::Result<()> {
+        let copy = self.storage.create(aside)?;
         let (mut at, len) = (0, self.end);
         while at < len {
             let size = usize::try_from(len - at).map_or(COPIED, |left| left.min(COPIED));
-            let bytes = read_up_to(&**file, at, size)?;
+            let bytes = read_past_bad_pages(file, at, size)?;
             if bytes.is_empty() {
                 break;
             }
             copy.write_at(&bytes, at)?;
             at += wide(bytes.len());
         }
-        copy.sync()?;
-        Ok(aside)
+        copy.sync()
     }
 
     fn get(&self, offset: Offset) -> io::Result<Option<DeadLetter>> {

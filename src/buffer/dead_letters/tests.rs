@@ -32,6 +32,26 @@ async fn r15_a_letter_is_there_after_a_restart_and_never_twice() {
     assert_eq!(letters.len(), 2);
 }
 
+/// The numbers of a log began anew, as after the loss of its files: neither letter is lost.
+#[tokio::test]
+async fn r15_a_letter_of_another_record_with_the_same_number_is_no_repetition() {
+    let dir = tempfile::tempdir().unwrap();
+    let (letters, _) = open(dir.path());
+    letters.put(letter(0)).await.unwrap();
+    letters.put(letter(1)).await.unwrap();
+    let before = std::fs::read(dir.path().join("dead-letters/letters")).unwrap();
+    drop(letters);
+    let (letters, _) = open(dir.path());
+    let other = |offset| DeadLetter { body: Bytes::from_static(b"another"), ..letter(offset) };
+    letters.put(other(0)).await.unwrap();
+    letters.put(other(1)).await.unwrap();
+    assert_eq!(letters.list().letters, [other(0), other(1)]);
+    assert_eq!(std::fs::read(dir.path().join("dead-letters/letters.1.kept")).unwrap(), before);
+    assert!(!dir.path().join("dead-letters/letters.2.kept").exists(), "once is enough");
+    drop(letters);
+    assert_eq!(open(dir.path()).0.list().letters, [other(0), other(1)]);
+}
+
 #[tokio::test]
 async fn a_torn_tail_is_cut_and_the_sound_letters_stay() {
     let dir = tempfile::tempdir().unwrap();

@@ -229,12 +229,14 @@ impl<'a> Audit<'a> {
     /// `meta` and `cursors`. One unsound slot is what a power cut leaves; after an ordered end it is damage.
     fn files_of(&mut self, view: &View) {
         let is_clean = view.identity.is_some_and(|identity| identity.clean);
-        let fresh = view.segments.is_empty();
+        // A log whose first start was interrupted. The cursor is saved before `meta` reserves the first numbers.
+        let has_begun = view.saved.is_some() || view.identity.is_some_and(|identity| identity.reserved > 0);
+        let fresh = view.segments.is_empty() && !has_begun;
         for (name, look) in [("meta", view.meta), ("cursors", view.cursors)] {
             let text = match (look.exists, look.sound, look.unsound) {
-                (false, ..) if fresh => continue,
+                (false, ..) | (true, 0, 0) if fresh => continue,
                 (false, ..) => format!("the file `{name}` is missing"),
-                (true, 0, 0) => continue,
+                (true, 0, 0) => format!("the file `{name}` is empty"),
                 (true, 0, _) => format!("no slot of the file `{name}` checks"),
                 (true, _, 0) => continue,
                 (true, ..) if !is_clean => continue,

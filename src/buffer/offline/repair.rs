@@ -167,7 +167,8 @@ fn count_missing(
         slots.save(&tracker.encode(end))?;
         slots.sync()?;
     }
-    if view.saved.is_none() && !view.segments.is_empty() {
+    let has_begun = !view.segments.is_empty() || view.identity.is_some_and(|identity| identity.reserved > 0);
+    if view.saved.is_none() && has_begun {
         done.push(
             "cursors: lost; what was delivered cannot be told any more: the next start sends all that is left again"
                 .to_owned(),

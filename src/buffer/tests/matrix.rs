@@ -11,8 +11,8 @@
 //! | disk full, space coming back | `faults::a_full_disk_*`; `limits::r04_*`; `model`; e2e `kills`, `mistakes` |
 //! | read error | [`bad_sectors_cost_what_lies_in_them`], [`whichever_read_fails_nothing_is_lost`] |
 //! | bit flips in any byte of any file | [`flips`], [`letters_survive_any_flip_and_truncation`]; `faults::whatever_is_damaged_it_opens_and_counts` |
-//! | zero pages, all-NUL files (Mosquitto) | [`zero_pages`] |
-//! | missing files | [`missing_files`]; `faults::a_segment_that_is_gone_is_counted_as_damage`, `lost_meta_and_cursor_files_*` |
+//! | zero pages, all-NUL files (Mosquitto) | [`zero_pages`], [`large_frames`] |
+//! | missing files | [`missing_files`], [`r11_without_cursors_no_number_is_given_twice`], [`r15_a_drained_log_without_cursors_keeps_its_letters`]; `faults::a_segment_that_is_gone_is_counted_as_damage`, `lost_meta_and_cursor_files_*` |
 //! | foreign files | [`foreign_bytes_in_our_files`]; `faults::foreign_files_*`, `a_file_in_the_way_*` |
 //! | two processes on one folder | `face::a_second_open_on_a_folder_is_refused_with_a_clear_error`; e2e `mistakes::r36_a_data_folder_in_use_is_named` |
 //! | clock steps | `limits::r08_*`; `model` |
@@ -36,10 +36,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+
 use super::super::format::{FRAME_HEADER, SEGMENT_HEADER};
 use super::super::*;
 use super::bench::{Bench, HandClock, WINDOW, body, config, dir, try_open};
 use super::disk::{Faults, SimDisk};
+use super::offline::audit;
 use crate::units::ByteSize;
 
 /// Length of a frame with one record of [`body`].
@@ -254,6 +257,77 @@ fn missing_files() {
                 sample.check(&case, &hit, |disk| both.iter().for_each(|path| Storage::remove(disk, path).unwrap()));
             }
         }
+    }
+}
+
+/// Without its cursor a log does not know what it gave up and deleted: it reads what is left, and gives no number twice.
+#[test]
+fn r11_without_cursors_no_number_is_given_twice() {
+    let sample = Sample::new();
+    let cursors = sample.file("cursors");
+    let all: Vec<usize> = (0..sample.segments.len()).collect();
+    for gone in [&all[..1], &all[2..], &all[1..], &all] {
+        for lost in [false, true] {
+            let case = format!("segments {gone:?} and the cursor are gone; damaged: {lost}");
+            let disk = sample.disk.copy();
+            if lost {
+                disk.change(&cursors, |bytes| bytes.fill(0));
+            } else {
+                Storage::remove(&disk, &cursors).unwrap();
+            }
+            gone.iter().for_each(|at| Storage::remove(&disk, &sample.segments[*at].0).unwrap());
+            let looked = audit(&disk);
+            let says = |file: &str| looked.findings.iter().any(|finding| finding.file.as_deref() == Some(file));
+            assert!(!looked.ok && says("cursors"), "{case}: {looked:?}");
+            let mut bench = Bench::open(disk, Arc::clone(&sample.clock), sample.config.clone());
+            let left = sample.segments.iter().zip(0..).filter(|(_, at)| !gone.contains(at));
+            let left: Vec<u64> = left.flat_map(|((_, base, next), _)| *base..*next).collect();
+            assert_eq!(bench.offsets(), left, "{case}");
+            for _ in 0..2 {
+                let next = bench.shared.stats().next.0;
+                assert!(next >= sample.records, "{case}: {next} was given");
+                bench.put_all(next, next + 1);
+                bench.ledger();
+                bench = bench.kill_and_reopen();
+            }
+        }
+    }
+}
+
+/// All is delivered, and no segment is left: only `meta` and the letters know which numbers were given.
+#[test]
+fn r15_a_drained_log_without_cursors_keeps_its_letters() {
+    for meta in [true, false] {
+        let mut bench = Bench::new(config());
+        bench.put_all(0, 3);
+        let letter = |offset, n| DeadLetter {
+            offset: Offset(offset),
+            time: WallMs(1_000),
+            reason: "NO_ROUTE".to_owned(),
+            attempts: 1,
+            body: body(n).into(),
+        };
+        let open = |disk: &SimDisk| DeadLetters::open(Arc::new(disk.clone()), dir(), RESERVE).unwrap().0;
+        let put = |letters: &DeadLetters, letter| letters.put(letter).now_or_never().unwrap().unwrap();
+        put(&open(&bench.disk), letter(2, 2));
+        bench.settle(0..3);
+        for _ in 0..2 {
+            bench.clock.pass(Duration::from_secs(2));
+            bench.turn();
+            bench = bench.close_and_reopen();
+        }
+        assert_eq!(bench.disk.segments(), Vec::<PathBuf>::new());
+        bench.disk.kill();
+        Storage::remove(&bench.disk, &dir().join("cursors")).unwrap();
+        if !meta {
+            Storage::remove(&bench.disk, &dir().join("meta")).unwrap();
+        }
+        let bench = bench.reopen();
+        let next = bench.put(&body(7)).unwrap();
+        assert!(next > 2, "{next} was given");
+        let letters = open(&bench.disk);
+        put(&letters, letter(next, 7));
+        assert_eq!(letters.list().letters, [letter(2, 2), letter(next, 7)]);
     }
 }
 
