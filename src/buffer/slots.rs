@@ -50,7 +50,7 @@ pub(super) struct Look {
     pub(super) exists: bool,
     /// Slots that are sound.
     pub(super) sound: u64,
-    /// Slots that hold something and do not check: torn by a power cut, or damaged.
+    /// Slots that hold something and do not check, torn by a power cut or damaged, or cannot be read.
     pub(super) unsound: u64,
     /// Of the newest sound slot.
     pub(super) generation: u64,
@@ -65,8 +65,11 @@ pub(super) fn look(storage: &dyn Storage, path: &Path) -> io::Result<(Look, Opti
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((Look::default(), None)),
         Err(error) => return Err(error),
     };
-    let bytes = read_up_to(&*file, 0, SLOT * 2)?;
     let mut look = Look { exists: true, ..Look::default() };
+    let bytes = read_up_to(&*file, 0, SLOT * 2).unwrap_or_else(|_bad_pages| {
+        look.unsound += 1;
+        read_past_bad_pages(&*file, 0, SLOT * 2).unwrap_or_default()
+    });
     let mut newest = None;
     for slot in bytes.chunks(SLOT) {
         match decode(slot) {

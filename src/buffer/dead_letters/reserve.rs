@@ -62,11 +62,11 @@ impl Reserve {
     }
 }
 
-/// Whether the file has nothing but zeros in `[from, to)`.
+/// Whether the file has nothing but zeros in `[from, to)`: not where that cannot be read.
 pub(super) fn is_zeros(file: &dyn Handle, mut from: u64, to: u64) -> io::Result<bool> {
     while from < to {
         let size = usize::try_from(to - from).map_or(CHUNK, |left| left.min(CHUNK));
-        let bytes = read_up_to(file, from, size)?;
+        let Ok(bytes) = read_up_to(file, from, size) else { return Ok(false) };
         if bytes.is_empty() {
             break;
         }

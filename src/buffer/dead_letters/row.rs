@@ -6,7 +6,7 @@ use bytes::{Buf, BufMut, Bytes};
 
 use super::super::Offset;
 use super::super::format::aligned;
-use super::super::storage::{Handle, read_up_to};
+use super::super::storage::{Handle, read_past_bad_pages};
 use super::super::wide;
 use super::DeadLetter;
 use crate::clock::WallMs;
@@ -99,7 +99,7 @@ pub(super) struct Found {
 
 /// The row at `pos`, if one of this salt (or any) is there.
 pub(super) fn read(file: &dyn Handle, pos: u64, end: u64, salt: Option<u32>) -> io::Result<Option<Found>> {
-    let bytes = read_up_to(file, pos, HEADER)?;
+    let bytes = read_past_bad_pages(file, pos, HEADER)?;
     let mut head = bytes.as_slice();
     if head.len() < HEADER {
         return Ok(None);
@@ -112,7 +112,7 @@ pub(super) fn read(file: &dyn Handle, pos: u64, end: u64, salt: Option<u32>) -> 
         return Ok(None);
     }
     let Ok(len) = usize::try_from(len) else { return Ok(None) };
-    let rest = read_up_to(file, pos + wide(HEADER), len)?;
+    let rest = read_past_bad_pages(file, pos + wide(HEADER), len)?;
     if rest.len() != len || crc32c::crc32c_append(own, &rest) != crc {
         return Ok(None);
     }
@@ -194,7 +194,7 @@ fn next_row(file: &dyn Handle, from: u64, len: u64, salt: Option<u32>) -> io::Re
     let begins =
         |eight: &[u8]| eight.first_chunk::<4>().is_some_and(|m| [LETTER, FATE].contains(&u32::from_le_bytes(*m)));
     for at in (from..len).step_by(LOOK) {
-        let bytes = read_up_to(file, at, LOOK)?;
+        let bytes = read_past_bad_pages(file, at, LOOK)?;
         for (_, pos) in bytes.chunks(8).zip((at..).step_by(8)).filter(|(eight, _)| begins(eight)) {
             if let Some(found) = read(file, pos, len, salt)? {
                 return Ok(Some((pos, found)));

@@ -32,7 +32,7 @@ impl Accepted {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(error) => return Err(error),
         };
-        let bytes = read_up_to(&*file, 0, BYTES_MAX)?;
+        let bytes = read_up_to(&*file, 0, BYTES_MAX).unwrap_or_default();
         // A file that does not read accepts nothing: what is wrong is shown once more.
         Ok(serde_json::from_slice(&bytes).unwrap_or_default())
     }

@@ -11,7 +11,7 @@ use super::super::log::Identity;
 use super::super::recovery::ASIDE;
 use super::super::salt::guess_salt;
 use super::super::slots::{self, Look};
-use super::super::storage::{Storage, read_up_to};
+use super::super::storage::{Storage, read_past_bad_pages};
 
 /// See the module.
 #[derive(Debug)]
@@ -98,7 +98,8 @@ fn segment_file(
         Err(error) => return Err(OpenError::Io { path, error }),
     };
     let len = file.len().map_err(at(&path))?;
-    let head = read_up_to(&*file, 0, SEGMENT_HEADER).map_err(at(&path))?;
+    // One that cannot be read is damaged like any other, as for a start.
+    let head = read_past_bad_pages(&*file, 0, SEGMENT_HEADER).unwrap_or_default();
     let header = match SegmentHeader::decode(&head) {
         HeaderRead::Ours(header) => Some(header),
         HeaderRead::Later(found) => return Err(OpenError::Version { path, found, known: FORMAT }),
@@ -116,7 +117,7 @@ pub(super) fn header_of(storage: &dyn Storage, path: &Path) -> io::Result<Option
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    let head = read_up_to(&*file, 0, SEGMENT_HEADER)?;
+    let head = read_past_bad_pages(&*file, 0, SEGMENT_HEADER).unwrap_or_default();
     Ok(match SegmentHeader::decode(&head) {
         HeaderRead::Ours(header) => Some(header),
         HeaderRead::Later(_) | HeaderRead::Unreadable => None,

@@ -6,7 +6,7 @@ use std::io;
 use super::super::format::{FRAME_HEADER, Footer, FrameHeader, SEGMENT_HEADER, decode_record};
 use super::super::recovery::FOOTER_MAX;
 use super::super::scan::{Found, FrameScan};
-use super::super::storage::{Handle, Storage, read_up_to};
+use super::super::storage::{Handle, Storage, read_past_bad_pages};
 use super::super::wide;
 use super::ranges::Ranges;
 use super::view::SegmentFile;
@@ -152,11 +152,11 @@ impl Walk {
         }
         self.tail = left;
         // A footer ends with its own place: it is found also behind frames that are damaged.
-        let own = read_up_to(file, end.saturating_sub(8), 8)?;
+        let own = read_past_bad_pages(file, end.saturating_sub(8), 8)?;
         let pos = own.first_chunk::<8>().map_or(0, |own| u64::from_le_bytes(*own));
         let pos = if (self.data_end..end).contains(&pos) && end - pos <= FOOTER_MAX { pos } else { self.data_end };
         let Some(size) = usize::try_from(end - pos).ok().filter(|_| end - pos <= FOOTER_MAX) else { return Ok(()) };
-        let Some(footer) = sound_footer(&read_up_to(file, pos, size)?, salt) else { return Ok(()) };
+        let Some(footer) = sound_footer(&read_past_bad_pages(file, pos, size)?, salt) else { return Ok(()) };
         self.tail = 0;
         if pos > self.data_end {
             let next = footer.next.max(self.next);

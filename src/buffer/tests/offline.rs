@@ -218,3 +218,64 @@ async fn r07_a_log_in_use_whose_file_is_damaged_is_a_no() {
     buffer.close().await;
     assert!(offline::audit(folder.path(), false).unwrap().ok);
 }
+
+/// Five records on a real disk; then the segment is something that cannot be read at all.
+async fn with_an_unreadable_segment() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let (buffer, _) = Buffer::open(face_config(folder.path()), 16, clock::system()).unwrap();
+    for _ in 0..5 {
+        let last = face::put(&buffer, &[7; 400]).await;
+        buffer.mark().passed(last.0).await.unwrap();
+    }
+    buffer.close().await;
+    let path = folder.path().join("00000000000000000000.seg");
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    // However the file system counts, it is longer than a header.
+    (0..9).for_each(|n| std::fs::write(path.join(n.to_string()), b"").unwrap());
+    folder
+}
+
+#[tokio::test]
+async fn tools_go_on_where_a_segment_cannot_be_read_as_a_start_does() {
+    let folder = with_an_unreadable_segment().await;
+    let found = offline::audit(folder.path(), false).unwrap();
+    assert_eq!((records(&found, Trouble::Missing), found.ok), (vec![(0, 4)], false));
+    let list = offline::list(folder.path()).unwrap();
+    assert_eq!((list.segments.len(), list.segments[0].readable, list.next), (1, false, 5));
+    let shown = offline::records(folder.path(), offline::Start::Cursor, |_| std::ops::ControlFlow::Continue(()));
+    assert_eq!(shown.unwrap(), [], "what may be missing at the end the audit says");
+    let done = offline::repair(folder.path(), false).unwrap();
+    assert!(done[0].contains("nothing in it can be read; put aside as"), "{done:?}");
+    let (buffer, recovery) = Buffer::open(face_config(folder.path()), 16, clock::system()).unwrap();
+    assert_eq!((recovery.buffered, buffer.put_aside(), buffer.stats().ledger.dropped_damaged), (0, 1, 5));
+    let found = buffer.audit(false).unwrap();
+    assert_eq!(found.findings.iter().map(|finding| finding.trouble).collect::<Vec<_>>(), [Trouble::PutAside]);
+    assert!(!found.ok && buffer.audit(true).unwrap().ok);
+    buffer.close().await;
+}
+
+#[test]
+fn pages_that_cannot_be_read_are_damage_for_the_audit() {
+    let mut bench = Bench::new(Config { max_size: ByteSize(64 << 20), ..config() });
+    for n in 0..6 {
+        bench.put_patiently(&[n; 9_000]).unwrap();
+        bench.log.commit();
+    }
+    let bench = bench.close_and_reopen();
+    let path = bench.disk.segments().remove(0);
+    let len = bench.disk.len(&path);
+    for (broken, missing) in [(0..4_096, vec![(0, 0)]), (len - 1..len, vec![(5, 5)]), (24_000..24_001, vec![(2, 2)])] {
+        let disk = bench.disk.copy();
+        disk.break_sectors(&path, broken);
+        let found = audit(&disk);
+        assert!(!found.ok && found.damaged_bytes > 0, "{found:?}");
+        assert_eq!(records(&found, Trouble::Missing), missing);
+    }
+    for file in ["meta", "cursors"] {
+        let disk = bench.disk.copy();
+        disk.break_sectors(&dir().join(file), 0..40_000);
+        let found = audit(&disk);
+        assert!(found.findings.iter().any(|finding| finding.file.as_deref() == Some(file)), "{found:?}");
+    }
+}
