@@ -269,7 +269,7 @@ fn pages_that_cannot_be_read_are_damage_for_the_audit() {
         let disk = bench.disk.copy();
         disk.break_sectors(&path, broken);
         let found = audit(&disk);
-        assert!(!found.ok && found.damaged_bytes > 0, "{found:?}");
+        assert!(!found.ok && found.damaged_bytes + found.torn_bytes > 0, "{found:?}");
         assert_eq!(records(&found, Trouble::Missing), missing);
     }
     for file in ["meta", "cursors"] {
