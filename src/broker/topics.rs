@@ -10,7 +10,7 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::client::Client;
-use super::index::{Retained, Share, Subscriptions, Wanted};
+use super::index::{Place, Retained, Share, Subscriptions, Wanted};
 use super::remembered::Remembered;
 use super::store::SessionId;
 use crate::clock::Moment;
@@ -322,15 +322,19 @@ impl Topics {
         has_expired
     }
 
-    /// Which topics that match have a retained message.
-    pub(super) fn retained_topics(&self, filter: &TopicFilter) -> Vec<TopicName> {
-        let names = |tree: &Retained<_>| tree.matches(filter).map(|(topic, _)| topic.clone()).collect::<Vec<_>>();
-        let mut topics = names(&self.retained.read().tree);
-        // Only a filter that names it gets there (MQTT-4.7.2-1).
-        if filter.as_str().starts_with(OWN) {
-            topics.extend(names(&self.own_values.read()));
+    /// Which topics that match have a retained message, as a [`Retained::walk`] finds them: how many nodes that took, and where to go on.
+    pub(super) fn retained_topics(
+        &self,
+        filter: &TopicFilter,
+        place: Option<&Place>,
+        most: usize,
+        found: &mut Vec<TopicName>,
+    ) -> (usize, Option<Place>) {
+        // Only a filter that names it gets there (MQTT-4.7.2-1). The gateway's own values are few.
+        if place.is_none() && filter.as_str().starts_with(OWN) {
+            found.extend(self.own_values.read().matches(filter).map(|(topic, _)| topic.clone()));
         }
-        topics
+        self.retained.read().tree.walk(filter, place, most, |topic, _| found.push(topic.clone()))
     }
 
     /// What is retained on `topic`.

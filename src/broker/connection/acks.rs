@@ -4,7 +4,7 @@ use super::{Connection, End, Outcome, packet_id};
 use crate::broker::session::{Pubrec, Row};
 use crate::broker::store::Op;
 use crate::hub::Receipt;
-use crate::wire::{Ack, AckKind, Packet, ReasonCode, encode_ack};
+use crate::wire::{Ack, AckKind, Packet, ReasonCode, Suback, Unsuback, encode_ack};
 
 /// What goes out when its wait is over.
 #[derive(Debug)]
@@ -15,6 +15,22 @@ pub(super) enum Reply {
     /// SUBACK or UNSUBACK.
     Packet(Box<Packet>),
 }
+
+impl Reply {
+    /// What it holds in memory, about.
+    fn bytes(&self) -> u32 {
+        let Self::Packet(packet) = self else { return 0 };
+        let codes = if let Packet::Suback(Suback { codes, .. }) | Packet::Unsuback(Unsuback { codes, .. }) = &**packet {
+            codes.len()
+        } else {
+            0
+        };
+        REPLY_BYTES.saturating_add(u32::try_from(codes).unwrap_or(u32::MAX))
+    }
+}
+
+/// What a SUBACK or UNSUBACK holds besides its codes.
+const REPLY_BYTES: u32 = 256;
 
 /// What a reply waits for.
 #[derive(Debug)]
@@ -69,6 +85,7 @@ impl Connection {
             Wait::Store(None) => Some(true),
         };
         while let Some((reply, stored)) = self.others.poll(decide) {
+            self.others_bytes = self.others_bytes.saturating_sub(reply.bytes());
             if !stored {
                 return Err(End::Told(ReasonCode::ImplementationSpecificError, "the broker's store has failed".into()));
             }
@@ -79,6 +96,12 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// Holds a reply other than to a PUBLISH.
+    pub(super) fn hold(&mut self, reply: Reply, wait: Wait) {
+        self.others_bytes = self.others_bytes.saturating_add(reply.bytes());
+        self.others.push(reply, wait);
     }
 
     fn reply_to_publish(&mut self, reply: &Reply, due: Due) -> Outcome {
@@ -147,7 +170,7 @@ impl Connection {
         // The id is out of the durable set before PUBCOMP. One that is not in it was completed before a reconnect as a
         // rule: in 3.x there is no other answer, and in 5 a resent PUBREL deserves success too.
         let position = if known { self.end_inbound(id) } else { None };
-        self.others.push(Reply::Pubcomp(id, ReasonCode::Success), Wait::Store(position));
+        self.hold(Reply::Pubcomp(id, ReasonCode::Success), Wait::Store(position));
         Ok(())
     }
 

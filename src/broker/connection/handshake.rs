@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use super::admission::Holdings;
 use super::enhanced;
 use super::publish::{Pending, TOPIC_ALIASES};
+use super::subscribe::TURN_STEPS;
 use super::{Connection, FAREWELL_DEADLINE, READ_BYTES_MIN};
 use crate::broker::auth::{Granted, Login, Verdict};
 use crate::broker::client::Terms;
@@ -466,6 +467,9 @@ impl Connection {
             output: BytesMut::new(),
             publishes: Acks::default(),
             others: Acks::default(),
+            others_bytes: 0,
+            subscribing: None,
+            steps: TURN_STEPS,
             pending: Pending::default(),
             offer: None,
             aliases: None,

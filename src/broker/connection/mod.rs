@@ -32,7 +32,9 @@ use self::acks::{Reply, Wait};
 use self::admission::Holdings;
 use self::enhanced::Enhanced;
 use self::publish::{Offer, Offered, Pending};
-use self::subscribe::Wish;
+#[cfg(test)]
+pub(super) use self::subscribe::FILTERS_MAX;
+use self::subscribe::{Subscribing, TURN_STEPS, Wish};
 use self::throttle::Throttle;
 use super::Broker;
 use super::client::Tail;
@@ -68,6 +70,9 @@ const PATIENCE: u8 = 16;
 
 /// Replies other than to a PUBLISH that may be held.
 const OTHERS_MAX: usize = 1_024;
+
+/// Their bytes.
+const OTHERS_BYTES_MAX: u32 = 1 << 20;
 
 /// At the end: how long what was received may take to be acknowledged (DESIGN.md section 9).
 const RECEIPTS_DEADLINE: Duration = Duration::from_secs(5);
@@ -142,6 +147,11 @@ struct Connection {
     publishes: Acks<Reply, Wait>,
     /// All other replies that wait for the store.
     others: Acks<Reply, Wait>,
+    others_bytes: u32,
+    /// What is left of this turn for SUBSCRIBEs, see [`subscribe::TURN_STEPS`].
+    steps: u32,
+    /// A SUBSCRIBE that takes more than a turn.
+    subscribing: Option<Box<Subscribing>>,
     pending: Pending,
     offer: Option<Offer>,
     /// Topic aliases that it has set, where it has.
@@ -316,6 +326,7 @@ impl Connection {
     /// Does all that is possible now.
     fn advance(&mut self) -> Outcome {
         loop {
+            self.go_on_subscribing();
             let is_held = self.take_packets()?;
             self.start_offers();
             // Looked at before, so that what a subscription brings does not overtake its SUBACK.
@@ -337,6 +348,12 @@ impl Connection {
 
     /// Waits for the next event. Cancel safe: nothing is taken before it is returned.
     async fn next_event(&mut self) -> Event {
+        if self.steps == 0 {
+            // Others have their turns first.
+            tokio::task::yield_now().await;
+            self.steps = TURN_STEPS;
+        }
+        let is_subscribing = self.is_subscribing();
         let may_read = self.may_read();
         let waits_for_store = self.waits_for_store();
         let Self { stream, input, output, offer, publishes, page, mark, tick, attached, expires, throttle, .. } = self;
@@ -369,7 +386,7 @@ impl Connection {
             if throttle.as_mut().is_some_and(|throttle| throttle.poll_rested(context).is_ready()) {
                 return Poll::Ready(Event::Rested);
             }
-            Poll::Pending
+            if is_subscribing { Poll::Ready(Event::Look) } else { Poll::Pending }
         });
         if offer.is_none() && !waits_for_store {
             // Most of a connection's life is spent here: the room for what is seldom waited for is not part of it.
@@ -422,10 +439,12 @@ impl Connection {
     /// Whether there is room for what more would bring.
     fn may_read(&self) -> bool {
         self.is_reading
+            && self.subscribing.is_none()
             && !self.throttle.as_ref().is_some_and(|throttle| throttle.is_paused())
             && self.publishes.len() < usize::from(self.broker.config.receive_maximum)
             && self.pending.has_room()
             && self.others.len() < OTHERS_MAX
+            && self.others_bytes < OTHERS_BYTES_MAX
             && self.output.len() < WRITE_BYTES * 4
     }
 
@@ -474,7 +493,7 @@ impl Connection {
             Packet::Pubrec(ack) => self.handle_pubrec(&ack),
             Packet::Pubrel(ack) => self.handle_pubrel(&ack),
             Packet::Pubcomp(ack) => self.handle_pubcomp(&ack),
-            Packet::Subscribe(subscribe) => self.handle_subscribe(&subscribe),
+            Packet::Subscribe(subscribe) => self.handle_subscribe(subscribe),
             Packet::Unsubscribe(unsubscribe) => self.handle_unsubscribe(&unsubscribe),
             Packet::Pingreq => {
                 self.put(Packet::Pingresp);
@@ -539,7 +558,8 @@ impl Connection {
     /// Asked of what was durable when the session was last pumped: the store may have moved since, and then
     /// [`Mark::changed`] says so at once.
     fn waits_for_store(&self) -> bool {
-        !self.others.is_empty() || self.attached.client.lock().outbound.waits_for_store(self.durable)
+        let waits_for_room = self.subscribing.as_ref().is_some_and(|subscribing| subscribing.waits_for_room);
+        waits_for_room || !self.others.is_empty() || self.attached.client.lock().outbound.waits_for_store(self.durable)
     }
 
     fn ask_page(&mut self) {
@@ -625,7 +645,8 @@ impl Connection {
             if let Err(end) = self.advance() {
                 return end;
             }
-            if self.pending.is_empty() && self.offer.is_none() && self.publishes.is_empty() && self.others.is_empty() {
+            let is_done = self.pending.is_empty() && self.offer.is_none() && self.publishes.is_empty();
+            if is_done && self.subscribing.is_none() && self.others.is_empty() {
                 return End::Told(ReasonCode::ServerShuttingDown, "the gateway is stopping".into());
             }
             let event = tokio::select! {

@@ -11,6 +11,6 @@ mod share;
 mod subscriptions;
 mod tree;
 
-pub use retained::{Retained, RetainedMatches};
+pub use retained::{Place, Retained, RetainedMatches};
 pub use share::{FilterError, Share, Wanted};
 pub use subscriptions::{SubscriptionMatches, Subscriptions};

@@ -64,9 +64,38 @@ impl<V> Retained<V> {
     /// All topics that the filter matches, with their values: a topic before those below it, equal levels together.
     pub fn matches<'a>(&'a self, filter: &'a TopicFilter) -> RetainedMatches<'a, V> {
         let start = Left::Node(self.tree.root(), Wanted::Levels(filter.as_str()));
-        RetainedMatches { tree: &self.tree, left: smallvec![start] }
+        RetainedMatches { tree: &self.tree, left: smallvec![start], visited: 0, last: self.tree.root() }
+    }
+
+    /// A part of [`Retained::matches`]: from behind `place` on, until as many nodes as `most` were visited, and one level or two more.
+    /// Between two parts the tree may change: what is there all the time is found, and once.
+    ///
+    /// How many were visited, and where to go on; `None`: it is through.
+    pub fn walk(
+        &self,
+        filter: &TopicFilter,
+        place: Option<&Place>,
+        most: usize,
+        mut found: impl FnMut(&TopicName, &V),
+    ) -> (usize, Option<Place>) {
+        let mut matches = self.matches(filter);
+        if let Some(place) = place {
+            matches.go_behind(filter.as_str(), &place.0);
+        }
+        while matches.visited < most || matches.last == self.tree.root() {
+            match matches.step() {
+                None => return (matches.visited, None),
+                Some(Some((topic, value))) => found(topic, value),
+                Some(None) => {}
+            }
+        }
+        (matches.visited, self.tree.path(matches.last).map(Place))
     }
 }
+
+/// How far a [`Retained::walk`] has come: the levels of the node that it visited last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place(String);
 
 /// See [`Retained::matches`].
 #[derive(Clone, Debug)]
@@ -74,6 +103,10 @@ pub struct RetainedMatches<'a, V> {
     tree: &'a Tree<Option<(TopicName, V)>>,
     /// At most two entries for each level of the deepest topic.
     left: SmallVec<[Left<'a>; 8]>,
+    /// Nodes that were looked at.
+    visited: usize,
+    /// The last of them.
+    last: NodeId,
 }
 
 /// What is still to be looked at.
@@ -99,26 +132,70 @@ impl<'a, V> Iterator for RetainedMatches<'a, V> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            match self.left.pop()? {
-                Left::Children(mut children, wanted) => {
-                    if let Some(child) = children.next() {
-                        self.left.push(Left::Children(children, wanted));
-                        if !self.is_hidden(child) {
-                            self.left.push(Left::Node(child, wanted));
-                        }
-                    }
-                }
-                Left::Node(node, wanted) => {
-                    if let Some((topic, value)) = self.visit(node, wanted) {
-                        return Some((topic, value));
-                    }
-                }
+            if let Some(found) = self.step()? {
+                return Some(found);
             }
         }
     }
 }
 
 impl<'a, V> RetainedMatches<'a, V> {
+    /// Looks at one node at most. `None`: there is no more.
+    fn step(&mut self) -> Option<Option<(&'a TopicName, &'a V)>> {
+        match self.left.pop()? {
+            Left::Children(mut children, wanted) => {
+                if let Some(child) = children.next() {
+                    self.left.push(Left::Children(children, wanted));
+                    if self.is_hidden(child) {
+                        self.note(child);
+                    } else {
+                        self.left.push(Left::Node(child, wanted));
+                    }
+                }
+                Some(None)
+            }
+            Left::Node(node, wanted) => {
+                self.note(node);
+                Some(self.visit(node, wanted).map(|(topic, value)| (topic, value)))
+            }
+        }
+    }
+
+    fn note(&mut self, node: NodeId) {
+        self.visited += 1;
+        self.last = node;
+    }
+
+    /// Goes on behind the node at `path` as if it had come there by itself: to what is below it, then to what comes after it.
+    fn go_behind(&mut self, filter: &'a str, path: &str) {
+        self.left.clear();
+        let (mut node, mut wanted) = (self.tree.root(), Wanted::Levels(filter));
+        for level in path.split('/') {
+            let below = match wanted {
+                Wanted::This => return,
+                Wanted::All | Wanted::Levels("#") => {
+                    self.left.push(Left::Children(self.tree.children_after(node, level), Wanted::All));
+                    Wanted::All
+                }
+                Wanted::Levels(levels) => {
+                    let (first, below) = first_of(levels);
+                    if first == "+" {
+                        self.left.push(Left::Children(self.tree.children_after(node, level), below));
+                    }
+                    below
+                }
+            };
+            let is_wild = matches!(self.left.last(), Some(Left::Children(..)));
+            match self.tree.child(node, level) {
+                // What a wildcard does not show has nothing below it either.
+                Some(child) if !(is_wild && self.is_hidden(child)) => (node, wanted) = (child, below),
+                Some(_) | None => return,
+            }
+        }
+        self.last = node;
+        self.visit(node, wanted);
+    }
+
     fn visit(&mut self, node: NodeId, wanted: Wanted<'a>) -> Option<&'a (TopicName, V)> {
         match wanted {
             Wanted::This => self.content(node),
@@ -128,10 +205,7 @@ impl<'a, V> RetainedMatches<'a, V> {
                 self.content(node)
             }
             Wanted::Levels(levels) => {
-                let (level, below) = match levels.split_once('/') {
-                    Some((level, below)) => (level, Wanted::Levels(below)),
-                    None => (levels, Wanted::This),
-                };
+                let (level, below) = first_of(levels);
                 if level == "+" {
                     self.push_children(node, below);
                 } else if let Some(child) = self.tree.child(node, level) {
@@ -153,6 +227,14 @@ impl<'a, V> RetainedMatches<'a, V> {
 
     fn content(&self, node: NodeId) -> Option<&'a (TopicName, V)> {
         self.tree.content(node)?.as_ref()
+    }
+}
+
+/// The first level of a filter, and what is wanted below it.
+fn first_of(levels: &str) -> (&str, Wanted<'_>) {
+    match levels.split_once('/') {
+        Some((level, below)) => (level, Wanted::Levels(below)),
+        None => (levels, Wanted::This),
     }
 }
 
@@ -205,6 +287,27 @@ mod tests {
     }
 
     #[test]
+    fn a_walk_goes_on_where_it_was_though_the_tree_has_changed() {
+        let mut index = Retained::new();
+        for topic in ["a", "b/c", "b/d", "c", "$x/y"] {
+            index.insert(&name(topic), 0);
+        }
+        let mut walked = Vec::new();
+        let all = filter("#");
+        let (visited, place) = index.walk(&all, None, 4, |topic, _| walked.push(topic.to_string()));
+        assert_eq!((visited, place.clone(), walked.len()), (4, Some(Place("b".into())), 1));
+        // Where it stands is gone, what is before it is too late, what is behind it is found.
+        index.remove(&name("b/c"));
+        index.remove(&name("b/d"));
+        index.insert(&name("a/late"), 0);
+        index.insert(&name("bb"), 0);
+        let (_, place) = index.walk(&all, place.as_ref(), 100, |topic, _| walked.push(topic.to_string()));
+        assert_eq!((place, walked), (None, vec!["a".to_owned(), "bb".to_owned(), "c".to_owned()]));
+        // What was looked at counts, not what was found.
+        assert_eq!(index.walk(&filter("+/zz"), None, 3, |_, _| panic!()).0, 3);
+    }
+
+    #[test]
     fn the_deepest_topic_overflows_no_stack() {
         let deepest = "/".repeat(TOPIC_BYTES_MAX);
         std::thread::Builder::new()
@@ -250,6 +353,21 @@ mod tests {
                 let count = index.matches(&wanted).count();
                 prop_assert_eq!(found.collect::<BTreeMap<_, _>>(), expected.clone(), "{}", text);
                 prop_assert_eq!(count, expected.len(), "each once");
+                for most in 0..4 {
+                    let (mut walked, mut place) = (Vec::new(), None);
+                    loop {
+                        let (_, next) = index.walk(&wanted, place.as_ref(), most, |topic, value| walked.push((topic.to_string(), *value)));
+                        // With room for nothing new it stays where it is.
+                        if next.is_none() || next == place {
+                            break;
+                        }
+                        place = next;
+                    }
+                    if most > 0 {
+                        prop_assert_eq!(walked.len(), expected.len(), "each once, {} at a time", most);
+                        prop_assert_eq!(walked.into_iter().collect::<BTreeMap<_, _>>(), expected.clone());
+                    }
+                }
             }
             for topic in model.keys() {
                 index.remove(&name(topic));

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map;
+use std::ops::Bound;
 
 use slab::Slab;
+use smallvec::SmallVec;
 
 /// Where a node stands in the slab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,7 +42,7 @@ enum Children {
 #[derive(Clone, Debug)]
 pub(super) enum ChildIter<'a> {
     Few(std::option::IntoIter<NodeId>),
-    Many(btree_map::Values<'a, Box<str>, NodeId>),
+    Many(btree_map::Range<'a, Box<str>, NodeId>),
 }
 
 impl Iterator for ChildIter<'_> {
@@ -49,7 +51,7 @@ impl Iterator for ChildIter<'_> {
     fn next(&mut self) -> Option<NodeId> {
         match self {
             Self::Few(nodes) => nodes.next(),
-            Self::Many(nodes) => nodes.next().copied(),
+            Self::Many(nodes) => nodes.next().map(|(_, node)| *node),
         }
     }
 }
@@ -109,8 +111,35 @@ impl<T: Default> Tree<T> {
         match self.nodes.get(id.0).map(|node| &node.children) {
             None | Some(Children::None) => ChildIter::Few(None.into_iter()),
             Some(Children::One(child)) => ChildIter::Few(Some(*child).into_iter()),
-            Some(Children::Many(children)) => ChildIter::Many(children.values()),
+            Some(Children::Many(children)) => ChildIter::Many(children.range::<str, _>(..)),
         }
+    }
+
+    /// Those of them that come behind `level`, whether that is there or not.
+    pub(super) fn children_after(&self, id: NodeId, level: &str) -> ChildIter<'_> {
+        match self.nodes.get(id.0).map(|node| &node.children) {
+            None | Some(Children::None) => ChildIter::Few(None.into_iter()),
+            Some(Children::One(child)) => {
+                ChildIter::Few(Some(*child).filter(|child| self.level(*child) > level).into_iter())
+            }
+            Some(Children::Many(children)) => {
+                ChildIter::Many(children.range::<str, _>((Bound::Excluded(level), Bound::Unbounded)))
+            }
+        }
+    }
+
+    /// The levels down to `id`, with `/` between them. `None`: the root.
+    pub(super) fn path(&self, id: NodeId) -> Option<String> {
+        let mut levels = SmallVec::<[&str; 16]>::new();
+        let mut at = self.nodes.get(id.0);
+        while let Some(node) = at
+            && let Some(parent) = node.parent
+        {
+            levels.push(&node.level);
+            at = self.nodes.get(parent.0);
+        }
+        levels.reverse();
+        (!levels.is_empty()).then(|| levels.join("/"))
     }
 
     pub(super) fn find<'l>(&self, levels: impl Iterator<Item = &'l str>) -> Option<NodeId> {

@@ -258,6 +258,9 @@ struct Staged {
     /// The thread waits: it does not commit, and does not keep house either.
     #[cfg(test)]
     is_idle: bool,
+    /// A test says that there is no room.
+    #[cfg(test)]
+    is_full: bool,
 }
 
 #[derive(Debug)]
@@ -307,6 +310,10 @@ impl Unit<'_> {
 
     /// Whether there is room for more that must be stored.
     pub(super) fn has_room(&self) -> bool {
+        #[cfg(test)]
+        if self.staged.is_full {
+            return false;
+        }
         self.staged.room == Room::Enough
             && self.staged.bytes < STAGED_BYTES_MAX
             && self.staged.ops.len() < STAGED_OPS_MAX
@@ -364,6 +371,11 @@ impl Store {
             position
         })
         .0
+    }
+
+    /// The position of what was staged last, if anything was.
+    pub(super) fn last_staged(&self) -> Option<u64> {
+        self.shared.staged.lock().next_unit.checked_sub(1)
     }
 
     /// What has been committed.
@@ -438,6 +450,12 @@ impl Store {
             drop(staged);
             std::thread::yield_now();
         }
+    }
+
+    /// As if as much were staged as may be; or not any more.
+    #[cfg(test)]
+    pub(super) fn fill(&self, is_full: bool) {
+        self.shared.staged.lock().is_full = is_full;
     }
 
     /// Commits what is staged and ends the thread. Blocks until then; called a second time it does nothing.

@@ -8,12 +8,13 @@ use tokio::net::TcpStream;
 
 use super::support::*;
 use crate::broker::Config;
+use crate::broker::connection::FILTERS_MAX;
 use crate::broker::transport::Socket;
 use crate::message::Qos;
 use crate::router::Table;
 use crate::units::ByteSize;
 use crate::wire::{
-    Packet, PacketId, ReasonCode, Subscribe, SubscribeOptions, Subscription, Unsubscribe, Version, encode,
+    Connect, Packet, PacketId, ReasonCode, Subscribe, SubscribeOptions, Subscription, Unsubscribe, Version, encode,
 };
 
 async fn rig_with(dir: &tempfile::TempDir, config: Config) -> Rig {
@@ -148,7 +149,7 @@ async fn a_packet_that_is_too_large_is_refused_at_its_announcement() {
     let rig = rig_with(&dir, Config { max_packet_size: ByteSize(1 << 10), ..Config::default() }).await;
     for version in [Version::V311, Version::V5] {
         let mut stream = TcpStream::connect(rig.address).await.unwrap();
-        let connect = crate::wire::Connect { version, ..connect("large") };
+        let connect = Connect { version, ..connect("large") };
         let mut bytes = bytes_of(&Packet::Connect(Box::new(connect)), version);
         // 256 MB to come.
         bytes.extend_from_slice(b"\x30\xFF\xFF\xFF\x7F");
@@ -185,37 +186,122 @@ async fn a_topic_that_is_too_deep_is_refused() {
     rig.stop().await;
 }
 
+/// `count` filters that all match [`TOPIC`].
+fn overlapping(count: u16) -> Vec<String> {
+    let level = |n: u16, level: u16| if n >> level & 1 == 1 { "+" } else { "l" };
+    (0..count).map(|n| (0..12).map(|at| level(n, at)).collect::<Vec<_>>().join("/")).collect()
+}
+
+const TOPIC: &str = "l/l/l/l/l/l/l/l/l/l/l/l";
+
+fn subscribe_to<S: AsRef<str>>(filters: impl IntoIterator<Item = S>) -> Packet {
+    let options = SubscribeOptions { qos: Qos::AtLeastOnce, ..SubscribeOptions::default() };
+    let of = |filter: S| Subscription { filter: filter.as_ref().into(), options };
+    let (id, subscriptions) = (PacketId::new(1).unwrap(), filters.into_iter().map(of).collect());
+    Packet::Subscribe(Subscribe { id, subscription_id: None, user: Vec::new(), subscriptions })
+}
+
+async fn suback(peer: &mut Peer) -> Vec<ReasonCode> {
+    let Packet::Suback(suback) = peer.receive().await else { panic!("no SUBACK") };
+    suback.codes
+}
+
 #[tokio::test]
 async fn one_subscribe_cannot_ask_for_all_that_is_retained_without_end() {
     let dir = tempfile::tempdir().unwrap();
     let rig = Rig::start(dir.path()).await;
     let mut publisher = rig.peer("publisher").await;
-    for (id, topic) in (1..).zip(["a", "b", "c", "d"]) {
-        let mut kept = publish(topic, "x", Qos::AtLeastOnce, id);
-        kept.retain = true;
-        publisher.send(Packet::Publish(kept)).await;
-        assert_eq!(publisher.receive().await, Packet::Puback(ack(id)));
+    let mut kept_one = publish(TOPIC, "x", Qos::AtLeastOnce, 1);
+    kept_one.retain = true;
+    publisher.send(Packet::Publish(kept_one)).await;
+    assert_eq!(publisher.receive().await, Packet::Puback(ack(1)));
+    let mut one = rig.peer("clean").await;
+    one.send(subscribe_to(overlapping(1_100))).await;
+    let codes = suback(&mut one).await;
+    let granted = codes.iter().filter(|code| !code.is_error()).count();
+    assert_eq!(granted, 1_025, "1,024 wait, and one more may");
+    assert!(codes[granted..].iter().all(|code| *code == ReasonCode::QuotaExceeded));
+    for _ in 0..granted {
+        let id = one.publication().await.id.unwrap().get();
+        one.send(Packet::Puback(ack(id))).await;
     }
-    let options = SubscribeOptions::default();
-    let all = |count: usize| {
-        let subscriptions = vec![Subscription { filter: "#".into(), options }; count];
-        let id = PacketId::new(1).unwrap();
-        Packet::Subscribe(Subscribe { id, subscription_id: None, user: Vec::new(), subscriptions })
-    };
+    one.send(subscribe_to(["+/#"])).await;
+    assert!(!suback(&mut one).await[0].is_error(), "what has left makes room");
     for connect in [connect("clean"), kept("kept")] {
         let mut one = Peer::open(rig.address, connect).await.0;
-        one.send(all(100_000)).await;
-        let Packet::Suback(suback) = one.receive().await else { panic!("no SUBACK") };
-        let granted = suback.codes.iter().filter(|code| !code.is_error()).count();
-        assert_eq!(granted, 257, "256 times four wait, and one more may");
-        assert!(suback.codes[granted..].iter().all(|code| *code == ReasonCode::QuotaExceeded));
-        for _ in 0..granted * 4 {
-            one.publication().await;
-        }
-        one.send(all(1)).await;
-        let Packet::Suback(suback) = one.receive().await else { panic!("no SUBACK") };
-        assert!(!suback.codes[0].is_error(), "what has left makes room");
+        one.send(subscribe_to(vec!["#"; 50_000])).await;
+        assert!(suback(&mut one).await.iter().all(|code| !code.is_error()));
+        one.publication().await;
+        one.expect_silence().await;
     }
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_subscribe_has_a_most_of_filters_and_repeated_ones_count_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    for version in [Version::V5, Version::V311] {
+        let mut one = Peer::open(rig.address, Connect { version, ..connect("one") }).await.0;
+        let filters = (0..FILTERS_MAX + 2).map(|n| format!("a/{}", n.saturating_sub(1)));
+        one.send(subscribe_to(filters)).await;
+        let codes = suback(&mut one).await;
+        let refused = if version == Version::V5 { ReasonCode::QuotaExceeded } else { ReasonCode::UnspecifiedError };
+        assert_eq!(codes.iter().position(|code| code.is_error()), Some(FILTERS_MAX + 1));
+        assert_eq!(codes[FILTERS_MAX + 1], refused);
+    }
+    rig.stop().await;
+}
+
+/// 1,000 filters, each through 1,000 topics, and nothing found: others are served meanwhile, and often.
+#[tokio::test]
+async fn a_subscribe_that_looks_at_much_lets_others_go_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let mut publisher = rig.peer("publisher").await;
+    for n in 0..1_000 {
+        let mut retained = publish(&format!("r/{n}"), "x", Qos::AtMostOnce, 0);
+        retained.retain = true;
+        publisher.send(Packet::Publish(retained)).await;
+    }
+    publisher.expect_silence().await;
+    for connect in [connect("clean"), kept("kept")] {
+        let mut storm = Peer::open(rig.address, connect).await.0;
+        storm.send(subscribe_to((0..1_000).map(|n| format!("+/+/{n}")))).await;
+        for _ in 0..20 {
+            publisher.expect_silence().await;
+        }
+        assert_eq!(storm.waiting(), (Vec::new(), false), "its SUBACK has cost others their turns");
+        assert_eq!(suback(&mut storm).await.len(), 1_000);
+    }
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn subscriptions_of_kept_sessions_do_not_go_round_the_store_s_bound() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let mut one = Peer::open(rig.address, kept("one")).await.0;
+    one.subscribe("a", Qos::AtLeastOnce).await;
+    let before = rig.broker.store.last_staged();
+    // What it has costs nothing.
+    one.send_all((0..100).map(|_| subscribe_to(["a"; 100]))).await;
+    for _ in 0..100 {
+        assert!(!suback(&mut one).await[0].is_error());
+    }
+    assert_eq!(rig.broker.store.last_staged(), before);
+    // With no room for more nothing is staged, nothing answered, and nothing more read.
+    rig.broker.store.fill(true);
+    one.send_all([subscribe_to(["b", "c"]), Packet::Pingreq]).await;
+    let mut other = rig.peer("other").await;
+    other.expect_silence().await;
+    assert_eq!((one.waiting(), rig.broker.store.last_staged()), ((Vec::new(), false), before));
+    rig.broker.store.fill(false);
+    // Anybody's commit wakes it.
+    let _another = Peer::open(rig.address, kept("another")).await;
+    // SUBACK waits for the store, PINGRESP does not.
+    assert_eq!(one.receive().await, Packet::Pingresp);
+    assert_eq!(suback(&mut one).await.len(), 2);
     rig.stop().await;
 }
 
@@ -363,7 +449,7 @@ async fn a_window_of_65_535_large_messages_costs_bounded_memory_and_none_is_lost
 async fn mqtt_3_1_1_may_open_every_packet_id_and_no_more() {
     let dir = tempfile::tempdir().unwrap();
     let rig = Rig::start(dir.path()).await;
-    let old = crate::wire::Connect { version: Version::V311, ..connect("old") };
+    let old = Connect { version: Version::V311, ..connect("old") };
     let mut old = Peer::open(rig.address, old).await.0;
     for from in (1..=u16::MAX).step_by(5_000) {
         let ids = from..=from.saturating_add(4_999);
@@ -425,7 +511,7 @@ async fn noise_ends_its_own_connection_only() {
 
 /// A whole session of one client, and where its CONNECT ends.
 fn session_bytes(version: Version, seed: u64) -> (BytesMut, usize) {
-    let connect = crate::wire::Connect { version, ..connect(&format!("mutant-{}", seed % 4)) };
+    let connect = Connect { version, ..connect(&format!("mutant-{}", seed % 4)) };
     let mut bytes = bytes_of(&Packet::Connect(Box::new(connect)), version);
     let connect_len = bytes.len();
     let id = PacketId::new(1).unwrap();
