@@ -8,40 +8,27 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
 use super::batch::{Frame, Taken};
 use super::codec::Packer;
-use super::cursor::{Drop, Passed};
+use super::cursor::Drop;
 use super::format::{Footer, SEGMENT_HEADER, SegmentHeader};
 use super::pace::{LOOKS_MAX, Pace};
 use super::segment::{FrameMeta, Segment};
 use super::slots::Slots;
 use super::state::{Pressure, Shared};
 use super::storage::{Handle, Storage, is_no_space};
+use super::upkeep::Upkeep;
 use super::{SyncMode, WhenFull, wide};
-use crate::clock::Moment;
 
-/// A changed cursor is synced at the latest after this (R9).
-const CURSOR_SYNC: Duration = Duration::from_secs(1);
-/// The same where nothing on disk is owed, so that no record can be repeated (`sync: spill`): only a power cut forgets so
-/// much of the ledger, and flash is spared.
-const CURSOR_SYNC_IDLE: Duration = Duration::from_secs(60);
-/// How often a full disk is tried again, and `min_free` and `max_age` are looked at.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
-/// How often the age of what is kept is looked at, at the latest.
-const KEPT_LOOK: Duration = Duration::from_secs(60);
 /// Numbers that are reserved ahead, so that none is given twice where a crash took records that somebody has seen.
 pub(super) const RESERVE: u64 = 1 << 16;
 /// Written bytes that are not synced yet and stay in memory for a second attempt (`sync: <interval>`).
 const UNSYNCED_BYTES_MAX: u64 = 8 << 20;
-/// Default of `min_free`: this part of the disk, and at least that much (R3).
-const MIN_FREE_PART: u64 = 20;
-const MIN_FREE_BYTES: u64 = 256 << 20;
 
 /// Why a write did not succeed.
 #[derive(Debug)]
-enum Trouble {
+pub(super) enum Trouble {
     /// The disk is full: nothing is broken, it can be tried again.
     NoSpace,
     /// This file is not to be trusted any more.
@@ -91,23 +78,6 @@ pub(super) struct Log {
     pub(super) held: VecDeque<Taken>,
     pub(super) packer: Packer,
     pub(super) pace: Pace,
-}
-
-/// When what was last done.
-#[derive(Debug)]
-pub(super) struct Upkeep {
-    cursor_synced: Instant,
-    cursor_unsynced: bool,
-    /// Where the cursor was when it was last synced.
-    cursor_floor: u64,
-    data_synced: Instant,
-    looked: Option<Instant>,
-}
-
-impl Upkeep {
-    pub(super) const fn new(now: Instant) -> Self {
-        Self { cursor_synced: now, cursor_unsynced: false, cursor_floor: 0, data_synced: now, looked: None }
-    }
 }
 
 /// The file that is being written.
@@ -196,8 +166,7 @@ impl Log {
         }
         match self.save_cursor(false) {
             Ok(passed) => self.shared.mark.advance(passed.floor()),
-            Err(error) => {
-                tracing::error!(%error, "the cursor was not saved; the ledger may be behind after a crash");
+            Err(_logged) => {
                 // The remote has them (R1).
                 let floor = self.shared.state.lock().tracker.floor();
                 self.shared.mark.advance(floor);
@@ -205,7 +174,7 @@ impl Log {
         }
     }
 
-    fn spills(&self) -> bool {
+    pub(super) fn spills(&self) -> bool {
         matches!(self.shared.limits.sync, SyncMode::Spill(_))
     }
 
@@ -216,9 +185,11 @@ impl Log {
             self.gather();
             let mut state = self.shared.state.lock();
             self.shared.staged.store(0, Ordering::Relaxed);
-            state.take_staged()?
+            let batch = state.take_staged()?;
+            // Under the same lock, so that no offer sees it neither staged nor being written.
+            state.in_write = batch.bytes();
+            batch
         };
-        self.shared.state.lock().in_write = batch.bytes();
         batch.skipped = batch.base.saturating_sub(self.taken);
         self.taken = batch.next;
         batch.pack(&mut self.packer);
@@ -316,9 +287,7 @@ impl Log {
         self.held.clear();
         self.taken = from;
         // A crash forgets nothing of the ledger that a publisher was told of.
-        if let Err(error) = self.save_cursor(true) {
-            tracing::error!(%error, "the cursor was not saved; the ledger may be behind after a crash");
-        }
+        let _logged = self.save_cursor(true);
         self.shared.mark.advance(next);
         true
     }
@@ -328,9 +297,7 @@ impl Log {
         self.reserve(batch.next)?;
         if self.spills() && batch.skipped > 0 && self.upkeep.cursor_floor < batch.base {
             // What this frame skips is in the ledger before it is in the file.
-            if let Err(error) = self.save_cursor(true) {
-                tracing::error!(%error, "the cursor was not saved; the ledger may be behind after a crash");
-            }
+            let _logged = self.save_cursor(true);
         }
         let full = self.active.as_ref().is_some_and(|active| {
             active.len > wide(SEGMENT_HEADER) && active.len + batch.bytes() > self.shared.limits.segment_bytes
@@ -432,7 +399,7 @@ impl Log {
         Ok(())
     }
 
-    fn sync_active(&mut self) -> io::Result<()> {
+    pub(super) fn sync_active(&mut self) -> io::Result<()> {
         if let Some(active) = &self.active {
             active.file.sync()?;
         }
@@ -465,7 +432,7 @@ impl Log {
     }
 
     /// Closes the active segment with its footer. A footer that cannot be written is made up for at the next start.
-    fn seal(&mut self) -> Result<(), Trouble> {
+    pub(super) fn seal(&mut self) -> Result<(), Trouble> {
         if self.shared.limits.sync != SyncMode::Never {
             self.sync_active().map_err(|error| poisoned(&error))?;
         }
@@ -493,7 +460,7 @@ impl Log {
 
     /// The one attempt after a failed write or sync: everything that is not synced goes into a new segment. `false`: it
     /// has to wait for space.
-    fn write_again(&mut self, again: Vec<Taken>) -> bool {
+    pub(super) fn write_again(&mut self, again: Vec<Taken>) -> bool {
         let Some(from) = again.first().map(Taken::from) else { return true };
         let trouble = match self.write_to_new_segment(&again, from) {
             Ok(()) => return true,
@@ -555,191 +522,19 @@ impl Log {
         self.storage.remove(&path)
     }
 
-    /// Everything that time or settling makes due: ages, the cursor, deletions, `min_free`.
-    pub(super) fn tend(&mut self) {
-        let (now, moment) = (self.shared.now(), self.shared.clock.moment());
-        if let SyncMode::Interval(interval) = self.shared.limits.sync
-            && !self.unsynced.is_empty()
-            && now.duration_since(self.upkeep.data_synced) >= interval
-        {
-            self.sync_in_time();
-        }
-        let (roll, deletable, unsaved, changed) = {
-            let mut state = self.shared.state.lock();
-            if let Some(max_age) = self.shared.limits.max_age {
-                state.drop_aged(max_age, moment);
-            }
-            if state.pressure != Pressure::None {
-                let _asked_for = state.reclaimable();
-            }
-            (state.roll, state.is_deletable(moment), state.tracker.unsaved(), state.tracker.is_changed())
-        };
-        if (roll || self.is_stale())
-            && let Err(Trouble::Broken(reason)) = self.seal()
-        {
-            tracing::error!(reason, "a segment could not be closed; its file is not used again");
-            self.give_up_active();
-        }
-        let deletable = deletable || self.shared.state.lock().is_deletable(moment);
-        let sync = deletable
-            || ((changed || self.upkeep.cursor_unsynced)
-                && now.saturating_duration_since(self.upkeep.cursor_synced) >= self.cursor_interval());
-        if sync || unsaved >= self.shared.limits.window {
-            match self.save_cursor(sync) {
-                Ok(passed) if deletable => self.delete_settled(&passed, moment),
-                Ok(_passed) => {}
-                Err(error) => {
-                    tracing::error!(%error, "the cursor was not saved; records may be sent again after a crash");
-                }
-            }
-        }
-        self.look_at_the_disk(now);
-    }
-
-    /// How old a changed cursor may become before it is synced.
-    fn cursor_interval(&self) -> Duration {
-        let nothing_to_repeat = self.spills() && self.upkeep.cursor_floor >= self.synced;
-        if nothing_to_repeat { CURSOR_SYNC_IDLE } else { CURSOR_SYNC }
-    }
-
-    fn sync_in_time(&mut self) {
-        if let Err(error) = self.sync_active() {
-            tracing::error!(%error, "a sync failed; what is not durable is written once more into a new segment");
-            self.give_up_active();
-        }
-    }
-
-    /// After a sync that failed: the file is not used again, and what it holds that is not durable is written into a new one.
-    fn give_up_active(&mut self) {
-        self.active = None;
-        let again = std::mem::take(&mut self.unsynced);
-        if again.is_empty() {
-            let mut state = self.shared.state.lock();
-            state.active = false;
-            state.roll = false;
-        } else {
-            let _done = self.write_again(again);
-        }
-    }
-
-    /// With `max_age`, or an age in `keep_delivered`, a segment is closed after a part of it, so that a slow link's records go
-    /// about in time.
-    fn is_stale(&self) -> bool {
-        let state = self.shared.state.lock();
-        let kept = state.retention.keep().and_then(|keep| keep.age);
-        let Some(max_age) = self.shared.limits.max_age.into_iter().chain(kept).min() else { return false };
-        let made = state.segments.back().filter(|last| state.active && last.next > last.base).and_then(|s| s.made);
-        made.is_some_and(|made| self.shared.clock.moment().since(made) > max_age / 8)
-    }
-
-    /// Saves cursor and ledger, in one write. Answers the cursor that was saved.
-    pub(super) fn save_cursor(&mut self, sync: bool) -> io::Result<Passed> {
-        let (payload, passed, confirmations) = {
-            let mut state = self.shared.state.lock();
-            state.tracker.saving();
-            (state.tracker.encode(self.synced), state.tracker.passed(), state.tracker.unsaved())
-        };
-        // What fails now is due again with the next look.
-        self.upkeep.cursor_unsynced = true;
-        let saved = self.cursors.save(&payload);
-        self.shared.saved(confirmations);
-        saved?;
-        if sync {
-            self.cursors.sync()?;
-            self.upkeep.cursor_unsynced = false;
-            self.upkeep.cursor_floor = passed.floor();
-            self.upkeep.cursor_synced = self.shared.now();
-            self.shared.saved.send_replace(passed.clone());
-        }
-        Ok(passed)
-    }
-
-    /// Deletes the segments that the cursor which has been synced has passed. It may have moved on meanwhile: what it passed since stays
-    /// until the next save, or a kill would find a gap above the saved cursor and take it for damage.
-    fn delete_settled(&mut self, passed: &Passed, now: Moment) {
-        loop {
-            let path = {
-                let mut state = self.shared.state.lock();
-                let Some(at) = state.deletable(passed, now) else { break };
-                state.retention.gave_up();
-                state.segments.remove(at).map(|segment| segment.path)
-            };
-            let Some(path) = path else { break };
-            if let Err(error) = self.storage.remove(&path)
-                && error.kind() != io::ErrorKind::NotFound
-            {
-                tracing::error!(%error, path = %path.display(), "a delivered segment cannot be deleted");
-            }
-        }
-        if let Err(error) = self.storage.sync_dir(&self.dir) {
-            tracing::warn!(%error, "the buffer's folder was not synced");
-        }
-        if !self.held.is_empty() {
-            self.shared.poke_locked(&mut self.shared.state.lock());
-        }
-    }
-
-    fn look_at_the_disk(&mut self, now: Instant) {
-        let was = self.shared.state.lock().pressure;
-        let recent = self.upkeep.looked.is_some_and(|looked| now.saturating_duration_since(looked) < LOOK_AGAIN);
-        if recent && self.held.is_empty() && was == Pressure::None {
-            return;
-        }
-        self.upkeep.looked = Some(now);
-        let Ok(space) = self.storage.space(&self.dir) else { return };
-        let min_free = self.shared.limits.min_free;
-        let min_free = min_free.unwrap_or_else(|| (space.total / MIN_FREE_PART).max(MIN_FREE_BYTES));
-        let short = space.free < min_free || !self.held.is_empty();
-        self.shared.state.lock().pressure = if short { Pressure::Short } else { Pressure::None };
-        if short && was == Pressure::None {
-            tracing::error!(free = space.free, min_free, "the disk is short: `min_free` is reached");
-        }
-    }
-
-    /// When to look again although nobody pokes.
-    pub(super) fn next_look(&self) -> Option<Duration> {
-        let state = self.shared.state.lock();
-        let short = state.pressure != Pressure::None;
-        let dirty = state.tracker.is_changed() || self.upkeep.cursor_unsynced;
-        let aging = state.tracker.owed(state.next) > 0;
-        let spill = state.spill_due_in(self.shared.clock.moment()).filter(|_| state.failed.is_none());
-        let kept = state.retention.keep().and_then(|keep| keep.age).filter(|_| !state.segments.is_empty());
-        drop(state);
-        let mut look = None;
-        let mut at_most = |wish: Duration| look = Some(look.map_or(wish, |look: Duration| look.min(wish)));
-        if !self.held.is_empty() || short {
-            at_most(LOOK_AGAIN);
-        }
-        if let Some(due) = spill.filter(|_| self.held.is_empty()) {
-            at_most(due.max(Duration::from_millis(1)));
-        }
-        if dirty {
-            let since = self.shared.now().saturating_duration_since(self.upkeep.cursor_synced);
-            at_most(self.cursor_interval().saturating_sub(since).max(Duration::from_millis(1)));
-        }
-        if let Some(max_age) = self.shared.limits.max_age.filter(|_| aging) {
-            at_most((max_age / 8).clamp(Duration::from_millis(10), CURSOR_SYNC));
-        }
-        if let Some(age) = kept {
-            at_most((age / 8).clamp(Duration::from_millis(10), KEPT_LOOK));
-        }
-        if let SyncMode::Interval(interval) = self.shared.limits.sync
-            && !self.unsynced.is_empty()
-        {
-            at_most(interval.max(Duration::from_millis(1)));
-        }
-        look
-    }
-
     /// The last words: everything is written, synced and saved.
     pub(super) fn finish(mut self) {
         self.shared.hurry();
         self.commit();
         self.tend();
         if let Err(trouble) = self.seal() {
-            tracing::error!(?trouble, "the last segment was not closed in good order");
+            tracing::error!(
+                ?trouble,
+                "the last segment was not closed in good order; what it held that is not durable is written once more"
+            );
+            self.give_up_active();
         }
-        let whole = self.held.is_empty() && !self.has_failed();
+        let whole = self.held.is_empty() && self.unsynced.is_empty() && !self.has_failed();
         let next = self.shared.state.lock().next;
         let identity = Identity { clean: whole, reserved: self.identity.reserved.max(next), ..self.identity };
         let saved = self.save_cursor(true).and_then(|_passed| {

@@ -171,6 +171,7 @@ mod spill;
 mod state;
 mod storage;
 mod tail;
+mod upkeep;
 mod writer;
 
 pub use dead_letters::{DamagedLetter, DeadLetter, DeadLetters, ReadLetters, SendError};
@@ -180,6 +181,7 @@ pub use lanes::{Lane, Lanes, Place};
 pub use mark::{Mark, MarkSender, Progress, Rejected, Watcher};
 pub use reader::Reader;
 pub use slots::SlotFile;
+pub use storage::make_dir;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -407,6 +409,10 @@ pub struct Stats {
     pub next: Offset,
     /// Why the buffer failed, if it did.
     pub failed: Option<Arc<str>>,
+    /// Why the cursor and the ledger could not be saved when it was last tried: after a crash records would be sent again.
+    pub cursor_error: Option<Arc<str>>,
+    /// Of `disk_bytes`, delivered segments that cannot be deleted.
+    pub stuck_bytes: u64,
 }
 
 /// Where to read from (R13): what is owed is the backlog, which a link with `drain: live_first` fills in bit by bit, and

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 /// They are waited for at most this part of the time that a commit takes, and while none comes for at most a quarter of that.
 const PART: u32 = 2;
+/// And no longer than this, however slow the disk is: then they share the next sync.
+const LIMIT_MAX: Duration = Duration::from_millis(5);
 /// So often it is looked at most: the clock may stand still (in tests).
 pub(super) const LOOKS_MAX: usize = 10_000;
 
@@ -29,7 +31,7 @@ impl Pace {
 
     /// Whether `staged` records are to be written now, `waited` after the first look and `still` after the last one came.
     pub(super) fn is_over(&self, staged: u64, waited: Duration, still: Duration) -> bool {
-        let limit = self.took / PART;
+        let limit = (self.took / PART).min(LIMIT_MAX);
         !self.patient || staged == 0 || staged >= self.awaited || waited >= limit || still >= limit / 4
     }
 }
@@ -70,6 +72,14 @@ mod tests {
         assert!(pace.is_over(2, us(50), us(50)), "nobody comes any more");
         assert!(!pace.is_over(7, us(199), us(1)));
         assert!(pace.is_over(7, us(200), us(1)), "they come too slowly");
+    }
+
+    #[test]
+    fn a_disk_of_which_a_sync_takes_seconds_makes_nobody_wait_for_others_as_long() {
+        let mut pace = after(8, 0);
+        pace.note(8, 0, Duration::from_secs(2));
+        assert!(!pace.is_over(7, us(4_999), us(1)));
+        assert!(pace.is_over(7, us(5_000), us(1)));
     }
 
     #[test]

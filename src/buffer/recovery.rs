@@ -15,7 +15,7 @@ use super::codec::Packer;
 use super::cursor::Tracker;
 use super::dead_letters;
 use super::format::{FRAME_HEADER, FrameHeader, HeaderRead, SEGMENT_HEADER, SegmentHeader};
-use super::log::{Identity, Log, RESERVE, Upkeep, footer_of};
+use super::log::{Identity, Log, RESERVE, footer_of};
 use super::offline::{ACCEPTED, IMPORTS, resolve};
 use super::pace::Pace;
 use super::retention::Retention;
@@ -27,6 +27,7 @@ use super::spill::Spill;
 use super::state::{Limits, Pressure, Shared, State, TurnedAway};
 use super::storage::{Handle, Storage, is_no_space, read_past_bad_pages, read_up_to};
 use super::tail::Tail;
+use super::upkeep::Upkeep;
 use super::{Config, Offset, OpenError, Recovery, SyncMode, wide};
 use crate::buffer::batch::Batch;
 use crate::buffer::format::FORMAT;
@@ -120,6 +121,8 @@ fn assemble(parts: Parts<'_>, segments: VecDeque<Known>, tracker: Tracker, next:
     let state = State {
         next,
         staged: Batch::default(),
+        cursor_error: None,
+        stuck_bytes: 0,
         spill: match parts.config.sync {
             SyncMode::Spill(after) => Some(Spill::new(after, parts.identity.reserved, parts.end)),
             SyncMode::Group | SyncMode::Interval(_) | SyncMode::Never => None,

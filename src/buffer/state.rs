@@ -27,7 +27,7 @@ pub(super) const STAGED_BYTES_MAX: u64 = 8 << 20;
 /// What closing a segment and beginning another may take on disk.
 const CLOSING_BYTES: u64 = 2 << 10;
 /// How often the same trouble is logged.
-const LOG_EVERY: Duration = Duration::from_secs(10);
+pub(super) const LOG_EVERY: Duration = Duration::from_secs(10);
 /// Largest segment.
 const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 /// Smallest segment, where the quota allows it.
@@ -107,6 +107,10 @@ pub(super) struct State {
     pub(super) tail: Tail,
     pub(super) pressure: Pressure,
     pub(super) failed: Option<Arc<str>>,
+    /// Why the cursor could not be saved when it was last tried.
+    pub(super) cursor_error: Option<Arc<str>>,
+    /// Of delivered segments that cannot be deleted.
+    pub(super) stuck_bytes: u64,
     pub(super) closing: bool,
     pub(super) turned_away: TurnedAway,
     /// Something for the writer to look at.
@@ -711,7 +715,9 @@ impl Shared {
         Stats {
             ledger: state.tracker.ledger(state.next),
             depth_bytes: state.depth_bytes(),
-            disk_bytes: state.disk_bytes(),
+            disk_bytes: state.disk_bytes() + state.stuck_bytes,
+            stuck_bytes: state.stuck_bytes,
+            cursor_error: state.cursor_error.clone(),
             kept_bytes: if state.retention.keep().is_some() { state.settled_bytes() } else { 0 },
             oldest: state.oldest(),
             first: Offset(state.segments.front().map_or(state.next, |segment| segment.base)),

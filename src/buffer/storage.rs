@@ -122,17 +122,35 @@ pub(super) fn is_no_space(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
+/// Makes a folder, and those above it that are not there, and syncs the entry of each: a power cut does not take what is in them.
+///
+/// # Errors
+/// What the system says.
+pub fn make_dir(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    parent.map_or(Ok(()), make_dir)?;
+    match std::fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists || !path.is_dir() => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    sync_dir(parent.unwrap_or_else(|| Path::new(".")))
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+    File::open(dir)?.sync_all()
+}
+
 /// The machine's file system.
 #[derive(Debug)]
 pub(super) struct Disk;
 
 impl Storage for Disk {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        if path.is_dir() {
-            return Ok(());
-        }
-        std::fs::create_dir_all(path)?;
-        path.parent().map_or(Ok(()), |parent| self.sync_dir(parent))
+        make_dir(path)
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
@@ -160,8 +178,7 @@ impl Storage for Disk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
-        File::open(dir)?.sync_all()
+        sync_dir(dir)
     }
 
     fn space(&self, dir: &Path) -> io::Result<Space> {

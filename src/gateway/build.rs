@@ -109,7 +109,7 @@ impl Gateway {
         let hub = Arc::new(Hub::new(ids, Table::new(config.routes), logs, Arc::clone(&clock)));
         let broker_board = Arc::new(BrokerBoard::default());
         let store = config.data_dir.join("broker");
-        fs::create_dir_all(&store).map_err(|error| BuildError::Data { path: store.clone(), error })?;
+        buffer::make_dir(&store).map_err(|error| BuildError::Data { path: store.clone(), error })?;
         let board = Arc::clone(&broker_board);
         let broker = Broker::open(config.broker, &store, Arc::clone(&hub), board, Arc::clone(&clock))
             .map_err(BuildError::Store)?;
@@ -142,7 +142,7 @@ impl Gateway {
 
 pub(super) fn lock_data(dir: &Path) -> Result<File, BuildError> {
     let data = |path: &Path, error| BuildError::Data { path: path.to_owned(), error };
-    fs::create_dir_all(dir).map_err(|error| data(dir, error))?;
+    buffer::make_dir(dir).map_err(|error| data(dir, error))?;
     let path = dir.join("LOCK");
     let file = File::options().create(true).truncate(false).write(true).open(&path);
     let file = file.map_err(|error| data(&path, error))?;

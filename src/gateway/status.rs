@@ -14,6 +14,7 @@ use crate::buffer::{Lanes, Ledger, SyncMode};
 use crate::clock::Moment;
 use crate::router::Counts;
 use crate::telemetry::board::{BrokerStatus, HalfStatus, LinkState, LinkStatus, RouteStatus, Status};
+use crate::units::ByteSize;
 
 impl admin::Control for Shared {
     fn status(&self) -> Status {
@@ -140,6 +141,14 @@ fn fill_from_lanes(status: &mut LinkStatus, lanes: &Lanes, now: Moment) {
         status.put_aside += buffer.put_aside();
         if lanes.iter().count() > 1 {
             status.lanes.insert(lane.name().to_owned(), stats.ledger.buffered);
+        }
+        if let Some(reason) = stats.cursor_error {
+            status.note = Some(format!(
+                "the cursor and the ledger cannot be saved, so records would be sent again after a crash: {reason}"
+            ));
+        } else if stats.stuck_bytes > 0 {
+            let bytes = ByteSize(stats.stuck_bytes);
+            status.note = Some(format!("delivered segments cannot be deleted ({bytes}); it is tried again"));
         }
         if let Some(reason) = stats.failed {
             status.state = LinkState::BufferFailed;

@@ -120,6 +120,8 @@ routes:
     until_true("the trace is whole", PATIENCE, ended).await;
     let calls = calls(&fs::read_to_string(&trace).unwrap());
     let folder = folder.to_str().unwrap();
+    let entries = folders_are_synced(&calls, port);
+    assert!(entries >= 3, "folders made: {entries}");
     let rolls = acknowledged_when_synced(&calls, &marks, port, folder);
     assert!(rolls >= 3, "segments begun: {rolls}");
     let deleted = deleted_when_passed(&calls, folder);
@@ -169,6 +171,23 @@ fn acknowledged_when_synced(calls: &[Call], marks: &[Mark], port: u16, folder: &
         assert!(synced, "{mark:?}: no sync of the folder between {made:?} and {puback:?}");
     }
     begun.len()
+}
+
+/// The entry of each new folder is synced in the folder above it before the first PUBACK. Answers how many there were.
+fn folders_are_synced(calls: &[Call], port: u16) -> usize {
+    let socket = format!("TCP:[127.0.0.1:{port}->");
+    let first = calls.iter().find(|call| call.arguments.contains(&socket) && call.arguments.contains("\"\\x40\\x02"));
+    let first = first.unwrap().began;
+    let made = calls.iter().filter(|call| call.is(&["mkdir", "mkdirat"]) && call.answer == "0" && call.ended < first);
+    let made: Vec<&Call> = made.collect();
+    for call in &made {
+        let path = call.arguments.split('"').nth(1).unwrap();
+        let parent = Path::new(path).parent().unwrap().to_str().unwrap();
+        let is_sync = |sync: &&Call| sync.is(&["fsync", "fdatasync"]) && sync.concerns(parent) && sync.answer == "0";
+        let synced = calls.iter().filter(is_sync).any(|sync| sync.began > call.ended && sync.ended < first);
+        assert!(synced, "{path} was made, and {parent} was not synced before the first PUBACK");
+    }
+    made.len()
 }
 
 /// A segment goes only when a cursor that has passed all of it is synced. Answers how many went.

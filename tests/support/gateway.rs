@@ -141,7 +141,8 @@ impl Gateway {
             return;
         };
         // As its grandchild strace leaves the program the process that is waited for and signalled.
-        let calls = "trace=openat,unlink,unlinkat,pwrite64,pwritev,fsync,fdatasync,sendto,sendmsg,write,writev";
+        let calls =
+            "trace=mkdir,mkdirat,openat,unlink,unlinkat,pwrite64,pwritev,fsync,fdatasync,sendto,sendmsg,write,writev";
         let strace = ["-D", "-f", "-yy", "-x", "-s", "600", "-e", calls, "-o"].map(OsStr::new);
         let arguments = [&strace, &[trace.as_os_str(), PROGRAM.as_ref()][..], &run].concat();
         self.process = Some(Process::start(Path::new("strace"), &arguments, &log));

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::super::log::Log;
 use super::super::state::Verdict;
 use super::super::storage::{Disk, Storage};
-use super::super::{Config, Offset, Record, Refused, WhenFull, recovery};
+use super::super::{Config, Offset, Record, Refused, SyncMode, WhenFull, recovery};
 use super::carry::{CarryError, Imports, Intent, Item, Manifest, read_file};
 use super::ranges::Ranges;
 use crate::clock::Clock;
@@ -55,7 +55,8 @@ pub(in crate::buffer) fn import_on(
     mut map: impl FnMut(&Manifest, Bytes) -> Bytes,
 ) -> Result<Imported, CarryError> {
     let manifest = read_file(&**storage, path, |_| ControlFlow::Continue(()))?;
-    let config = Config { when_full: WhenFull::Reject, ..config.clone() };
+    // Whatever the link's own way to sync is: `imports` says that a record is here only when it is durable.
+    let config = Config { when_full: WhenFull::Reject, sync: SyncMode::Group, ..config.clone() };
     let (log, _recovery) = recovery::open(Arc::clone(storage), &config, window, clock)?;
     let end = log.shared.state.lock().next;
     let imports = match Imports::open(&**storage, &config.dir, end) {

@@ -35,8 +35,12 @@ fn exported(count: u64) -> (Bench, Vec<u8>) {
 }
 
 fn import(disk: &SimDisk) -> Result<Imported, CarryError> {
+    import_into(disk, &there())
+}
+
+fn import_into(disk: &SimDisk, config: &Config) -> Result<Imported, CarryError> {
     let storage: Arc<dyn Storage> = Arc::new(disk.clone());
-    import_on(&storage, &there(), 8, HandClock::new(), file(), |_, body| body)
+    import_on(&storage, config, 8, HandClock::new(), file(), |_, body| body)
 }
 
 /// What the other log holds, in order; each body must be there once.
@@ -67,6 +71,28 @@ fn what_is_exported_is_imported_once_and_stays_where_it_was() {
     let more = import(&disk).unwrap();
     assert_eq!((more.taken, more.before), (10, 595));
     assert_eq!(arrived(&disk).len(), 605);
+}
+
+#[test]
+fn what_is_imported_is_durable_whatever_the_link_s_way_to_sync() {
+    let (source, bytes) = exported(600);
+    let sent: Vec<Vec<u8>> = source.read_all().iter().map(|record| record.body.to_vec()).collect();
+    for sync in [SyncMode::Never, SyncMode::Interval(Duration::from_secs(1)), SyncMode::Spill(Duration::from_secs(2))] {
+        let disk = SimDisk::default();
+        disk.put(file(), &bytes);
+        let imported = import_into(&disk, &Config { sync, ..there() }).unwrap();
+        assert_eq!((imported.taken, imported.before), (595, 0), "{sync:?}");
+        let syncs_of = |calls: &[String], end: &str| {
+            calls.iter().filter(|call| call.starts_with("sync ") && call.ends_with(end)).count()
+        };
+        let disk = SimDisk::default();
+        disk.put(file(), &bytes);
+        drop(disk.calls());
+        import_into(&disk, &Config { sync, ..there() }).unwrap();
+        let calls = disk.calls();
+        assert!(syncs_of(&calls, ".seg") >= 595 / 256, "a sync of the log for each batch: {calls:?}");
+        assert_eq!(arrived(&disk), sent, "{sync:?}");
+    }
 }
 
 #[test]

@@ -52,6 +52,8 @@ pub(super) struct Faults {
     /// So many calls that change nothing (read, open, list, length) succeed, then `reads_failing` fail.
     pub(super) reads_after: Option<usize>,
     pub(super) reads_failing: usize,
+    /// So many deletions are not allowed.
+    pub(super) removes: usize,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -383,6 +385,10 @@ impl Storage for SimDisk {
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut world = self.0.lock();
         world.call("remove", path)?;
+        if world.faults.removes > 0 {
+            world.faults.removes -= 1;
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
         world.names.remove(path).map(|_| ()).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 

@@ -356,6 +356,62 @@ fn an_interval_that_fails_to_sync_writes_everything_unsynced_again() {
 }
 
 #[test]
+fn an_interval_s_last_sync_that_fails_at_the_end_writes_it_once_more() {
+    let mut bench = Bench::new(Config { sync: SyncMode::Interval(Duration::from_secs(1)), ..config() });
+    bench.put_all(0, 5);
+    bench.disk.faults(Faults { syncs: 1, ..Faults::default() });
+    let Bench { disk, clock, config, log, .. } = bench;
+    log.finish();
+    disk.cut_power(&mut Dice(3));
+    let bench = Bench::open(disk, clock, config);
+    assert_eq!(bench.offsets(), (0..5).collect::<Vec<_>>());
+    assert_eq!(bench.recovery.damaged, []);
+}
+
+#[test]
+fn a_cursor_that_cannot_be_saved_is_shown_and_tried_once_a_second() {
+    let mut bench = Bench::new(config());
+    bench.put_all(0, 40);
+    bench.settle(0..20);
+    bench.disk.faults(Faults { after: Some(0), failing: usize::MAX, ..Faults::default() });
+    drop(bench.disk.calls());
+    for _ in 0..50 {
+        bench.turn();
+    }
+    assert_eq!(bench.disk.calls().len(), 1, "not at each turn");
+    assert!(bench.log.next_look() >= Some(Duration::from_millis(999)), "{:?}", bench.log.next_look());
+    assert!(bench.shared.stats().cursor_error.is_some());
+    assert_eq!(bench.shared.stats().failed, None);
+    let mut reader = bench.reader();
+    assert_eq!(reader.next(100, 1 << 20).now_or_never().unwrap().unwrap().len(), 20, "the link goes on");
+    bench.disk.faults(Faults::default());
+    bench.clock.pass(Duration::from_secs(1));
+    bench.turn();
+    assert_eq!(bench.shared.stats().cursor_error, None);
+    assert_eq!(bench.kill_and_reopen().ledger().delivered, 20);
+}
+
+#[test]
+fn a_delivered_segment_that_cannot_be_deleted_still_counts_and_is_tried_again() {
+    let mut bench = Bench::new(config());
+    bench.put_all(0, 200);
+    let before = bench.disk.segments().len();
+    assert!(before > 3);
+    bench.settle(0..200);
+    bench.disk.faults(Faults { removes: 2, ..Faults::default() });
+    for _ in 0..3 {
+        bench.turn();
+    }
+    let (stats, left) = (bench.shared.stats(), bench.disk.segments());
+    let on_disk: u64 = left.iter().map(|path| bench.disk.len(path)).sum();
+    assert!(stats.stuck_bytes > 0 && stats.disk_bytes == on_disk, "{stats:?}, and {on_disk} in {left:?}");
+    bench.put(&body(200)).unwrap();
+    bench.clock.pass(Duration::from_secs(10));
+    bench.turn();
+    assert_eq!((bench.shared.stats().stuck_bytes, bench.disk.segments().len()), (0, left.len() - 2));
+}
+
+#[test]
 fn a_full_disk_keeps_the_batch_confirms_and_deletes_and_goes_on_when_there_is_room() {
     let mut bench = Bench::new(Config { when_full: WhenFull::Reject, max_size: ByteSize(1 << 20), ..config() });
     bench.put_all(0, 600);

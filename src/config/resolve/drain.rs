@@ -4,6 +4,7 @@ use super::Resolver;
 use super::link::{Draft, KindName};
 use super::route::Draught;
 use super::value::{Item, Text};
+use crate::buffer::SyncMode;
 use crate::config::keys;
 use crate::config::raw::Value;
 use crate::links::mqtt::Version;
@@ -42,6 +43,12 @@ impl Resolver<'_> {
     pub(super) fn check_drain(&mut self, routes: &[Draught], links: &[Draft<'_>]) {
         for link in links {
             let Some(place) = &link.live_first_place else { continue };
+            if link.config.as_ref().is_some_and(|config| matches!(config.buffer.sync, SyncMode::Spill(_))) {
+                let wrong = "while there is a backlog, `sync: spill` acknowledges by the disk alone: publishers wait for `spill_after`, \
+                             and what the remote confirms at once is written all the same";
+                let hint = "use `sync: group` with `drain: live_first`, or `drain: fifo`".to_owned();
+                self.mistakes.warning(place, wrong, hint);
+            }
             let kind = link.config.as_ref().map(|config| &config.kind);
             if matches!(kind, Some(Kind::Mqtt(mqtt)) if mqtt.version == Version::V4) {
                 let wrong = "MQTT 3.1.1 carries no properties: the receiver cannot tell what was filled in later";

@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use self::plan::Plan;
 use super::Shared;
 use crate::admin::CommandError;
-use crate::buffer::SlotFile;
+use crate::buffer::{self, SlotFile};
 use crate::links::{self, Identity, ReplayEnd, ReplayKeeper, ReplayProgress};
 use crate::telemetry::board::{HalfBoard, LinkState};
 use crate::telemetry::replay::{ReplayCounts, ReplayLane, ReplayRequest, ReplayState, ReplayStatus};
@@ -231,7 +231,7 @@ impl Shared {
         let progress = ReplayProgress { lane, position, ..ReplayProgress::default() };
         let (dir, path, stop) = (replays.dir.clone(), replays.path(&id), replays.stop.clone());
         let made = tokio::task::spawn_blocking(move || {
-            fs::create_dir_all(&dir)?;
+            buffer::make_dir(&dir)?;
             let (file, _) = SlotFile::open(&path)?;
             let job = Arc::new(Job::new(status, progress, Some(file), &stop));
             job.keep(progress, true)?;
