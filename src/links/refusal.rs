@@ -48,7 +48,8 @@ impl RefusalRun {
 
 /// R16: finds the record at which connections die. Losses at the same head are counted; after three the link sends one at
 /// a time; three losses with the head alone in flight make it guilty. A stall is no loss: a mute peer says nothing about
-/// a record.
+/// a record. Nor does a line that breaks by itself: before the loss that would accuse a record a connection is left idle for a moment,
+/// and if it is lost like that, the count begins anew.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct LossWatch {
     head: Option<Offset>,
@@ -74,6 +75,16 @@ impl LossWatch {
         if self.head == Some(offset) {
             *self = Self::default();
         }
+    }
+
+    /// Whether one more loss may accuse a record, or sends one at a time: the next connection has to live without it first.
+    pub(super) const fn suspects(self) -> bool {
+        self.losses + 1 >= LOSSES_AT_ONE_HEAD_MAX
+    }
+
+    /// A connection was lost with nothing in flight: it is the line.
+    pub(super) fn lost_idle(&mut self) {
+        *self = Self::default();
     }
 
     /// Whether the link sends one at a time to find the guilty record.
@@ -110,6 +121,16 @@ mod tests {
         assert!(!watch.lost(Offset(5), 1));
         assert!(!watch.lost(Offset(5), 1));
         assert!(watch.lost(Offset(5), 1));
+    }
+
+    #[test]
+    fn r16_a_connection_that_is_lost_idle_accuses_the_line_and_no_record() {
+        let mut watch = LossWatch::default();
+        assert!(!watch.lost(Offset(5), 1) && !watch.suspects());
+        assert!(!watch.lost(Offset(5), 1) && watch.suspects());
+        watch.lost_idle();
+        assert!(!watch.suspects());
+        assert!(!watch.lost(Offset(5), 1) && !watch.lost(Offset(5), 1) && watch.lost(Offset(5), 1));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! | refused for good | a dead letter, synced before the cursor passes it (R15), at most twenty in a row without a success |
 //! | refused, after twenty in a row | nothing is dead-lettered any more: the record stays, state `misconfigured`, one record at a time is tried each `misconfigured_delay`, from the first kept one on; the first confirmation ends this |
 //! | not now | sending stops; when all in flight have been answered and a jittered pause has passed, everything from that record on is sent again, beginning with a window of one |
-//! | connection lost | everything from the cursor on is sent again on the next connection; R16 finds a record that kills connections, which counts as refused |
+//! | connection lost | everything from the cursor on is sent again on the next connection; R16 finds a record that kills connections, which counts as refused; a connection that is lost with nothing in flight shows that it is the line |
 //! | nothing, for `stall_after` | state `stalled`, the connection is cut, the next begins with a window of one (R23) |
 //!
 //! What the link cannot send as it is set up (a message too large for the peer or for our own limit, a topic that has no form there) counts as
@@ -76,6 +76,8 @@ struct OnConnection {
     blocked: bool,
     /// The client's own queue is full until the next answer.
     queue_full: bool,
+    /// R16: nothing is sent before, to see whether the connection lives without.
+    idle_until: Option<Instant>,
     progress: Option<Instant>,
 }
 
@@ -221,6 +223,9 @@ impl<S: Sink> SinkRunner<S> {
         let limit = self.in_flight_configured.unwrap_or_else(|| self.sink.window());
         self.window.set_limit(connection.window_max().map_or(limit, |most| most.min(limit)));
         self.streams.begin(self.window.limit());
+        // As long as the shortest pause between connections, and as much again: a line that lives so long gets a record through.
+        let idle = self.common.timing.retry_delay_min.saturating_mul(2);
+        self.on.idle_until = self.streams.suspects().then(|| since + idle);
         self.common.board.connected();
         tracing::info!(link = %self.common.link, direction = "out", "connected");
         let end = loop {
@@ -293,6 +298,7 @@ impl<S: Sink> SinkRunner<S> {
             }
             Event::Look => self.on.queue_full = false,
         }
+        self.on.idle_until = self.on.idle_until.filter(|until| *until > self.common.now());
         self.check_stall()
     }
 
@@ -302,7 +308,7 @@ impl<S: Sink> SinkRunner<S> {
         let idle = now + if self.on.queue_full { QUEUE_FULL_PAUSE } else { LOOK_AROUND };
         let rewind = self.on.rewind.as_ref().filter(|_| self.may_begin()).map(|rewind| rewind.after);
         let letters = self.on.letters_blocked.as_ref().map(|blocked| blocked.retry);
-        [self.stall_due(), rewind, letters].into_iter().flatten().fold(idle, Instant::min)
+        [self.stall_due(), rewind, letters, self.on.idle_until].into_iter().flatten().fold(idle, Instant::min)
     }
 
     /// When the connection counts as stalled, or, once it does, when it is cut.
@@ -332,7 +338,8 @@ impl<S: Sink> SinkRunner<S> {
     /// How many more records may be put on their way now.
     fn room(&self) -> usize {
         let on = &self.on;
-        let held = on.blocked || on.queue_full || on.rewind.is_some() || on.regroup || !on.letters.is_empty();
+        let held = on.blocked || on.queue_full || on.rewind.is_some() || on.regroup || on.idle_until.is_some();
+        let held = held || !on.letters.is_empty();
         if held || self.streams.bytes() >= FLIGHT_BYTES_MAX {
             return 0;
         }

@@ -282,6 +282,9 @@ impl Streams {
     /// R16: the connection was lost with these in flight. The guilty one, if it is found.
     pub(super) fn lost(&mut self) -> Option<(usize, InFlight)> {
         let open = self.open();
+        if open == 0 {
+            self.all.iter_mut().for_each(|stream| stream.losses.lost_idle());
+        }
         let mut guilty = None;
         for (at, stream) in self.all.iter_mut().enumerate() {
             let Some(head) = stream.flight.head().cloned() else { continue };
@@ -297,6 +300,11 @@ impl Streams {
         if let Some(stream) = self.all.get_mut(at) {
             stream.losses.answered(offset);
         }
+    }
+
+    /// R16: whether the next connection has to show first that it lives while nothing is sent.
+    pub(super) fn suspects(&self) -> bool {
+        self.all.iter().any(|stream| stream.losses.suspects())
     }
 
     /// R16: whether one record at a time is sent, to find the guilty one.
