@@ -9,6 +9,7 @@ mod dead_letters;
 mod demo;
 mod doctor;
 mod exit;
+mod explain;
 mod out;
 mod passwd;
 mod point;
@@ -16,6 +17,7 @@ mod replay;
 mod run;
 mod signals;
 mod status;
+mod test;
 mod text;
 mod tool;
 
@@ -62,7 +64,17 @@ enum Command {
         /// Do not look up `${env:..}` and `${file:..}`: for machines that do not have them
         #[arg(long)]
         no_secrets: bool,
+        /// How mistakes are written
+        #[arg(long, value_enum, default_value_t = check::Format::Text)]
+        format: check::Format,
+        /// Exit code 65 also where there are only warnings
+        #[arg(long)]
+        deny_warnings: bool,
     },
+    /// Show what would become of a message, and why: exit code 0 if a route takes it, 1 if none does
+    Explain(explain::Args),
+    /// Run tests of routes: given a message, what has to leave. Exit code 1 if any fails
+    Test(test::Args),
     /// Show what the running gateway is doing: exit code 1 if it is not ready or a ledger does not balance
     Status(status::Args),
     /// Send again what a link's buffer still holds, delivered or not: by time, offset and topic, to the same link or another
@@ -114,9 +126,12 @@ fn keep_files_private() {
 fn dispatch(cli: &Cli) -> Outcome {
     match &cli.command {
         Command::Run(args) => run::run(args, &config_file(cli.config.as_deref())?),
-        Command::Check { file, no_secrets } => {
-            check(&config_file(one_file(file.as_deref(), cli.config.as_deref())?)?, *no_secrets)
+        Command::Check { file, no_secrets, format, deny_warnings } => {
+            let file = config_file(one_file(file.as_deref(), cli.config.as_deref())?)?;
+            check(&file, *no_secrets, check::Options { format: *format, deny_warnings: *deny_warnings })
         }
+        Command::Explain(args) => explain::explain(args, &config_file(cli.config.as_deref())?),
+        Command::Test(args) => test::test(args, || config_file(cli.config.as_deref())),
         Command::Status(args) => ask_for_status(args, &config_file(cli.config.as_deref())?),
         Command::Replay(args) => replay::replay(args, &load(&config_file(cli.config.as_deref())?)?.0.data_dir),
         Command::Audit(args) => audit::audit(args, &data_dir(&config_file(cli.config.as_deref())?)?),
@@ -190,9 +205,19 @@ fn unusable(file: &Path, mistakes: &[config::Diagnostic]) -> Failure {
     Failure::new(Exit::Config, anyhow::anyhow!("{} cannot be used\n{text}", file.display()))
 }
 
-fn check(file: &Path, no_secrets: bool) -> Outcome {
+/// The routes of a configuration, to be asked. No secret is needed for that: one that is not at hand is made up.
+fn routes_of(file: &Path) -> Result<gateway::explain::Routes, Failure> {
+    let made_up = |name: &str| std::env::var(name).unwrap_or_else(|_not_set| "made-up".to_owned());
+    let env = Env { variable: Box::new(move |name: &str| Some(made_up(name))), ..Env::real() };
+    match config::load(file, &env) {
+        Ok((config, _warnings)) => Ok(gateway::explain::Routes::of(config)),
+        Err(mistakes) => Err(unusable(file, &mistakes)),
+    }
+}
+
+fn check(file: &Path, no_secrets: bool, options: check::Options) -> Outcome {
     let env = Env { no_secrets, ..Env::real() };
-    match check::check(file, &env, &mut std::io::stdout().lock()) {
+    match check::check_with(file, &env, options, &mut std::io::stdout().lock()) {
         Ok(0) => Ok(Exit::Done),
         Ok(_) => Ok(Exit::Config),
         Err(error) => Err(Failure::new(Exit::Io, error)),

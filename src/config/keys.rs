@@ -203,8 +203,22 @@ pub(super) const LIVE_FIRST: Keys = Keys { section: "links.NAME.drain.live_first
 
 pub(super) const ROUTE: Keys = Keys {
     section: "routes",
-    accepted: &["name", "from", "except", "where", "to", "key", "ttl", "priority"],
-    planned: &["transform", "throttle", "sample", "dedup", "batch", "retained", "retain", "qos"],
+    accepted: &[
+        "name", "from", "except", "where", "to", "key", "ttl", "priority", "qos", "retain", "pick", "drop", "set",
+        "payload",
+    ],
+    planned: &[
+        "transform",
+        "throttle",
+        "sample",
+        "dedup",
+        "batch",
+        "retained",
+        "envelope",
+        "decode",
+        "compress",
+        "decompress",
+    ],
 };
 
 pub(super) const ALL: [&Keys; 27] = [

@@ -9,6 +9,7 @@
 mod announce;
 mod build;
 mod commands;
+pub mod explain;
 pub mod offline;
 mod rename;
 mod replay;

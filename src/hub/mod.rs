@@ -15,6 +15,7 @@
 //! Invariants: the hub does no I/O, holds no lock across an `.await`, starts no task and knows no protocol.
 
 mod answers;
+mod explain;
 mod logged;
 mod plan;
 mod receipt;
@@ -23,6 +24,7 @@ mod tests;
 
 pub use crate::buffer::{Mark, MarkSender, Rejected, Watcher};
 pub use answers::{Answer, Answers};
+pub use explain::{Arrived, Explanation, Output, Question, Said, WrongMessage, explain};
 pub use logged::{Logged, Tails};
 pub use receipt::Receipt;
 
@@ -38,7 +40,7 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use self::answers::Given;
-use self::plan::{BadTopic, LinkTarget};
+use self::plan::{BadTopic, LinkTarget, LocalTarget};
 use crate::buffer::{Admission, Buffer, Lane, Lanes, Permit, Refused};
 use crate::clock::{Clock, Moment, WallMs};
 use crate::message::{IdSource, Message, Origin, Properties, Qos, headers};
@@ -166,7 +168,7 @@ struct Admitted<'a> {
     message: Arc<Message>,
     client_id: Option<Arc<str>>,
     packet_id: Option<u16>,
-    local_topics: SmallVec<[TopicName; 1]>,
+    locals: SmallVec<[LocalTarget; 1]>,
     appends: Vec<Append<'a>>,
 }
 
@@ -271,8 +273,8 @@ impl Hub {
             self.note_bad_topics(source, &plan.bad_topics);
             match self.admit(&message, plan.links, &mut ready, &mut given).await {
                 Ok(appends) => {
-                    let local_topics = plan.local_topics;
-                    ready.push(Admitted { slot, message, client_id, packet_id, local_topics, appends });
+                    let locals = plan.locals;
+                    ready.push(Admitted { slot, message, client_id, packet_id, locals, appends });
                 }
                 Err(refused) => given.give(slot, Err(refused)),
             }
@@ -378,8 +380,9 @@ impl Hub {
             return Ok(Vec::new());
         }
         let mut appends = Vec::with_capacity(targets.len());
-        let body = message.encode();
+        let mut bodies = Bodies::default();
         for target in targets {
+            let body = bodies.of(message, target.message.as_ref());
             let expires = expires(message, target.ttl);
             // A route to a link without a log cannot be configured; were it, refusing keeps the promise.
             let Some(lanes) = self.buffers.get(&target.link) else {
@@ -399,7 +402,7 @@ impl Hub {
             match admission {
                 Ok(Admission::Granted(permit)) => {
                     let LinkTarget { link, lane, .. } = target;
-                    appends.push(Append { link, lane, buffer, permit, head, body: body.clone(), expires });
+                    appends.push(Append { link, lane, buffer, permit, head, body, expires });
                 }
                 Ok(Admission::DroppedNewest) => {}
                 Err(refused) => return Err(refusal(target.link, refused)),
@@ -412,10 +415,10 @@ impl Hub {
     async fn accept(&self, ready: &mut Vec<Admitted<'_>>, given: &mut Given<'_>) {
         let accepted = std::mem::take(ready);
         let mut stored = self.deliver(&accepted).into_iter();
-        for Admitted { slot, message, packet_id, local_topics, appends, .. } in accepted {
+        for Admitted { slot, message, packet_id, locals, appends, .. } in accepted {
             let mut receipt = Receipt::default();
             let mut refused = None;
-            for stored in stored.by_ref().take(local_topics.len()) {
+            for stored in stored.by_ref().take(locals.len()) {
                 match stored {
                     Stored::Nothing => {}
                     Stored::At(mark, position) => receipt.add(mark, position),
@@ -453,7 +456,7 @@ impl Hub {
     fn deliver(&self, accepted: &[Admitted<'_>]) -> Vec<Stored> {
         let mut deliveries = Vec::with_capacity(accepted.len());
         for one in accepted {
-            for (nth, topic) in one.local_topics.iter().enumerate() {
+            for (nth, local) in one.locals.iter().enumerate() {
                 // Only the first is the client's own publish; the others are what routes made of it.
                 let own = nth == 0;
                 let packet_id = one.packet_id.filter(|_| own);
@@ -462,7 +465,8 @@ impl Hub {
                     tails.note(append.link.clone(), append.lane, append.buffer.end());
                 }
                 let client_id = one.client_id.as_ref().filter(|_| own);
-                deliveries.push(LocalDelivery { topic, message: &one.message, client_id, packet_id, tails });
+                let message = local.message.as_ref().unwrap_or(&one.message);
+                deliveries.push(LocalDelivery { topic: &local.topic, message, client_id, packet_id, tails });
             }
         }
         match self.local.get() {
@@ -475,6 +479,28 @@ impl Hub {
 impl fmt::Debug for Hub {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Hub").field("site", self.ids.site()).field("links", &self.buffers.len()).finish_non_exhaustive()
+    }
+}
+
+/// The bytes of a message, encoded once for all targets that get the same.
+#[derive(Default)]
+struct Bodies {
+    as_it_came: Option<Bytes>,
+    /// A route's targets follow each other.
+    made: Option<(Arc<Message>, Bytes)>,
+}
+
+impl Bodies {
+    fn of(&mut self, message: &Message, made: Option<&Arc<Message>>) -> Bytes {
+        let Some(made) = made else { return self.as_it_came.get_or_insert_with(|| message.encode()).clone() };
+        match &self.made {
+            Some((known, body)) if Arc::ptr_eq(known, made) => body.clone(),
+            Some(_) | None => {
+                let body = made.encode();
+                self.made = Some((Arc::clone(made), body.clone()));
+                body
+            }
+        }
     }
 }
 

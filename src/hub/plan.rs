@@ -4,6 +4,7 @@
 //! broker, as a client's publish would be. That chain is followed at most [`CHAIN_MAX`] times, takes each local topic
 //! once, and never leads back to the link that the message came from: what a remote sent us is not echoed to it.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,8 +26,8 @@ const CHAIN_MAX: usize = 8;
 /// What is to be done.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Plan {
-    /// Topics to deliver to the broker's subscribers: for a client's publish its own topic first.
-    pub(super) local_topics: SmallVec<[TopicName; 1]>,
+    /// What to deliver to the broker's subscribers: a client's publish first.
+    pub(super) locals: SmallVec<[LocalTarget; 1]>,
     /// Records to append.
     pub(super) links: Vec<LinkTarget>,
     /// Where it was to be delivered locally, and is not.
@@ -54,6 +55,16 @@ pub(super) enum NotLocal {
     Own,
 }
 
+/// One message for local subscribers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LocalTarget {
+    pub(super) topic: TopicName,
+    /// What a route made of the message; `None`: the message as it came.
+    pub(super) message: Option<Arc<Message>>,
+    /// The route's place in the table; `None` for a client's own publish.
+    pub(super) by: Option<usize>,
+}
+
 /// One record for one link.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct LinkTarget {
@@ -68,6 +79,10 @@ pub(super) struct LinkTarget {
     pub(super) lane: Lane,
     /// Counts the records that one message makes for one link.
     pub(super) ordinal: u16,
+    /// What the route made of the message; `None`: the message as it came.
+    pub(super) message: Option<Arc<Message>>,
+    /// The route's place in the table.
+    pub(super) by: usize,
     /// Why the route cannot make of the message what it should: a dead letter (R28).
     pub(super) failure: Option<String>,
 }
@@ -76,22 +91,26 @@ pub(super) struct LinkTarget {
 pub(super) fn plan(table: &Table, source: &Source, message: &Message) -> Plan {
     let mut plan = Plan::default();
     if source.from == Endpoint::Broker {
-        plan.local_topics.push(message.topic.clone());
+        plan.locals.push(LocalTarget { topic: message.topic.clone(), message: None, by: None });
     }
     let subject = Subject::new(message);
     let topic = message.topic.as_str();
     let first = Arrival { from: &source.from, channel: source.channel.as_deref(), topic, subject: &subject };
-    let mut topics = follow(table, &first, source, false, &mut plan);
+    let mut next = plan.locals.len();
+    follow(table, &first, source, None, &mut plan);
     for _ in 0..CHAIN_MAX {
-        let mut next = Vec::new();
-        for topic in topics {
-            let arrival = Arrival { from: &Endpoint::Broker, channel: None, topic: topic.as_str(), subject: &subject };
-            next.extend(follow(table, &arrival, source, true, &mut plan));
-        }
-        if next.is_empty() {
+        let new: SmallVec<[LocalTarget; 1]> = plan.locals.iter().skip(next).cloned().collect();
+        if new.is_empty() {
             break;
         }
-        topics = next;
+        next = plan.locals.len();
+        for local in new {
+            // The payload of the message as it came is parsed once for all of the chain.
+            match &local.message {
+                None => follow_on(table, &local, &subject, source, &mut plan),
+                Some(changed) => follow_on(table, &local, &Subject::new(changed), source, &mut plan),
+            }
+        }
     }
     plan
 }
@@ -116,54 +135,76 @@ const fn lane(priority: Priority) -> Lane {
     }
 }
 
-/// Applies the routes that match one arrival; answers the local topics that were new.
-fn follow(table: &Table, arrival: &Arrival<'_, '_>, source: &Source, chained: bool, plan: &mut Plan) -> Vec<TopicName> {
-    let mut new_topics = Vec::new();
+/// What a route wrote to the broker arrives there.
+fn follow_on(table: &Table, local: &LocalTarget, subject: &Subject<'_>, source: &Source, plan: &mut Plan) {
+    let arrival = Arrival { from: &Endpoint::Broker, channel: None, topic: local.topic.as_str(), subject };
+    follow(table, &arrival, source, Some(local), plan);
+}
+
+/// Applies the routes that match one arrival. `chained`: it is what a route wrote to the broker.
+fn follow(table: &Table, arrival: &Arrival<'_, '_>, source: &Source, chained: Option<&LocalTarget>, plan: &mut Plan) {
     table.route(arrival, |told| {
         let taken = match told {
             Told::Taken(taken) => taken,
             Told::Held(at, held) => return plan.held.push((at, held)),
         };
+        let made = Made::of(&taken, arrival, chained);
         for to in &taken.route.to {
             match &to.endpoint {
-                Endpoint::Broker => new_topics.extend(plan.deliver(&taken, to, arrival)),
-                Endpoint::Link(_) if chained && source.from == to.endpoint => {}
-                Endpoint::Link(link) => plan.send(&taken, to, link, arrival),
+                Endpoint::Broker => plan.deliver(&taken, to, arrival, &made),
+                Endpoint::Link(_) if chained.is_some() && source.from == to.endpoint => {}
+                Endpoint::Link(link) => plan.send(&taken, to, link, arrival, &made),
             }
         }
     });
-    new_topics
+}
+
+/// What a route makes of a message, once for all its targets.
+struct Made {
+    message: Option<Arc<Message>>,
+    failure: Option<String>,
+}
+
+impl Made {
+    fn of(taken: &Taken<'_, '_>, arrival: &Arrival<'_, '_>, chained: Option<&LocalTarget>) -> Self {
+        let unchanged = chained.and_then(|local| local.message.clone());
+        if taken.route.change.is_nothing() {
+            return Self { message: unchanged, failure: None };
+        }
+        match taken.route.change.make(View::new(arrival.subject, &taken.captures)) {
+            Ok(message) => Self { message: Some(Arc::new(message)), failure: None },
+            Err(error) => Self { message: unchanged, failure: Some(failure(taken.route, &error)) },
+        }
+    }
 }
 
 impl Plan {
-    /// Adds a local topic; answers it if it is new.
-    fn deliver(&mut self, taken: &Taken<'_, '_>, to: &To, arrival: &Arrival<'_, '_>) -> Option<TopicName> {
+    /// Adds a local topic, if it is new.
+    fn deliver(&mut self, taken: &Taken<'_, '_>, to: &To, arrival: &Arrival<'_, '_>, made: &Made) {
         let Taken { at, route, captures } = taken;
-        let destination = match to.template.fill(View::new(arrival.subject, captures)) {
+        let filled = to.template.fill(View::new(arrival.subject, captures)).map_err(|error| failure(route, &error));
+        let destination = match made.failure.clone().map_or(filled, Err) {
             Ok(destination) => destination,
             Err(error) => {
-                tracing::debug!(route = %route.name, %error, "not delivered locally");
-                self.held.push((*at, Held::Failed));
-                return None;
+                tracing::debug!(error, "not delivered locally");
+                return self.held.push((*at, Held::Failed));
             }
         };
         match local_topic(&destination) {
-            Ok(topic) if self.local_topics.contains(&topic) => None,
+            Ok(topic) if self.locals.iter().any(|local| local.topic == topic) => {}
             Ok(topic) => {
-                self.local_topics.push(topic.clone());
-                Some(topic)
+                self.locals.push(LocalTarget { topic, message: made.message.clone(), by: Some(*at) });
             }
             // A capture of a valid topic in a checked template can still become too long, too deep, or one of our own.
             Err(why) => {
                 let (route, topic) = (Arc::clone(&route.name), destination.into_owned());
                 self.bad_topics.push(BadTopic { route, topic, why });
-                None
             }
         }
     }
 
     /// Adds a record. One that cannot be made is added all the same, with the reason: it becomes a dead letter.
-    fn send(&mut self, taken: &Taken<'_, '_>, to: &To, link: &LinkId, arrival: &Arrival<'_, '_>) {
+    fn send(&mut self, taken: &Taken<'_, '_>, to: &To, link: &LinkId, arrival: &Arrival<'_, '_>, made: &Made) {
         let Taken { at, route, captures } = taken;
         let view = View::new(arrival.subject, captures);
         let earlier = self.links.iter().filter(|target| target.link == *link).count();
@@ -171,12 +212,13 @@ impl Plan {
             let key = route.key.as_ref().map(|key| key.fill_text(view)).transpose()?;
             Ok((to.template.fill(view)?.into_owned(), key.map(String::from)))
         };
-        let (filled, failure) = match filled() {
+        let filled = filled().map_err(|error| failure(route, &error));
+        let (filled, failure) = match made.failure.clone().map_or(filled, Err) {
             Ok(filled) => (filled, None),
             // Under the name that it has here, so that whoever looks at dead letters knows it.
-            Err(error) => {
+            Err(reason) => {
                 self.held.push((*at, Held::Failed));
-                ((to.template.as_str().to_owned(), None), Some(failure(route, &error)))
+                ((to.template.as_str().to_owned(), None), Some(reason))
             }
         };
         let (destination, key) = filled;
@@ -187,13 +229,15 @@ impl Plan {
             ttl: route.ttl,
             lane: lane(route.priority),
             ordinal: u16::try_from(earlier).unwrap_or(u16::MAX),
+            message: made.message.clone(),
+            by: *at,
             failure,
         });
     }
 }
 
 /// The reason of the dead letter (R28).
-fn failure(route: &Route, error: &Unfilled) -> String {
+fn failure(route: &Route, error: &impl Display) -> String {
     format!("transform: route `{}`: {error}", route.name)
 }
 
@@ -212,7 +256,7 @@ fn local_topic(text: &str) -> Result<TopicName, NotLocal> {
 mod tests {
     use super::*;
     use crate::message::tests_support::message;
-    use crate::router::{Form, From};
+    use crate::router::{Change, Form, From, Template};
 
     fn table(routes: &[(&str, &[&str])]) -> Table {
         let route = |(from, to): &(&str, &[&str])| {
@@ -226,7 +270,7 @@ mod tests {
         let from = Endpoint::of_address(&format!("{from}/x")).unwrap();
         let plan = plan(table, &Source { from, channel: None }, &message(topic, b""));
         let links = plan.links.iter().map(|to| format!("{}/{}.{}", to.link, to.destination, to.ordinal));
-        (plan.local_topics.iter().map(ToString::to_string).collect(), links.collect())
+        (plan.locals.iter().map(|local| local.topic.to_string()).collect(), links.collect())
     }
 
     #[test]
@@ -260,7 +304,7 @@ mod tests {
             let source = Source { from: Endpoint::Link(LinkId::new("hq")), channel: None };
             let plan = plan(&table, &source, &message(topic, b""));
             let bad: Vec<_> = plan.bad_topics.iter().map(|bad| bad.why).collect();
-            (plan.local_topics.len(), plan.links.len(), bad)
+            (plan.locals.len(), plan.links.len(), bad)
         };
         assert_eq!(bad("a"), (2, 1, vec![]));
         assert_eq!(bad("$SYS/broker/uptime"), (0, 0, vec![NotLocal::Own]));
@@ -269,6 +313,47 @@ mod tests {
         assert_eq!(bad(&"a/".repeat(LEVELS_MAX)), (0, 1, vec![NotLocal::TooDeep; 2]));
         let long = vec![NotLocal::Topic(TopicError::TooLong)];
         assert_eq!(bad(&"x".repeat(crate::topic::TOPIC_BYTES_MAX)), (1, 1, long));
+    }
+
+    #[test]
+    fn what_a_route_makes_of_a_message_goes_to_its_own_targets_and_on_with_the_chain() {
+        let route = |name: &str, from: &str, to: &[&str], change| Route {
+            change,
+            ..Route::new(
+                name,
+                vec![From::parse(from, Form::Topic).unwrap()],
+                to.iter().map(|to| To::parse(to).unwrap()).collect(),
+            )
+        };
+        let celsius = Change { payload: Some(Template::parse("{payload.c} C").unwrap()), ..Change::default() };
+        let table = Table::new(vec![
+            route("all", "broker/a", &["lake/raw"], Change::default()),
+            route("text", "broker/a", &["lake/text", "broker/text"], celsius),
+            route("on", "broker/text", &["hq/{payload}"], Change { retain: Some(true), ..Change::default() }),
+        ]);
+        let told = |payload: &'static [u8]| {
+            let source = Source { from: Endpoint::Broker, channel: None };
+            let plan = plan(&table, &source, &message("a", payload));
+            let payload = |made: &Option<Arc<Message>>| {
+                made.as_ref().map(|made| (String::from_utf8(made.payload.to_vec()).unwrap(), made.retain))
+            };
+            let links =
+                plan.links.iter().map(|to| (to.destination.clone(), payload(&to.message), to.failure.is_some()));
+            let locals = plan.locals.iter().map(|to| (to.topic.to_string(), payload(&to.message), false));
+            (links.chain(locals).collect::<Vec<_>>(), plan.held.to_vec())
+        };
+        let made = |retain| Some(("21.5 C".to_owned(), retain));
+        let line = |name: &str, made, failed| (name.to_owned(), made, failed);
+        let expected = vec![
+            line("raw", None, false),
+            line("text", made(false), false),
+            line("21.5 C", made(true), false),
+            line("a", None, false),
+            line("text", made(false), false),
+        ];
+        assert_eq!(told(br#"{"c":21.5}"#), (expected, vec![]));
+        let expected = vec![line("raw", None, false), line("text", None, true), line("a", None, false)];
+        assert_eq!(told(b"x"), (expected, vec![(1, Held::Failed), (1, Held::Failed)]));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //!   Kafka key, out of what was captured and of the message.
 //! - [`Subject`] is a message that routes are asked for: its payload is parsed at most once, and only if a route asks.
 //! - [`From`] and [`To`] are the two sides of a [`Route`], read from addresses such as `broker/factory/{line}/#` (R29).
+//! - [`Filter`] is a route's condition, [`Change`] what it makes of the message itself.
 //! - [`Table`] indexes all routes, so that asking costs what matches and not what exists, and nothing is allocated for a
 //!   message that no route takes.
 //! - [`can_reach`](Template::can_reach) tells whether what one route writes is what another reads: the loop check of
@@ -16,7 +17,9 @@
 //! broker is an arrival there again is the hub's business.
 
 mod address;
+mod change;
 mod counts;
+mod doc;
 mod filter;
 mod json;
 mod pattern;
@@ -26,6 +29,7 @@ mod template;
 mod view;
 
 pub use address::Form;
+pub use change::{Change, ChangeError, FieldPath, Given, Place};
 pub use counts::{Counts, Held};
 pub use filter::{Filter, FilterError, FilterProblem, Known, Mistake};
 pub use pattern::{Captures, Pattern};
@@ -168,14 +172,16 @@ pub struct Route {
     pub ttl: Option<Duration>,
     /// Which of a link's lanes.
     pub priority: Priority,
+    /// What its targets get in place of the message as it came.
+    pub change: Change,
 }
 
 impl Route {
     /// One that only leads somewhere, with everything else as it is without its key.
     #[must_use]
     pub fn new(name: &str, from: Vec<From>, to: Vec<To>) -> Self {
-        let (except, filter, key, ttl, priority) = Default::default();
-        Self { name: name.into(), from, except, filter, to, key, ttl, priority }
+        let (except, filter, key, ttl, priority, change) = Default::default();
+        Self { name: name.into(), from, except, filter, to, key, ttl, priority, change }
     }
 
     /// What it says to a message that may come by any of its `from`s: the first that matches counts.

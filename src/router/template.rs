@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::pattern::{Level, Pattern};
 use super::syntax::{Problem, SyntaxError};
-use super::view::{Field, View};
+use super::view::{Field, Part as Value, View};
 
 /// A `to` or `key` template with `{captures}` and parts of the message.
 ///
@@ -62,6 +62,32 @@ impl Template {
             };
             let field = Field::parse(name).map_err(|problem| SyntaxError::new(whole.clone(), problem))?;
             start = whole.end;
+            parts.push(Part::Field(field, whole));
+        }
+        push_literal(&mut parts, text, start..text.len());
+        Ok(Self { text: text.into(), parts: parts.into() })
+    }
+
+    /// Reads a text in which braces may stand for themselves, such as JSON: `{"t": {payload.temp}}`. What looks like a name
+    /// has to be one.
+    ///
+    /// # Errors
+    /// The first mistake, with its place in `text`.
+    pub fn parse_text(text: &str) -> Result<Self, SyntaxError> {
+        let name_like = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | ':' | '%' | '-');
+        let mut parts = Vec::new();
+        let (mut start, mut look) = (0, 0);
+        while let Some(open) = find_from(text, look, &['{']) {
+            look = open + 1;
+            let Some(close) = find_from(text, look, &['{', '}']) else { break };
+            let name = text.get(look..close).unwrap_or_default();
+            let whole = open..close + 1;
+            if name.is_empty() || !name.chars().all(name_like) || text.get(close..close + 1) != Some("}") {
+                continue;
+            }
+            let field = Field::parse(name).map_err(|problem| SyntaxError::new(whole.clone(), problem))?;
+            push_literal(&mut parts, text, start..open);
+            (start, look) = (whole.end, whole.end);
             parts.push(Part::Field(field, whole));
         }
         push_literal(&mut parts, text, start..text.len());
@@ -132,6 +158,14 @@ impl Template {
     /// The message lacks what the template needs.
     pub fn fill_text<'v>(&'v self, view: View<'v, '_>) -> Result<Cow<'v, str>, Unfilled> {
         self.filled(view, |_, _| true)
+    }
+
+    /// The value of the one part of the message that it consists of.
+    pub(super) fn single<'v, 'a>(&self, view: View<'v, 'a>) -> Option<Value<'v, 'a>> {
+        match &*self.parts {
+            [Part::Field(field, _)] => field.of(view),
+            _ => None,
+        }
     }
 
     /// One part is borrowed, several are put together.
@@ -336,6 +370,21 @@ mod tests {
             let expected = (expected.clone().ok().map(str::to_owned), expected.err());
             assert_eq!(fill(template, "a/#", &message), expected, "{template}");
         }
+    }
+
+    #[test]
+    fn in_a_text_braces_may_stand_for_themselves_and_names_have_to_be_right() {
+        let message = message("a/b", br#"{"temp":81.5}"#);
+        let (subject, captures) = (Subject::new(&message), crate::router::Captures::of("a/b"));
+        for (text, expected) in [
+            (r#"{"t": {payload.temp}, "at": {"topic": "{topic}"}}"#, r#"{"t": 81.5, "at": {"topic": "a/b"}}"#),
+            ("{} { } {", "{} { } {"),
+            ("é{topic}é", "éa/bé"),
+        ] {
+            let template = Template::parse_text(text).unwrap();
+            assert_eq!(template.fill_text(View::new(&subject, &captures)).unwrap(), expected);
+        }
+        assert_eq!(Template::parse_text("x {paylod.temp}").unwrap_err().span, 2..15);
     }
 
     #[test]

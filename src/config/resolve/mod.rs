@@ -6,6 +6,7 @@
 mod auth;
 mod broker;
 mod buffer;
+mod change;
 mod drain;
 mod identity;
 mod limits;

@@ -10,6 +10,8 @@ use crate::buffer::Lane;
 use crate::config::keys;
 use crate::config::raw::Value;
 use crate::config::source::Place;
+use crate::links::Kind;
+use crate::message::Qos;
 use crate::router::{
     Endpoint, FIELDS, Filter, Form, From, Known, Mistake, Pattern, Priority, Route, SyntaxError, Template, To,
 };
@@ -66,6 +68,8 @@ impl Resolver<'_> {
                 self.only_for_links(section.get("priority"));
             }
             let priority = self.priority(section.get("priority"), &to, links);
+            let change = self.change(&section, &sources);
+            self.check_qos(section.get("qos"), change.qos, &to, links);
             routes.push(Draught {
                 to: to.iter().map(|(_, text)| text.place().clone()).collect(),
                 route: Route {
@@ -74,6 +78,7 @@ impl Resolver<'_> {
                     key,
                     ttl,
                     priority,
+                    change,
                     ..Route::new(
                         &name,
                         from.into_iter().map(|(from, _)| from).collect(),
@@ -337,13 +342,33 @@ impl Resolver<'_> {
         Some(endpoint)
     }
 
-    fn bad_address<T>(&mut self, text: &Text<'_>, error: &SyntaxError) -> Option<T> {
+    pub(super) fn bad_address<T>(&mut self, text: &Text<'_>, error: &SyntaxError) -> Option<T> {
         self.wrong_part(text, error.span.clone(), error.to_string(), None);
         None
     }
 
+    /// QoS 2 is more than RabbitMQ and Kafka know, and than an MQTT link asks for unless it is told to.
+    fn check_qos(&mut self, item: Option<Item<'_>>, qos: Option<Qos>, to: &[(To, &Text<'_>)], links: &[Draft<'_>]) {
+        let (Some(item), Some(Qos::ExactlyOnce)) = (item, qos) else { return };
+        for (to, _) in to {
+            let Endpoint::Link(name) = &to.endpoint else { continue };
+            let link = links.iter().find(|draft| draft.name == name.as_str()).and_then(|draft| draft.config.as_ref());
+            let (wrong, hint) = match link.map(|link| &link.kind) {
+                Some(Kind::Mqtt(mqtt)) if mqtt.qos < Qos::ExactlyOnce => {
+                    (format!("`{name}` is published to with QoS 1 at most"), format!("set `qos: 2` at link `{name}`"))
+                }
+                Some(Kind::Rabbitmq(_) | Kind::Kafka(_)) => {
+                    let hint = "a receiver drops copies by `tg-id`".to_owned();
+                    (format!("`{name}` has no QoS 2: what goes there arrives at least once"), hint)
+                }
+                Some(Kind::Mqtt(_)) | None => continue,
+            };
+            self.mistakes.warning(item.place(), wrong, hint);
+        }
+    }
+
     /// R32: every name that a template uses is a part of any message, or captured in each `from` of its route.
-    fn check_captures(&mut self, text: &Text<'_>, template: &Template, offset: usize, from: &[&From]) {
+    pub(super) fn check_captures(&mut self, text: &Text<'_>, template: &Template, offset: usize, from: &[&From]) {
         for (name, span) in template.uses() {
             let known = |from: &From| -> Vec<String> {
                 let names = from.pattern.as_ref().map(|pattern| pattern.names().map(str::to_owned).collect());

@@ -242,7 +242,7 @@ impl Table {
     }
 }
 
-fn routing_key(destination: &str, mapping: &Mapping) -> Result<ShortString, String> {
+pub(super) fn routing_key(destination: &str, mapping: &Mapping) -> Result<ShortString, String> {
     let key = match (mapping.default_exchange, mapping.escape) {
         (true, _) => destination.to_owned(),
         (false, true) => escaped(destination),

@@ -29,3 +29,19 @@ pub use config::{Config, Declare, Unroutable};
 pub(super) use examine::examine;
 pub use sink::{RabbitSink, RabbitSinkConnection};
 pub use source::{RabbitSource, RabbitSourceConnection, RabbitToken};
+
+impl Config {
+    /// The routing key that a destination has there.
+    ///
+    /// # Errors
+    /// It has none: the reason of the dead letter (R27).
+    pub fn routing_key(&self, destination: &str) -> Result<String, String> {
+        let mapping = mapping::Mapping {
+            site: "".into(),
+            default_exchange: self.exchange.is_empty(),
+            escape: self.topic_escape,
+            frame_bytes_max: 0,
+        };
+        mapping::routing_key(destination, &mapping).map(|key| key.to_string())
+    }
+}

@@ -1,0 +1,100 @@
+//! Questions about a configuration's routes, for `tidegate explain` and `tidegate test`: nothing runs, nothing is opened.
+
+use std::sync::Arc;
+
+use super::Config;
+use crate::clock;
+use crate::hub::{self, Source};
+use crate::links::Kind;
+use crate::router::{Endpoint, LinkId, Table};
+
+pub use crate::hub::{Arrived, Explanation, Output, Question, Said, WrongMessage};
+
+/// Why a question has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QuestionError {
+    /// No message is like that.
+    #[error(transparent)]
+    Message(#[from] WrongMessage),
+    /// A link that the file does not have.
+    #[error("there is no link `{link}`; there are: {known}")]
+    NoLink {
+        /// As asked.
+        link: String,
+        /// All.
+        known: String,
+    },
+    /// A queue or Kafka topic is missing, or is one too many.
+    #[error("{0}")]
+    From(String),
+}
+
+/// The routes of one configuration, ready to be asked.
+#[derive(Debug)]
+pub struct Routes {
+    config: Config,
+    table: Table,
+}
+
+impl Routes {
+    /// Those of `config`.
+    #[must_use]
+    pub fn of(config: Config) -> Self {
+        let table = Table::new(config.routes.clone());
+        Self { config, table }
+    }
+
+    /// What would become of a message.
+    ///
+    /// # Errors
+    /// [`QuestionError`]: the question itself is wrong.
+    pub fn explain(&self, question: &Question) -> Result<Explanation, QuestionError> {
+        let source = self.source(question.from.as_deref())?;
+        // What comes from a queue or a Kafka topic has no client.
+        let mut question = question.clone();
+        question.client_id = question.client_id.filter(|_| source.channel.is_none());
+        let message = question.message(&self.config.site, clock::wall())?;
+        let mut explanation = hub::explain(&self.table, &source, &message);
+        explanation.outputs.iter_mut().for_each(|output| self.name_as_there(output));
+        Ok(explanation)
+    }
+
+    /// A routing key as RabbitMQ will see it.
+    fn name_as_there(&self, output: &mut Output) {
+        let link = self.config.links.iter().find(|link| link.id.as_str() == output.target);
+        if let (Some(Kind::Rabbitmq(rabbitmq)), None) = (link.map(|link| &link.kind), &output.failure) {
+            match rabbitmq.routing_key(&output.destination) {
+                Ok(key) => output.destination = key,
+                Err(reason) => output.failure = Some(reason),
+            }
+        }
+    }
+
+    fn source(&self, from: Option<&str>) -> Result<Source, QuestionError> {
+        let (name, channel) =
+            from.unwrap_or("broker").split_once('/').map_or((from, None), |(a, b)| (Some(a), Some(b)));
+        let name = name.unwrap_or("broker");
+        if name == "broker" {
+            return Ok(Source { from: Endpoint::Broker, channel: None });
+        }
+        let Some(link) = self.config.links.iter().find(|link| link.id.as_str() == name) else {
+            let known: Vec<_> = self.config.links.iter().map(|link| link.id.as_str()).chain(["broker"]).collect();
+            return Err(QuestionError::NoLink { link: name.to_owned(), known: known.join(", ") });
+        };
+        let channel = match (&link.kind, channel) {
+            (Kind::Mqtt(_), None) => None,
+            (Kind::Mqtt(_), Some(_)) => {
+                return Err(QuestionError::From(format!("from an MQTT link a message has its topic alone: `{name}`")));
+            }
+            (Kind::Rabbitmq(_) | Kind::Kafka(_), Some(channel)) => Some(Arc::from(channel)),
+            (Kind::Rabbitmq(_) | Kind::Kafka(_), None) => match link.sources.as_slice() {
+                [only] => Some(Arc::from(only.as_str())),
+                _ => {
+                    let words = format!("say which queue or Kafka topic of `{name}`: `{name}/NAME`");
+                    return Err(QuestionError::From(words));
+                }
+            },
+        };
+        Ok(Source { from: Endpoint::Link(LinkId::new(name)), channel })
+    }
+}

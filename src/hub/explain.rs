@@ -1,0 +1,249 @@
+//! What would become of a message, told and not done: the plan that an offer would follow, and what each route says (R33).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::Source;
+use super::plan::{self, Plan};
+use crate::clock::{Moment, WallMs};
+use crate::message::{Message, MessageId, Origin, Properties, Qos};
+use crate::router::{Arrival, Endpoint, Route, Subject, Table, Verdict, View};
+use crate::topic::{TopicError, TopicName};
+
+/// A message that routes are asked about.
+#[derive(Clone, Debug, Default)]
+pub struct Question {
+    /// `broker` (also without it), an MQTT link, `LINK/QUEUE` or `LINK/KAFKA-TOPIC`.
+    pub from: Option<String>,
+    /// Its topic.
+    pub topic: String,
+    /// Its payload.
+    pub payload: Bytes,
+    /// 0, 1 or 2.
+    pub qos: u8,
+    /// Whether it is to be kept.
+    pub retain: bool,
+    /// Who published it.
+    pub client_id: Option<String>,
+    /// That one's user name.
+    pub user: Option<String>,
+    /// When it was taken; without it now.
+    pub time_ms: Option<u64>,
+    /// MQTT 5's Content Type.
+    pub content_type: Option<String>,
+    /// User properties or headers.
+    pub properties: Vec<(String, String)>,
+}
+
+/// Why no message is as a question says.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WrongMessage {
+    /// Not a topic that a message can have.
+    #[error("`{0}`: {1}")]
+    Topic(String, TopicError),
+    /// Not 0, 1 or 2.
+    #[error("a QoS is 0, 1 or 2, not {0}")]
+    Qos(u8),
+}
+
+impl Question {
+    /// The message as a gateway of `site` would have it.
+    ///
+    /// # Errors
+    /// There is none like that.
+    pub fn message(&self, site: &Arc<str>, now: WallMs) -> Result<Message, WrongMessage> {
+        let topic = TopicName::new(&self.topic).map_err(|error| WrongMessage::Topic(self.topic.clone(), error))?;
+        let text = |text: &Option<String>| text.as_deref().map(Arc::from);
+        Ok(Message {
+            id: MessageId { site: Arc::clone(site), run: 0, counter: 1 },
+            topic,
+            payload: self.payload.clone(),
+            qos: Qos::from_bits(self.qos).ok_or(WrongMessage::Qos(self.qos))?,
+            retain: self.retain,
+            time: self.time_ms.map_or(now, WallMs),
+            time_unsync: false,
+            expiry_s: None,
+            accepted: Moment { wall: now, ..Moment::default() },
+            origin: Origin {
+                site: Arc::clone(site),
+                client_id: text(&self.client_id),
+                user: text(&self.user),
+                ..Origin::default()
+            },
+            properties: Properties {
+                content_type: self.content_type.as_deref().map(Into::into),
+                user: self.properties.iter().map(|(k, v)| (k.as_str().into(), v.as_str().into())).collect(),
+                ..Properties::default()
+            },
+        })
+    }
+}
+
+/// The whole answer.
+#[derive(Clone, Debug, Serialize)]
+pub struct Explanation {
+    /// The first is the message's own; the others are what routes write to the built-in broker, where it is routed on.
+    pub arrivals: Vec<Arrived>,
+    /// What leaves: records for links, messages for local clients.
+    pub outputs: Vec<Output>,
+}
+
+/// A message where it is routed.
+#[derive(Clone, Debug, Serialize)]
+pub struct Arrived {
+    /// `broker/TOPIC`, `LINK/QUEUE`.
+    pub at: String,
+    /// What each route says that begins there.
+    pub routes: Vec<Said>,
+    /// How many routes begin elsewhere.
+    pub elsewhere: usize,
+}
+
+/// What one route says.
+#[derive(Clone, Debug, Serialize)]
+pub struct Said {
+    /// Its name.
+    pub route: String,
+    /// `taken`, `other_topic`, `excepted`, `filtered`.
+    pub verdict: &'static str,
+    /// The pattern, or the condition, that decides.
+    pub because: String,
+    /// What is captured, where the pattern matches.
+    pub captures: Vec<(String, String)>,
+    /// What the condition looks at, and finds there.
+    pub looks_at: Vec<(String, Option<String>)>,
+}
+
+/// One message that leaves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Output {
+    /// By which route; none for a client's own publish to the clients of the built-in broker.
+    pub route: Option<String>,
+    /// `broker`, or the link's name.
+    pub target: String,
+    /// A topic, a routing key (its levels ended by `/`), a Kafka topic.
+    pub destination: String,
+    /// The Kafka key, where the route names one.
+    pub key: Option<String>,
+    /// As the target sees it.
+    pub qos: u8,
+    /// As the target sees it.
+    pub retain: bool,
+    /// The route's, in seconds.
+    pub ttl_s: Option<u64>,
+    /// The lane.
+    pub priority: Option<&'static str>,
+    /// As text; bytes that are none are replaced.
+    pub payload: String,
+    /// User properties.
+    pub properties: Vec<(String, String)>,
+    /// MQTT 5's Content Type.
+    pub content_type: Option<String>,
+    /// Why it becomes a dead letter and is not sent (R28).
+    pub failure: Option<String>,
+}
+
+impl Explanation {
+    /// Whether a route takes the message.
+    #[must_use]
+    pub fn is_taken(&self) -> bool {
+        self.arrivals.iter().any(|arrived| arrived.routes.iter().any(|said| said.verdict == "taken"))
+    }
+}
+
+/// What an offer of `message` from `source` would do, by the plan that it would follow.
+#[must_use]
+pub fn explain(table: &Table, source: &Source, message: &Message) -> Explanation {
+    let plan = plan::plan(table, source, message);
+    let subject = Subject::new(message);
+    let topic = message.topic.as_str();
+    let first = Arrival { from: &source.from, channel: source.channel.as_deref(), topic, subject: &subject };
+    let mut arrivals = vec![arrived(table, &first)];
+    // A client's own publish is the first arrival itself.
+    for local in plan.locals.iter().filter(|local| local.by.is_some()) {
+        let subject = Subject::new(local.message.as_deref().unwrap_or(message));
+        let topic = local.topic.as_str();
+        arrivals.push(arrived(table, &Arrival { from: &Endpoint::Broker, channel: None, topic, subject: &subject }));
+    }
+    Explanation { arrivals, outputs: outputs(table, &plan, message) }
+}
+
+fn arrived(table: &Table, arrival: &Arrival<'_, '_>) -> Arrived {
+    let place = arrival.channel.unwrap_or(arrival.topic);
+    let said: Vec<_> = table.routes().iter().filter_map(|route| said(route, arrival)).collect();
+    let elsewhere = table.routes().len() - said.len();
+    Arrived { at: format!("{}/{place}", arrival.from), routes: said, elsewhere }
+}
+
+/// `None`: it does not begin there.
+fn said(route: &Route, arrival: &Arrival<'_, '_>) -> Option<Said> {
+    let own = |(name, text): (&str, &str)| (name.to_owned(), text.to_owned());
+    let patterns = || {
+        let begins = route.from.iter().filter(|from| from.endpoint == *arrival.from);
+        let patterns = begins.filter_map(|from| from.pattern.as_ref());
+        patterns.map(|pattern| pattern.as_str()).collect::<Vec<_>>().join(", ")
+    };
+    let condition = route.filter.as_ref().map(|filter| filter.as_str()).unwrap_or_default();
+    let (verdict, because, captures) = match route.judge(arrival) {
+        Verdict::OtherSource => return None,
+        Verdict::OtherTopic => ("other_topic", patterns(), None),
+        Verdict::Excepted(at) => {
+            let except = route.except.get(at).map(|pattern| pattern.as_str().to_owned());
+            ("excepted", except.unwrap_or_default(), None)
+        }
+        Verdict::Filtered(captures) => ("filtered", condition.to_owned(), Some(captures)),
+        Verdict::Taken(captures) => ("taken", condition.to_owned(), Some(captures)),
+    };
+    let looks_at = captures
+        .as_ref()
+        .zip(route.filter.as_ref())
+        .map(|(captures, filter)| filter.looks_at(View::new(arrival.subject, captures)));
+    Some(Said {
+        route: route.name.to_string(),
+        verdict,
+        because,
+        captures: captures.iter().flat_map(|captures| captures.all().map(own)).collect(),
+        looks_at: looks_at.unwrap_or_default(),
+    })
+}
+
+fn outputs(table: &Table, plan: &Plan, message: &Message) -> Vec<Output> {
+    let name = |at: usize| table.routes().get(at).map(|route| route.name.to_string());
+    let local = plan.locals.iter().map(|local| Output {
+        route: local.by.and_then(name),
+        target: "broker".to_owned(),
+        destination: local.topic.to_string(),
+        ..output(local.message.as_deref().unwrap_or(message))
+    });
+    let links = plan.links.iter().map(|target| Output {
+        route: name(target.by),
+        target: target.link.to_string(),
+        destination: target.destination.clone(),
+        key: target.key.clone(),
+        ttl_s: target.ttl.map(|ttl| ttl.as_secs()),
+        priority: Some(target.lane.name()),
+        failure: target.failure.clone(),
+        ..output(target.message.as_deref().unwrap_or(message))
+    });
+    local.chain(links).collect()
+}
+
+fn output(message: &Message) -> Output {
+    let own = |(name, value): &(Box<str>, Box<str>)| (name.to_string(), value.to_string());
+    Output {
+        route: None,
+        target: String::new(),
+        destination: String::new(),
+        key: None,
+        qos: message.qos.bits(),
+        retain: message.retain,
+        ttl_s: None,
+        priority: None,
+        payload: String::from_utf8_lossy(&message.payload).into_owned(),
+        properties: message.properties.user.iter().map(own).collect(),
+        content_type: message.properties.content_type.as_deref().map(str::to_owned),
+        failure: None,
+    }
+}

@@ -1,0 +1,313 @@
+//! What a route makes of a message on its way: another QoS, other fields, another payload. Pure: the message as it came, and
+//! out comes the one that the route's targets get.
+//!
+//! The steps go in this order, whatever the order in the file: `pick`, `drop`, `set`, `payload`, then `qos` and `retain`. Templates see the
+//! message as it came.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use serde_json::Number;
+
+use super::doc::{Doc, Path};
+use super::json::{self, Leaf};
+use super::template::{Template, Unfilled};
+use super::view::{Part, View};
+use crate::message::{Message, Qos};
+
+/// What a route changes; the default changes nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Only these fields of a JSON payload stay.
+    pub pick: Vec<FieldPath>,
+    /// These fields go.
+    pub drop: Vec<FieldPath>,
+    /// These are set, in this order.
+    pub set: Vec<(Place, Given)>,
+    /// The payload as a text.
+    pub payload: Option<Template>,
+    /// The QoS that its targets see.
+    pub qos: Option<Qos>,
+    /// Whether its targets keep it.
+    pub retain: Option<bool>,
+}
+
+/// A way into a payload: `a.b`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldPath(Path);
+
+/// What `set` sets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A field of a JSON payload.
+    Payload(FieldPath),
+    /// A user property or header; one of that name is replaced.
+    Property(Box<str>),
+    /// MQTT 5's Content Type.
+    ContentType,
+    /// MQTT 5's Response Topic.
+    ResponseTopic,
+}
+
+/// To what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Given {
+    /// `true`, `false`.
+    Bool(bool),
+    /// As written in the file.
+    Number(Number),
+    /// A text. One that is a single part of the message keeps that part's type.
+    Template(Template),
+}
+
+/// Why a route could not make its message.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    /// Its template needs what is not there.
+    #[error(transparent)]
+    Unfilled(#[from] Unfilled),
+    /// `pick`, `drop` and `set` of fields need one.
+    #[error("the payload is no JSON section, so it has no fields")]
+    NoSection,
+}
+
+impl FieldPath {
+    /// Reads `a.b`; `None` where a name is empty.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let path: Path = text.split('.').map(Into::into).collect();
+        (!path.iter().any(|name| name.is_empty())).then_some(Self(path))
+    }
+}
+
+impl Place {
+    /// Reads `payload.FIELD`, `property.NAME`, `content_type`, `response_topic`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        if let Some(path) = text.strip_prefix("payload.") {
+            return FieldPath::parse(path).map(Self::Payload);
+        }
+        match (text, text.strip_prefix("property.")) {
+            (_, Some(name)) if !name.is_empty() => Some(Self::Property(name.into())),
+            ("content_type", _) => Some(Self::ContentType),
+            ("response_topic", _) => Some(Self::ResponseTopic),
+            _ => None,
+        }
+    }
+}
+
+impl Change {
+    /// Whether it leaves every message as it is.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The message that the route's targets get.
+    ///
+    /// # Errors
+    /// The message lacks what is made of it.
+    pub fn make(&self, view: View<'_, '_>) -> Result<Message, ChangeError> {
+        let mut message = view.subject.message().clone();
+        self.change_fields(view, &mut message)?;
+        for (place, given) in &self.set {
+            match place {
+                Place::Payload(_) => {}
+                Place::Property(name) => {
+                    let value = given.text(view)?;
+                    message.properties.user.retain(|(known, _)| known != name);
+                    message.properties.user.push((name.clone(), value.into()));
+                }
+                Place::ContentType => message.properties.content_type = Some(given.text(view)?.into()),
+                Place::ResponseTopic => message.properties.response_topic = Some(given.text(view)?.into()),
+            }
+        }
+        if let Some(template) = &self.payload {
+            message.payload = Bytes::from(template.fill_text(view)?.into_owned());
+        }
+        message.qos = self.qos.unwrap_or(message.qos);
+        message.retain = self.retain.unwrap_or(message.retain);
+        Ok(message)
+    }
+
+    /// `pick`, `drop` and `set` of the payload's fields.
+    fn change_fields(&self, view: View<'_, '_>, message: &mut Message) -> Result<(), ChangeError> {
+        let sets = self.set.iter().any(|(place, _)| matches!(place, Place::Payload(_)));
+        if self.pick.is_empty() && self.drop.is_empty() && !sets {
+            return Ok(());
+        }
+        // Asked of the parsed payload first, which has its limit.
+        let is_section = view.subject.payload(&[]).is_some_and(|root| *root.leaf() == Leaf::Map);
+        let doc = if is_section { serde_json::from_slice::<Doc>(&message.payload).ok() } else { None };
+        let mut doc = doc.ok_or(ChangeError::NoSection)?;
+        if !self.pick.is_empty() {
+            let paths: Vec<Path> = self.pick.iter().map(|path| path.0.clone()).collect();
+            doc = doc.pick(&paths);
+        }
+        self.drop.iter().for_each(|path| doc.remove(&path.0));
+        for (place, given) in &self.set {
+            if let Place::Payload(path) = place {
+                doc.put(&path.0, given.value(view)?);
+            }
+        }
+        message.payload = serde_json::to_vec(&doc).map_err(|_never| ChangeError::NoSection)?.into();
+        Ok(())
+    }
+}
+
+impl Given {
+    fn text<'v>(&'v self, view: View<'v, '_>) -> Result<Cow<'v, str>, Unfilled> {
+        match self {
+            Self::Bool(value) => Ok(Cow::Borrowed(if *value { "true" } else { "false" })),
+            Self::Number(number) => Ok(Cow::Owned(number.to_string())),
+            Self::Template(template) => template.fill_text(view),
+        }
+    }
+
+    fn value(&self, view: View<'_, '_>) -> Result<Doc, Unfilled> {
+        match self {
+            Self::Bool(value) => Ok(Doc::Bool(*value)),
+            Self::Number(number) => Ok(Doc::Number(number.clone())),
+            Self::Template(template) => match template.single(view) {
+                Some(Part::Bool(value)) => Ok(Doc::Bool(value)),
+                Some(Part::Number(value)) => Ok(number(value)),
+                Some(Part::Json(found)) => Ok(copied(found)),
+                Some(Part::Text(text)) => Ok(Doc::Text(text.into_owned())),
+                None => Ok(Doc::Text(template.fill_text(view)?.into_owned())),
+            },
+        }
+    }
+}
+
+/// A value of the payload, whole.
+fn copied(found: json::Found<'_, '_>) -> Doc {
+    match found.leaf() {
+        Leaf::Null => Doc::Null,
+        Leaf::Bool(value) => Doc::Bool(*value),
+        Leaf::Number(value) => number(*value),
+        Leaf::Text(text) => Doc::Text(text.to_string()),
+        Leaf::List => Doc::List(found.children().map(copied).collect()),
+        Leaf::Map => Doc::Map(found.children().map(|child| (child.key().to_owned(), copied(child))).collect()),
+    }
+}
+
+fn number(value: json::Number) -> Doc {
+    let number = match value {
+        json::Number::Whole(whole) => Number::from_i128(whole),
+        json::Number::Float(float) => Number::from_f64(float),
+    };
+    number.map_or(Doc::Null, Doc::Number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::tests_support::message;
+    use crate::router::{Captures, Subject};
+
+    fn paths(texts: &[&str]) -> Vec<FieldPath> {
+        texts.iter().map(|text| FieldPath::parse(text).unwrap()).collect()
+    }
+
+    fn template(text: &str) -> Given {
+        Given::Template(Template::parse(text).unwrap())
+    }
+
+    fn set(pairs: &[(&str, Given)]) -> Vec<(Place, Given)> {
+        pairs.iter().map(|(place, given)| (Place::parse(place).unwrap(), given.clone())).collect()
+    }
+
+    fn made(change: &Change, message: &Message) -> (Option<Message>, Option<ChangeError>) {
+        let (subject, captures) = (Subject::new(message), Captures::of(message.topic.as_str()));
+        match change.make(View::new(&subject, &captures)) {
+            Ok(message) => (Some(message), None),
+            Err(error) => (None, Some(error)),
+        }
+    }
+
+    const PRESS: &[u8] = br#"{"z":1,"temp":81.50,"a":{"b":[1,{"c":null}],"d":"x"},"big":18446744073709551615}"#;
+
+    #[test]
+    fn fields_are_picked_dropped_and_set_and_stay_in_their_order() {
+        let change = |pick: &[&str], drop: &[&str], values: &[(&str, Given)]| Change {
+            pick: paths(pick),
+            drop: paths(drop),
+            set: set(values),
+            ..Change::default()
+        };
+        for (change, expected) in [
+            (change(&["temp", "z"], &[], &[]), r#"{"z":1,"temp":81.5}"#),
+            (change(&["a.d", "none", "temp.x"], &[], &[]), r#"{"a":{"d":"x"}}"#),
+            (change(&["a", "a.d"], &[], &[]), r#"{"a":{"b":[1,{"c":null}],"d":"x"}}"#),
+            (change(&[], &["a.b", "temp", "none.x"], &[]), r#"{"z":1,"a":{"d":"x"},"big":18446744073709551615}"#),
+            (
+                change(&["z"], &["z"], &[("payload.site", template("{site}")), ("payload.n.m", Given::Bool(true))]),
+                r#"{"site":"test","n":{"m":true}}"#,
+            ),
+            (
+                change(
+                    &["z"],
+                    &[],
+                    &[
+                        ("payload.t", template("{payload.temp}")),
+                        ("payload.text", template("{payload.temp} C")),
+                        ("payload.a", template("{payload.a.b}")),
+                        ("payload.q", template("{qos}")),
+                        ("payload.z.deep", Given::Number(5.into())),
+                        ("payload.quoted", template("say \"{site}\"")),
+                    ],
+                ),
+                r#"{"z":{"deep":5},"t":81.5,"text":"81.5 C","a":[1,{"c":null}],"q":1,"quoted":"say \"test\""}"#,
+            ),
+        ] {
+            let made = made(&change, &message("a/b", PRESS)).0.unwrap();
+            assert_eq!(std::str::from_utf8(&made.payload).unwrap(), expected, "{change:?}");
+        }
+    }
+
+    #[test]
+    fn properties_payload_qos_and_retain_are_set_and_the_rest_stays() {
+        let mut before = message("a/b", PRESS);
+        before.properties.user = vec![("k".into(), "v".into()), ("x".into(), "1".into()), ("x".into(), "2".into())];
+        let change = Change {
+            set: set(&[
+                ("property.x", template("{topic}")),
+                ("property.n", Given::Number(7.into())),
+                ("content_type", template("text/plain")),
+                ("response_topic", template("re/{payload.a.d}")),
+            ]),
+            payload: Some(Template::parse("{payload.temp} at {topic}").unwrap()),
+            qos: Some(Qos::ExactlyOnce),
+            retain: Some(true),
+            ..Change::default()
+        };
+        let after = made(&change, &before).0.unwrap();
+        assert_eq!(&after.payload[..], b"81.5 at a/b");
+        let properties: Vec<_> = after.properties.user.iter().map(|(name, value)| (&**name, &**value)).collect();
+        assert_eq!(properties, [("k", "v"), ("x", "a/b"), ("n", "7")]);
+        assert_eq!(after.properties.content_type.as_deref(), Some("text/plain"));
+        assert_eq!(after.properties.response_topic.as_deref(), Some("re/x"));
+        assert_eq!((after.qos, after.retain), (Qos::ExactlyOnce, true));
+        assert_eq!((after.id, after.topic, after.time), (before.id, before.topic, before.time));
+        assert!(Change::default().is_nothing() && !change.is_nothing());
+    }
+
+    #[test]
+    fn r28_what_cannot_be_made_says_why() {
+        let drop = Change { drop: paths(&["a"]), ..Change::default() };
+        for payload in [&b"21.5"[..], b"[1]", b"{", b""] {
+            assert_eq!(made(&drop, &message("a", payload)).1, Some(ChangeError::NoSection), "{payload:?}");
+        }
+        let lacking = Change { set: set(&[("payload.x", template("{payload.none}"))]), ..Change::default() };
+        let missing = ChangeError::Unfilled(Unfilled::Missing("{payload.none}".to_owned()));
+        assert_eq!(made(&lacking, &message("a", PRESS)).1, Some(missing));
+    }
+
+    #[test]
+    fn what_is_set_has_to_be_a_part_of_a_message() {
+        for text in ["payload", "payload.", "payload.a..b", "property.", "topic", "qos", "other.x"] {
+            assert_eq!(Place::parse(text), None, "{text}");
+        }
+        assert_eq!(FieldPath::parse(""), None);
+    }
+}

@@ -1,0 +1,264 @@
+//! `tidegate explain`, `tidegate test` and `tidegate check` as an operator meets them, and every example of docs/routes.md on
+//! what routes make of messages, run by the program itself.
+
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed, which is its purpose")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn with(files: &[(&str, &str)]) -> Self {
+        let folder = Self::new();
+        for (name, text) in files {
+            folder.file(name, text);
+        }
+        folder
+    }
+
+    fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command.args(arguments).current_dir(self.0.path()).env_remove("NOT_SET").output().unwrap()
+    }
+
+    /// Runs it; what it prints, if it ended with this code.
+    fn expect(&self, code: i32, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}");
+        text
+    }
+}
+
+const ROUTES: &str = r#"site: plant-7
+links:
+  cloud: { rabbitmq: { url: "amqp://u:${env:NOT_SET}@127.0.0.1", exchange: telemetry } }
+  lake: { kafka: { brokers: "127.0.0.1:9092" } }
+  hq: { mqtt: { url: "mqtt://127.0.0.1:2883" } }
+routes:
+  - name: telemetry
+    from: broker/factory/{line}/{machine}/telemetry
+    except: factory/test/#
+    where: payload.temp > 80
+    to: [ "cloud/{line}.{machine}", lake/hot, "broker/hot/{machine}" ]
+    key: "{payload.order}"
+    priority: high
+    ttl: 5m
+  - { name: hot, from: broker/hot/+, to: "hq/{site}/{topic}" }
+  - { name: office, from: broker/office/#, to: lake/office }
+  - { name: orders, from: lake/orders, to: "broker/orders/{rest}x{topic}" }
+"#;
+
+#[test]
+fn r33_explain_says_what_each_route_does_and_why() {
+    let routes = ROUTES.replace("orders/{rest}x{topic}", "orders/{topic}");
+    let folder = Folder::with(&[
+        ("routes.yaml", &routes),
+        ("hot.json", r#"{"temp":81.5,"order":"A7"}"#),
+        ("cold.json", r#"{"temp":20}"#),
+        ("lacking.json", r#"{"temp":90}"#),
+    ]);
+    let topic = "factory/a/press/telemetry";
+    let told =
+        folder.expect(0, &["explain", topic, "--payload", "hot.json", "--property", "shift=early", "--client-id", "c"]);
+    let lines = [
+        "broker/factory/a/press/telemetry",
+        "  + telemetry line=a machine=press: payload.temp > 80 (payload.temp is 81.5)",
+        "  - hot: the topic does not match hot/+",
+        "  - office: the topic does not match office/#",
+        "  1 more begin elsewhere",
+        "broker/hot/press",
+        "  - telemetry: the topic does not match factory/{line}/{machine}/telemetry",
+        "  + hot",
+        "  - office: the topic does not match office/#",
+        "  1 more begin elsewhere",
+        "> broker/factory/a/press/telemetry  to local clients, as published, qos 1",
+        "    property shift=early",
+        r#"    payload {"temp":81.5,"order":"A7"}"#,
+        "> broker/hot/press  by telemetry, qos 1",
+        "    property shift=early",
+        r#"    payload {"temp":81.5,"order":"A7"}"#,
+        "> cloud/a.press  by telemetry, qos 1, priority high, ttl 300s",
+        "    key A7",
+        "    property shift=early",
+        r#"    payload {"temp":81.5,"order":"A7"}"#,
+        "> lake/hot  by telemetry, qos 1, priority high, ttl 300s",
+        "    key A7",
+        "    property shift=early",
+        r#"    payload {"temp":81.5,"order":"A7"}"#,
+        "> hq/plant-7/hot/press  by hot, qos 1",
+        "    property shift=early",
+        r#"    payload {"temp":81.5,"order":"A7"}"#,
+        "taken 2",
+        "outputs 5",
+    ];
+    assert_eq!(told.lines().collect::<Vec<_>>(), lines, "{told}");
+    let told = folder.expect(1, &["explain", topic, "--payload", "cold.json"]);
+    assert!(
+        told.contains("  - telemetry line=a machine=press: not payload.temp > 80 (payload.temp is 20)\n"),
+        "{told}"
+    );
+    assert!(told.ends_with("taken 0\noutputs 1\n"), "{told}");
+    let told = folder.expect(1, &["explain", topic]);
+    assert!(told.contains("not payload.temp > 80 (there is no payload.temp)\n"), "{told}");
+    let told = folder.expect(1, &["explain", "factory/test/1/telemetry", "--payload", "hot.json"]);
+    assert!(told.contains("  - telemetry: except factory/test/#\n"), "{told}");
+    let told = folder.expect(0, &["explain", topic, "--payload", "lacking.json"]);
+    assert!(
+        told.contains("    dead letter: transform: route `telemetry`: the message has no `{payload.order}`\n"),
+        "{told}"
+    );
+    let told = folder.expect(0, &["explain", "a/b", "--from", "lake/orders"]);
+    assert!(
+        told.starts_with("lake/orders\n  + orders\n") && told.contains("> broker/orders/a/b  by orders, qos 1\n"),
+        "{told}"
+    );
+    let told = folder.expect(0, &["explain", "office/1", "--json"]);
+    let json: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(json["outputs"][1]["target"], "lake");
+    assert_eq!(json["arrivals"][0]["routes"][2]["verdict"], "taken");
+}
+
+#[test]
+fn r33_a_question_that_is_wrong_is_wrong_usage() {
+    let folder = Folder::with(&[("routes.yaml", &ROUTES.replace("{rest}x", ""))]);
+    for (arguments, words) in [
+        (&["explain", "a/#"][..], "`+` and `#` belong to filters"),
+        (&["explain", "a", "--from", "nobody"], "there is no link `nobody`; there are: cloud, lake, hq, broker"),
+        (&["explain", "a", "--from", "hq/x"], "from an MQTT link a message has its topic alone"),
+        (&["explain", "a", "--from", "cloud"], "say which queue or Kafka topic of `cloud`: `cloud/NAME`"),
+        (&["explain", "a", "--property", "x"], "a property is NAME=VALUE"),
+        (&["explain", "a", "--qos", "3"], "3 is not in 0..=2"),
+    ] {
+        assert!(folder.expect(64, arguments).contains(words), "{arguments:?}: {}", folder.expect(64, arguments));
+    }
+    assert!(folder.expect(74, &["explain", "a", "--payload", "none.json"]).contains("--payload none.json"));
+    let broken = Folder::with(&[("routes.yaml", ROUTES)]);
+    assert!(broken.expect(65, &["explain", "a"]).contains("`{rest}` is not captured"));
+}
+
+const TESTS: &str = r#"config: routes.yaml
+tests:
+  - name: what is hot goes everywhere
+    message: { topic: factory/a/press/telemetry, payload: { temp: 81.5, order: A7 } }
+    expect:
+      - { to: lake/hot, key: A7, priority: high, route: telemetry, payload: { order: A7, temp: 81.5 } }
+      - { to: cloud/a.press, qos: 1, retain: false }
+      - { to: broker/hot/press }
+      - { to: hq/plant-7/hot/press }
+  - name: what is cold goes nowhere
+    message: { topic: factory/a/press/telemetry, payload: { temp: 20 } }
+    expect: []
+  - name: what has no order is a dead letter
+    message: { topic: factory/a/press/telemetry, payload: '{"temp":90}', qos: 2, properties: { x: y } }
+    expect:
+      - { to: "cloud/{line}.{machine}", dead_letter: payload.order }
+      - { to: lake/hot, dead_letter: transform, properties: { x: y } }
+      - { to: broker/hot/press, qos: 2 }
+      - { to: hq/plant-7/hot/press }
+  - name: from a Kafka topic
+    message: { topic: a/b, from: lake/orders }
+    expect: [ { to: broker/orders/a/b } ]
+"#;
+
+#[test]
+fn route_tests_pass_and_say_what_differs() {
+    let folder = Folder::with(&[("routes.yaml", &ROUTES.replace("{rest}x", "")), ("tests.yaml", TESTS)]);
+    let told = folder.expect(0, &["test", "tests.yaml"]);
+    assert!(told.starts_with("ok tests.yaml: what is hot goes everywhere\n"), "{told}");
+    assert!(told.ends_with("passed 4\nfailed 0\n"), "{told}");
+    for (from, to, words) in [
+        ("key: A7,", "key: A8,", "    lake/hot: key is A7, not A8\n"),
+        ("expect: []", "expect: [ { to: lake/cold } ]", "    lake/cold: expected, and nothing goes there\n"),
+        ("      - { to: hq/plant-7/hot/press }\n", "", "    hq/plant-7/hot/press: not expected, by route `hot`\n"),
+        (
+            "temp: 81.5 } }",
+            "temp: 82 } }",
+            r#"    lake/hot: payload is {"order":"A7","temp":81.5}, not {"order":"A7","temp":82}"#,
+        ),
+        (
+            "dead_letter: transform, properties",
+            "properties",
+            "    lake/hot: dead_letter is transform: route `telemetry`",
+        ),
+        ("qos: 1, retain: false", "qos: 1, retain: true", "    cloud/a.press: retain is false, not true\n"),
+        ("x: y } }\n      - { to: broker", "x: z } }\n      - { to: broker", "    lake/hot: property x is y, not z\n"),
+        ("from: lake/orders }", "from: nobody }", "    there is no link `nobody`"),
+    ] {
+        assert!(TESTS.contains(from), "{from}");
+        folder.file("wrong.yaml", &TESTS.replacen(from, to, 1));
+        let told = folder.expect(1, &["test", "wrong.yaml"]);
+        assert!(told.contains(words) && told.contains("FAILED wrong.yaml: "), "{words} is not in\n{told}");
+        assert!(told.ends_with("passed 3\nfailed 1\n"), "{told}");
+    }
+    let json = folder.run(&["test", "tests.yaml", "wrong.yaml", "--json"]);
+    assert_eq!(json.status.code(), Some(1));
+    let json: Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!((json.as_array().unwrap().len(), &json[7]["passed"]), (8, &Value::Bool(false)));
+    folder.file("unknown.yaml", &TESTS.replacen("key: A7", "keys: A7", 1));
+    assert!(folder.expect(65, &["test", "unknown.yaml"]).contains("unknown.yaml"));
+    assert!(folder.expect(65, &["test", "unknown.yaml"]).contains("keys"));
+    folder.expect(74, &["test", "none.yaml"]);
+    // Without `config` in the file the usual one is taken.
+    folder.file("without.yaml", &TESTS.replacen("config: routes.yaml\n", "", 1));
+    folder.expect(0, &["-c", "routes.yaml", "test", "without.yaml"]);
+}
+
+/// Fenced blocks of YAML below a heading.
+fn blocks(text: &str, heading: &str) -> Vec<String> {
+    let section = text.split_once(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no heading {heading}")).1;
+    let section = section.split("\n#").next().unwrap();
+    let blocks = section.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    blocks.map(str::to_owned).collect()
+}
+
+#[test]
+fn the_reference_s_examples_do_what_it_says() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/routes.md");
+    let reference = std::fs::read_to_string(file).unwrap();
+    for heading in ["### What a route makes of a message", "### Route tests"] {
+        let blocks = blocks(&reference, heading);
+        assert_eq!(blocks.len(), 2, "{heading}: routes, and their tests");
+        let folder = Folder::with(&[("routes.yaml", &blocks[0]), ("routes.test.yaml", &blocks[1])]);
+        let told = folder.expect(0, &["test", "routes.test.yaml"]);
+        assert!(told.contains("failed 0\n") && !told.contains("passed 0\n"), "{told}");
+    }
+    for block in blocks(&reference, "### Conditions") {
+        let folder = Folder::new();
+        let links = "links: { cloud: { rabbitmq: { url: \"amqp://127.0.0.1\", exchange: x } } }\n";
+        folder.file("routes.yaml", &format!("{links}{block}"));
+        folder.expect(0, &["check", "routes.yaml", "--deny-warnings"]);
+    }
+}
+
+#[test]
+fn r32_check_writes_json_and_can_refuse_warnings() {
+    let folder = Folder::new();
+    folder.file("good.yaml", "site: x\n");
+    folder.file("warned.yaml", "links: { hq: { mqtt: { url: \"mqtt://127.0.0.1\" } } }\n");
+    folder.file("bad.yaml", "site: x\nlinkz: {}\n");
+    for (file, plain, strict) in [("good.yaml", 0, 0), ("warned.yaml", 0, 65), ("bad.yaml", 65, 65)] {
+        folder.expect(plain, &["check", file]);
+        folder.expect(strict, &["check", file, "--deny-warnings"]);
+        folder.expect(strict, &["check", file, "--deny-warnings", "--format", "json"]);
+    }
+    let json: Value = serde_json::from_str(&folder.expect(65, &["check", "bad.yaml", "--format", "json"])).unwrap();
+    assert_eq!((&json["ok"], &json["errors"], &json["warnings"]), (&Value::Bool(false), &1.into(), &0.into()));
+    let found = &json["diagnostics"][0];
+    assert_eq!((&found["line"], &found["column"], &found["severity"]), (&2.into(), &1.into(), &"error".into()));
+    assert_eq!((&found["span"]["start"], &found["span"]["end"]), (&8.into(), &13.into()));
+    assert_eq!(found["hint"], "did you mean `links`?");
+}
