@@ -49,7 +49,7 @@ const QUEUE_MESSAGES_MAX: usize = 1_000;
 /// See [`QUEUE_MESSAGES_MAX`].
 const QUEUE_BYTES_MAX: usize = 4 << 20;
 
-/// Rows that are paged in at a time, if their bytes are not too many before ([`super::store::PAGE_BYTES_MAX`]).
+/// Rows that are paged in at a time, if their bytes are not too many before (the store's `PAGE_BYTES_MAX`).
 pub(super) const PAGE_ROWS: usize = 128;
 
 /// A session.

@@ -556,7 +556,7 @@ impl Connection {
     }
 
     /// Asked of what was durable when the session was last pumped: the store may have moved since, and then
-    /// [`Mark::changed`] says so at once.
+    /// [`Watcher::changed`] says so at once.
     fn waits_for_store(&self) -> bool {
         let waits_for_room = self.subscribing.as_ref().is_some_and(|subscribing| subscribing.waits_for_room);
         waits_for_room || !self.others.is_empty() || self.attached.client.lock().outbound.waits_for_store(self.durable)
