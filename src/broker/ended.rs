@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use super::Broker;
 use super::transport::Peer;
 use crate::telemetry::limited::Limited;
+use crate::telemetry::shown::Shown;
 use crate::wire::{ReasonCode, Version};
 
 /// Of one kind, so often one is logged; all are counted.
@@ -63,11 +64,14 @@ impl Broker {
         if code == ReasonCode::ServerShuttingDown {
             return;
         }
+        let Whom { client, user, peer, version } = whom;
+        let cut = |text| Shown(text).cut();
+        let (client, user, text) = (client.map(cut), user.map(cut), Shown(text));
+        let (client, user) = (client.as_deref(), user.as_deref());
         let Some(held_back) = self.ended.pass(what, code, self.clock.now()) else {
-            tracing::debug!(client = whom.client, address = %whom.peer, %code, text, "{}", what.words());
+            tracing::debug!(client, address = %peer, %code, %text, "{}", what.words());
             return;
         };
-        let Whom { client, user, peer, version } = whom;
         let (listener, what, version) = (&peer.listener.bind, what.words(), version.map(tracing::field::display));
         let right = right(code);
         tracing::info!(client, user, address = %peer, %listener, version, reason = %code, right, held_back, "{what}: {text}");

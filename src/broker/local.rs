@@ -17,6 +17,7 @@ use crate::clock::Moment;
 use crate::hub::{Local, LocalDelivery, Stored};
 use crate::message::{Message, Qos};
 use crate::telemetry::limited::Limited;
+use crate::telemetry::shown::Shown;
 use crate::topic::TopicName;
 
 /// Of what is not retained, so often one is logged; all are counted.
@@ -136,7 +137,8 @@ impl Broker {
     fn note_retained_full(&self, delivery: &LocalDelivery<'_>, what: &str) {
         static LOGGED: Limited = Limited::new(LOG_EVERY);
         if let Some(held_back) = LOGGED.pass(self.clock.now()) {
-            let (topic, client) = (delivery.topic, delivery.client_id.map(|name| &**name));
+            let topic = Shown(delivery.topic.as_str());
+            let client = delivery.client_id.map(|name| tracing::field::display(Shown(name)));
             let (messages_max, bytes_max) = (self.config.retained_messages_max, self.config.retained_bytes_max);
             tracing::warn!(%topic, client, messages_max, %bytes_max, held_back, "{what}: as much is retained as `retained_messages_max` and `retained_bytes_max` allow; raise them, or publish an empty retained message where one is not needed any more");
         }

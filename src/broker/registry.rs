@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use parking_lot::Mutex;
@@ -23,11 +24,16 @@ use super::topics::Subscriber;
 use crate::clock::Moment;
 use crate::hub::{Answers, OfferError};
 use crate::message::Message;
+use crate::telemetry::limited::Limited;
+use crate::telemetry::shown::Shown;
 use crate::topic::TopicName;
 use crate::wire::{ReasonCode, RetainHandling, SubscribeOptions, Version};
 
 /// Retained messages that are expired in one step, under the store's lock.
 const RETAINED_STEP: usize = 1_000;
+
+/// Of what clients cause, so often one line of a kind is logged; docs/limits.md promises it.
+const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// A connection's hold on its session.
 #[derive(Debug)]
@@ -58,16 +64,32 @@ pub(super) struct Claim {
     pub(super) held: Mutex<Option<UserHeld>>,
 }
 
-/// The client id is that of another user's session.
+/// Why a client is not let in after all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct NotTheirs;
+pub(super) enum NotTheirs {
+    /// The client id is that of another user's session.
+    Session,
+    /// Its user's entry was changed or removed while it logged in.
+    Login,
+}
+
+/// What a user has under a client id already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Own {
+    /// A connection.
+    pub(super) is_connected: bool,
+    /// A session that is kept.
+    pub(super) is_kept: bool,
+}
 
 /// Why a session cannot be had now.
 enum Held {
     /// Its connection is ending, and will say when it has.
     Until(Arc<Kick>),
-    /// See [`NotTheirs`].
+    /// See [`NotTheirs::Session`].
     ByAnother,
+    /// See [`NotTheirs::Login`].
+    Stale,
 }
 
 /// What the store forgets when a will is safe.
@@ -100,7 +122,8 @@ impl Broker {
             match self.try_attach(&claim, &kick) {
                 Ok(attached) => break attached,
                 Err(Held::Until(kick)) => kick.over().await,
-                Err(Held::ByAnother) => return Err(NotTheirs),
+                Err(Held::ByAnother) => return Err(NotTheirs::Session),
+                Err(Held::Stale) => return Err(NotTheirs::Login),
             }
         };
         let position = self.note_connected(&client);
@@ -110,16 +133,23 @@ impl Broker {
         Ok(Attached { client, kick, resumed, position, unreadable })
     }
 
-    /// Whether `user` has a session under this client id, and whether it is connected.
-    pub(super) fn has_session(&self, name: &str, user: Option<&Arc<str>>) -> Option<bool> {
-        let client = self.clients.lock().get(name).cloned()?;
+    /// What `user` has under this client id.
+    pub(super) fn session_of(&self, name: &str, user: Option<&Arc<str>>) -> Own {
+        let Some(client) = self.clients.lock().get(name).cloned() else { return Own::default() };
         let state = client.lock();
-        (state.terms.user.as_ref() == user).then(|| state.online.is_some())
+        let is_theirs = state.terms.user.as_ref() == user;
+        // It is counted as a session if it is kept, and as this user's only then.
+        let is_kept = is_theirs && state.held.as_ref().is_some_and(|held| held.key().as_ref() == user);
+        Own { is_connected: is_theirs && state.online.is_some(), is_kept }
     }
 
     /// `Err`: somebody holds it.
     fn try_attach(&self, claim: &Claim, kick: &Arc<Kick>) -> Result<(Arc<Client>, bool), Held> {
         let mut clients = self.clients.lock();
+        // Under this lock: a reload ends those who are connected after it has the new users, and this one would come behind it.
+        if self.auth.is_stale(&claim.granted) {
+            return Err(Held::Stale);
+        }
         let mut resumed = None;
         if let Some(client) = clients.get(&claim.name).cloned() {
             let mut state = client.lock();
@@ -156,7 +186,9 @@ impl Broker {
         state.set_rights(self.auth.rights(&claim.granted, &claim.name));
         state.granted = Some(Arc::clone(&claim.granted));
         state.limits.clone_from(&claim.limits);
-        if claim.terms.kept && state.held.is_none() {
+        // A user who takes over what an anonymous client left has it from now on.
+        let is_counted = state.held.as_ref().is_some_and(|held| *held.key() == claim.terms.user);
+        if claim.terms.kept && !is_counted {
             state.held = claim.held.lock().take();
         }
         state.ended = None;
@@ -181,7 +213,13 @@ impl Broker {
         let (owner, user) = (&state.terms.user, &claim.terms.user);
         let is_anothers = lives && owner.is_some() && owner != user && !self.auth.takes_any_name();
         if is_anothers {
-            tracing::warn!(client = %claim.name, owner = owner.as_deref(), user = user.as_deref(), "a client id is refused: its session belongs to another user");
+            static LOGGED: Limited = Limited::new(LOG_EVERY);
+            if let Some(held_back) = LOGGED.pass(self.clock.now()) {
+                let shown = |user| tracing::field::display(Shown(user));
+                let (client, owner, user) =
+                    (Shown(&claim.name), owner.as_deref().map(shown), user.as_deref().map(shown));
+                tracing::warn!(%client, owner, user, held_back, "a client id is refused: its session belongs to another user");
+            }
         }
         is_anothers
     }
@@ -399,7 +437,11 @@ impl Broker {
         }
         if !may {
             self.board.refused("not_allowed");
-            tracing::warn!(client = %client.name, topic = %will.topic, "a will is not published: its client may not publish there");
+            static LOGGED: Limited = Limited::new(LOG_EVERY);
+            if let Some(held_back) = LOGGED.pass(self.clock.now()) {
+                let (client, topic) = (Shown(&client.name), Shown(will.topic.as_str()));
+                tracing::warn!(%client, %topic, held_back, "a will is not published: its client may not publish there");
+            }
             return self.settle(&after);
         }
         let Some(broker) = self.me.upgrade() else { return };
@@ -413,7 +455,11 @@ impl Broker {
                 };
                 if let Err(error) = settled {
                     broker.board.dropped("will_refused");
-                    tracing::warn!(topic = %will.topic, %error, "a will could not be stored everywhere");
+                    static LOGGED: Limited = Limited::new(LOG_EVERY);
+                    if let Some(held_back) = LOGGED.pass(broker.clock.now()) {
+                        let topic = Shown(will.topic.as_str());
+                        tracing::warn!(%topic, %error, held_back, "a will could not be stored everywhere");
+                    }
                 }
             }
             broker.settle(&after);
@@ -450,7 +496,8 @@ impl Broker {
             let is_over =
                 granted.by == By::Users && granted.user.as_ref().is_some_and(|user| changes.users.contains(&**user));
             if let Some(online) = state.online.as_ref().filter(|_| is_over) {
-                tracing::info!(client = %client.name, user = granted.user.as_deref(), "a client is ended: its user's entry has changed");
+                let user = granted.user.as_deref().map(|user| tracing::field::display(Shown(user)));
+                tracing::info!(client = %Shown(&client.name), user, "a client is ended: its user's entry has changed");
                 online.kick.with(ReasonCode::NotAuthorized, &client);
             }
         }
@@ -654,7 +701,7 @@ impl Broker {
                     state.receipts.push((id, receipt));
                 }
             }
-            Err(error) => tracing::warn!(client = %client.name, id, %error, "a QoS 2 exchange stays open"),
+            Err(error) => tracing::warn!(client = %Shown(&client.name), id, %error, "a QoS 2 exchange stays open"),
         }
     }
 

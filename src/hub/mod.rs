@@ -45,6 +45,7 @@ use crate::buffer::{Admission, Buffer, Lane, Lanes, Permit, Refused};
 use crate::clock::{Clock, Moment, WallMs};
 use crate::message::{IdSource, Message, Origin, Properties, Qos, headers};
 use crate::router::{Counts, Endpoint, Held, LinkId, Table};
+use crate::telemetry::shown::Shown;
 use crate::topic::TopicName;
 
 /// Of a topic that may be very long, so much is logged.
@@ -337,7 +338,7 @@ impl Hub {
             // The first and then each time the count doubles: a loop is said, and does not flood the log.
             if (before + 1).is_power_of_two() {
                 let count = before + 1;
-                tracing::warn!(topic = %message.topic, id = %message.id, path = ?path, count, "a message came back to a site that it had passed and was stopped (tg-path)");
+                tracing::warn!(topic = %Shown(message.topic.as_str()), id = %message.id, path = ?path, count, "a message came back to a site that it had passed and was stopped (tg-path)");
             }
         }
         looped
@@ -348,7 +349,7 @@ impl Hub {
         let count = self.unrouted.fetch_add(1, Ordering::Relaxed) + 1;
         // As with loops: the first, and each time the count doubles.
         if count.is_power_of_two() {
-            tracing::warn!(from = %source.from, topic = %message.topic, count, "a message of a source matched no route and went nowhere");
+            tracing::warn!(from = %source.from, topic = %Shown(message.topic.as_str()), count, "a message of a source matched no route and went nowhere");
         }
     }
 
@@ -511,7 +512,7 @@ fn note_held(table: &Table, held: &[(usize, Held)], message: &Message) {
         let count = table.note(*at, *held);
         let route = table.routes().get(*at).map(|route| &route.name);
         if let (Held::Failed, true, Some(route)) = (held, count.is_power_of_two(), route) {
-            tracing::warn!(%route, topic = %message.topic, id = %message.id, count, "a route cannot make of this message what it should: dead letters of its links (`transform`), and nothing for local clients");
+            tracing::warn!(%route, topic = %Shown(message.topic.as_str()), id = %message.id, count, "a route cannot make of this message what it should: dead letters of its links (`transform`), and nothing for local clients");
         }
     }
 }

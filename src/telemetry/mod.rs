@@ -6,3 +6,4 @@ pub mod limited;
 pub mod logging;
 pub mod metrics;
 pub mod replay;
+pub mod shown;

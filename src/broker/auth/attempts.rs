@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::broker::limits::usage::network;
+
 /// How long a point lasts. A machine that fails and waits [`DELAY_MAX`] each time never comes near the default.
 const POINT: Duration = Duration::from_secs(2);
 
@@ -54,13 +56,13 @@ impl Attempts {
     /// Whether a login from `address` is looked at. `None`: a Unix socket.
     pub(super) fn may_try(&self, address: Option<IpAddr>, now: Instant) -> bool {
         let Some(most) = self.points_max else { return true };
-        self.failed.lock().get(&network(address)).is_none_or(|score| score.now(now) < most.get())
+        self.failed.lock().get(&address.map(network)).is_none_or(|score| score.now(now) < most.get())
     }
 
     /// Notes a failure, and says how long its answer is to wait.
     pub(super) fn note_failure(&self, address: Option<IpAddr>, now: Instant) -> Duration {
         let mut failed = self.failed.lock();
-        let key = network(address);
+        let key = address.map(network);
         if failed.len() >= ADDRESSES_MAX && !failed.contains_key(&key) {
             failed.retain(|_, score| score.now(now) > 0);
             if failed.len() >= ADDRESSES_MAX
@@ -81,14 +83,6 @@ fn delay(points: u32) -> Duration {
         None => Duration::ZERO,
         Some(doublings) => DELAY.saturating_mul(1 << doublings.min(10)).min(DELAY_MAX),
     }
-}
-
-/// Whoever has one IPv6 address has all of its /64.
-fn network(address: Option<IpAddr>) -> Option<IpAddr> {
-    address.map(|address| match address.to_canonical() {
-        IpAddr::V4(v4) => IpAddr::V4(v4),
-        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() >> 64 << 64).into()),
-    })
 }
 
 #[cfg(test)]

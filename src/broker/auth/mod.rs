@@ -48,13 +48,14 @@ pub use hidden::Hidden;
 pub(super) use proofs::OwnSecret;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use parking_lot::Mutex;
 
 use self::acl::{Acl, Rights, Subject};
 use self::attempts::Attempts;
@@ -64,6 +65,7 @@ use self::watched::Watched;
 use super::transport::Peer;
 use crate::clock::Clock;
 use crate::telemetry::limited::Limited;
+use crate::telemetry::shown::Shown;
 use crate::wire::{ReasonCode, Version};
 
 /// Lines of the log about refused logins.
@@ -115,6 +117,8 @@ pub(super) struct Granted {
     pub(super) expires: Option<Instant>,
     /// Which method let it in.
     pub(super) by: By,
+    /// What was known of the file of users when it was asked, see [`Authenticator::moment_of_users`].
+    pub(super) since: u64,
 }
 
 /// What let a client in.
@@ -178,6 +182,15 @@ pub(super) struct Changes {
     pub(super) acl: bool,
 }
 
+/// See [`Authenticator::moment_of_users`].
+#[derive(Debug, Default)]
+struct Moved {
+    /// How often the file was read again.
+    count: u64,
+    /// Users whose entries changed, or who went, and when last.
+    users: HashMap<Box<str>, u64>,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Authenticator {
@@ -187,6 +200,8 @@ pub(super) struct Authenticator {
     takes_any_name: bool,
     users_file: Option<Watched>,
     users: ArcSwap<Users>,
+    /// How they have changed since the start.
+    moved: Mutex<Moved>,
     acl_file: Option<Watched>,
     /// `None`: everything is allowed.
     acl: ArcSwapOption<Acl>,
@@ -217,6 +232,7 @@ impl Authenticator {
             methods,
             users_file: users.map(Watched::new),
             users: ArcSwap::default(),
+            moved: Mutex::default(),
             acl_file,
             acl: ArcSwapOption::new(acl),
             groups,
@@ -284,10 +300,13 @@ impl Authenticator {
 
     async fn ask_users(&self, login: &Login<'_>) -> Answer {
         let Some(user) = login.user else { return Answer::Unknown };
+        let since = self.moment_of_users();
         let Some(secret) = self.users.load().get(user).cloned() else { return Answer::Unknown };
         let password: Box<[u8]> = login.password.unwrap_or_default().into();
         match self.hashing.run(move || secret.verify(&password)).await {
-            Ok(true) => Answer::Granted(Granted { user: Some(user.into()), by: By::Users, ..Granted::default() }),
+            Ok(true) => {
+                Answer::Granted(Granted { user: Some(user.into()), by: By::Users, since, ..Granted::default() })
+            }
             Ok(false) => Answer::Wrong("the password is wrong".into()),
             Err(Busy) => Answer::Busy,
         }
@@ -298,8 +317,8 @@ impl Authenticator {
         let delay = self.attempts.note_failure(login.address, now);
         if let Some(held_back) = self.refusals.pass(now) {
             let address = login.address.map_or_else(|| "a Unix socket".to_owned(), |address| address.to_string());
-            let (user, client) = (login.user.unwrap_or_default(), login.client_id);
-            tracing::warn!(address, user, client, held_back, why, "a login has failed");
+            let (user, client) = (Shown(login.user.unwrap_or_default()), Shown(login.client_id));
+            tracing::warn!(address, %user, %client, held_back, why = %Shown(why), "a login has failed");
         }
         tokio::time::sleep(delay).await;
         Verdict::Refused { code: ReasonCode::BadUserNameOrPassword, text: "unknown user or wrong password" }
@@ -342,6 +361,17 @@ impl Authenticator {
         acl.names(subject).then(|| acl.rights(subject))
     }
 
+    /// A moment in the life of the file of users: to be asked for before an entry is.
+    pub(super) fn moment_of_users(&self) -> u64 {
+        self.moved.lock().count
+    }
+
+    /// Whether what let a client in is not true any more: its user's entry was changed or removed since.
+    pub(super) fn is_stale(&self, granted: &Granted) -> bool {
+        let Some(user) = granted.user.as_deref().filter(|_| granted.by == By::Users) else { return false };
+        self.moved.lock().users.get(user).is_some_and(|at| *at > granted.since)
+    }
+
     /// Whether user names mean nothing here.
     pub(super) const fn takes_any_name(&self) -> bool {
         self.takes_any_name
@@ -354,7 +384,11 @@ impl Authenticator {
             let old = self.users.load_full();
             changes.users = old.changed(&users).map(Into::into).collect();
             tracing::info!(users = users.len(), changed = changes.users.len(), "the file of users was read");
+            let mut moved = self.moved.lock();
             self.users.store(Arc::new(users));
+            moved.count += 1;
+            let count = moved.count;
+            moved.users.extend(changes.users.iter().map(|user| (user.clone(), count)));
         }
         if let Some(acl) = read(self.acl_file.as_ref(), always, "rules", acl_file::parse) {
             changes.acl = self.acl.load().as_deref() != Some(&acl);

@@ -63,7 +63,7 @@ impl Authenticator {
     ) -> Answer {
         let groups = groups.iter().map(|group| Arc::from(&**group)).collect();
         let expires = expires.and_then(|at| self.instant_of(at));
-        Answer::Granted(Granted { user, groups, rules, expires, by: By::Others })
+        Answer::Granted(Granted { user, groups, rules, expires, by: By::Others, since: 0 })
     }
 
     /// A moment of the wall clock, as a timer needs it. What has passed meanwhile is now.

@@ -45,6 +45,8 @@ pub(super) enum Wait {
     Refused,
     /// Nothing: it goes with this code.
     Code(ReasonCode),
+    /// Nothing: it goes with this code, and these words.
+    Told(ReasonCode, Box<str>),
     /// Nothing: the client is over its rate.
     OverRate,
     /// The store's commit; `None`: nothing was stored.
@@ -54,10 +56,11 @@ pub(super) enum Wait {
 }
 
 /// What has become of a reply.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Due {
     Durable,
     Code(ReasonCode),
+    Told(ReasonCode, Box<str>),
     OverRate,
     Refused,
     Close,
@@ -67,7 +70,7 @@ impl Connection {
     /// Sends what is due, in order.
     pub(super) fn release_acks(&mut self) -> Outcome {
         while let Some((reply, due)) = self.publishes.poll(decide_publish) {
-            self.reply_to_publish(&reply, due)?;
+            self.reply_to_publish(&reply, &due)?;
         }
         if self.others.is_empty() {
             return Ok(());
@@ -80,6 +83,7 @@ impl Connection {
             | Wait::Durable
             | Wait::Refused
             | Wait::Code(_)
+            | Wait::Told(..)
             | Wait::OverRate
             | Wait::Close => Some(true),
             Wait::Store(None) => Some(true),
@@ -104,10 +108,10 @@ impl Connection {
         self.others.push(reply, wait);
     }
 
-    fn reply_to_publish(&mut self, reply: &Reply, due: Due) -> Outcome {
+    fn reply_to_publish(&mut self, reply: &Reply, due: &Due) -> Outcome {
         let code = match due {
             Due::Durable => ReasonCode::Success,
-            Due::Code(code) => code,
+            Due::Code(code) | Due::Told(code, _) => *code,
             Due::OverRate => ReasonCode::QuotaExceeded,
             Due::Refused => {
                 self.broker.board.refused("not_stored");
@@ -124,7 +128,7 @@ impl Connection {
             Reply::Puback(id) if code.is_error() => self.put_refusal(Packet::Puback, *id, code, words_of(code, due)),
             Reply::Puback(id) => self.put_ack(AckKind::Puback, *id, code),
             Reply::Pubrec(id) => {
-                if due == Due::Durable {
+                if *due == Due::Durable {
                     self.broker.note_durable(&self.attached.client, *id);
                 } else if code.is_error() {
                     self.end_inbound(*id);
@@ -218,11 +222,11 @@ impl Connection {
     }
 }
 
-const fn words_of(code: ReasonCode, due: Due) -> &'static str {
-    if matches!(due, Due::OverRate) {
+fn words_of(code: ReasonCode, due: &Due) -> &str {
+    if let Due::Told(_, words) = due {
+        words
+    } else if matches!(due, Due::OverRate) {
         "the client is over its rate"
-    } else if matches!(code, ReasonCode::QuotaExceeded) {
-        "the buffer of a link that this message goes to is full"
     } else if matches!(code, ReasonCode::NotAuthorized) {
         "this client may not publish to this topic"
     } else {
@@ -238,6 +242,7 @@ fn decide_publish(wait: &Wait) -> Option<Due> {
             Err(_rejected) => Due::Refused,
         }),
         Wait::Code(code) => Some(Due::Code(*code)),
+        Wait::Told(code, words) => Some(Due::Told(*code, words.clone())),
         Wait::OverRate => Some(Due::OverRate),
         Wait::Durable | Wait::Store(_) => Some(Due::Durable),
         Wait::Refused => Some(Due::Refused),

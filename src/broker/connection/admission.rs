@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use super::super::limits::usage::{Arrival, UserHeld, Verdict, Why};
 use super::super::limits::{self, UserLimits};
 use crate::broker::Broker;
@@ -14,14 +16,21 @@ use crate::wire::ReasonCode;
 /// What a connection holds of the limits of its listener and its user, until it ends.
 #[derive(Debug, Default)]
 pub(super) struct Holdings {
-    _arrival: Option<Arrival>,
-    _connection: Option<UserHeld>,
-    _place: Option<Place>,
+    arrival: Option<Arrival>,
+    connection: Option<UserHeld>,
+    place: Option<Place>,
 }
 
 impl Holdings {
     pub(super) const fn new(arrival: Arrival, connection: Option<UserHeld>, place: Place) -> Self {
-        Self { _arrival: Some(arrival), _connection: connection, _place: Some(place) }
+        Self { arrival: Some(arrival), connection, place: Some(place) }
+    }
+
+    /// It is no client any more, and is only told its last: another may come in its place. What it is told holds one of the places for
+    /// that; where there is none left, it keeps its own so long.
+    pub(super) fn leave(&mut self) -> Option<OwnedSemaphorePermit> {
+        (self.arrival, self.connection) = (None, None);
+        self.place.as_mut().and_then(Place::leave)
     }
 }
 
@@ -66,10 +75,10 @@ impl Broker {
             let groups = self.auth.groups_of(&claim.granted);
             limits::rule_of(&self.config.limits, user.map(|user| &**user), &groups)
         };
-        let own = self.has_session(&claim.name, user);
+        let own = self.session_of(&claim.name, user);
         // It takes the place of the connection, or the session, that it has under this client id.
-        let connections = rule.as_ref().and_then(|rule| rule.connections).filter(|_| own != Some(true));
-        let sessions = rule.as_ref().and_then(|rule| rule.sessions).filter(|_| own.is_none());
+        let connections = rule.as_ref().and_then(|rule| rule.connections).filter(|_| !own.is_connected);
+        let sessions = rule.as_ref().and_then(|rule| rule.sessions).filter(|_| !own.is_kept);
         let too_many = |limit: &'static str, what: &str, most: Option<usize>| {
             self.board.limited(limit);
             let whose =

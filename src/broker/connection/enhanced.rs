@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
@@ -11,6 +12,8 @@ use crate::broker::Broker;
 use crate::broker::auth::Granted;
 use crate::broker::auth::enhanced::{self, Exchange, Step};
 use crate::broker::transport::{Peer, Stream};
+use crate::telemetry::limited::Limited;
+use crate::telemetry::shown::Shown;
 use crate::wire::{
     Auth, AuthProperties, ConnackProperties, Connect, Decoder, Packet, ReasonCode, Version, encode, encoded_len,
 };
@@ -41,11 +44,12 @@ pub(super) async fn converse(
     if let Err((code, text)) = broker.auth.may_begin(address, now) {
         return refuse(code, text);
     }
+    let since = broker.auth.moment_of_users();
     let mut step = Exchange::begin(due, connect.properties.auth_data.as_ref(), &broker.auth);
     loop {
         let (data, then) = match step {
             Step::Ask { data, then } => (data, then),
-            Step::Done { user, data } => return Some(Ok((Granted::proven(user), data))),
+            Step::Done { user, data } => return Some(Ok((Granted { since, ..Granted::proven(user) }, data))),
             Step::Failed { code, text } => {
                 broker.auth.failed(address, &text, now).await;
                 return refuse(code, "the authentication has failed");
@@ -136,7 +140,11 @@ impl Connection {
             }
             Step::Done { data, .. } => (ReasonCode::Success, data),
             Step::Failed { code, text } => {
-                tracing::warn!(client = %self.attached.client.name, text, "a re-authentication has failed");
+                static LOGGED: Limited = Limited::new(Duration::from_secs(10));
+                if let Some(held_back) = LOGGED.pass(broker.clock.now()) {
+                    let (client, text) = (Shown(&self.attached.client.name), Shown(&text));
+                    tracing::warn!(%client, %text, held_back, "a re-authentication has failed");
+                }
                 return Err(End::Told(code, "the re-authentication has failed".into()));
             }
         };

@@ -313,8 +313,12 @@ async fn open(
     properties.maximum_packet_size = u32::try_from(size_max.0).ok().and_then(NonZeroU32::new);
     let attached = match broker.attach(claim).await {
         Ok(attached) => attached,
-        Err(NotTheirs) => {
-            let (code, text) = (ReasonCode::ClientIdentifierNotValid, "the client id is another user's".to_owned());
+        Err(why) => {
+            let (code, text) = match why {
+                NotTheirs::Session => (ReasonCode::ClientIdentifierNotValid, "the client id is another user's"),
+                NotTheirs::Login => (ReasonCode::NotAuthorized, "the user's entry has changed meanwhile"),
+            };
+            let text = text.to_owned();
             let client = Some((*name).into());
             refuse(broker, &mut stream, &peer, Refusal { client, version, code, text, packet_bytes_max }).await;
             return None;

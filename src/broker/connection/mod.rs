@@ -696,6 +696,7 @@ impl Connection {
             self.broker.log_ended(What::Ended, self.whom(), *code, text);
         }
         self.broker.detach(&self.attached, ending);
+        let _farewell = self.held.leave();
         let Some((code, text)) = ended_by_us else {
             self.stream.part();
             return;

@@ -327,7 +327,12 @@ impl Connection {
         self.broker.board.refused(reason);
         self.broker.log_ended(What::NotTaken, self.whom(), code, &error.to_string());
         let tells = self.version.is_v5() && *error != OfferError::Stopping;
-        let wait = if tells { Wait::Code(code) } else { Wait::Close };
+        let wait = match (tells, error) {
+            (false, _) => Wait::Close,
+            // What has failed, and how, is its operator's to know.
+            (true, OfferError::Failed { .. }) => Wait::Code(code),
+            (true, _) => Wait::Told(code, error.to_string().into()),
+        };
         match slot {
             Slot::Nobody => {}
             Slot::Puback(number) => self.publishes.set(number, wait),

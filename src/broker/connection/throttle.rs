@@ -15,6 +15,7 @@ use super::{Connection, End, Outcome};
 use crate::broker::limits::usage::Levels;
 use crate::broker::limits::{OverRate, Rates, UserLimits};
 use crate::telemetry::limited::Limited;
+use crate::telemetry::shown::Shown;
 use crate::wire::ReasonCode;
 
 /// How often the log says that clients are held back.
@@ -138,7 +139,7 @@ impl Connection {
         }
         throttle.pause = Some(Box::pin(tokio::time::sleep(wait)));
         if let Some(held_back) = HELD_BACK.pass(now) {
-            let client = &self.attached.client.name;
+            let client = Shown(&self.attached.client.name);
             tracing::warn!(%client, limit, wait_ms = wait.as_millis(), held_back, "a client is over its rate: it is read more slowly");
         }
         Ok(())

@@ -46,6 +46,13 @@ pub(in crate::broker) struct Held<K: Hash + Eq> {
     key: K,
 }
 
+impl<K: Hash + Eq> Held<K> {
+    /// Whose it is.
+    pub(in crate::broker) const fn key(&self) -> &K {
+        &self.key
+    }
+}
+
 impl<K: Hash + Eq> Drop for Held<K> {
     fn drop(&mut self) {
         let mut counts = self.of.0.lock();
@@ -97,6 +104,14 @@ impl Users {
         self.levels.lock().retain(|_, levels| {
             Arc::strong_count(levels) > 1 || !levels.messages.lock().is_spent(now) || !levels.bytes.lock().is_spent(now)
         });
+    }
+}
+
+/// What is counted as one address: whoever has one IPv6 address has all of its /64.
+pub(in crate::broker) fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => IpAddr::V4(v4),
+        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() >> 64 << 64).into()),
     }
 }
 
@@ -164,7 +179,7 @@ impl Arrivals {
         address: Option<IpAddr>,
         now: Instant,
     ) -> Arrival {
-        let address = address.map(|address| address.to_canonical());
+        let address = address.map(network);
         let is_slow = limits.connection_rate.is_none_or(|rate| self.new.lock().admit(rate, 1, super::BURST, now));
         if !is_slow {
             return self.refuse(Why::Rate, address);
@@ -232,6 +247,10 @@ mod tests {
         assert_eq!(arrive(address(1)).verdict, Verdict::Closed(Why::Address));
         assert_eq!(arrive(address(2)).verdict, Verdict::Welcome);
         assert_eq!(arrive(None).verdict, Verdict::Welcome);
+        let six = |text: &str| arrive(Some(text.parse().unwrap()));
+        let _held = [six("2001:db8::1"), six("2001:db8::2:1")];
+        assert_eq!(six("2001:db8::3").verdict, Verdict::Told(Why::Address), "of the same /64");
+        assert_eq!(six("2001:db8:0:1::1").verdict, Verdict::Welcome);
         drop(second);
         assert_eq!(arrive(address(1)).verdict, Verdict::Welcome);
         drop(told);

@@ -235,3 +235,18 @@ async fn an_older_version_has_no_auth() {
     assert!(Peer::open(rig.address, wrong).await.1.code.is_error());
     rig.stop().await;
 }
+
+#[tokio::test]
+async fn who_is_removed_between_challenge_and_proof_is_not_let_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = rig(dir.path()).await;
+    let mut peer = Peer::begin(rig.address, asking(FIRST)).await;
+    let challenge = asked(&mut peer, ReasonCode::ContinueAuthentication).await;
+    std::fs::write(dir.path().join("users.passwd"), "").unwrap();
+    rig.broker.reload_auth(true);
+    peer.send(auth(ReasonCode::ContinueAuthentication, METHOD, &answer("secret", FIRST, &challenge))).await;
+    let Packet::Connack(connack) = peer.receive().await else { panic!("no CONNACK") };
+    assert_eq!(connack.code, ReasonCode::NotAuthorized);
+    assert_eq!(rig.board.snapshot().clients, 0);
+    rig.stop().await;
+}

@@ -8,11 +8,12 @@ use tokio::net::TcpStream;
 
 use super::support::*;
 use crate::broker::Config;
+use crate::broker::auth::acl::Glob;
 use crate::broker::limits::{ListenerLimits, OverRate, Rates, UserLimits, Whom};
 use crate::message::Qos;
 use crate::router::{Form, From, Route, Table, To};
 use crate::units::{ByteSize, Rate};
-use crate::wire::{Packet, ReasonCode, Version};
+use crate::wire::{Connect, Packet, ReasonCode, Version};
 
 async fn rig_for(dir: &tempfile::TempDir, listener: ListenerLimits, users: Option<UserLimits>) -> Rig {
     let mut config = Config::default();
@@ -31,8 +32,8 @@ fn anonymous() -> UserLimits {
     UserLimits::of(Whom::Anonymous)
 }
 
-fn old(client_id: &str) -> crate::wire::Connect {
-    crate::wire::Connect { version: Version::V311, ..connect(client_id) }
+fn old(client_id: &str) -> Connect {
+    Connect { version: Version::V311, ..connect(client_id) }
 }
 
 #[tokio::test]
@@ -216,6 +217,47 @@ async fn a_user_s_connections_and_kept_sessions_are_bounded_and_its_own_may_be_t
 }
 
 #[tokio::test]
+async fn only_a_kept_session_of_its_own_spares_a_user_its_limit_of_sessions() {
+    let dir = tempfile::tempdir().unwrap();
+    let anna = || UserLimits { sessions: Some(1), ..UserLimits::of(Whom::User(Glob::like("anna"))) };
+    let rig = rig_for(&dir, ListenerLimits::unlimited(), Some(anna())).await;
+    let of_anna = |connect: Connect| Connect { user: Some("anna".into()), ..connect };
+    let _one = Peer::open(rig.address, of_anna(kept("one"))).await;
+    let _clean = Peer::open(rig.address, of_anna(connect("two"))).await;
+    let (_, connack) = Peer::open(rig.address, of_anna(kept("two"))).await;
+    assert_eq!(connack.code, ReasonCode::QuotaExceeded, "in the place of one that is not kept");
+    // What an anonymous client left is hers from then on.
+    let _free = Peer::open(rig.address, kept("free")).await;
+    let (_, connack) = Peer::open(rig.address, of_anna(kept("free"))).await;
+    assert_eq!(connack.code, ReasonCode::QuotaExceeded);
+    drop(Peer::open(rig.address, of_anna(connect("one"))).await);
+    rig.until("she is away", |rig| rig.broker.users.session(Some(&"anna".into()), Some(1)).is_some()).await;
+    let (_, connack) = Peer::open(rig.address, of_anna(kept("free"))).await;
+    assert_eq!((connack.code, connack.session_present), (ReasonCode::Success, true));
+    let (_, connack) = Peer::open(rig.address, of_anna(kept("three"))).await;
+    assert_eq!(connack.code, ReasonCode::QuotaExceeded, "it is counted as hers");
+    rig.stop().await;
+}
+
+/// The old connection is told, and listened to for seconds; its client never closes it.
+#[tokio::test]
+async fn a_connection_that_was_taken_over_holds_no_place_while_it_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let users = UserLimits { connections: Some(2), ..anonymous() };
+    let limits =
+        ListenerLimits { connections: Some(2), connections_per_address: Some(2), ..ListenerLimits::unlimited() };
+    let rig = rig_for(&dir, limits, Some(users)).await;
+    let mut old = rig.peer("one").await;
+    let mut new = rig.peer("one").await;
+    assert!(matches!(old.receive().await, Packet::Disconnect(_)));
+    let (mut other, connack) = Peer::open(rig.address, connect("other")).await;
+    assert_eq!(connack.code, ReasonCode::Success);
+    other.expect_silence().await;
+    new.expect_silence().await;
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn the_smallest_packet_size_of_all_limits_counts_and_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let limits = ListenerLimits { packet_bytes_max: Some(ByteSize(4 << 10)), ..ListenerLimits::unlimited() };
@@ -300,6 +342,9 @@ async fn what_is_retained_is_bounded_in_number_and_replacing_and_removing_always
     ] {
         assert_eq!(retain(&mut one, topic, payload, qos).await, code, "{topic} {payload}");
     }
+    one.send(Packet::Publish(retained("r/b", "1", Qos::AtLeastOnce))).await;
+    let Packet::Puback(told) = one.receive().await else { panic!("no PUBACK") };
+    assert!(told.properties.reason.unwrap().contains("`retained_messages_max`"), "the reason names what is full");
     live.subscribe("r/d", Qos::AtLeastOnce).await;
     // QoS 0 has no answer: it is delivered, and not retained. Nothing that was refused is.
     assert_eq!(retain(&mut one, "r/d", "1", Qos::AtLeastOnce).await, full);
@@ -310,7 +355,7 @@ async fn what_is_retained_is_bounded_in_number_and_replacing_and_removing_always
     old.send(Packet::Publish(retained("r/e", "1", Qos::AtLeastOnce))).await;
     assert_eq!(old.next().await, None, "MQTT 3.1.1 has no other word for it");
     let board = rig.board.snapshot();
-    assert_eq!((board.refused["retained_full"], board.dropped["retained_full"]), (5, 1));
+    assert_eq!((board.refused["retained_full"], board.dropped["retained_full"]), (6, 1));
     // What an earlier run has left counts, be it more than may be now.
     let copy = rig.crash(dir.path());
     let again = Config { retained_messages_max: 1, ..config };

@@ -260,7 +260,11 @@ impl Resolver<'_> {
                 );
                 let hint = "name the proxies: `proxy_protocol: { from: [ \"10.0.0.0/8\" ] }`, or bind it to 127.0.0.1"
                     .to_owned();
-                self.mistakes.warning(item.place(), wrong, hint);
+                // Then a user's name is all that it takes to be that user.
+                match section.get("certificate_user") {
+                    Some(_) => self.mistakes.error(item.place(), wrong, hint),
+                    None => self.mistakes.warning(item.place(), wrong, hint),
+                }
             }
             Bind::Unix { .. } | Bind::Tcp(_) => {}
         }
