@@ -275,16 +275,29 @@ impl WebSocket {
                 break;
             }
             turns -= 1;
-            match self.inner.read() {
-                Ok(Message::Binary(bytes)) => input.extend_from_slice(&bytes),
-                Ok(Message::Text(_)) => return Err(self.fail(CloseCode::Unsupported, "MQTT comes in binary messages")),
-                Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {}
-                Ok(Message::Close(_)) => self.has_ended = true,
-                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => self.has_more = false,
-                Err(Error::ConnectionClosed | Error::AlreadyClosed) => self.has_ended = true,
-                Err(Error::Io(error)) => return Err(error),
-                Err(error) => return Err(self.fail(code_of(&error), &error.to_string())),
+            let failed = match self.inner.read() {
+                Ok(Message::Binary(bytes)) => {
+                    input.extend_from_slice(&bytes);
+                    continue;
+                }
+                Ok(Message::Text(_)) => self.fail(CloseCode::Unsupported, "MQTT comes in binary messages"),
+                Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => continue,
+                Ok(Message::Close(_)) | Err(Error::ConnectionClosed | Error::AlreadyClosed) => {
+                    self.has_ended = true;
+                    continue;
+                }
+                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.has_more = false;
+                    continue;
+                }
+                Err(Error::Io(error)) => error,
+                Err(error) => self.fail(code_of(&error), &error.to_string()),
+            };
+            if input.len() == before {
+                return Err(failed);
             }
+            // What came before it is taken first: many clients close the socket right behind their DISCONNECT.
+            self.has_ended = true;
         }
         // Pongs, and the answer to a close.
         match self.try_flush() {
