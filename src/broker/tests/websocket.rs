@@ -291,6 +291,22 @@ async fn a_flood_of_pings_from_one_who_does_not_read_harms_nobody() {
     rig.stop().await;
 }
 
+/// Paho for Python closes the socket right behind its DISCONNECT, without a close frame.
+#[tokio::test]
+async fn what_comes_right_before_an_abrupt_end_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = rig(&dir, WebSocketTerms::default()).await;
+    let mut client = Client::open(&rig, "one").await;
+    let mut last = publish("last", "words", Qos::AtMostOnce, 1);
+    last.retain = true;
+    // One thread runs all: the broker reads both in one turn.
+    client.send_packet(Packet::Publish(last)).await;
+    drop(client);
+    rig.until("it has gone", |rig| rig.board.snapshot().clients == 0).await;
+    assert_eq!(rig.broker.figures().retained, 1);
+    rig.stop().await;
+}
+
 #[tokio::test]
 async fn the_end_is_said_in_mqtt_and_by_a_close_frame() {
     let dir = tempfile::tempdir().unwrap();
