@@ -120,8 +120,10 @@ impl Connection {
             Due::Close => return Err(End::Told(ReasonCode::ServerBusy, "a message could not be accepted".into())),
         };
         // MQTT 3.x has no word for a refusal but the end of the connection (R5). A QoS 2 exchange stays open then: it is
-        // delivered here already, and goes on at the links when it comes again.
-        if code.is_error() && !self.version.is_v5() {
+        // delivered here already, and goes on at the links when it comes again. In MQTT 5 a PUBREC that says no would end the exchange,
+        // and what comes again would be delivered here twice (R18).
+        let stays_open = *due == Due::Refused && matches!(reply, Reply::Pubrec(id) if self.has_delivered(*id));
+        if code.is_error() && (stays_open || !self.version.is_v5()) {
             return Err(End::Told(code, "a message could not be accepted".into()));
         }
         match reply {
@@ -140,6 +142,11 @@ impl Connection {
             Reply::Pubcomp(..) | Reply::Packet(_) => {}
         }
         Ok(())
+    }
+
+    /// Whether the local half of a QoS 2 exchange is done.
+    pub(super) fn has_delivered(&self, id: u16) -> bool {
+        self.attached.client.lock().inbound.delivered(id).is_some()
     }
 
     /// Frees an inbound id; the store position of that, if the store had it.

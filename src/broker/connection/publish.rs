@@ -337,10 +337,14 @@ impl Connection {
             Slot::Nobody => {}
             Slot::Puback(number) => self.publishes.set(number, wait),
             Slot::Pubrec(number, id) => {
-                // Nothing of it was delivered as a rule: then the id is free, and what comes again is new.
-                if self.attached.client.lock().inbound.delivered(id).is_none() {
+                // Nothing of it was delivered as a rule: then the id is free, and what comes again is new. Otherwise the exchange stays
+                // open, so that what comes again goes to the links alone (R18).
+                let wait = if self.has_delivered(id) {
+                    Wait::Close
+                } else {
                     self.end_inbound(id);
-                }
+                    wait
+                };
                 self.publishes.set(number, wait);
             }
         }

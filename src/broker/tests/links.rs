@@ -15,12 +15,16 @@ use crate::units::ByteSize;
 use crate::wire::{Packet, ReasonCode, Version};
 
 pub(super) fn buffer(dir: &Path, when_full: WhenFull, size: u64) -> Buffer {
+    buffer_that_syncs(dir, when_full, size, SyncMode::Group)
+}
+
+fn buffer_that_syncs(dir: &Path, when_full: WhenFull, size: u64, sync: SyncMode) -> Buffer {
     let config = BufferConfig {
         dir: dir.join("cloud"),
         max_size: ByteSize(size),
         max_age: None,
         when_full,
-        sync: SyncMode::Group,
+        sync,
         min_free: Some(ByteSize(0)),
         compress: Compression::None,
         keep_delivered: None,
@@ -145,6 +149,35 @@ async fn r18_an_exchange_that_a_sigkill_left_unfinished_goes_to_the_links_and_no
     two.expect_silence().await;
     second.stop().await;
     first.stop().await;
+}
+
+/// Its log fails when the message is delivered here already, and each time that it comes again.
+#[tokio::test]
+async fn r18_an_exchange_whose_log_fails_behind_the_local_delivery_stays_open_and_is_delivered_once() {
+    let (dir, logs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let buffer =
+        buffer_that_syncs(logs.path(), WhenFull::Block, 1_000_000, SyncMode::Spill(Duration::from_secs(3_600)));
+    let rig = rig(dir.path(), &buffer).await;
+    let mut two = rig.peer("two").await;
+    two.subscribe("#", Qos::AtMostOnce).await;
+    let mut one = Peer::open(rig.address, kept("one")).await.0;
+    one.send(Packet::Publish(publish("cloud/a", "x", Qos::ExactlyOnce, 4))).await;
+    assert_eq!(two.publication().await.topic.as_str(), "cloud/a");
+    // Nothing of it is on the disk yet, and nothing can be put there any more.
+    std::fs::remove_dir_all(logs.path().join("cloud")).unwrap();
+    buffer.hurry();
+    for _ in 0..2 {
+        let Some(Packet::Disconnect(end)) = one.next().await else { panic!("no DISCONNECT") };
+        assert!(end.code.is_error());
+        assert_eq!(one.next().await, None);
+        one = Peer::open(rig.address, kept("one")).await.0;
+        let mut again = publish("cloud/a", "x", Qos::ExactlyOnce, 4);
+        again.dup = true;
+        one.send(Packet::Publish(again)).await;
+    }
+    two.expect_silence().await;
+    assert_eq!(buffer.stats().ledger.accepted, 1);
+    rig.stop().await;
 }
 
 /// A link that is full holds the start up, so that the client comes while it offers what the last life left unfinished.
