@@ -244,6 +244,7 @@ fn every_key_arrives_where_it_belongs() {
     assert_eq!(lake.options.get("sasl.password").map(String::as_str), Some("hunter2"));
     assert_eq!((lake.compression.as_deref(), lake.group.as_deref()), (Some("zstd"), Some("plant-7")));
     assert_eq!(lake.message_bytes_max, 5 << 20);
+    assert_eq!((lake.exactly_once, lake.transactional_id.as_deref()), (true, Some("plant-7-lake")));
 }
 
 #[test]

@@ -182,8 +182,17 @@ pub(super) const DECLARE: Keys =
 
 pub(super) const KAFKA: Keys = Keys {
     section: "links.NAME.kafka",
-    accepted: &["brokers", "acks", "compression", "group", "options", "max_message"],
-    planned: &["exactly_once", "transactional_id", "schema_registry"],
+    accepted: &[
+        "brokers",
+        "acks",
+        "compression",
+        "group",
+        "options",
+        "max_message",
+        "exactly_once",
+        "transactional_id",
+    ],
+    planned: &["schema_registry"],
 };
 
 pub(super) const BUFFER: Keys = Keys {

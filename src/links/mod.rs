@@ -231,6 +231,12 @@ pub trait SinkConnection: Send {
         None
     }
 
+    /// How far the log with this id is by the remote's own account: in each lane that it knows of, everything below this place
+    /// is with it, or was settled otherwise (R26).
+    fn confirmed_below(&self, _buffer: &str) -> Vec<Place> {
+        Vec::new()
+    }
+
     /// A clean good-bye.
     fn close(self) -> impl Future<Output = ()> + Send;
 }

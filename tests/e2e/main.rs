@@ -16,6 +16,8 @@ mod doctor;
 #[cfg(test)]
 mod drain;
 #[cfg(test)]
+mod exactly_once;
+#[cfg(test)]
 mod folders;
 #[cfg(test)]
 mod identity;

@@ -406,8 +406,14 @@ impl Kafka {
     }
 
     pub(crate) async fn create_topic(&self, topic: &str, partitions: i32) {
+        self.create_topic_with(topic, partitions, &[]).await;
+    }
+
+    /// With settings of its own.
+    pub(crate) async fn create_topic_with(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) {
         let admin: AdminClient<DefaultClientContext> = self.client().create().unwrap();
         let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        let new = settings.iter().fold(new, |new, (name, value)| new.set(name, value));
         for created in admin.create_topics(&[new], &AdminOptions::new()).await.unwrap() {
             created.unwrap();
         }

@@ -224,6 +224,9 @@ impl Resolver<'_> {
             in_flight: in_flight.and_then(|window| usize::try_from(window).ok()),
             renamed_from: old.as_ref().map(|(name, _)| LinkId::new(name)),
         });
+        if let Some(config) = &config {
+            self.check_exactly_once(&section, config);
+        }
         Draft {
             name: &entry.key,
             place: entry.place.clone(),

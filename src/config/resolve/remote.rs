@@ -9,9 +9,10 @@ use url::Url;
 use super::Resolver;
 use super::broker::{PACKET_BYTES_MAX, PACKET_BYTES_MIN};
 use super::value::{Item, Section, Text};
+use crate::buffer::SyncMode;
 use crate::config::diagnostic::password_in_url;
 use crate::config::keys;
-use crate::links::{kafka, mqtt, rabbitmq};
+use crate::links::{Config, Drain, Kind, kafka, mqtt, rabbitmq};
 use crate::message::Qos;
 use crate::units::ByteSize;
 
@@ -20,7 +21,7 @@ const KAFKA_MESSAGE_MAX: ByteSize = ByteSize(1_000_000_000);
 /// R3.
 const MESSAGE_DEFAULT: ByteSize = ByteSize(1 << 20);
 /// librdkafka properties that have a key of their own, or that the promise stands on.
-const KAFKA_LOCKED: [(&str, &str); 14] = [
+const KAFKA_LOCKED: [(&str, &str); 16] = [
     ("bootstrap.servers", "the key `brokers`"),
     ("metadata.broker.list", "the key `brokers`"),
     ("acks", "the key `acks`"),
@@ -30,6 +31,8 @@ const KAFKA_LOCKED: [(&str, &str); 14] = [
     ("compression.codec", "the key `compression`"),
     ("message.max.bytes", "the key `max_message`"),
     ("enable.idempotence", "the key `acks`"),
+    ("transactional.id", "the key `transactional_id`"),
+    ("transaction.timeout.ms", "Tidegate, which ends a transaction in time,"),
     ("enable.auto.offset.store", "Tidegate, which stores an offset when its message is safe,"),
     ("enable.auto.commit", "Tidegate, which commits what it has stored,"),
     ("auto.commit.interval.ms", "Tidegate, which commits what it has stored,"),
@@ -145,6 +148,7 @@ impl Resolver<'_> {
         let compression = self.choice(section.get("compression"), &codecs);
         let group = self.text(section.get("group")).map(|text| text.value);
         let largest = self.size(section.get("max_message"), PACKET_BYTES_MIN..=KAFKA_MESSAGE_MAX);
+        let (exactly_once, transactional_id) = self.exactly_once(&section, acks);
         let options = section.get("options").map(|item| self.kafka_options(&item)).unwrap_or_default();
         let Some(list) = section.get("brokers") else {
             self.missing(&section, "brokers", "such as `brokers: [\"127.0.0.1:9092\"]`");
@@ -165,7 +169,39 @@ impl Resolver<'_> {
             group,
             options,
             message_bytes_max: u32::try_from(largest.unwrap_or(MESSAGE_DEFAULT).0).unwrap_or(u32::MAX),
+            exactly_once,
+            transactional_id,
         })
+    }
+
+    fn exactly_once(&mut self, section: &Section<'_>, acks: Option<&str>) -> (bool, Option<String>) {
+        let exactly_once = self.boolean(section.get("exactly_once")).unwrap_or(false);
+        let id = self.text(section.get("transactional_id"));
+        if let (true, Some("0" | "1"), Some(item)) = (exactly_once, acks, section.get("acks")) {
+            self.mistakes.error(item.place(), "`exactly_once` needs `acks: all`", None);
+        }
+        if let (false, Some(id)) = (exactly_once, &id) {
+            let wrong = "`transactional_id` does nothing without transactions";
+            self.mistakes.error(id.place(), wrong, "add `exactly_once: true`".to_owned());
+        }
+        (exactly_once, id.map(|id| id.value))
+    }
+
+    /// What the whole link has to be for `exactly_once` to be true (R26).
+    pub(super) fn check_exactly_once(&mut self, link: &Section<'_>, config: &Config) {
+        if !matches!(&config.kind, Kind::Kafka(remote) if remote.exactly_once) {
+            return;
+        }
+        if config.buffer.sync != SyncMode::Group
+            && let Some(item) = link.get("buffer")
+        {
+            let wrong = "`exactly_once` needs `sync: group`: a number whose record a power cut takes would be given again, and Kafka counts it as sent";
+            self.mistakes.error(item.place(), wrong, None);
+        }
+        if let (Drain::LiveFirst { .. }, Some(item)) = (config.drain, link.get("drain")) {
+            let wrong = "`exactly_once` needs `drain: fifo`: how far the log is has to be one number";
+            self.mistakes.error(item.place(), wrong, None);
+        }
     }
 
     fn kafka_broker(&mut self, item: Item<'_>) -> Option<String> {

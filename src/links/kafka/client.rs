@@ -167,6 +167,7 @@ pub(super) fn is_hopeless(code: RDKafkaErrorCode) -> bool {
         RDKafkaErrorCode::TopicAuthorizationFailed,
         RDKafkaErrorCode::GroupAuthorizationFailed,
         RDKafkaErrorCode::ClusterAuthorizationFailed,
+        RDKafkaErrorCode::TransactionalIdAuthorizationFailed,
         RDKafkaErrorCode::UnknownTopic,
         RDKafkaErrorCode::UnknownPartition,
         RDKafkaErrorCode::UnknownTopicOrPartition,
@@ -260,7 +261,7 @@ pub(super) fn topic_refused(topic: &str, code: RDKafkaErrorCode) -> LinkError {
 pub(super) struct GivenUp(Arc<AtomicBool>);
 
 impl GivenUp {
-    fn is_set(&self) -> bool {
+    pub(super) fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
@@ -271,6 +272,7 @@ impl GivenUp {
 }
 
 /// See [`GivenUp::guard`].
+#[derive(Debug)]
 pub(super) struct GivenUpGuard(GivenUp);
 
 impl Drop for GivenUpGuard {
@@ -376,6 +378,8 @@ mod tests {
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .into(),
             message_bytes_max: 1 << 20,
+            exactly_once: false,
+            transactional_id: None,
         };
         let identity = Identity { site: "s".into(), link: crate::router::LinkId::new("l") };
         let settings = settings(&config, &identity, &[("linger.ms", "5")], &[("enable.auto.offset.store", "false")]);

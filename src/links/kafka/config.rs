@@ -17,6 +17,11 @@ pub struct Config {
     pub options: BTreeMap<String, String>,
     /// Largest message; librdkafka's `message.max.bytes`. Default 1 MiB.
     pub message_bytes_max: u32,
+    /// Records go in transactions, and how far the log is with them (R26). Needs `acks: all`, a log that is synced before it is
+    /// sent, and records in their order. Default false.
+    pub exactly_once: bool,
+    /// Default `tidegate-SITE-LINK`.
+    pub transactional_id: Option<String>,
 }
 
 impl std::fmt::Debug for Config {

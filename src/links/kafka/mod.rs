@@ -2,6 +2,7 @@
 //!
 //! - [`KafkaSink`] produces, idempotently, with a delivery report for each record (`sink`).
 //! - [`KafkaSource`] consumes in a group and commits only what has settled (`source`, `offsets`).
+//! - With `exactly_once` records go in transactions, and how far the log is with them (`transaction`, `positions`).
 //! - `client` builds the settings, keeps the best of librdkafka's errors, and says what an error means.
 //! - `mapping` says how a message looks in Kafka, both ways. It is pure.
 //!
@@ -19,8 +20,10 @@ mod config;
 mod examine;
 mod mapping;
 mod offsets;
+mod positions;
 mod sink;
 mod source;
+mod transaction;
 
 pub use config::Config;
 pub(super) use examine::examine;

@@ -3,10 +3,12 @@
 //! A record's delivery report says what became of it. librdkafka retries on its own for as long as the producer lives
 //! (the buffer is the retry policy, so no record times out inside it); only what it gives up is answered here.
 //!
+//! With `exactly_once` all of this happens in transactions (`transaction`): a record is confirmed when its transaction is committed.
+//!
 //! A refusal for size or content hits a whole batch, the innocent with the guilty: all are told `Retry`, and those that failed are
 //! sent one at a time from then on; what fails alone is refused (R16).
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -23,6 +25,7 @@ use tokio::sync::Notify;
 use super::Config;
 use super::client::{self, GivenUp, Offloaded, Watch};
 use super::mapping;
+use super::transaction::{Failure, Outcome, Setup, Transactions};
 use crate::buffer::{Lane, Offset, Place};
 use crate::links::{Answer, Identity, LinkError, Outgoing, Sent, Sink, SinkConnection};
 
@@ -37,20 +40,44 @@ const BATCH_BYTES: &str = "131072";
 /// How long a good-bye waits for what is still on its way.
 const FLUSH: Duration = Duration::from_secs(2);
 
-type Producer = ThreadedProducer<Reports>;
+pub(super) type Producer = ThreadedProducer<Reports>;
 
 /// Produces to a Kafka cluster.
 #[derive(Clone, Debug)]
 pub struct KafkaSink {
     config: Config,
     identity: Identity,
+    /// In transactions, each of so many records at most (R26).
+    transactions: Option<usize>,
 }
 
 impl KafkaSink {
-    /// For the cluster of `config`; connects only when asked.
+    /// For the cluster of `config`, without transactions; connects only when asked.
     #[must_use]
     pub fn new(config: &Config, identity: &Identity) -> Self {
-        Self { config: config.clone(), identity: identity.clone() }
+        Self { config: config.clone(), identity: identity.clone(), transactions: None }
+    }
+
+    /// The same for a link's own log, whose records go in transactions where the link is set up so; `in_flight` of them at most.
+    #[must_use]
+    pub fn of_link(config: &Config, identity: &Identity, in_flight: Option<usize>) -> Self {
+        let records_max = in_flight.map_or(WINDOW, |most| most.min(WINDOW));
+        Self { transactions: config.exactly_once.then_some(records_max), ..Self::new(config, identity) }
+    }
+
+    /// One for each log: who has the same takes over.
+    fn transactional_id(&self) -> String {
+        let Identity { site, link } = &self.identity;
+        self.config.transactional_id.clone().unwrap_or_else(|| format!("tidegate-{site}-{link}"))
+    }
+
+    fn setup(&self) -> Option<Setup> {
+        let records_max = self.transactions?;
+        let id = self.transactional_id();
+        // What is still being committed counts as not yet known, and is asked for again.
+        let last = [("group.id", id.as_str()), ("isolation.level", "read_committed"), ("enable.auto.commit", "false")];
+        let group = client::settings(&self.config, &self.identity, &[], &last);
+        Some(Setup { id, group, records_max })
     }
 
     fn settings(&self) -> rdkafka::ClientConfig {
@@ -64,12 +91,18 @@ impl KafkaSink {
             ("queue.buffering.max.kbytes", QUEUE_KIB_MAX),
         ];
         ours.extend(self.config.compression.as_deref().map(|codec| ("compression.type", codec)));
+        let id = self.transactional_id();
         let mut last = vec![
             ("acks", self.config.acks.as_str()),
             ("enable.idempotence", if idempotent { "true" } else { "false" }),
-            // The buffer is the retry policy; librdkafka's five minutes would let a record be overtaken.
-            ("message.timeout.ms", "0"),
         ];
+        if self.transactions.is_some() {
+            // librdkafka gives a record the time of its transaction; what it gives up is aborted with all others of it.
+            last.push(("transactional.id", &id));
+        } else {
+            // The buffer is the retry policy; librdkafka's five minutes would let a record be overtaken.
+            last.push(("message.timeout.ms", "0"));
+        }
         if !idempotent {
             // Without idempotence a retry would overtake the next batch.
             last.push(("max.in.flight.requests.per.connection", "1"));
@@ -105,8 +138,16 @@ impl Sink for KafkaSink {
             Ok(producer)
         });
         let producer = producer.await?;
+        let transactions = match (self.setup(), producer.get()) {
+            (Some(setup), Some(producer)) => {
+                Some(Transactions::begin(setup, Arc::clone(producer), Arc::clone(&shared.watch)).await?)
+            }
+            (None, _) | (_, None) => None,
+        };
         shared.watch.clear();
         Ok(KafkaSinkConnection {
+            transactions,
+            answers: VecDeque::new(),
             producer,
             shared,
             site: Arc::clone(&self.identity.site),
@@ -122,6 +163,10 @@ impl Sink for KafkaSink {
 /// A live producer.
 pub struct KafkaSinkConnection {
     producer: Offloaded<Producer>,
+    /// With `exactly_once`.
+    transactions: Option<Transactions>,
+    /// Of the transaction that has ended.
+    answers: VecDeque<Answer>,
     shared: Arc<Shared>,
     site: Arc<str>,
     message_bytes_max: u32,
@@ -137,8 +182,8 @@ pub struct KafkaSinkConnection {
 
 /// What the producer's threads tell.
 #[derive(Debug, Default)]
-struct Shared {
-    watch: Watch,
+pub(super) struct Shared {
+    watch: Arc<Watch>,
     /// At most one for each record in flight.
     reports: Mutex<VecDeque<Report>>,
     news: Notify,
@@ -160,8 +205,7 @@ impl SinkConnection for KafkaSinkConnection {
             return Err(error.clone());
         }
         let Some(producer) = self.producer.get() else { return Err(closed()) };
-        let is_suspect = |place: Place| self.suspects.contains(&place);
-        if self.open > 0 && (is_suspect(record.place) || self.solo.is_some_and(is_suspect)) {
+        if !self.has_room(record.place) {
             return Ok(Sent::Full(Box::new(record)));
         }
         let mapped = match mapping::outgoing(&record, &self.site, self.message_bytes_max) {
@@ -186,6 +230,10 @@ impl SinkConnection for KafkaSinkConnection {
             Ok(()) => {
                 self.solo = (self.open == 0).then_some(record.place);
                 self.open += 1;
+                if let Some(transactions) = &mut self.transactions {
+                    let now = tokio::time::Instant::from_std(crate::clock::now());
+                    transactions.took(record.place, &record.seq, &mapped.topic, now);
+                }
                 Ok(Sent::Queued)
             }
             Err((KafkaError::MessageProduction(code), _)) => self.not_taken(code, &mapped.topic, record),
@@ -196,10 +244,15 @@ impl SinkConnection for KafkaSinkConnection {
     /// Reports stay in their queue until they are answered: a dropped `answer` loses nothing.
     async fn answer(&mut self) -> Result<Answer, LinkError> {
         loop {
+            if let Some(answer) = self.answers.pop_front() {
+                return Ok(answer);
+            }
             let report = self.shared.reports.lock().pop_front();
             if let Some(report) = report {
                 match self.answer_to(&report) {
-                    Ok(answer) => return Ok(answer),
+                    Ok(Some(answer)) => return Ok(answer),
+                    // In a transaction it is answered with all others.
+                    Ok(None) => continue,
                     // The end is told when the reports that are here are: what is confirmed need not come again.
                     Err(error) => {
                         self.over.get_or_insert(error);
@@ -218,8 +271,25 @@ impl SinkConnection for KafkaSinkConnection {
             if self.shared.watch.take_alive() && self.open > 0 {
                 return Ok(Answer::Alive);
             }
-            self.shared.news.notified().await;
+            let Self { shared, transactions, .. } = self;
+            tokio::select! {
+                biased;
+                ended = async {
+                    match transactions {
+                        Some(transactions) => transactions.ended().await,
+                        None => std::future::pending().await,
+                    }
+                } => match ended {
+                    Ok(outcome) => self.settle(outcome),
+                    Err(error) => self.over = Some(error),
+                },
+                () = shared.news.notified() => {}
+            }
         }
+    }
+
+    fn confirmed_below(&self, buffer: &str) -> Vec<Place> {
+        self.transactions.as_ref().map(|transactions| transactions.positions(buffer)).unwrap_or_default()
     }
 
     async fn close(self) {
@@ -253,7 +323,11 @@ impl KafkaSinkConnection {
 
     /// The producer did not take the record.
     fn not_taken(&mut self, code: RDKafkaErrorCode, topic: &str, record: Outgoing) -> Result<Sent, LinkError> {
-        if code == RDKafkaErrorCode::QueueFull {
+        // A transaction that failed takes no more; its end is near.
+        let ends = code == RDKafkaErrorCode::State
+            && self.transactions.as_mut().is_some_and(Transactions::hurry)
+            && self.producer.get().is_some_and(|producer| producer.client().fatal_error().is_none());
+        if code == RDKafkaErrorCode::QueueFull || ends {
             Ok(Sent::Full(Box::new(record)))
         } else if code == RDKafkaErrorCode::MessageSizeTooLarge {
             Ok(Sent::Refused(format!("too large: the limit of this link is {} bytes", self.message_bytes_max)))
@@ -264,27 +338,96 @@ impl KafkaSinkConnection {
         }
     }
 
-    fn answer_to(&mut self, report: &Report) -> Result<Answer, LinkError> {
+    /// Whether a record may be sent now. A suspect shares neither batch nor transaction.
+    fn has_room(&self, place: Place) -> bool {
+        let is_suspect = |place: Place| self.suspects.contains(&place);
+        match &self.transactions {
+            None => self.open == 0 || !(is_suspect(place) || self.solo.is_some_and(is_suspect)),
+            Some(transactions) => transactions.takes(is_suspect(place) || transactions.only().is_some_and(is_suspect)),
+        }
+    }
+
+    /// `None`: the record's transaction has not ended.
+    fn answer_to(&mut self, report: &Report) -> Result<Option<Answer>, LinkError> {
         let alone = self.solo == Some(report.place);
         self.open = self.open.saturating_sub(1);
-        self.suspects.remove(&report.place);
-        let Some(code) = report.error else { return Ok(Answer::Confirmed(report.place)) };
-        let reason = format!("topic '{}': {code}", report.topic);
-        match verdict(code) {
-            Verdict::Record if alone => Ok(Answer::Refused(report.place, reason)),
-            Verdict::Record => {
-                self.suspects.insert(report.place);
-                Ok(Answer::Retry(report.place, reason))
+        if let Some(transactions) = &mut self.transactions {
+            if let Some(code) = report.error {
+                transactions.failed(report.place, Failure { topic: report.topic.clone(), code });
             }
-            Verdict::Later => Ok(Answer::Retry(report.place, reason)),
-            Verdict::Link => Err(self.end_by(&report.topic, code)),
+            return Ok(None);
+        }
+        self.suspects.remove(&report.place);
+        let Some(code) = report.error else { return Ok(Some(Answer::Confirmed(report.place))) };
+        self.judge(report.place, &report.topic, code, alone).map(Some)
+    }
+
+    fn judge(&mut self, place: Place, topic: &str, code: RDKafkaErrorCode, alone: bool) -> Result<Answer, LinkError> {
+        let reason = format!("topic '{topic}': {code}");
+        match verdict(code) {
+            Verdict::Record if alone => Ok(Answer::Refused(place, reason)),
+            Verdict::Record => {
+                self.suspects.insert(place);
+                Ok(Answer::Retry(place, reason))
+            }
+            Verdict::Later => Ok(Answer::Retry(place, reason)),
+            Verdict::Link => Err(self.end_by(topic, code)),
+        }
+    }
+
+    /// A transaction has ended: what its records are told.
+    fn settle(&mut self, outcome: Outcome) {
+        // All reports of it are in: a commit and an abort both wait for them.
+        self.shared.reports.lock().clear();
+        self.open = 0;
+        match outcome {
+            Outcome::Committed(places) => {
+                self.suspects.retain(|suspect| !places.contains(suspect));
+                self.answers.extend(places.into_iter().map(Answer::Confirmed));
+            }
+            Outcome::Aborted(places, failed, why) => self.aborted(&places, &failed, why),
+        }
+    }
+
+    fn aborted(
+        &mut self,
+        places: &[Place],
+        failed: &BTreeMap<Place, Failure>,
+        why: Option<(RDKafkaErrorCode, String)>,
+    ) {
+        if let Some((code, words)) = &why
+            && failed.is_empty()
+            && client::is_hopeless(*code)
+        {
+            self.over = Some(LinkError::Misconfigured(format!("transaction: {words}")));
+            return;
+        }
+        let alone = places.len() == 1;
+        let words = why.map_or_else(|| "a record of its transaction was not taken".to_owned(), |(_, words)| words);
+        for place in places {
+            self.suspects.remove(place);
+            let answer = match failed.get(place) {
+                Some(Failure { topic, code }) => self.judge(*place, topic, *code, alone),
+                None => Ok(Answer::Retry(*place, format!("transaction aborted: {words}"))),
+            };
+            match answer {
+                Ok(answer) => self.answers.push_back(answer),
+                Err(error) => {
+                    self.answers.clear();
+                    self.over = Some(error);
+                    return;
+                }
+            }
         }
     }
 
     /// Why the producer is at its end.
     fn end_by(&self, topic: &str, code: RDKafkaErrorCode) -> LinkError {
         match self.producer.get().and_then(|producer| producer.client().fatal_error()) {
-            Some((code, words)) => LinkError::Transient(format!("{code}: {words}; a new producer is made")),
+            Some((code, words)) => match &self.transactions {
+                Some(transactions) => transactions.end_by(Some(code), format!("{code}: {words}")),
+                None => LinkError::Transient(format!("{code}: {words}; a new producer is made")),
+            },
             None => client::topic_refused(topic, code),
         }
     }
@@ -347,7 +490,7 @@ fn closed() -> LinkError {
 }
 
 /// The producer's callbacks; they run on its own threads and only hand over.
-struct Reports(Arc<Shared>);
+pub(super) struct Reports(Arc<Shared>);
 
 impl ClientContext for Reports {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -434,6 +577,8 @@ mod tests {
                 group: None,
                 options: options.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
                 message_bytes_max: 1 << 20,
+                exactly_once: false,
+                transactional_id: None,
             };
             let identity = Identity { site: "s".into(), link: crate::router::LinkId::new("l") };
             KafkaSink::new(&config, &identity).settings()

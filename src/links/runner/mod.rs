@@ -69,7 +69,7 @@ pub async fn run_sink(
             Box::pin(SinkRunner::new(common, sink, &lanes, drain, most).run()).await;
         }
         Kind::Kafka(remote) => {
-            let sink = kafka::KafkaSink::new(remote, &identity);
+            let sink = kafka::KafkaSink::of_link(remote, &identity, config.in_flight);
             Box::pin(SinkRunner::new(common, sink, &lanes, drain, most).run()).await;
         }
     }

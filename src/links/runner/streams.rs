@@ -17,7 +17,7 @@
 //! live records leave free it may use within its part of the window, so it comes to an end on any line that is not
 //! full for ever.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use futures_util::future::select_all;
 
@@ -112,6 +112,38 @@ impl Streams {
 
     pub(super) fn get(&self, at: usize) -> Option<&Stream> {
         self.all.get(at)
+    }
+
+    /// The remote has everything below these places, by its own account (R26): what the cursor does not know of yet is settled
+    /// without being sent again. What became a dead letter meanwhile stays one.
+    ///
+    /// # Errors
+    /// The remote has more than the log ever had: this is another one's state.
+    pub(super) fn settle_below(&mut self, places: &[Place]) -> Result<(), String> {
+        let Self { all, id, .. } = self;
+        for stream in all.iter().filter(|stream| !stream.backfill) {
+            let Some(place) = places.iter().find(|place| place.lane == stream.lane) else { continue };
+            let (from, end) = (stream.reader.cursor(), stream.buffer.end());
+            if place.offset > end {
+                return Err(format!(
+                    "the remote has records of this buffer ({id}, lane {}) up to number {}, and it ends at {}: it was put back to an earlier state. With another `transactional_id` it goes on, and what it holds may be there already",
+                    stream.lane.name(),
+                    place.offset.0,
+                    end.0
+                ));
+            }
+            if place.offset <= from {
+                continue;
+            }
+            let letters: BTreeSet<Offset> = stream.buffer.dead_letters().offsets().into_iter().collect();
+            for offset in (from.0..place.offset.0).map(Offset) {
+                let is_letter = letters.contains(&offset);
+                stream.buffer.settle(offset, if is_letter { Outcome::DeadLettered } else { Outcome::Delivered });
+            }
+            let (lane, records) = (stream.lane.name(), place.offset.0 - from.0);
+            tracing::info!(lane, records, "the remote has them already, by its own account");
+        }
+        Ok(())
     }
 
     /// The link can send (again): nothing is in flight, and everything that is not settled is read anew. More than

@@ -1,0 +1,109 @@
+//! R26: with `exactly_once` a consumer that reads what is committed sees each message once, whatever is killed and whenever.
+
+use rumqttc_v5::QoS;
+use tidegate::telemetry::board::LinkState;
+
+use crate::support::client::{Publishers, Work, publish_once};
+use crate::support::gateway::Gateway;
+use crate::support::ledger::{Ledger, Mark};
+use crate::support::remote::{Ending, Kafka, left_out};
+
+const PUBLISHERS: usize = 4;
+/// What a publisher has unacknowledged at most.
+const WINDOW: usize = 20;
+/// Acknowledgements between two kills, at least.
+const STRIDE: usize = 200;
+
+fn routes(kafka: &Kafka, more: &str) -> String {
+    format!(
+        r#"
+links:
+  lake:
+    kafka: {{ brokers: ["127.0.0.1:{}"], exactly_once: true{more} }}
+    retry: {{ min: 10ms, max: 200ms }}
+routes:
+  - {{ name: urgent, from: "broker/line/0", to: lake/lake, priority: high }}
+  - {{ name: rest, from: "broker/line/{{n}}", except: line/0, to: lake/lake }}
+"#,
+        kafka.port
+    )
+}
+
+fn work(port: u16, messages: usize) -> Work {
+    Work { port, publishers: PUBLISHERS, messages, qos: QoS::AtLeastOnce, window: WINDOW, topic: "line".into() }
+}
+
+/// `TIDEGATE_KILLS` raises their number.
+#[tokio::test(flavor = "multi_thread")]
+async fn r26_kills_in_a_loop_never_double_what_kafka_has() {
+    if left_out(&["kafka"]) {
+        return;
+    }
+    let kills = std::env::var("TIDEGATE_KILLS").map_or(12, |text| text.parse().expect("TIDEGATE_KILLS is a number"));
+    let mut kafka = Kafka::start().await;
+    kafka.create_topic("lake", 3).await;
+    let mut gateway = Gateway::start(&routes(&kafka, "")).await;
+    let messages = (kills + 2) * 2 * STRIDE;
+    let publishers = Publishers::start(work(gateway.port, messages));
+    for kill in 1..=kills {
+        let next = (publishers.acknowledged() + STRIDE).min(messages);
+        publishers.allow((next + STRIDE).min(messages));
+        publishers.reach(next).await;
+        if kill % 2 == 0 {
+            // The cursor is as a rule behind by then: what is confirmed since is in Kafka's account alone.
+            gateway.wait_for_link("lake", "something confirmed", |link| link.ledger["delivered"] > 0).await;
+        }
+        gateway.kill_9();
+        if kill == kills / 2 {
+            kafka.end(Ending::Killed).await;
+            kafka.start_again().await;
+        }
+        gateway.start_again().await;
+    }
+    let acknowledged = publishers.finish().await;
+    gateway.wait_until_drained("lake").await;
+    let arrived = kafka.receive("lake", &acknowledged).await;
+    let ledger = Ledger::compare(acknowledged, &arrived);
+    eprintln!("{kills} kills, {messages} messages: {} published again", ledger.published_again);
+    ledger.assert_kept("read committed", 0);
+    assert!(gateway.log().contains("has them already"), "no kill came between a commit and the cursor");
+    assert!(gateway.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r26_what_the_topic_refuses_is_a_dead_letter_and_the_rest_of_its_transaction_goes_once() {
+    if left_out(&["kafka"]) {
+        return;
+    }
+    let kafka = Kafka::start().await;
+    kafka.create_topic_with("lake", 1, &[("max.message.bytes", "4096")]).await;
+    let mut gateway = Gateway::start(&routes(&kafka, "")).await;
+    let marks: Vec<Mark> = (0..40).map(|number| Mark { publisher: 1, number }).collect();
+    for mark in &marks {
+        let length = if mark.number == 20 { 8_192 } else { 64 };
+        publish_once(gateway.port, "one", "line/1", mark.payload(length)).await.unwrap();
+    }
+    let status = gateway.wait_for_link("lake", "all decided", |link| link.depth == 0).await;
+    assert_eq!((status.ledger["dead_lettered"], status.ledger["delivered"]), (1, 39), "{:?}", status.ledger);
+    let rest: Vec<Mark> = marks.into_iter().filter(|mark| mark.number != 20).collect();
+    Ledger::compare(rest.clone(), &kafka.receive("lake", &rest).await).assert_exact("read committed");
+    assert!(gateway.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r26_two_gateways_of_one_transactional_id_are_told() {
+    if left_out(&["kafka"]) {
+        return;
+    }
+    let kafka = Kafka::start().await;
+    kafka.create_topic("lake", 1).await;
+    let shared = routes(&kafka, ", transactional_id: plant");
+    let first = Gateway::start(&shared).await;
+    first.wait_for_state("lake", LinkState::Online).await;
+    let second = Gateway::start_site("other", &shared).await;
+    second.wait_for_state("lake", LinkState::Online).await;
+    publish_once(first.port, "one", "line/1", Mark { publisher: 1, number: 0 }.payload(64)).await.unwrap();
+    let told = first.wait_for_state("lake", LinkState::Misconfigured).await;
+    let words = told.sink.and_then(|sink| sink.last_error).unwrap_or_default();
+    assert!(words.contains("`transactional_id: plant`"), "{words}");
+}
