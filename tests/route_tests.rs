@@ -229,7 +229,7 @@ fn blocks(text: &str, heading: &str) -> Vec<String> {
 fn the_reference_s_examples_do_what_it_says() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/routes.md");
     let reference = std::fs::read_to_string(file).unwrap();
-    for heading in ["### What a route makes of a message", "### Route tests"] {
+    for heading in ["### What a route makes of a message", "### `routes.envelope`", "### Route tests"] {
         let blocks = blocks(&reference, heading);
         assert_eq!(blocks.len(), 2, "{heading}: routes, and their tests");
         let folder = Folder::with(&[("routes.yaml", &blocks[0]), ("routes.test.yaml", &blocks[1])]);

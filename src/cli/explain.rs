@@ -86,7 +86,13 @@ fn lines(explained: &Explanation) -> Vec<String> {
 
 fn arrived(arrived: &Arrived) -> Vec<String> {
     let mut lines = vec![arrived.at.clone()];
-    lines.extend(arrived.routes.iter().map(said));
+    for route in &arrived.routes {
+        lines.push(said(route));
+        lines.extend(route.steps.iter().map(|step| {
+            let makes = if step.makes.is_empty() { "nothing new".to_owned() } else { step.makes.join(", ") };
+            format!("      {}: {makes}", step.step)
+        }));
+    }
     if arrived.elsewhere > 0 {
         lines.push(format!("  {} more begin elsewhere", arrived.elsewhere));
     }

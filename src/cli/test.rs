@@ -69,6 +69,9 @@ struct Expected {
     route: Option<String>,
     key: Option<String>,
     payload: Option<Value>,
+    /// Parts of the payload.
+    #[serde(default)]
+    contains: Parts,
     qos: Option<u8>,
     retain: Option<bool>,
     priority: Option<String>,
@@ -77,6 +80,20 @@ struct Expected {
     properties: BTreeMap<String, String>,
     /// A part of the reason of the dead letter that it becomes.
     dead_letter: Option<String>,
+}
+
+/// One text or several.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Parts {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Default for Parts {
+    fn default() -> Self {
+        Self::Several(Vec::new())
+    }
 }
 
 /// One test's outcome.
@@ -204,6 +221,13 @@ impl Expected {
                 Some(self.dead_letter.clone().unwrap_or_else(|| "nothing".to_owned())),
                 Some(found.clone().unwrap_or_else(|| "nothing".to_owned())),
             ),
+        }
+        let parts = match &self.contains {
+            Parts::One(part) => std::slice::from_ref(part),
+            Parts::Several(parts) => parts,
+        };
+        for part in parts.iter().filter(|part| !output.payload.contains(part.as_str())) {
+            differ("payload", Some(format!("one with {part}")), Some(output.payload.clone()));
         }
         if let Some(wanted) = &self.payload
             && !same_payload(wanted, &output.payload)

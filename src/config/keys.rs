@@ -214,23 +214,18 @@ pub(super) const ROUTE: Keys = Keys {
     section: "routes",
     accepted: &[
         "name", "from", "except", "where", "to", "key", "ttl", "priority", "qos", "retain", "pick", "drop", "set",
-        "payload",
+        "payload", "envelope",
     ],
-    planned: &[
-        "transform",
-        "throttle",
-        "sample",
-        "dedup",
-        "batch",
-        "retained",
-        "envelope",
-        "decode",
-        "compress",
-        "decompress",
-    ],
+    planned: &["transform", "throttle", "sample", "dedup", "batch", "retained", "decode", "compress", "decompress"],
 };
 
-pub(super) const ALL: [&Keys; 27] = [
+pub(super) const ENVELOPE: Keys = Keys {
+    section: "routes.envelope",
+    accepted: &["format", "source", "type", "subject", "id", "time"],
+    planned: &["extensions"],
+};
+
+pub(super) const ALL: [&Keys; 28] = [
     &TOP,
     &BROKER,
     &AUTH,
@@ -253,6 +248,7 @@ pub(super) const ALL: [&Keys; 27] = [
     &DRAIN,
     &LIVE_FIRST,
     &ROUTE,
+    &ENVELOPE,
     &JWT,
     &AUTH_HTTP,
     &LDAP,

@@ -8,7 +8,7 @@ use crate::hub::{self, Source};
 use crate::links::Kind;
 use crate::router::{Endpoint, LinkId, Table};
 
-pub use crate::hub::{Arrived, Explanation, Output, Question, Said, WrongMessage};
+pub use crate::hub::{Arrived, Explanation, Output, Question, Said, Step, WrongMessage};
 
 /// Why a question has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

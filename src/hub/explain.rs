@@ -9,7 +9,7 @@ use super::Source;
 use super::plan::{self, Plan};
 use crate::clock::{Moment, WallMs};
 use crate::message::{Message, MessageId, Origin, Properties, Qos};
-use crate::router::{Arrival, Endpoint, Route, Subject, Table, Verdict, View};
+use crate::router::{Arrival, Captures, Endpoint, Route, Subject, Table, Verdict, View};
 use crate::topic::{TopicError, TopicName};
 
 /// A message that routes are asked about.
@@ -114,6 +114,17 @@ pub struct Said {
     pub captures: Vec<(String, String)>,
     /// What the condition looks at, and finds there.
     pub looks_at: Vec<(String, Option<String>)>,
+    /// What it makes of the message, step by step, as its first target gets it.
+    pub steps: Vec<Step>,
+}
+
+/// One step of what a route makes of a message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// Its key in the file.
+    pub step: &'static str,
+    /// What is another than before, one thing each: `payload ..`, `property NAME=VALUE`, `content type ..`.
+    pub makes: Vec<String>,
 }
 
 /// One message that leaves.
@@ -206,7 +217,52 @@ fn said(route: &Route, arrival: &Arrival<'_, '_>) -> Option<Said> {
         because,
         captures: captures.iter().flat_map(|captures| captures.all().map(own)).collect(),
         looks_at: looks_at.unwrap_or_default(),
+        steps: captures
+            .filter(|_| verdict == "taken")
+            .map_or_else(Vec::new, |captures| steps(route, arrival, &captures)),
     })
+}
+
+fn steps(route: &Route, arrival: &Arrival<'_, '_>, captures: &Captures<'_>) -> Vec<Step> {
+    let binding = route.to.first().map(|to| to.binding).unwrap_or_default();
+    let mut steps = Vec::new();
+    let mut before = arrival.subject.message().clone();
+    let mut told = |step: &'static str, after: &Message| {
+        steps.push(Step { step, makes: differences(&before, after) });
+        before = after.clone();
+    };
+    // Why the rest cannot be made stands with what leaves.
+    let view = View::new(arrival.subject, captures);
+    drop(route.change.make_in_steps(view, binding, Some(&mut told)));
+    steps
+}
+
+fn differences(before: &Message, after: &Message) -> Vec<String> {
+    let mut makes = Vec::new();
+    if before.payload != after.payload {
+        makes.push(format!("payload {}", shown(&after.payload)));
+    }
+    let (old, new) = (&before.properties, &after.properties);
+    let text = |text: &Option<Box<str>>| text.as_deref().unwrap_or_default().to_owned();
+    if old.content_type != new.content_type {
+        makes.push(format!("content type {}", text(&new.content_type)));
+    }
+    if old.response_topic != new.response_topic {
+        makes.push(format!("response topic {}", text(&new.response_topic)));
+    }
+    let is_new = |property: &&(Box<str>, Box<str>)| !old.user.contains(property);
+    makes.extend(new.user.iter().filter(is_new).map(|(name, value)| format!("property {name}={value}")));
+    let is_gone = |(name, _): &&(Box<str>, Box<str>)| !new.user.iter().any(|(known, _)| known == name);
+    makes.extend(old.user.iter().filter(is_gone).map(|(name, _)| format!("no property {name}")));
+    makes
+}
+
+/// A payload for people to read.
+fn shown(payload: &Bytes) -> String {
+    match std::str::from_utf8(payload) {
+        Ok(text) => text.to_owned(),
+        Err(_) => format!("{} bytes that are no text", payload.len()),
+    }
 }
 
 fn outputs(table: &Table, plan: &Plan, message: &Message) -> Vec<Output> {

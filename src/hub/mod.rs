@@ -24,7 +24,7 @@ mod tests;
 
 pub use crate::buffer::{Mark, MarkSender, Rejected, Watcher};
 pub use answers::{Answer, Answers};
-pub use explain::{Arrived, Explanation, Output, Question, Said, WrongMessage, explain};
+pub use explain::{Arrived, Explanation, Output, Question, Said, Step, WrongMessage, explain};
 pub use logged::{Logged, Tails};
 pub use receipt::Receipt;
 

@@ -15,7 +15,7 @@ use super::Source;
 use crate::buffer::Lane;
 use crate::message::{Envelope, Message};
 use crate::router::{
-    Arrival, Endpoint, Held, LinkId, Priority, Route, Subject, Table, Taken, To, Told, Unfilled, View,
+    Arrival, Binding, Endpoint, Held, LinkId, Priority, Route, Subject, Table, Taken, To, Told, Unfilled, View,
 };
 use crate::topic::{LEVELS_MAX, TopicError, TopicName, is_too_deep};
 
@@ -148,30 +148,55 @@ fn follow(table: &Table, arrival: &Arrival<'_, '_>, source: &Source, chained: Op
             Told::Taken(taken) => taken,
             Told::Held(at, held) => return plan.held.push((at, held)),
         };
-        let made = Made::of(&taken, arrival, chained);
+        let mut made = MadeFor::default();
         for to in &taken.route.to {
+            let made = made.target(to.binding, &taken, arrival, chained);
             match &to.endpoint {
-                Endpoint::Broker => plan.deliver(&taken, to, arrival, &made),
+                Endpoint::Broker => plan.deliver(&taken, to, arrival, made),
                 Endpoint::Link(_) if chained.is_some() && source.from == to.endpoint => {}
-                Endpoint::Link(link) => plan.send(&taken, to, link, arrival, &made),
+                Endpoint::Link(link) => plan.send(&taken, to, link, arrival, made),
             }
         }
     });
 }
 
-/// What a route makes of a message, once for all its targets.
+/// What a route makes of a message, once for all its targets that get the same.
+#[derive(Default)]
+struct MadeFor(SmallVec<[(Binding, Made); 1]>);
+
+/// What one of them gets.
 struct Made {
     message: Option<Arc<Message>>,
     failure: Option<String>,
 }
 
+impl MadeFor {
+    /// `chained`: see [`follow`].
+    fn target(
+        &mut self,
+        binding: Binding,
+        taken: &Taken<'_, '_>,
+        arrival: &Arrival<'_, '_>,
+        chained: Option<&LocalTarget>,
+    ) -> &Made {
+        let binding = if taken.route.change.is_by_binding() { binding } else { Binding::default() };
+        let at = self.0.iter().position(|(known, _)| *known == binding).unwrap_or_else(|| {
+            self.0.push((binding, Made::of(binding, taken, arrival, chained)));
+            self.0.len() - 1
+        });
+        self.0.get(at).map_or(&Made::NOTHING, |(_, made)| made)
+    }
+}
+
 impl Made {
-    fn of(taken: &Taken<'_, '_>, arrival: &Arrival<'_, '_>, chained: Option<&LocalTarget>) -> Self {
+    const NOTHING: Self = Self { message: None, failure: None };
+
+    fn of(binding: Binding, taken: &Taken<'_, '_>, arrival: &Arrival<'_, '_>, chained: Option<&LocalTarget>) -> Self {
         let unchanged = chained.and_then(|local| local.message.clone());
         if taken.route.change.is_nothing() {
             return Self { message: unchanged, failure: None };
         }
-        match taken.route.change.make(View::new(arrival.subject, &taken.captures)) {
+        match taken.route.change.make(View::new(arrival.subject, &taken.captures), binding) {
             Ok(message) => Self { message: Some(Arc::new(message)), failure: None },
             Err(error) => Self { message: unchanged, failure: Some(failure(taken.route, &error)) },
         }

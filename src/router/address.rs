@@ -3,7 +3,7 @@
 use super::pattern::Pattern;
 use super::syntax::{Problem, SyntaxError};
 use super::template::Template;
-use super::{Endpoint, From, LinkId, To};
+use super::{Binding, Endpoint, From, LinkId, To};
 
 /// What stands behind the endpoint in the address that a route begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +62,7 @@ impl From {
 }
 
 impl To {
-    /// Reads an address that a route leads to.
+    /// Reads an address that a route leads to. Which binding a link has is the caller's to know.
     ///
     /// # Errors
     /// The first mistake, with its place in `address`.
@@ -73,7 +73,7 @@ impl To {
             return Err(SyntaxError::new(at..at + 1, Problem::WildcardInTemplate).shifted(offset));
         }
         let template = Template::parse(what).map_err(|error| error.shifted(offset))?;
-        Ok(Self { endpoint, template })
+        Ok(Self { endpoint, template, binding: Binding::default() })
     }
 }
 

@@ -1,8 +1,8 @@
 //! What a route makes of a message on its way: another QoS, other fields, another payload. Pure: the message as it came, and
 //! out comes the one that the route's targets get.
 //!
-//! The steps go in this order, whatever the order in the file: `pick`, `drop`, `set`, `payload`, then `qos` and `retain`. Templates see the
-//! message as it came.
+//! The steps go in this order, whatever the order in the file: `pick`, `drop`, `set`, `payload`, `envelope`, then `qos` and `retain`.
+//! Templates see the message as it came.
 
 use std::borrow::Cow;
 
@@ -10,10 +10,11 @@ use bytes::Bytes;
 use serde_json::Number;
 
 use super::doc::{Doc, Path};
+use super::event::{self, Binding, Event};
 use super::json::{self, Leaf};
 use super::template::{Template, Unfilled};
 use super::view::{Part, View};
-use crate::message::{Message, Qos};
+use crate::message::{Message, Properties, Qos};
 
 /// What a route changes; the default changes nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub struct Change {
     pub set: Vec<(Place, Given)>,
     /// The payload as a text.
     pub payload: Option<Template>,
+    /// The message as an event of CloudEvents.
+    pub envelope: Option<Event>,
     /// The QoS that its targets see.
     pub qos: Option<Qos>,
     /// Whether its targets keep it.
@@ -60,6 +63,9 @@ pub enum Given {
     Template(Template),
 }
 
+/// Who is told what each step has made, under its key.
+pub type Told<'t> = Option<&'t mut dyn FnMut(&'static str, &Message)>;
+
 /// Why a route could not make its message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChangeError {
@@ -69,6 +75,12 @@ pub enum ChangeError {
     /// `pick`, `drop` and `set` of fields need one.
     #[error("the payload is no JSON section, so it has no fields")]
     NoSection,
+    /// CloudEvents has no such value.
+    #[error("the event's `{0}` would be {1:?}: it has to be a text without control characters, and not empty")]
+    Attribute(&'static str, String),
+    /// Of an event.
+    #[error("the event's `time` would be {0:?}: neither RFC 3339 nor milliseconds since 1970")]
+    Time(String),
 }
 
 impl FieldPath {
@@ -103,35 +115,64 @@ impl Change {
         *self == Self::default()
     }
 
-    /// The message that the route's targets get.
+    /// Whether what it makes depends on who gets it.
+    #[must_use]
+    pub const fn is_by_binding(&self) -> bool {
+        self.envelope.is_some()
+    }
+
+    /// The message that the route's targets of this binding get.
     ///
     /// # Errors
     /// The message lacks what is made of it.
-    pub fn make(&self, view: View<'_, '_>) -> Result<Message, ChangeError> {
+    pub fn make(&self, view: View<'_, '_>, binding: Binding) -> Result<Message, ChangeError> {
+        self.make_in_steps(view, binding, None)
+    }
+
+    /// The same, step by step.
+    ///
+    /// # Errors
+    /// The message lacks what is made of it. The steps before are told.
+    pub fn make_in_steps(
+        &self,
+        view: View<'_, '_>,
+        binding: Binding,
+        mut told: Told<'_>,
+    ) -> Result<Message, ChangeError> {
         let mut message = view.subject.message().clone();
-        self.change_fields(view, &mut message)?;
-        for (place, given) in &self.set {
-            match place {
-                Place::Payload(_) => {}
-                Place::Property(name) => {
-                    let value = given.text(view)?;
-                    message.properties.user.retain(|(known, _)| known != name);
-                    message.properties.user.push((name.clone(), value.into()));
-                }
-                Place::ContentType => message.properties.content_type = Some(given.text(view)?.into()),
-                Place::ResponseTopic => message.properties.response_topic = Some(given.text(view)?.into()),
-            }
+        self.change_fields(view, &mut message, &mut told)?;
+        if !self.set.is_empty() {
+            self.set_properties(view, &mut message.properties)?;
+            tell(&mut told, "set", &message);
         }
         if let Some(template) = &self.payload {
             message.payload = Bytes::from(template.fill_text(view)?.into_owned());
+            tell(&mut told, "payload", &message);
+        }
+        // What its targets see of it decides what an empty payload means.
+        message.retain = self.retain.unwrap_or(message.retain);
+        if let Some(event) = &self.envelope {
+            event.wrap(view, binding, &mut message)?;
+            tell(&mut told, "envelope", &message);
         }
         message.qos = self.qos.unwrap_or(message.qos);
-        message.retain = self.retain.unwrap_or(message.retain);
         Ok(message)
     }
 
+    fn set_properties(&self, view: View<'_, '_>, properties: &mut Properties) -> Result<(), Unfilled> {
+        for (place, given) in &self.set {
+            match place {
+                Place::Payload(_) => {}
+                Place::Property(name) => event::put(properties, name, &given.text(view)?),
+                Place::ContentType => properties.content_type = Some(given.text(view)?.into()),
+                Place::ResponseTopic => properties.response_topic = Some(given.text(view)?.into()),
+            }
+        }
+        Ok(())
+    }
+
     /// `pick`, `drop` and `set` of the payload's fields.
-    fn change_fields(&self, view: View<'_, '_>, message: &mut Message) -> Result<(), ChangeError> {
+    fn change_fields(&self, view: View<'_, '_>, message: &mut Message, told: &mut Told<'_>) -> Result<(), ChangeError> {
         let sets = self.set.iter().any(|(place, _)| matches!(place, Place::Payload(_)));
         if self.pick.is_empty() && self.drop.is_empty() && !sets {
             return Ok(());
@@ -143,15 +184,18 @@ impl Change {
         if !self.pick.is_empty() {
             let paths: Vec<Path> = self.pick.iter().map(|path| path.0.clone()).collect();
             doc = doc.pick(&paths);
+            tell_fields(told, "pick", &doc, message)?;
         }
-        self.drop.iter().for_each(|path| doc.remove(&path.0));
+        if !self.drop.is_empty() {
+            self.drop.iter().for_each(|path| doc.remove(&path.0));
+            tell_fields(told, "drop", &doc, message)?;
+        }
         for (place, given) in &self.set {
             if let Place::Payload(path) = place {
                 doc.put(&path.0, given.value(view)?);
             }
         }
-        message.payload = serde_json::to_vec(&doc).map_err(|_never| ChangeError::NoSection)?.into();
-        Ok(())
+        write(&doc, message)
     }
 }
 
@@ -177,6 +221,26 @@ impl Given {
             },
         }
     }
+}
+
+fn tell(told: &mut Told<'_>, step: &'static str, message: &Message) {
+    if let Some(told) = told {
+        told(step, message);
+    }
+}
+
+/// Written for who wants to see it; else once, behind the last step.
+fn tell_fields(told: &mut Told<'_>, step: &'static str, doc: &Doc, message: &mut Message) -> Result<(), ChangeError> {
+    if told.is_some() {
+        write(doc, message)?;
+        tell(told, step, message);
+    }
+    Ok(())
+}
+
+fn write(doc: &Doc, message: &mut Message) -> Result<(), ChangeError> {
+    message.payload = serde_json::to_vec(doc).map_err(|_never| ChangeError::NoSection)?.into();
+    Ok(())
 }
 
 /// A value of the payload, whole.
@@ -219,7 +283,7 @@ mod tests {
 
     fn made(change: &Change, message: &Message) -> (Option<Message>, Option<ChangeError>) {
         let (subject, captures) = (Subject::new(message), Captures::of(message.topic.as_str()));
-        match change.make(View::new(&subject, &captures)) {
+        match change.make(View::new(&subject, &captures), Binding::Mqtt) {
             Ok(message) => (Some(message), None),
             Err(error) => (None, Some(error)),
         }

@@ -20,6 +20,7 @@ mod address;
 mod change;
 mod counts;
 mod doc;
+mod event;
 mod filter;
 mod json;
 mod pattern;
@@ -29,8 +30,9 @@ mod template;
 mod view;
 
 pub use address::Form;
-pub use change::{Change, ChangeError, FieldPath, Given, Place};
+pub use change::{Change, ChangeError, FieldPath, Given, Place, Told as StepTold};
 pub use counts::{Counts, Held};
+pub use event::{Binding, Event, Mode};
 pub use filter::{Filter, FilterError, FilterProblem, Known, Mistake};
 pub use pattern::{Captures, Pattern};
 pub use syntax::{Problem, SyntaxError};
@@ -151,6 +153,8 @@ pub struct To {
     pub endpoint: Endpoint,
     /// Makes the destination.
     pub template: Template,
+    /// By whose names an event's attributes are called there.
+    pub binding: Binding,
 }
 
 /// A route, parsed and checked.

@@ -1,10 +1,14 @@
-//! What a route makes of a message: `pick`, `drop`, `set`, `payload`, `qos`, `retain`.
+//! What a route makes of a message: `pick`, `drop`, `set`, `payload`, `envelope`, `qos`, `retain`.
 
 use super::Resolver;
-use super::value::{Item, Section};
+use super::link::Draft;
+use super::value::{Item, Section, Text};
+use crate::config::keys;
 use crate::config::raw::{Entry, Scalar, ScalarKind, Value};
+use crate::links::Kind;
+use crate::links::mqtt::Version;
 use crate::message::Qos;
-use crate::router::{Change, FieldPath, From, Given, Place, Template};
+use crate::router::{Change, Endpoint, Event, FieldPath, From, Given, Mode, Place, Template, To};
 
 impl Resolver<'_> {
     pub(super) fn change(&mut self, route: &Section<'_>, from: &[&From]) -> Change {
@@ -14,8 +18,60 @@ impl Resolver<'_> {
             drop: self.field_paths(route.get("drop")),
             set: self.set(route.get("set"), from),
             payload: self.text_template(route.get("payload"), from),
+            envelope: self.envelope(route.get("envelope"), from),
             qos: qos.and_then(Qos::from_bits),
             retain: self.boolean(route.get("retain")),
+        }
+    }
+
+    /// `cloudevents-binary`, or `{ format: cloudevents-binary, source: .. }`.
+    fn envelope(&mut self, item: Option<Item<'_>>, from: &[&From]) -> Option<Event> {
+        let item = item?;
+        let modes = [("cloudevents-binary", Mode::Binary), ("cloudevents-structured", Mode::Structured)];
+        if matches!(item.node.value, Value::Scalar(_)) {
+            return self.choice(Some(item), &modes).map(|mode| Event { mode, ..Event::default() });
+        }
+        let section = self.section(&item, &keys::ENVELOPE);
+        if section.is_wrong {
+            return None;
+        }
+        let format = section.get("format");
+        if format.is_none() {
+            let hint = "`cloudevents-binary` or `cloudevents-structured`".to_owned();
+            self.mistakes.error(&section.place, "`envelope` needs a `format`", hint);
+        }
+        let mode = self.choice(format, &modes).unwrap_or_default();
+        let mut template = |key| self.text_template(section.get(key), from);
+        Some(Event {
+            mode,
+            source: template("source"),
+            kind: template("type"),
+            subject: template("subject"),
+            id: template("id"),
+            time: template("time"),
+        })
+    }
+
+    /// MQTT 3.1.1 has no place for what stands beside a payload.
+    pub(super) fn check_envelope(
+        &mut self,
+        item: Option<Item<'_>>,
+        change: &Change,
+        to: &[(To, &Text<'_>)],
+        links: &[Draft<'_>],
+    ) {
+        let Some(item) = item.filter(|_| change.envelope.as_ref().is_some_and(|event| event.mode == Mode::Binary))
+        else {
+            return;
+        };
+        for (to, _) in to {
+            let Endpoint::Link(name) = &to.endpoint else { continue };
+            let link = links.iter().find(|draft| draft.name == name.as_str()).and_then(|draft| draft.config.as_ref());
+            if matches!(link.map(|link| &link.kind), Some(Kind::Mqtt(mqtt)) if mqtt.version == Version::V4) {
+                let wrong = format!("`{name}` speaks MQTT 3.1.1, which has no place for an event's attributes");
+                let hint = "use `cloudevents-structured`, or `version: 5` at the link".to_owned();
+                self.mistakes.error(item.place(), wrong, hint);
+            }
         }
     }
 

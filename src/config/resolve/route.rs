@@ -13,7 +13,7 @@ use crate::config::source::Place;
 use crate::links::Kind;
 use crate::message::Qos;
 use crate::router::{
-    Endpoint, FIELDS, Filter, Form, From, Known, Mistake, Pattern, Priority, Route, SyntaxError, Template, To,
+    Binding, Endpoint, FIELDS, Filter, Form, From, Known, Mistake, Pattern, Priority, Route, SyntaxError, Template, To,
 };
 
 /// `org.apache.kafka.common.internals.Topic`.
@@ -70,6 +70,7 @@ impl Resolver<'_> {
             let priority = self.priority(section.get("priority"), &to, links);
             let change = self.change(&section, &sources);
             self.check_qos(section.get("qos"), change.qos, &to, links);
+            self.check_envelope(section.get("envelope"), &change, &to, links);
             routes.push(Draught {
                 to: to.iter().map(|(_, text)| text.place().clone()).collect(),
                 route: Route {
@@ -295,7 +296,13 @@ impl Resolver<'_> {
         if let Some(config) = &mut draft.config {
             config.has_sink = true;
         }
-        match draft.kind? {
+        let kind = draft.kind?;
+        to.binding = match kind {
+            KindName::Mqtt => Binding::Mqtt,
+            KindName::Rabbitmq => Binding::Amqp,
+            KindName::Kafka => Binding::Kafka,
+        };
+        match kind {
             KindName::Mqtt => {}
             KindName::Kafka => self.check_kafka_template(text, &to.template, offset),
             // To the default exchange a destination is the name of a queue, dots and all.
