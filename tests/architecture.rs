@@ -15,7 +15,21 @@ use std::path::{Path, PathBuf};
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     ("cli", &["config", "gateway", "router", "buffer", "broker", "links", "admin", "topic"]),
-    ("config", &["gateway::Config", "router", "buffer", "broker", "links", "message", "topic"]),
+    (
+        "config",
+        &[
+            "gateway::Config",
+            "gateway::Outline",
+            "gateway::Entry",
+            "gateway::ReloadWhen",
+            "router",
+            "buffer",
+            "broker",
+            "links",
+            "message",
+            "topic",
+        ],
+    ),
     ("gateway", &["broker", "links", "hub", "buffer", "admin", "router", "message"]),
     ("broker", &["wire", "hub", "message", "topic", "router::Endpoint"]),
     ("links", &["hub", "buffer", "message", "topic", "router::LinkId", "router::Endpoint"]),

@@ -191,6 +191,24 @@ impl Lanes {
         self.iter().for_each(|(_, buffer)| buffer.hurry());
     }
 
+    /// Seals all of them, see [`Buffer::seal`].
+    pub async fn seal(&self) {
+        for (_, buffer) in self.iter() {
+            buffer.seal().await;
+        }
+    }
+
+    /// See [`Buffer::unseal`].
+    pub fn unseal(&self) {
+        self.iter().for_each(|(_, buffer)| buffer.unseal());
+    }
+
+    /// Whether all lanes of `used` are there.
+    #[must_use]
+    pub fn has_all(&self, used: &[Lane]) -> bool {
+        used.iter().all(|lane| self.iter().any(|(own, _)| own == *lane))
+    }
+
     /// Closes all of them, see [`Buffer::close`].
     pub async fn close(&self) {
         for (_, buffer) in self.iter() {

@@ -664,6 +664,21 @@ impl Buffer {
         &self.inner.id
     }
 
+    /// Refuses new offers from now on with [`Refused::Closed`], and returns when what had room before has come or will not: then
+    /// nothing is lost by a [`Buffer::close`] while publishers go on. Cancel safe; [`Buffer::unseal`] takes it back.
+    pub async fn seal(&self) {
+        let shared = &self.inner.shared;
+        // Subscribed before the state is looked at, so that no change is missed.
+        let mut room = shared.room.subscribe();
+        shared.seal(true);
+        while shared.has_granted() && room.changed().await.is_ok() {}
+    }
+
+    /// Takes offers again.
+    pub fn unseal(&self) {
+        self.inner.shared.seal(false);
+    }
+
     /// Refuses new offers, writes and syncs what is staged, saves the cursor, ends the writer thread. Idempotent.
     /// Readers end with [`Refused::Closed`].
     pub async fn close(&self) {

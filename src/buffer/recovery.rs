@@ -138,6 +138,7 @@ fn assemble(parts: Parts<'_>, segments: VecDeque<Known>, tracker: Tracker, next:
         pressure: Pressure::None,
         failed: None,
         closing: false,
+        sealed: false,
         turned_away: TurnedAway::default(),
         poked: true,
     };

@@ -112,6 +112,8 @@ pub(super) struct State {
     /// Of delivered segments that cannot be deleted.
     pub(super) stuck_bytes: u64,
     pub(super) closing: bool,
+    /// No more offers, and what has room already may still come: before a close in a gateway that goes on.
+    pub(super) sealed: bool,
     pub(super) turned_away: TurnedAway,
     /// Something for the writer to look at.
     pub(super) poked: bool,
@@ -393,7 +395,7 @@ impl Shared {
         if let Some(reason) = &state.failed {
             return Look::Decided(Verdict::Refused(Refused::Failed(Arc::clone(reason))));
         }
-        if state.closing {
+        if state.closing || state.sealed {
             return Look::Decided(Verdict::Refused(Refused::Closed));
         }
         // It would not fit if everything else went.
@@ -526,6 +528,9 @@ impl Shared {
         let offset = state.next;
         state.next += 1;
         state.granted -= need;
+        if state.sealed {
+            self.make_own_room();
+        }
         if state.spill.is_some() {
             self.append_to_spill(state, offset, parts, expires, self.clock.moment());
             return Offset(offset);
@@ -681,6 +686,17 @@ impl Shared {
     /// Wakes those to this lane.
     pub(super) fn make_own_room(&self) {
         self.room.send_modify(|generation| *generation = generation.wrapping_add(1));
+    }
+
+    /// No more offers, or offers again.
+    pub(super) fn seal(&self, sealed: bool) {
+        self.state.lock().sealed = sealed;
+        self.make_room();
+    }
+
+    /// Whether room is granted that is neither used nor given back.
+    pub(super) fn has_granted(&self) -> bool {
+        self.state.lock().granted > 0
     }
 
     /// No more offers, no more reading; the writer finishes.

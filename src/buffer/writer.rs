@@ -35,6 +35,9 @@ struct Ending(Arc<Shared>);
 
 impl Drop for Ending {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail("its writer panicked");
+        }
         self.0.mark.fail("the buffer is closed");
         self.0.closed.send_replace(true);
         self.0.ended.send_replace(true);

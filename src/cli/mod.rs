@@ -10,9 +10,11 @@ mod demo;
 mod doctor;
 mod exit;
 mod explain;
+mod origin;
 mod out;
 mod passwd;
 mod point;
+mod reload;
 mod replay;
 mod run;
 mod signals;
@@ -77,6 +79,8 @@ enum Command {
     Test(test::Args),
     /// Show what the running gateway is doing: exit code 1 if it is not ready or a ledger does not balance
     Status(status::Args),
+    /// Have the running gateway read its configuration again, and show what that changes: exit code 65 if it cannot be used
+    Reload(reload::Args),
     /// Send again what a link's buffer still holds, delivered or not: by time, offset and topic, to the same link or another
     Replay(replay::Args),
     /// Prove from the files that every message is accounted for: exit code 1 on any gap, or damage that is not known
@@ -133,6 +137,7 @@ fn dispatch(cli: &Cli) -> Outcome {
         Command::Explain(args) => explain::explain(args, &config_file(cli.config.as_deref())?),
         Command::Test(args) => test::test(args, || config_file(cli.config.as_deref())),
         Command::Status(args) => ask_for_status(args, &config_file(cli.config.as_deref())?),
+        Command::Reload(args) => reload::reload(args, &data_dir(&config_file(cli.config.as_deref())?)?),
         Command::Replay(args) => replay::replay(args, &load(&config_file(cli.config.as_deref())?)?.0.data_dir),
         Command::Audit(args) => audit::audit(args, &data_dir(&config_file(cli.config.as_deref())?)?),
         Command::DeadLetters(args) => dead_letters::dead_letters(args, &config_file(cli.config.as_deref())?),

@@ -2,15 +2,17 @@
 
 use std::io::Read as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
 use super::exit::{Exit, Failure, Outcome};
+use super::origin::File;
 use super::out;
 use super::signals::{self, Hangups, Signals};
 use crate::clock;
-use crate::gateway::{Config, Gateway};
+use crate::gateway::{Config, Gateway, Loaded, Origin as _};
 use crate::telemetry::logging;
 
 /// `tidegate run`.
@@ -28,7 +30,10 @@ pub(crate) struct Args {
 /// Runs the gateway until a signal ends it: the first in order, a second at once.
 pub(crate) fn run(args: &Args, file: &Path) -> Outcome {
     logging::init(args.log_format).map_err(|error| Failure::new(Exit::Usage, error))?;
-    let (config, warnings) = super::load(file)?;
+    let origin = Arc::new(File::new(file));
+    let unusable =
+        |text: String| Failure::new(Exit::Config, anyhow::anyhow!("{} cannot be used\n{text}", file.display()));
+    let Loaded { config, warnings } = origin.load().map_err(unusable)?;
     if !warnings.is_empty() {
         out::complain(warnings.trim_end());
     }
@@ -37,16 +42,16 @@ pub(crate) fn run(args: &Args, file: &Path) -> Outcome {
         .thread_name("tidegate")
         .build()
         .map_err(|error| Failure::new(Exit::Io, anyhow::Error::new(error).context("cannot start threads")))?;
-    let outcome = runtime.block_on(Box::pin(gateway(config, args.until_stdin_closes)));
+    let outcome = runtime.block_on(Box::pin(gateway(config, origin, args.until_stdin_closes)));
     // What still runs now was told to stop and did not, or the operator will not wait: everything acknowledged is on disk.
     runtime.shutdown_background();
     outcome
 }
 
-async fn gateway(config: Config, until_stdin_closes: bool) -> Outcome {
+async fn gateway(config: Config, origin: Arc<File>, until_stdin_closes: bool) -> Outcome {
     let mut signals = Signals::new().map_err(|error| Failure::new(Exit::Io, error))?;
     let mut hangups = Hangups::new().map_err(|error| Failure::new(Exit::Io, error))?;
-    let gateway = Gateway::build(config, clock::system()).await.map_err(|error| {
+    let gateway = Gateway::build(config, Some(origin), clock::system()).await.map_err(|error| {
         let code = error.exit_code();
         Failure::with_code(code, anyhow::Error::new(error).context("cannot start"))
     })?;
@@ -65,7 +70,7 @@ async fn gateway(config: Config, until_stdin_closes: bool) -> Outcome {
                 return ended.map(|()| Exit::Done).map_err(|error| Failure::with_code(error.exit_code(), error));
             }
             () = hangups.next() => {
-                tracing::info!(signal = "SIGHUP", "reading certificates, keys, authorities, revocation lists, users and rules again");
+                tracing::info!(signal = "SIGHUP", "reading routes.yaml, secrets, certificates, keys, authorities, revocation lists, users and rules again");
                 reload.now();
             }
             name = signals.next() => {

@@ -12,7 +12,7 @@ pub(super) struct Keys {
 
 pub(super) const TOP: Keys = Keys {
     section: "",
-    accepted: &["site", "data_dir", "broker", "admin", "links", "routes"],
+    accepted: &["site", "data_dir", "reload", "broker", "admin", "links", "routes"],
     planned: &["max_memory", "telemetry"],
 };
 

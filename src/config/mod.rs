@@ -16,6 +16,7 @@ mod diagnostic;
 mod env;
 mod keys;
 mod mosquitto;
+mod outline;
 mod raw;
 mod resolve;
 mod source;
@@ -90,11 +91,18 @@ pub fn check(path: &Path, env: &Env) -> Report {
     let (links, routes) = (count(&root, "links"), count(&root, "routes"));
     let data_dir = resolve::data_dir(&root, env);
     let (config, mistakes) = resolve::resolve(&root, env, mistakes);
+    let config = config.map(|config| Config { outline: outline::of(&root), ..config });
     let mut report = Report { diagnostics: mistakes.sorted(), config, data_dir, links, routes };
     if report.has_errors() || env.no_secrets {
         report.config = None;
     }
     report
+}
+
+/// The files that [`load`] reads, in the order of their names; that of `path` alone where there is no such folder.
+#[must_use]
+pub fn files(path: &Path) -> Vec<PathBuf> {
+    if path.is_dir() { files_in(path).unwrap_or_default() } else { vec![path.to_owned()] }
 }
 
 /// The files to read, in the order of their names.

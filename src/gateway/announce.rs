@@ -1,12 +1,14 @@
 //! `$SYS/tidegate/`: what the gateway says of itself to plain MQTT clients, above all the state of each link, retained and
 //! changed at once.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use super::{Link, Shared};
+use crate::router::LinkId;
 use crate::telemetry::metrics::state_name;
 
 /// A buffer that fails tells nobody by itself; it is looked at this often.
@@ -16,14 +18,20 @@ const LOOK: Duration = Duration::from_secs(1);
 pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     shared.broker.announce("$SYS/tidegate/version", env!("CARGO_PKG_VERSION")).await;
     shared.broker.announce("$SYS/tidegate/site", shared.site.to_string()).await;
-    let mut said: Vec<Option<&'static str>> = vec![None; shared.links.len()];
+    let mut said: BTreeMap<LinkId, &'static str> = BTreeMap::new();
     loop {
-        for (link, said) in shared.links.iter().zip(&mut said) {
+        let parts = shared.parts();
+        for link in &parts.links {
             let state = state_name(link.status(shared.clock.moment()).state);
-            if said.replace(state) != Some(state) {
-                let topic = format!("$SYS/tidegate/links/{}/state", link.config.id);
-                shared.broker.announce(&topic, state).await;
+            if said.insert(link.config.id.clone(), state) != Some(state) {
+                shared.broker.announce(&topic(&link.config.id), state).await;
             }
+        }
+        // Of a link that a reload took out nothing stays retained.
+        let gone = |id: &LinkId| parts.links.iter().all(|link| link.config.id != *id);
+        for id in said.keys().filter(|id| gone(id)).cloned().collect::<Vec<_>>() {
+            said.remove(&id);
+            shared.broker.announce(&topic(&id), "").await;
         }
         tokio::select! {
             () = stop.cancelled() => return,
@@ -31,6 +39,10 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
             () = tokio::time::sleep(LOOK) => {}
         }
     }
+}
+
+fn topic(link: &LinkId) -> String {
+    format!("$SYS/tidegate/links/{link}/state")
 }
 
 impl Link {

@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::{Config, Gateway, Link, Orphan, Replays, Shared, rename};
+use arc_swap::ArcSwap;
+
+use super::reload::Origin;
+use super::{Config, Crews, Gateway, Link, Orphan, Parts, Replays, Shared, rename};
 use crate::broker::{self, Broker};
 use crate::buffer::{self, Lane, Lanes, Recovery};
 use crate::clock::Clock;
@@ -15,7 +18,7 @@ use crate::hub::Hub;
 use crate::links;
 use crate::message::IdSource;
 use crate::router::{LinkId, Table};
-use crate::telemetry::board::BrokerBoard;
+use crate::telemetry::board::{BrokerBoard, SharedHalf};
 use crate::units::ByteSize;
 
 /// Why a gateway could not be built. Nothing was taken or changed, but for what recovery repaired.
@@ -95,23 +98,28 @@ impl BuildError {
 }
 
 impl Gateway {
-    /// Opens the data folder, the buffers and the store, and binds every address.
+    /// Opens the data folder, the buffers and the store, and binds every address. `origin` is where the configuration can be read
+    /// again.
     ///
     /// # Errors
     /// [`BuildError`]: what cannot be had, where, and what would be right.
-    pub async fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Self, BuildError> {
+    pub async fn build(
+        config: Config,
+        origin: Option<Arc<dyn Origin>>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, BuildError> {
         let lock = lock_data(&config.data_dir)?;
         rename::carry(&config, &clock)?;
         let orphans = open_orphans(&config, &clock);
-        let links = open_links(config.links, &clock)?;
+        let links = open_links(&config.links, &clock)?;
         let logs = links.iter().filter_map(|link| Some((link.config.id.clone(), link.lanes.clone()?))).collect();
         let ids = IdSource::new(Arc::clone(&config.site), rand::random());
-        let hub = Arc::new(Hub::new(ids, Table::new(config.routes), logs, Arc::clone(&clock)));
+        let hub = Arc::new(Hub::new(ids, Table::new(config.routes.clone()), logs, Arc::clone(&clock)));
         let broker_board = Arc::new(BrokerBoard::default());
         let store = config.data_dir.join("broker");
         buffer::make_dir(&store).map_err(|error| BuildError::Data { path: store.clone(), error })?;
         let board = Arc::clone(&broker_board);
-        let broker = Broker::open(config.broker, &store, Arc::clone(&hub), board, Arc::clone(&clock))
+        let broker = Broker::open(config.broker.clone(), &store, Arc::clone(&hub), board, Arc::clone(&clock))
             .map_err(BuildError::Store)?;
         let outlet: Arc<Broker> = Arc::clone(&broker);
         hub.attach(outlet);
@@ -119,24 +127,32 @@ impl Gateway {
         let admin = bind_admin(config.admin).await?;
         let links_changed = Arc::default();
         links.iter().for_each(|link| link.report_to(&links_changed));
+        let parts = Parts {
+            links: links.into_iter().map(Arc::new).collect(),
+            orphans: orphans.into_iter().map(Arc::new).collect(),
+            listeners: bound.listening(),
+            admin: admin.as_ref().and_then(|listener| listener.local_addr().ok()),
+        };
         let shared = Arc::new(Shared {
-            site: config.site,
+            site: Arc::clone(&config.site),
             replays: Replays::new(&config.data_dir),
-            data_dir: config.data_dir,
+            data_dir: config.data_dir.clone(),
             started: clock.wall(),
             clock,
             hub,
             broker,
             broker_board,
-            links,
-            orphans,
-            listeners: bound.listening(),
-            admin: admin.as_ref().and_then(|listener| listener.local_addr().ok()),
+            parts: ArcSwap::from_pointee(parts),
             links_changed,
             ready: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            crews: Crews::default(),
+            origin,
+            asked: tokio::sync::Notify::new(),
+            reloads: parking_lot::Mutex::default(),
+            running: tokio::sync::Mutex::default(),
         });
-        Ok(Self { shared, bound, admin, _lock: lock })
+        Ok(Self { shared, bound, admin, config, _lock: lock })
     }
 }
 
@@ -153,24 +169,31 @@ pub(super) fn lock_data(dir: &Path) -> Result<File, BuildError> {
     }
 }
 
-fn open_links(configs: Vec<links::Config>, clock: &Arc<dyn Clock>) -> Result<Vec<Link>, BuildError> {
-    configs.into_iter().map(|config| open_link(config, clock)).collect()
+fn open_links(configs: &[links::Config], clock: &Arc<dyn Clock>) -> Result<Vec<Link>, BuildError> {
+    let open = |config: &links::Config| Ok(Link::new(config.clone(), open_lanes(config, clock)?, None));
+    configs.iter().map(open).collect()
 }
 
-fn open_link(config: links::Config, clock: &Arc<dyn Clock>) -> Result<Link, BuildError> {
+/// A link's buffer, where it needs one.
+pub(super) fn open_lanes(config: &links::Config, clock: &Arc<dyn Clock>) -> Result<Option<Lanes>, BuildError> {
     // Data that an earlier run left is delivered also when no route leads to the link any more.
-    let needed = config.has_sink || config.buffer.dir.exists();
-    let lanes = if needed {
-        let opened = Lanes::open(&config.buffer, links::window(&config), &config.lanes, clock);
-        let (lanes, recoveries) = opened.map_err(|error| BuildError::Buffer { link: config.id.clone(), error })?;
-        report(config.id.as_str(), &recoveries);
-        Some(lanes)
-    } else {
-        None
-    };
-    let sink = lanes.is_some().then(Arc::default);
-    let source = (!config.sources.is_empty()).then(Arc::default);
-    Ok(Link { config, lanes, sink, source })
+    if !config.has_sink && !config.buffer.dir.exists() {
+        return Ok(None);
+    }
+    let opened = Lanes::open(&config.buffer, links::window(config), &config.lanes, clock);
+    let (lanes, recoveries) = opened.map_err(|error| BuildError::Buffer { link: config.id.clone(), error })?;
+    report(config.id.as_str(), &recoveries);
+    Ok(Some(lanes))
+}
+
+impl Link {
+    /// With the boards of the link that it was before, whose figures go on.
+    pub(super) fn new(config: links::Config, lanes: Option<Lanes>, before: Option<&Self>) -> Self {
+        let board = |board: Option<&SharedHalf>| board.map_or_else(Arc::default, Arc::clone);
+        let sink = lanes.is_some().then(|| board(before.and_then(|before| before.sink.as_ref())));
+        let source = (!config.sources.is_empty()).then(|| board(before.and_then(|before| before.source.as_ref())));
+        Self { config, lanes, sink, source }
+    }
 }
 
 /// R34: folders below `links/` that no link of the file owns. They are opened so that `status` can tell what they hold, and
@@ -182,7 +205,7 @@ fn open_orphans(config: &Config, clock: &Arc<dyn Clock>) -> Vec<Orphan> {
     strays.map(|dir| open_orphan(&dir, clock)).collect()
 }
 
-fn open_orphan(dir: &Path, clock: &Arc<dyn Clock>) -> Orphan {
+pub(super) fn open_orphan(dir: &Path, clock: &Arc<dyn Clock>) -> Orphan {
     let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
     match Lanes::open(&keeping(dir), 1, &[], clock) {
         Ok((lanes, recoveries)) => {
@@ -243,7 +266,7 @@ fn report_lane(link: &str, lane: &str, recovery: &Recovery) {
     }
 }
 
-async fn bind_admin(address: Option<SocketAddr>) -> Result<Option<tokio::net::TcpListener>, BuildError> {
+pub(super) async fn bind_admin(address: Option<SocketAddr>) -> Result<Option<tokio::net::TcpListener>, BuildError> {
     let Some(address) = address else { return Ok(None) };
     let listener = tokio::net::TcpListener::bind(address).await;
     listener.map(Some).map_err(|error| BuildError::Admin { address, error })

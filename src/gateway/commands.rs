@@ -1,5 +1,7 @@
 //! What the operator's tools ask of a running gateway, over its admin socket.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -32,9 +34,10 @@ struct LettersArguments {
 }
 
 impl Shared {
-    pub(super) async fn obey(&self, name: &str, arguments: Value) -> Result<Value, CommandError> {
+    pub(super) async fn obey(self: &Arc<Self>, name: &str, arguments: Value) -> Result<Value, CommandError> {
         match name {
             "audit" => self.audit(read(arguments)?).await,
+            "reload" => answer(&self.reload("`tidegate reload`").await),
             "dead-letters" => self.letters(read(arguments)?).await,
             _ if name.starts_with("replay-") => self.obey_replay(name, arguments).await,
             _ => Err(CommandError::Unknown(name.to_owned())),
@@ -42,17 +45,18 @@ impl Shared {
     }
 
     /// The lanes of each link with its name, those of links that are no more included.
-    fn buffers(&self) -> impl Iterator<Item = (&str, &Lanes)> {
-        let links = self.links.iter().filter_map(|link| Some((link.config.id.as_str(), link.lanes.as_ref()?)));
-        let orphans =
-            self.orphans.iter().filter_map(|orphan| Some((orphan.name.as_str(), orphan.lanes.as_ref().ok()?)));
-        links.chain(orphans)
+    fn buffers(&self) -> Vec<(String, Lanes)> {
+        let parts = self.parts();
+        let links = parts.links.iter().filter_map(|link| Some((link.config.id.to_string(), link.lanes.clone()?)));
+        let orphans = parts.orphans.iter().filter_map(|orphan| Some((orphan.name.clone(), orphan.lanes.clone().ok()?)));
+        links.chain(orphans).collect()
     }
 
     /// The logs that `LINK`, all its lanes, or `LINK/LANE` names.
     fn logs(&self, named: &str) -> Result<Vec<(Lane, Buffer)>, CommandError> {
         let (link, lane) = Lane::split(named);
-        let lanes = self.buffers().find(|(name, _)| *name == link).map(|(_, lanes)| all_of(lanes));
+        let buffers = self.buffers();
+        let lanes = buffers.iter().find(|(name, _)| *name == link).map(|(_, lanes)| all_of(lanes));
         let mut logs = lanes.unwrap_or_default();
         logs.retain(|(own, _)| lane.is_none_or(|lane| lane == *own));
         if !logs.is_empty() {
@@ -60,7 +64,7 @@ impl Shared {
         }
         Err({
             let link = named;
-            let known: Vec<_> = self.buffers().map(|(name, _)| name).collect();
+            let known: Vec<_> = buffers.iter().map(|(name, _)| name.as_str()).collect();
             CommandError::NotThere(format!("there is no link `{link}` with a buffer; there are: {}", known.join(", ")))
         })
     }
@@ -68,7 +72,7 @@ impl Shared {
     async fn audit(&self, arguments: AuditArguments) -> Result<Value, CommandError> {
         let buffers: Vec<(Lane, Buffer)> = match &arguments.link {
             Some(link) => self.logs(link)?,
-            None => self.buffers().flat_map(|(_, lanes)| all_of(lanes)).collect(),
+            None => self.buffers().iter().flat_map(|(_, lanes)| all_of(lanes)).collect(),
         };
         let accept = arguments.accept;
         let audits = blocking(move || buffers.iter().map(|(_, buffer)| buffer.audit(accept)).collect()).await?;
@@ -88,7 +92,7 @@ impl Shared {
                 let most = if verb == "list" { PAYLOAD_IN_LIST } else { PAYLOAD_SHOWN };
                 answer(&blocking(move || read_letters(&logs, ids.as_deref(), most)).await??)
             }
-            "send" if self.orphans.iter().any(|orphan| orphan.name == Lane::split(&link).0) => {
+            "send" if self.parts().orphans.iter().any(|orphan| orphan.name == Lane::split(&link).0) => {
                 Err(CommandError::Refused(format!(
                     "link `{link}` is orphaned: routes.yaml has no such link, so nothing of it is sent"
                 )))

@@ -1,5 +1,7 @@
 //! The only part that knows all others: builds them from a [`Config`], runs them, and ends them in order.
 //!
+//! `routes.yaml` is read again while it runs, see [`reload`]: what has not changed is not touched.
+//!
 //! Start: lock the data folder, open every link's buffer, open the broker's store, bind all listeners, and only then take
 //! the first packet; QoS 2 exchanges that a kill interrupted (R18) are finished beside that, since a link that blocks must not
 //! keep clients out. Whatever cannot be had is reported before anything runs. End: DESIGN.md section 9, in [`run`].
@@ -9,8 +11,11 @@
 mod announce;
 mod build;
 mod commands;
+mod crew;
 pub mod explain;
 pub mod offline;
+mod outline;
+mod reload;
 mod rename;
 mod replay;
 mod run;
@@ -18,6 +23,8 @@ mod shown;
 mod status;
 
 pub use build::BuildError;
+pub use outline::{Change, Entry, Outline, Sign};
+pub use reload::{Loaded, Origin, ReloadReport};
 pub use run::RunError;
 pub use shown::{Letter, LetterList, SettledLetter, ShownMessage, ShownRecord, UnreadLetter};
 
@@ -27,6 +34,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use self::crew::{Crew, Lost};
+use self::reload::Running;
 use self::replay::Replays;
 use crate::broker::{self, Broker};
 use crate::buffer::Lanes;
@@ -34,7 +47,7 @@ use crate::clock::{Clock, WallMs};
 use crate::hub::Hub;
 use crate::links;
 use crate::router::Route;
-use crate::telemetry::board::{BrokerBoard, HalfBoard};
+use crate::telemetry::board::{BrokerBoard, HalfBoard, ReloadStatus};
 
 /// Everything that `routes.yaml` says, resolved: values that cannot be wrong.
 #[derive(Clone, Debug)]
@@ -43,6 +56,8 @@ pub struct Config {
     pub site: Arc<str>,
     /// `data_dir:`; default `./tidegate-data` beside the file.
     pub data_dir: PathBuf,
+    /// `reload:`.
+    pub reload: ReloadWhen,
     /// `broker:` (R30: 127.0.0.1:1883, anonymous, without the section).
     pub broker: broker::Config,
     /// `links:`.
@@ -51,6 +66,18 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// `admin: { bind: .. }`.
     pub admin: Option<SocketAddr>,
+    /// All of it as it is written.
+    pub outline: Outline,
+}
+
+/// When the files are read again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReloadWhen {
+    /// SIGHUP, and `tidegate reload`.
+    #[default]
+    Asked,
+    /// Also when they have changed and stand still.
+    Changed,
 }
 
 /// A built gateway: everything is open and bound, nothing is taken yet. [`Gateway::run`] runs it.
@@ -58,19 +85,20 @@ pub struct Gateway {
     shared: Arc<Shared>,
     bound: broker::Bound,
     admin: Option<tokio::net::TcpListener>,
+    config: Config,
     /// R36: held as long as the gateway lives.
     _lock: File,
 }
 
-/// Has a running gateway read the files again that it was made of: certificates, keys, authorities, revocation lists,
-/// users and rules. Within its runtime.
+/// Has a running gateway read the files again that it was made of: `routes.yaml`, its secrets, certificates, keys, authorities,
+/// revocation lists, users and rules. Within its runtime.
 #[derive(Clone)]
 pub struct Reload(Arc<Shared>);
 
 impl Reload {
-    /// Changed or not. What is wrong is logged, shown by `status`, and leaves in force what was before.
+    /// Soon, changed or not. What is wrong is logged, shown by `status`, and leaves in force what was before.
     pub fn now(&self) {
-        self.0.broker.reload();
+        self.0.asked.notify_one();
     }
 }
 
@@ -89,15 +117,45 @@ struct Shared {
     hub: Arc<Hub>,
     broker: Arc<Broker>,
     broker_board: Arc<BrokerBoard>,
-    links: Vec<Link>,
-    orphans: Vec<Orphan>,
+    parts: ArcSwap<Parts>,
     replays: Replays,
-    listeners: Vec<broker::Listening>,
-    admin: Option<SocketAddr>,
     /// The state of a link has changed.
-    links_changed: Arc<tokio::sync::Notify>,
+    links_changed: Arc<Notify>,
     ready: AtomicBool,
     stopping: AtomicBool,
+    crews: Crews,
+    /// Where the configuration can be read again.
+    origin: Option<Arc<dyn Origin>>,
+    /// By SIGHUP.
+    asked: Notify,
+    reloads: Mutex<ReloadStatus>,
+    /// What a reload changes; none until it runs. Whoever has it is alone in changing it.
+    running: tokio::sync::Mutex<Option<Running>>,
+}
+
+/// What a reload may replace, as it is at one moment.
+struct Parts {
+    links: Vec<Arc<Link>>,
+    orphans: Vec<Arc<Orphan>>,
+    listeners: Vec<broker::Listening>,
+    admin: Option<SocketAddr>,
+}
+
+/// The stages' tasks, in the order in which they end.
+struct Crews {
+    /// Listeners and sources: nothing new is taken.
+    intake: Crew,
+    sinks: Crew,
+    /// The status page: last, so that the end can be watched.
+    admin: Crew,
+    lost: Arc<Lost>,
+}
+
+impl Default for Crews {
+    fn default() -> Self {
+        let lost = Arc::default();
+        Self { intake: Crew::new(&lost), sinks: Crew::new(&lost), admin: Crew::new(&lost), lost }
+    }
 }
 
 /// A link as it runs.
@@ -130,6 +188,10 @@ impl std::fmt::Debug for Gateway {
 }
 
 impl Shared {
+    fn parts(&self) -> Arc<Parts> {
+        self.parts.load_full()
+    }
+
     fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }

@@ -22,7 +22,7 @@ pub(super) fn carry(config: &Config, clock: &Arc<dyn Clock>) -> Result<(), Build
     Ok(())
 }
 
-fn carry_one(links: &Path, link: &LinkId, old: &LinkId, clock: &Arc<dyn Clock>) -> Result<(), BuildError> {
+pub(super) fn carry_one(links: &Path, link: &LinkId, old: &LinkId, clock: &Arc<dyn Clock>) -> Result<(), BuildError> {
     let (from, to) = (links.join(old.as_str()), links.join(link.as_str()));
     if !from.is_dir() {
         tracing::info!(%link, %old, "nothing is buffered under the old name: `renamed_from` can go");

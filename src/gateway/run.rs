@@ -1,17 +1,18 @@
 //! Running, and ending in the order of DESIGN.md section 9.
 //!
-//! Every task is in one `JoinSet`: one that ends before its time, or panics, is seen at once. A link's end is that link's
+//! Every task is in a [`Crew`]: one that ends before its time, or panics, is seen at once. A link's end is that link's
 //! alone and its task does not end by an error; the broker's or the admin page's early end stops the gateway, in order.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::{Gateway, Shared};
+use super::crew::{Crew, Hand};
+use super::reload::{Hands, Running};
+use super::{Gateway, Link, Shared, announce, reload};
 use crate::admin;
 use crate::buffer::Lanes;
 use crate::links::{self, Identity};
@@ -19,6 +20,9 @@ use crate::links::{self, Identity};
 /// How long a stage of stopping may take. Stopping is safe at any point, since what was acknowledged is on disk: the limits only
 /// keep an operator from waiting for a dead remote (systemd would kill after 90 s).
 const STAGE_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a reload that is under way may take to end: it waits for halves of links to end.
+const RELOAD_LIMIT: Duration = Duration::from_secs(20);
 
 /// How often a reading is taken of what each link has moved, for its rate.
 const RATE_EVERY: Duration = Duration::from_secs(1);
@@ -50,167 +54,131 @@ impl RunError {
     }
 }
 
-/// The stages' tokens, in the order in which they end.
-#[derive(Default)]
-struct Stages {
-    /// Listeners and sources: nothing new is taken.
-    intake: CancellationToken,
-    /// Sinks.
-    sinks: CancellationToken,
-    /// The status page: last, so that the end can be watched.
-    admin: CancellationToken,
-}
-
 impl Gateway {
     /// Runs until `shutdown` is cancelled, then ends everything in order.
     ///
     /// # Errors
     /// [`RunError`] where a part ended first; the gateway was ended in order all the same.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunError> {
-        let Self { shared, bound, admin, _lock } = self;
-        let stages = Stages::default();
-        let mut pages = JoinSet::new();
-        serve_admin(&shared, admin, &stages, &mut pages)?;
-        pages.spawn(sample_rates(Arc::clone(&shared), stages.admin.clone()));
-        let mut sinks = JoinSet::new();
-        let mut intake = JoinSet::new();
-        for link in &shared.links {
-            start_link(&shared, link, &stages, &mut sinks, &mut intake);
-        }
-        let token = stages.intake.clone();
-        intake.spawn(async move {
-            bound.serve(token).await;
-            "the broker".to_owned()
-        });
+        let Self { shared, bound, admin, config, _lock } = self;
+        serve_socket(&shared)?;
+        let crews = &shared.crews;
+        let sampled = Arc::clone(&shared);
+        crews.admin.spawn("the rates".to_owned(), |stop| sample_rates(sampled, stop));
+        let admin = admin.map(|listener| shared.serve_page(listener));
+        let parts = shared.parts();
+        let hands =
+            parts.links.iter().map(|link| (link.config.id.clone(), shared.start_link(link, true, true))).collect();
+        crews.intake.spawn("the broker".to_owned(), |stop| bound.serve(stop));
         shared.resume_replays();
-        let (announcer, token) = (Arc::clone(&shared), stages.intake.clone());
-        intake.spawn(async move {
-            super::announce::run(announcer, token).await;
-            "the announcements below $SYS".to_owned()
-        });
+        let announcer = Arc::clone(&shared);
+        crews.intake.spawn("the announcements below $SYS".to_owned(), |stop| announce::run(announcer, stop));
+        *shared.running.lock().await = Some(Running { config, hands, admin });
+        let follower = Arc::clone(&shared);
+        crews.admin.spawn("the reloads".to_owned(), |stop| reload::follow(follower, stop));
         shared.ready.store(true, Ordering::Release);
-        let listeners: Vec<String> = shared.listeners.iter().map(|listener| listener.address().to_string()).collect();
-        tracing::info!(site = %shared.site, ?listeners, links = shared.links.len(), "ready");
+        let listeners: Vec<String> = parts.listeners.iter().map(|listener| listener.address().to_string()).collect();
+        tracing::info!(site = %shared.site, ?listeners, links = parts.links.len(), "ready");
+        drop(parts);
 
-        let ended = tokio::select! {
+        let lost = tokio::select! {
             () = shutdown.cancelled() => None,
-            Some(task) = intake.join_next() => Some(task),
-            Some(task) = sinks.join_next() => Some(task),
-            Some(task) = pages.join_next() => Some(task),
+            name = crews.lost.first() => Some(name),
         };
-        stop(&shared, stages, intake, sinks, pages).await;
-        match ended {
-            None => Ok(()),
-            Some(Ok(name)) => Err(RunError::Ended(name)),
-            Some(Err(panic)) => Err(RunError::Ended(panic.to_string())),
-        }
+        stop(&shared).await;
+        lost.map_or(Ok(()), |name| Err(RunError::Ended(name)))
     }
 }
 
-fn serve_admin(
-    shared: &Arc<Shared>,
-    tcp: Option<tokio::net::TcpListener>,
-    stages: &Stages,
-    pages: &mut JoinSet<String>,
-) -> Result<(), RunError> {
+fn serve_socket(shared: &Arc<Shared>) -> Result<(), RunError> {
     let path = shared.data_dir.join("admin.sock");
     let control: Arc<dyn admin::Control> = Arc::<Shared>::clone(shared);
     let socket = admin::UnixSocket::bind(&path).map_err(|error| RunError::Socket { path, error })?;
-    let (page, token) = (Arc::clone(&control), stages.admin.clone());
-    pages.spawn(async move { ended("the admin socket", socket.serve(page, token).await) });
-    if let Some(listener) = tcp {
-        let token = stages.admin.clone();
-        pages.spawn(async move { ended("the admin page", admin::serve_listener(listener, control, token).await) });
-    }
+    let name = "the admin socket";
+    shared.crews.admin.spawn(name.to_owned(), |stop| async move { ended(name, socket.serve(control, stop).await) });
     Ok(())
 }
 
+impl Shared {
+    /// Serves the status page.
+    pub(super) fn serve_page(self: &Arc<Self>, listener: tokio::net::TcpListener) -> Hand {
+        let control: Arc<dyn admin::Control> = Arc::<Self>::clone(self);
+        let name = "the admin page";
+        let serve = |stop| async move { ended(name, admin::serve_listener(listener, control, stop).await) };
+        self.crews.admin.spawn(name.to_owned(), serve)
+    }
+
+    /// Starts the halves of a link that are asked for, as far as it has them.
+    pub(super) fn start_link(&self, link: &Link, sink: bool, source: bool) -> Hands {
+        let id = link.config.id.clone();
+        let identity = Identity { site: Arc::clone(&self.site), link: id.clone() };
+        let sink = link.lanes.clone().zip(link.sink.clone()).filter(|_| sink).map(|(lanes, board)| {
+            let (config, identity, clock) = (link.config.clone(), identity.clone(), Arc::clone(&self.clock));
+            let run = |stop| links::run_sink(config, lanes, identity, board, clock, stop);
+            self.crews.sinks.spawn(format!("the sink of link `{id}`"), run)
+        });
+        let source = link.source.clone().filter(|_| source).map(|board| {
+            let (config, hub, clock) = (link.config.clone(), Arc::clone(&self.hub), Arc::clone(&self.clock));
+            let run = |stop| links::run_source(config, hub, identity, board, clock, stop);
+            self.crews.intake.spawn(format!("the source of link `{id}`"), run)
+        });
+        Hands { sink, source }
+    }
+}
+
 /// A rate that is only looked at now and then is still that of the last seconds.
-async fn sample_rates(shared: Arc<Shared>, stop: CancellationToken) -> String {
+async fn sample_rates(shared: Arc<Shared>, stop: CancellationToken) {
     let mut beat = tokio::time::interval(RATE_EVERY);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(beat.tick()).await.is_some() {
         let now = shared.clock.now();
-        let halves = shared.links.iter().flat_map(|link| [&link.sink, &link.source]);
+        let parts = shared.parts();
+        let halves = parts.links.iter().flat_map(|link| [&link.sink, &link.source]);
         halves.flatten().for_each(|half| half.sample(now));
     }
-    "the rates".to_owned()
 }
 
-/// A part's name and, where it has one, the reason of its end.
-fn ended(part: &str, result: std::io::Result<()>) -> String {
-    result.map_or_else(|error| format!("{part} ({error})"), |()| part.to_owned())
-}
-
-fn start_link(
-    shared: &Arc<Shared>,
-    link: &super::Link,
-    stages: &Stages,
-    sinks: &mut JoinSet<String>,
-    intake: &mut JoinSet<String>,
-) {
-    let identity = Identity { site: Arc::clone(&shared.site), link: link.config.id.clone() };
-    if let (Some(lanes), Some(board)) = (&link.lanes, &link.sink) {
-        let (config, lanes, board) = (link.config.clone(), lanes.clone(), Arc::clone(board));
-        let (identity, clock, token) = (identity.clone(), Arc::clone(&shared.clock), stages.sinks.clone());
-        sinks.spawn(async move {
-            let name = format!("the sink of link `{}`", config.id);
-            links::run_sink(config, lanes, identity, board, clock, token).await;
-            name
-        });
-    }
-    if let Some(board) = &link.source {
-        let (config, hub, board) = (link.config.clone(), Arc::clone(&shared.hub), Arc::clone(board));
-        let (clock, token) = (Arc::clone(&shared.clock), stages.intake.clone());
-        intake.spawn(async move {
-            let name = format!("the source of link `{}`", config.id);
-            links::run_source(config, hub, identity, board, clock, token).await;
-            name
-        });
+/// What ends with an error says so; that it ended is told by its crew.
+fn ended(part: &str, result: std::io::Result<()>) {
+    if let Err(error) = result {
+        tracing::error!(%error, "{part} ended");
     }
 }
 
 /// DESIGN.md section 9: intake, receipts and clients, buffers, sinks, store, admin. The logs are synced before the sinks end, so
 /// that what sinks still confirm is saved by the close.
-async fn stop(
-    shared: &Shared,
-    stages: Stages,
-    intake: JoinSet<String>,
-    sinks: JoinSet<String>,
-    pages: JoinSet<String>,
-) {
+async fn stop(shared: &Shared) {
     shared.stopping.store(true, Ordering::Release);
+    // A reload that is under way ends first, and none begins.
+    if let Ok(mut running) = tokio::time::timeout(RELOAD_LIMIT, shared.running.lock()).await {
+        *running = None;
+    }
     tracing::info!("stopping: listeners and sources");
+    let parts = shared.parts();
     // No publisher's last receipt waits for a remote.
-    shared.links.iter().filter_map(|link| link.lanes.as_ref()).for_each(Lanes::hurry);
-    stages.intake.cancel();
-    finish("listeners and sources", intake).await;
+    parts.links.iter().filter_map(|link| link.lanes.as_ref()).for_each(Lanes::hurry);
+    finish("listeners and sources", &shared.crews.intake).await;
     shared.hub.stop();
     tracing::info!("stopping: sinks and buffers");
-    stages.sinks.cancel();
-    finish("sinks", sinks).await;
+    finish("sinks", &shared.crews.sinks).await;
     if tokio::time::timeout(STAGE_LIMIT, shared.replays.stop()).await.is_err() {
         tracing::warn!("a replay did not end in time and was cut off; it goes on after the next start");
     }
-    for link in &shared.links {
+    for link in &parts.links {
         if let Some(lanes) = &link.lanes {
             lanes.close().await;
         }
     }
-    for lanes in shared.orphans.iter().filter_map(|orphan| orphan.lanes.as_ref().ok()) {
+    for lanes in parts.orphans.iter().filter_map(|orphan| orphan.lanes.as_ref().ok()) {
         lanes.close().await;
     }
     shared.broker.close().await;
-    stages.admin.cancel();
-    finish("admin", pages).await;
+    finish("admin", &shared.crews.admin).await;
     tracing::info!("stopped");
 }
 
-/// Waits for a stage's tasks, and ends by force what does not end by itself.
-async fn finish(stage: &str, mut tasks: JoinSet<String>) {
-    let all = async { while tasks.join_next().await.is_some() {} };
-    if tokio::time::timeout(STAGE_LIMIT, all).await.is_err() {
+async fn finish(stage: &str, crew: &Crew) {
+    if !crew.finish(STAGE_LIMIT).await {
         tracing::warn!(stage, "did not end in time and was cut off; what was acknowledged is on disk");
-        tasks.shutdown().await;
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use futures_util::future::BoxFuture;
 use serde_json::Value;
 
-use super::{Link, Orphan, Shared};
+use super::{Link, Orphan, Parts, Shared};
 use crate::admin::{self, CommandError};
 use crate::broker::{self, Trouble};
 use crate::buffer::{Lanes, Ledger, SyncMode};
@@ -19,7 +19,8 @@ use crate::units::ByteSize;
 impl admin::Control for Shared {
     fn status(&self) -> Status {
         let now = self.clock.moment();
-        let links = self.links.iter().map(|link| link.status(now));
+        let parts = self.parts();
+        let links = parts.links.iter().map(|link| link.status(now));
         Status {
             site: self.site.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -27,13 +28,14 @@ impl admin::Control for Shared {
             started_ms: self.started.0,
             ready: self.ready.load(Ordering::Acquire) && !self.is_stopping() && !self.has_store_failed(),
             phase: if self.is_stopping() { "stopping" } else { "running" }.to_owned(),
-            links: links.chain(self.orphans.iter().map(|orphan| orphan.status(now))).collect(),
+            links: links.chain(parts.orphans.iter().map(|orphan| orphan.status(now))).collect(),
             replays: self.replays.running(),
-            broker: self.broker_status(),
-            admin: self.admin.map(|address| address.to_string()),
+            broker: self.broker_status(&parts),
+            admin: parts.admin.map(|address| address.to_string()),
             loops_stopped: self.hub.loops_stopped(),
             unrouted: self.hub.unrouted(),
             routes: self.route_status(),
+            reload: self.reloads.lock().clone(),
         }
     }
 
@@ -58,7 +60,7 @@ impl Shared {
         counted.map(shown).collect()
     }
 
-    fn broker_status(&self) -> BrokerStatus {
+    fn broker_status(&self, parts: &Parts) -> BrokerStatus {
         let figures = self.broker.figures();
         let mut counted = self.broker_board.snapshot();
         match self.hub.bad_topics() {
@@ -66,7 +68,7 @@ impl Shared {
             bad => drop(counted.dropped.insert("bad_topic".to_owned(), bad)),
         }
         BrokerStatus {
-            listeners: self.listeners.iter().map(broker::Listening::status).collect(),
+            listeners: parts.listeners.iter().map(broker::Listening::status).collect(),
             reload_errors: self.broker.reload_errors(),
             sessions_offline: figures.sessions_offline,
             owed: figures.owed,

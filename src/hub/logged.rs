@@ -70,9 +70,9 @@ impl Hub {
             let first = from.entry((link, *lane)).or_insert(*end);
             *first = (*first).min(*end);
         }
-        let mut logged = Logged::default();
+        let (mut logged, targets) = (Logged::default(), self.targets.load_full());
         for ((link, lane), first) in from {
-            let Some(lanes) = self.buffers.get(link) else { continue };
+            let Some(lanes) = targets.buffers.get(link) else { continue };
             let buffer = lanes.lane(lane);
             let mut history = buffer.history(first, Offset(u64::MAX));
             loop {

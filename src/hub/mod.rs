@@ -12,6 +12,10 @@
 //! 5. **Append** to the links' logs; for an inbound QoS 2 publish only after the broker's store has committed it.
 //! 6. The **receipt** settles when all of these are durable. Nobody is acknowledged before that.
 //!
+//! Routes and logs change while it runs ([`Hub::replace`]): an offer goes by one reading of both, and one that meets a log that is
+//! being taken away, or that waits for room while they change, is planned once more by the new ones. Receipts that are out settle
+//! as they would have.
+//!
 //! Invariants: the hub does no I/O, holds no lock across an `.await`, starts no task and knows no protocol.
 
 mod answers;
@@ -38,9 +42,10 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
+use tokio::sync::watch;
 
 use self::answers::Given;
-use self::plan::{BadTopic, LinkTarget, LocalTarget};
+use self::plan::{BadTopic, LinkTarget, LocalTarget, Plan};
 use crate::buffer::{Admission, Buffer, Lane, Lanes, Permit, Refused};
 use crate::clock::{Clock, Moment, WallMs};
 use crate::message::{IdSource, Message, Origin, Properties, Qos, headers};
@@ -154,8 +159,9 @@ pub enum OfferError {
 pub struct Hub {
     ids: IdSource,
     clock: Arc<dyn Clock>,
-    table: ArcSwap<Table>,
-    buffers: FxHashMap<LinkId, Lanes>,
+    targets: ArcSwap<Targets>,
+    /// Counts the changes of `targets`.
+    changes: watch::Sender<u64>,
     local: OnceLock<Arc<dyn Local>>,
     stopping: AtomicBool,
     loops_stopped: AtomicU64,
@@ -163,21 +169,40 @@ pub struct Hub {
     bad_topics: AtomicU64,
 }
 
+/// What offers go by, of one reading of `routes.yaml`.
+struct Targets {
+    /// Which change it came with.
+    change: u64,
+    table: Arc<Table>,
+    buffers: FxHashMap<LinkId, Lanes>,
+}
+
+/// What is delivered to the broker's subscribers of one message.
+type Locals = SmallVec<[LocalTarget; 1]>;
+
+/// Why an offer has no room.
+enum NoRoom {
+    /// For good.
+    Refused(OfferError),
+    /// Routes and logs are others by now: it is to be planned once more.
+    Changed,
+}
+
 /// A publication that every target has room for.
-struct Admitted<'a> {
+struct Admitted {
     slot: usize,
     message: Arc<Message>,
     client_id: Option<Arc<str>>,
     packet_id: Option<u16>,
-    locals: SmallVec<[LocalTarget; 1]>,
-    appends: Vec<Append<'a>>,
+    locals: Locals,
+    appends: Vec<Append>,
 }
 
 /// One record to be appended.
-struct Append<'a> {
+struct Append {
     link: LinkId,
     lane: Lane,
-    buffer: &'a Buffer,
+    buffer: Buffer,
     permit: Permit,
     head: Bytes,
     body: Bytes,
@@ -191,8 +216,12 @@ impl Hub {
         Self {
             ids,
             clock,
-            table: ArcSwap::from_pointee(table),
-            buffers: buffers.into_iter().collect(),
+            targets: ArcSwap::from_pointee(Targets {
+                change: 0,
+                table: Arc::new(table),
+                buffers: buffers.into_iter().collect(),
+            }),
+            changes: watch::Sender::new(0),
             local: OnceLock::new(),
             stopping: AtomicBool::new(false),
             loops_stopped: AtomicU64::new(0),
@@ -210,6 +239,31 @@ impl Hub {
     /// Refuses every offer from now on (DESIGN.md section 9).
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
+        // Whoever waits for a change hears of the end.
+        self.changes.send_modify(|change| *change += 1);
+    }
+
+    /// From now on offers go by these routes (`None`: the same) and these logs, all at once. What routes of the same name have counted
+    /// goes on. Logs that are left out have to be sealed before ([`Lanes::seal`]).
+    pub fn replace(&self, table: Option<Table>, buffers: Vec<(LinkId, Lanes)>) {
+        let earlier = self.targets.load_full();
+        let table = table.map_or_else(
+            || Arc::clone(&earlier.table),
+            |table| {
+                table.take_over(&earlier.table);
+                Arc::new(table)
+            },
+        );
+        let change = earlier.change + 1;
+        self.targets.store(Arc::new(Targets { change, table, buffers: buffers.into_iter().collect() }));
+        self.changes.send_modify(|changes| *changes += 1);
+    }
+
+    /// Returns when the targets are others than those of `change`, or the end has come. Cancel safe.
+    async fn changed_since(&self, change: u64) {
+        let mut changes = self.changes.subscribe();
+        // The sender lives as long as this hub, so waiting cannot fail.
+        drop(changes.wait_for(|changes| *changes > change).await);
     }
 
     /// How many messages ended here because they had passed this site, or too many, already (R12).
@@ -228,7 +282,7 @@ impl Hub {
     /// What each route held back.
     #[must_use]
     pub fn route_counts(&self) -> Vec<(Arc<str>, Counts)> {
-        self.table.load().counts().map(|(route, counts)| (Arc::clone(&route.name), counts)).collect()
+        self.targets.load().table.counts().map(|(route, counts)| (Arc::clone(&route.name), counts)).collect()
     }
 
     /// How many local deliveries were dropped because nobody may publish to what a route made of the topic.
@@ -264,17 +318,8 @@ impl Hub {
                 given.give(slot, Ok(Receipt::default()));
                 continue;
             }
-            let table = self.table.load();
-            let plan = plan::plan(&table, source, &message);
-            if plan == plan::Plan::default() {
-                self.note_unrouted(source, &message);
-            }
-            note_held(&table, &plan.held, &message);
-            drop(table);
-            self.note_bad_topics(source, &plan.bad_topics);
-            match self.admit(&message, plan.links, &mut ready, &mut given).await {
-                Ok(appends) => {
-                    let locals = plan.locals;
+            match self.place(source, &message, &mut ready, &mut given).await {
+                Ok((locals, appends)) => {
                     ready.push(Admitted { slot, message, client_id, packet_id, locals, appends });
                 }
                 Err(refused) => given.give(slot, Err(refused)),
@@ -283,26 +328,63 @@ impl Hub {
         self.accept(&mut ready, &mut given).await;
     }
 
+    /// Plans a message and asks for room for it, by the targets as they are now; again where they change meanwhile.
+    async fn place(
+        &self,
+        source: &Source,
+        message: &Message,
+        ready: &mut Vec<Admitted>,
+        given: &mut Given<'_>,
+    ) -> Result<(Locals, Vec<Append>), OfferError> {
+        let mut dropped = Vec::new();
+        loop {
+            let targets = self.targets.load_full();
+            let plan = plan::plan(&targets.table, source, message);
+            let is_nothing = plan == Plan::default();
+            match self.admit(&targets, message, plan.links, &mut dropped, ready, given).await {
+                Err(NoRoom::Changed) => {}
+                placed => {
+                    if is_nothing {
+                        self.note_unrouted(source, message);
+                    }
+                    note_held(&targets.table, &plan.held, message);
+                    self.note_bad_topics(source, &plan.bad_topics);
+                    return match placed {
+                        Ok(appends) => Ok((plan.locals, appends)),
+                        Err(NoRoom::Refused(error)) => Err(error),
+                        Err(NoRoom::Changed) => Err(OfferError::Stopping),
+                    };
+                }
+            }
+        }
+    }
+
     /// Offers once more, to the links alone, a QoS 2 message that the broker's store had committed when its connection or the gateway
     /// ended (R18). It keeps its id, so that a copy in a log is known as one. The one answer is in `answers`.
     /// What `logged` says is in a log already is not appended there again.
     pub async fn resume(&self, message: Message, logged: &Logged, answers: &Answers) {
         let source = Source { from: Endpoint::Broker, channel: None };
-        let mut plan = plan::plan(&self.table.load(), &source, &message);
-        let mut receipt = Receipt::default();
-        plan.links.retain(|target| match logged.of(&target.link, &message.id, target.ordinal) {
-            Some((mark, offset)) => {
-                receipt.add(mark, offset.0);
-                false
+        let (mut given, mut dropped) = (Given::new(answers, 1), Vec::new());
+        let answer = loop {
+            let targets = self.targets.load_full();
+            let mut plan = plan::plan(&targets.table, &source, &message);
+            let mut receipt = Receipt::default();
+            plan.links.retain(|target| match logged.of(&target.link, &message.id, target.ordinal) {
+                Some((mark, offset)) => {
+                    receipt.add(mark, offset.0);
+                    false
+                }
+                None => true,
+            });
+            match self.admit(&targets, &message, plan.links, &mut dropped, &mut Vec::new(), &mut given).await {
+                Ok(appends) => {
+                    append(appends, &mut receipt);
+                    break Ok(receipt);
+                }
+                Err(NoRoom::Refused(refused)) => break Err(refused),
+                Err(NoRoom::Changed) => {}
             }
-            None => true,
-        });
-        let mut given = Given::new(answers, 1);
-        let admitted = self.admit(&message, plan.links, &mut Vec::new(), &mut given).await;
-        let answer = admitted.map(|appends| {
-            append(appends, &mut receipt);
-            receipt
-        });
+        };
         given.give(0, answer);
     }
 
@@ -367,15 +449,18 @@ impl Hub {
 
     /// Asks every target for room. Where one has to be waited for, what was admitted before it is accepted first: a
     /// blocked message holds back its successors, never its predecessors.
-    async fn admit<'a>(
-        &'a self,
+    /// `dropped`: targets that have dropped it already, which counts once.
+    async fn admit(
+        &self,
+        among: &Targets,
         message: &Message,
         targets: Vec<LinkTarget>,
-        ready: &mut Vec<Admitted<'a>>,
+        dropped: &mut Vec<(LinkId, u16)>,
+        ready: &mut Vec<Admitted>,
         given: &mut Given<'_>,
-    ) -> Result<Vec<Append<'a>>, OfferError> {
+    ) -> Result<Vec<Append>, NoRoom> {
         if self.stopping.load(Ordering::Acquire) {
-            return Err(OfferError::Stopping);
+            return Err(NoRoom::Refused(OfferError::Stopping));
         }
         if targets.is_empty() {
             return Ok(Vec::new());
@@ -386,9 +471,13 @@ impl Hub {
             let body = bodies.of(message, target.message.as_ref());
             let expires = expires(message, target.ttl);
             // A route to a link without a log cannot be configured; were it, refusing keeps the promise.
-            let Some(lanes) = self.buffers.get(&target.link) else {
-                return Err(OfferError::Failed { link: target.link, reason: "the link has no buffer".into() });
+            let Some(lanes) = among.buffers.get(&target.link) else {
+                let (link, reason) = (target.link, "the link has no buffer".into());
+                return Err(NoRoom::Refused(OfferError::Failed { link, reason }));
             };
+            if dropped.iter().any(|(link, ordinal)| *link == target.link && *ordinal == target.ordinal) {
+                continue;
+            }
             let buffer = lanes.lane(target.lane);
             let head = target.head();
             let bytes = head.len() + body.len();
@@ -397,23 +486,35 @@ impl Hub {
                 None => {
                     self.accept(ready, given).await;
                     given.show();
-                    buffer.admit(bytes).await
+                    tokio::select! {
+                        biased;
+                        admission = buffer.admit(bytes) => admission,
+                        () = self.changed_since(among.change) => return Err(NoRoom::Changed),
+                    }
                 }
             };
             match admission {
                 Ok(Admission::Granted(permit)) => {
-                    let LinkTarget { link, lane, .. } = target;
+                    let (buffer, LinkTarget { link, lane, .. }) = (buffer.clone(), target);
                     appends.push(Append { link, lane, buffer, permit, head, body, expires });
                 }
-                Ok(Admission::DroppedNewest) => {}
-                Err(refused) => return Err(refusal(target.link, refused)),
+                Ok(Admission::DroppedNewest) => dropped.push((target.link, target.ordinal)),
+                Err(Refused::Closed) => {
+                    // What has room already is not held back by this: it may be what the log's end waits for.
+                    drop(appends);
+                    self.accept(ready, given).await;
+                    given.show();
+                    self.changed_since(among.change).await;
+                    return Err(NoRoom::Changed);
+                }
+                Err(refused) => return Err(NoRoom::Refused(refusal(target.link, refused))),
             }
         }
         Ok(appends)
     }
 
     /// Steps 4 to 6 for all that were admitted, in their order.
-    async fn accept(&self, ready: &mut Vec<Admitted<'_>>, given: &mut Given<'_>) {
+    async fn accept(&self, ready: &mut Vec<Admitted>, given: &mut Given<'_>) {
         let accepted = std::mem::take(ready);
         let mut stored = self.deliver(&accepted).into_iter();
         for Admitted { slot, message, packet_id, locals, appends, .. } in accepted {
@@ -454,7 +555,7 @@ impl Hub {
     }
 
     /// One call to the broker for the whole batch; one answer for each local topic of each message, in order.
-    fn deliver(&self, accepted: &[Admitted<'_>]) -> Vec<Stored> {
+    fn deliver(&self, accepted: &[Admitted]) -> Vec<Stored> {
         let mut deliveries = Vec::with_capacity(accepted.len());
         for one in accepted {
             for (nth, local) in one.locals.iter().enumerate() {
@@ -479,7 +580,10 @@ impl Hub {
 
 impl fmt::Debug for Hub {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hub").field("site", self.ids.site()).field("links", &self.buffers.len()).finish_non_exhaustive()
+        f.debug_struct("Hub")
+            .field("site", self.ids.site())
+            .field("links", &self.targets.load().buffers.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -526,7 +630,7 @@ fn expires(message: &Message, ttl: Option<Duration>) -> Option<WallMs> {
     Some(WallMs(message.accepted.wall.0.saturating_add(lasts)))
 }
 
-fn append(appends: Vec<Append<'_>>, receipt: &mut Receipt) {
+fn append(appends: Vec<Append>, receipt: &mut Receipt) {
     for Append { buffer, permit, head, body, expires, .. } in appends {
         let offset = buffer.append(permit, &[&head, &body], expires);
         receipt.add(buffer.mark(), offset.0);

@@ -309,10 +309,9 @@ async fn a_routes_ttl_is_for_its_own_records_and_leaves_other_targets_alone() {
         let from = From::parse("broker/#", Form::Topic).unwrap();
         Route { ttl, ..Route::new(to, vec![from], vec![To::parse(to).unwrap()]) }
     };
-    bench
-        .hub
-        .table
-        .store(Arc::new(Table::new(vec![route("cloud/t", Some(Duration::from_secs(300))), route("lake/t", None)])));
+    let logs = ["cloud", "lake"].map(LinkId::new).into_iter().zip(bench.buffers.iter().cloned().map(Lanes::from));
+    let routes = vec![route("cloud/t", Some(Duration::from_secs(300))), route("lake/t", None)];
+    bench.hub.replace(Some(Table::new(routes)), logs.collect());
     let answers = bench.hub.offer(&from_broker(), vec![publication("a", b"")]).await;
     answers.into_iter().next().unwrap().unwrap().settled().await.unwrap();
     let record = |buffer: &Buffer| buffer.reader().next(1, 1).now_or_never().unwrap().unwrap().remove(0);
@@ -328,4 +327,77 @@ async fn after_stop_every_offer_is_refused() {
     bench.hub.stop();
     let answers = bench.hub.offer(&from_broker(), vec![publication("a", b"")]).await;
     assert_eq!(answers[0].as_ref().unwrap_err(), &OfferError::Stopping);
+}
+
+/// The routes and logs of a bench, with one log under another name.
+fn renamed(bench: &Bench, routes: &[(&str, &str)], names: &[&str]) {
+    let routes = routes.iter().map(|(from, to)| {
+        Route::new(from, vec![From::parse(from, Form::Topic).unwrap()], vec![To::parse(to).unwrap()])
+    });
+    let logs = names.iter().map(|name| LinkId::new(name)).zip(bench.buffers.iter().cloned().map(Lanes::from));
+    bench.hub.replace(Some(Table::new(routes.collect())), logs.collect());
+}
+
+#[tokio::test]
+async fn r34_an_offer_that_meets_a_log_being_taken_away_is_planned_again_by_the_next_routes() {
+    let links = [("old", WhenFull::DropOldest, BIG), ("lake", WhenFull::DropOldest, BIG)];
+    let bench = bench(&[("broker/#", "lake/t"), ("broker/#", "old/t")], &links, false);
+    bench.buffers[0].seal().await;
+    let source = from_broker();
+    let answers = Answers::default();
+    let mut offer = Box::pin(bench.hub.offer_each(&source, vec![publication("a", b"1")], &answers));
+    assert!(offer.as_mut().now_or_never().is_none(), "it waits for the next routes");
+    assert_eq!(bench.buffers[1].stats().next.0, 0, "and nothing of it is anywhere");
+    // What is sealed waits for nobody: the offer has given its room back.
+    tokio::time::timeout(Duration::from_secs(5), bench.buffers[1].seal()).await.unwrap();
+    bench.buffers.iter().for_each(Buffer::unseal);
+    renamed(&bench, &[("broker/#", "new/u")], &["new", "lake"]);
+    offer.await;
+    answers.take().remove(0).1.unwrap().settled().await.unwrap();
+    assert_eq!(&*records(&bench.buffers[0], 1).await[0].destination, "u");
+    assert_eq!(bench.buffers[1].stats().next.0, 0);
+    assert_eq!(bench.local.delivered.lock().len(), 1, "once, however often it was planned");
+}
+
+#[tokio::test]
+async fn r06_an_offer_that_waits_for_room_is_planned_again_when_the_routes_change() {
+    let links = [("tight", WhenFull::Block, 1 << 20), ("lake", WhenFull::DropOldest, BIG)];
+    let bench = bench(&[("broker/#", "lake/t"), ("broker/#", "tight/t")], &links, false);
+    let payload: &'static [u8] = Box::leak(vec![7; 60_000].into_boxed_slice());
+    let source = from_broker();
+    let mut before = 0;
+    let (mut offer, answers) = loop {
+        let answers = Arc::new(Answers::default());
+        let (to, source) = (Arc::clone(&answers), source.clone());
+        let hub = Arc::clone(&bench.hub);
+        let mut offer = Box::pin(async move { hub.offer_each(&source, vec![publication("a", payload)], &to).await });
+        if tokio::time::timeout(Duration::from_millis(200), &mut offer).await.is_err() {
+            break (offer, answers);
+        }
+        answers.take().remove(0).1.unwrap().settled().await.unwrap();
+        before += 1;
+    };
+    assert!(offer.as_mut().now_or_never().is_none());
+    renamed(&bench, &[("broker/#", "lake/t")], &["tight", "lake"]);
+    offer.await;
+    answers.take().remove(0).1.unwrap().settled().await.unwrap();
+    assert_eq!(bench.buffers[0].stats().ledger.accepted, before);
+    assert_eq!(bench.buffers[1].stats().ledger.accepted, before + 1, "its first room there was given back");
+}
+
+#[tokio::test]
+async fn a_seal_returns_when_what_had_room_has_come() {
+    let bench = bench(&[("broker/#", "lake/t")], &[("lake", WhenFull::DropOldest, BIG)], true);
+    let mut publish = publication("a", b"1");
+    (publish.qos, publish.packet_id) = (Qos::ExactlyOnce, Some(1));
+    let source = from_broker();
+    let mut offer = Box::pin(bench.hub.offer(&source, vec![publish]));
+    assert!(offer.as_mut().now_or_never().is_none(), "it has room, and waits for the store");
+    let mut seal = Box::pin(bench.buffers[0].seal());
+    assert!(seal.as_mut().now_or_never().is_none());
+    bench.local.store.advance(1);
+    let mut receipt = offer.await.remove(0).unwrap();
+    seal.await;
+    bench.buffers[0].close().await;
+    receipt.settled().await.unwrap();
 }

@@ -26,7 +26,7 @@ pub use runner::replay::{Pick, Picked, Replay, ReplayEnd, ReplayKeeper, ReplayPr
 pub use runner::{run_replay, run_sink, run_source, window};
 
 /// A link as `routes.yaml` describes it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Its name.
     pub id: LinkId,
@@ -51,7 +51,7 @@ pub struct Config {
 }
 
 /// The remote's kind and address.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A remote MQTT broker.
     Mqtt(mqtt::Config),

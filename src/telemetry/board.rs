@@ -315,6 +315,22 @@ pub struct Status {
     /// What routes held back or could not make: those that did.
     #[serde(default)]
     pub routes: Vec<RouteStatus>,
+    /// How `routes.yaml` was read again.
+    #[serde(default)]
+    pub reload: ReloadStatus,
+}
+
+/// What came of reading `routes.yaml` again, since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadStatus {
+    /// How often it was taken, changed or not.
+    pub taken: u64,
+    /// How often it was refused.
+    pub refused: u64,
+    /// The last time (wall ms).
+    pub last_ms: Option<u64>,
+    /// Why the file as it was then is not in force; several lines, as `check` has them.
+    pub error: Option<String>,
 }
 
 /// What one route held back since the start.

@@ -196,7 +196,13 @@ impl Families<'_, '_> {
         let help = "When a listener's certificate ends, seconds since 1970";
         self.gauge("tidegate_broker_certificate_end_seconds", help, ends)?;
         let wrong = one(u64::try_from(broker.reload_errors.len()).unwrap_or(u64::MAX));
-        self.gauge("tidegate_broker_reload_errors", "Files that have changed and cannot be used", wrong)
+        self.gauge("tidegate_broker_reload_errors", "Files that have changed and cannot be used", wrong)?;
+        let reload = &status.reload;
+        let outcomes = [("taken", reload.taken), ("refused", reload.refused)];
+        let reloads = outcomes.map(|(outcome, count)| (vec![("outcome", outcome)], count));
+        self.counter("tidegate_reloads", "How often routes.yaml was read again", reloads)?;
+        let failed = one(u64::from(reload.error.is_some()));
+        self.gauge("tidegate_reload_failed", "Whether routes.yaml was refused when it was last read", failed)
     }
 
     fn gauge<'l, V>(
@@ -322,6 +328,8 @@ mod tests {
             "tidegate_broker_received_total 100",
             "tidegate_broker_certificate_end_seconds{listener=\"0.0.0.0:8883\"} 1796083200",
             "tidegate_broker_reload_errors 0",
+            "tidegate_reloads_total{outcome=\"taken\"} 0",
+            "tidegate_reload_failed 0",
             "tidegate_broker_dropped_total{reason=\"session_full\"} 3",
         ] {
             assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");

@@ -1,7 +1,7 @@
 //! The status board as text for people. Pure.
 
-use crate::cli::replay;
 use crate::cli::text::{self, Span, Style, grouped, ms, since, until};
+use crate::cli::{replay, tool};
 use crate::clock::WallMs;
 use crate::telemetry::board::{BrokerStatus, HalfStatus, LinkState, LinkStatus, Status};
 use crate::units::ByteSize;
@@ -20,6 +20,11 @@ pub(super) fn lines(status: &Status, now: WallMs) -> Vec<Vec<Span>> {
     }
     for error in &status.broker.reload_errors {
         lines.push(vec![Span::new(Style::Bad, format!("       not reloaded: {error}"))]);
+    }
+    if let (Some(error), Some(at)) = (&status.reload.error, status.reload.last_ms) {
+        let ago = since(at, now);
+        lines.push(vec![Span::new(Style::Bad, format!("reload failed at {} ({ago} ago):", text::utc(WallMs(at))))]);
+        lines.extend(error.lines().map(|line| vec![Span::new(Style::Bad, format!("       {}", tool::plain(line)))]));
     }
     if status.loops_stopped > 0 {
         let loops = format!("       loops stopped: {}", grouped(status.loops_stopped));

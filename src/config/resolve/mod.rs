@@ -29,7 +29,7 @@ use super::keys;
 use super::raw::{Entry, Node, Value};
 use super::source::Place;
 use crate::config::Env;
-use crate::gateway::Config;
+use crate::gateway::{Config, Outline, ReloadWhen};
 
 /// Long enough for any host name's first label; short enough to stand in each message.
 const SITE_BYTES_MAX: usize = 64;
@@ -94,6 +94,8 @@ impl Resolver<'_> {
         }
         let site = self.site(&top);
         let data_dir = self.data_dir(&top, &root.place);
+        let choices = [("manual", ReloadWhen::Asked), ("watch", ReloadWhen::Changed)];
+        let reload = self.choice(top.get("reload"), &choices).unwrap_or_default();
         let broker = self.broker(top.get("broker"));
         let admin = self.admin(top.get("admin"), &broker.listeners);
         let mut links = self.links(top.get("links"), &data_dir);
@@ -107,7 +109,8 @@ impl Resolver<'_> {
         self.check_unused(&links);
         let routes = routes.into_iter().map(|route| route.route).collect();
         let links: Option<Vec<_>> = links.into_iter().map(|link| link.config).collect();
-        Some(Config { site, data_dir, broker, links: links?, routes, admin })
+        let outline = Outline::default();
+        Some(Config { site, data_dir, reload, broker, links: links?, routes, admin, outline })
     }
 
     fn site(&mut self, top: &Section<'_>) -> Arc<str> {

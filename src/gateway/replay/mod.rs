@@ -14,6 +14,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -22,6 +23,7 @@ use super::Shared;
 use crate::admin::CommandError;
 use crate::buffer::{self, SlotFile};
 use crate::links::{self, Identity, ReplayEnd, ReplayKeeper, ReplayProgress};
+use crate::router::LinkId;
 use crate::telemetry::board::{HalfBoard, LinkState};
 use crate::telemetry::replay::{ReplayCounts, ReplayLane, ReplayRequest, ReplayState, ReplayStatus};
 
@@ -70,6 +72,13 @@ struct Job {
     board: Arc<HalfBoard>,
     cancel: CancellationToken,
     file: Mutex<Option<SlotFile>>,
+    /// While it runs.
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// A replay that was stopped for a reload, and goes on after it.
+pub(super) struct Paused {
+    id: String,
 }
 
 impl Job {
@@ -80,6 +89,7 @@ impl Job {
             board: Arc::default(),
             cancel: stop.child_token(),
             file: Mutex::new(file),
+            task: Mutex::default(),
         }
     }
 
@@ -261,39 +271,73 @@ impl Shared {
         Ok(job.shown())
     }
 
+    /// Stops those that read or fill the buffer of a link that is `touched`; their positions are saved.
+    pub(super) async fn pause_replays(&self, touched: impl Fn(&LinkId) -> bool) -> Vec<Paused> {
+        let is_meant = |job: &&Arc<Job>| {
+            let status = job.status.lock();
+            let (from, into) = ends_of(&status.request);
+            status.state == ReplayState::Running && (touched(&LinkId::new(from)) || touched(&LinkId::new(into)))
+        };
+        let jobs: Vec<Arc<Job>> = self.replays.jobs.lock().values().filter(is_meant).cloned().collect();
+        let mut paused = Vec::new();
+        for job in jobs {
+            job.cancel.cancel();
+            let task = job.task.lock().take();
+            if let Some(task) = task {
+                drop(task.await);
+            }
+            // It may have ended, or been cancelled, meanwhile.
+            if job.is_running() {
+                paused.push(Paused { id: job.status.lock().id.clone() });
+            }
+        }
+        paused
+    }
+
+    /// Goes on with them, under the names that their links have now.
+    pub(super) fn go_on_with_replays(&self, paused: Vec<Paused>, new_name: impl Fn(&LinkId) -> Option<LinkId>) {
+        for Paused { id } in paused {
+            let Some(job) = self.replays.jobs.lock().remove(&id) else { continue };
+            let (mut status, progress) = (job.status.lock().clone(), *job.progress.lock());
+            rename(&mut status.request, &new_name);
+            let file = job.file.lock().take();
+            self.go_on(Job::new(status, progress, file, &self.replays.stop));
+        }
+    }
+
     /// Goes on with what ran when the gateway ended.
     pub(super) fn resume_replays(&self) {
         let replays = &self.replays;
         let Ok(entries) = fs::read_dir(&replays.dir) else { return };
         for path in entries.flatten().map(|entry| entry.path()) {
             let job = match load(&path, &replays.stop) {
-                Ok(job) => Arc::new(job),
+                Ok(job) => job,
                 Err(error) => {
                     tracing::error!(path = %path.display(), %error, "the state of a replay cannot be read; it does not go on");
                     continue;
                 }
             };
-            let status = job.status.lock().clone();
-            replays.jobs.lock().insert(status.id.clone(), Arc::clone(&job));
-            if status.state != ReplayState::Running {
-                continue;
+            self.go_on(job);
+        }
+    }
+
+    fn go_on(&self, job: Job) {
+        let job = Arc::new(job);
+        let status = job.status.lock().clone();
+        self.replays.jobs.lock().insert(status.id.clone(), Arc::clone(&job));
+        if status.state != ReplayState::Running {
+            return;
+        }
+        let ReplayProgress { lane, position, .. } = *job.progress.lock();
+        match Plan::again(self, &status, (lane, position)) {
+            Ok(plan) => {
+                let (replay, way) = (&status.id, status.way());
+                tracing::info!(replay, way, lane = lane.name(), position, "a replay goes on");
+                self.run_replay(plan, job);
             }
-            let ReplayProgress { lane, position, .. } = *job.progress.lock();
-            match Plan::again(self, &status, (lane, position)) {
-                Ok(plan) => {
-                    tracing::info!(
-                        replay = status.id,
-                        way = status.way(),
-                        lane = lane.name(),
-                        position,
-                        "a replay goes on"
-                    );
-                    self.run_replay(plan, job);
-                }
-                Err(error) => {
-                    tracing::error!(replay = status.id, %error, "a replay cannot go on");
-                    self.replay_ended(&job, ReplayState::Failed, Some(error.to_string()));
-                }
+            Err(error) => {
+                tracing::error!(replay = status.id, %error, "a replay cannot go on");
+                self.replay_ended(&job, ReplayState::Failed, Some(error.to_string()));
             }
         }
     }
@@ -306,7 +350,8 @@ impl Shared {
         let keeper = Box::new(Keeper(Arc::clone(&job)));
         let replay = plan.into_replay(&id, keeper, progress, Arc::clone(&self.clock));
         let (clock, tasks) = (Arc::clone(&self.clock), self.replays.tasks.clone());
-        tasks.spawn(async move {
+        let own = Arc::clone(&job);
+        let task = tasks.spawn(async move {
             let end = links::run_replay(config, replay, identity, board, Arc::clone(&clock), token).await;
             let state = job.status.lock().state;
             match (end, state) {
@@ -314,16 +359,33 @@ impl Shared {
                 (ReplayEnd::Stopped, ReplayState::Cancelled) => {
                     ended(job, ReplayState::Cancelled, None, clock.wall().0).await;
                 }
-                // The gateway stops: it goes on after the next start.
+                // The gateway stops, or reads its file again: it goes on after that.
                 (ReplayEnd::Stopped, _) => {}
             }
         });
+        *own.task.lock() = Some(task);
     }
 
     fn replay_ended(&self, job: &Arc<Job>, state: ReplayState, note: Option<String>) {
         let (job, now) = (Arc::clone(job), self.clock.wall().0);
         self.replays.tasks.spawn(ended(job, state, note, now));
     }
+}
+
+/// The links that it reads and fills.
+fn ends_of(request: &ReplayRequest) -> (&str, &str) {
+    let into = request.into.as_deref().unwrap_or(&request.link);
+    (&request.link, into.split_once('/').map_or(into, |(link, _)| link))
+}
+
+/// The same request, by the names that links have now.
+fn rename(request: &mut ReplayRequest, new_name: impl Fn(&LinkId) -> Option<LinkId>) {
+    let new = |old: &str| new_name(&LinkId::new(old)).map_or_else(|| old.to_owned(), |new| new.to_string());
+    request.into = request.into.as_ref().map(|into| match into.split_once('/') {
+        Some((link, template)) => format!("{}/{template}", new(link)),
+        None => new(into),
+    });
+    request.link = new(&request.link);
 }
 
 fn from_json<T: for<'a> Deserialize<'a>>(arguments: Value) -> Result<T, CommandError> {

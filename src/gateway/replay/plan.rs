@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::super::{Link, Orphan, Shared};
+use super::super::{Link, Orphan, Parts, Shared};
 use super::ReplayError;
 use crate::buffer::{Buffer, Lane, Lanes, Offset, Record};
 use crate::clock::Clock;
@@ -107,10 +107,11 @@ impl Plan {
     }
 
     fn resolve(shared: &Shared, request: ReplayRequest) -> Result<Self, ReplayError> {
-        let source = shared.replayable(&request.link)?;
+        let parts = shared.parts();
+        let source = parts.replayable(&request.link)?;
         let into = request.into.clone().unwrap_or_else(|| request.link.clone());
         let (name, template) = into.split_once('/').map_or((into.as_str(), None), |(name, text)| (name, Some(text)));
-        let link = target(shared, &request, name)?;
+        let link = target(&parts, &request, name)?;
         let Some(target) = link.lanes.clone() else {
             let words = format!("no route leads to `{name}`: a replay needs a link with a buffer, where it is counted");
             return Err(ReplayError::Refused(words));
@@ -119,7 +120,7 @@ impl Plan {
         let pattern = pattern.map_err(|error| ReplayError::Refused(format!("--topic: {error}")))?;
         let name = match template {
             Some(text) => Name::Template(read_template(text, pattern.as_ref(), &link.config.kind)?),
-            None => recorded_or_topic(shared, &request.link, &link.config)?,
+            None => recorded_or_topic(&parts, &request.link, &link.config)?,
         };
         if request.rate.is_some_and(|rate| !rate.is_finite() || rate <= 0.0) {
             return Err(ReplayError::Refused("--rate: more than nothing, such as `100/s`".to_owned()));
@@ -226,12 +227,12 @@ impl Plan {
     }
 }
 
-impl Shared {
+impl Parts {
     /// The lanes of a link, or of one that `routes.yaml` has no more (R34).
     fn replayable(&self, link: &str) -> Result<Lanes, ReplayError> {
         let own =
             self.links.iter().find(|known| known.config.id.as_str() == link).and_then(|known| known.lanes.clone());
-        let opened = |orphan: &Orphan| orphan.lanes.clone().ok();
+        let opened = |orphan: &Arc<Orphan>| orphan.lanes.clone().ok();
         let orphaned = || self.orphans.iter().find(|orphan| orphan.name == link).and_then(opened);
         own.or_else(orphaned).ok_or_else(|| {
             let named = self.links.iter().filter(|link| link.lanes.is_some()).map(|link| link.config.id.to_string());
@@ -277,13 +278,13 @@ fn stretch(lane: Lane, buffer: &Buffer, request: &ReplayRequest, to_itself: bool
 }
 
 /// The link that is sent to.
-fn target<'s>(shared: &'s Shared, request: &ReplayRequest, name: &str) -> Result<&'s Link, ReplayError> {
-    let found = shared.links.iter().find(|link| link.config.id.as_str() == name);
-    found.ok_or_else(|| {
+fn target<'p>(parts: &'p Parts, request: &ReplayRequest, name: &str) -> Result<&'p Link, ReplayError> {
+    let found = parts.links.iter().find(|link| link.config.id.as_str() == name);
+    found.map(|link| &**link).ok_or_else(|| {
         let words = if request.into.is_none() {
             format!("link `{name}` is orphaned: routes.yaml has no such link, so name another with --into")
         } else {
-            let all: Vec<_> = shared.links.iter().map(|link| link.config.id.to_string()).collect();
+            let all: Vec<_> = parts.links.iter().map(|link| link.config.id.to_string()).collect();
             format!("--into: there is no link `{name}`; there are: {}", all.join(", "))
         };
         ReplayError::NotThere(words)
@@ -305,8 +306,8 @@ fn read_template(text: &str, pattern: Option<&Pattern>, kind: &Kind) -> Result<T
 }
 
 /// Without a template: between links of one kind a record keeps its name; else its topic is its name, where that can be one.
-fn recorded_or_topic(shared: &Shared, source: &str, target: &links::Config) -> Result<Name, ReplayError> {
-    let from = shared.links.iter().find(|link| link.config.id.as_str() == source);
+fn recorded_or_topic(parts: &Parts, source: &str, target: &links::Config) -> Result<Name, ReplayError> {
+    let from = parts.links.iter().find(|link| link.config.id.as_str() == source);
     if from.is_some_and(|link| link.config.kind.name() == target.kind.name()) {
         return Ok(Name::Recorded);
     }

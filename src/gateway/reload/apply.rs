@@ -1,0 +1,297 @@
+//! Doing it: from what runs to what shall run, or back.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use super::super::build::{BuildError, bind_admin, open_lanes, open_orphan};
+use super::super::crew::Hand;
+use super::super::replay::Paused;
+use super::super::{Config, Link, Orphan, Parts, Shared, rename};
+use super::steps::{Conflict, Step, Steps, There};
+use super::{Hands, Running, Trouble};
+use crate::buffer::Lanes;
+use crate::clock::Clock;
+use crate::links;
+use crate::router::{LinkId, Table};
+
+/// How long a half of a link may take to end: as its own stages, and a little more.
+const HALF_LIMIT: Duration = Duration::from_secs(5);
+/// How long messages that are being taken may keep a buffer from being closed: they wait for the broker's store at most.
+const SEAL_LIMIT: Duration = Duration::from_secs(10);
+
+/// Logs that were opened, or why one could not be, and what was done until then.
+#[derive(Default)]
+struct Opened {
+    /// By the new link.
+    lanes: HashMap<LinkId, Option<Lanes>>,
+    /// Folders that were moved: from, to.
+    moved: Vec<(PathBuf, PathBuf)>,
+    /// Folders that were not there before.
+    made: Vec<PathBuf>,
+    error: Option<BuildError>,
+}
+
+/// What had to end for a reload.
+struct Ended {
+    /// Links with the halves that were ended.
+    halves: Vec<(LinkId, bool, bool)>,
+    replays: Vec<Paused>,
+}
+
+impl Shared {
+    /// Puts `config` in force, or leaves everything as it was.
+    pub(super) async fn apply(self: &Arc<Self>, running: &mut Running, config: Config) -> Result<(), Trouble> {
+        let parts = self.parts();
+        let there = there(&parts, &config.links);
+        let steps = Steps::of(&there, &config.links).map_err(|conflict| self.conflict(conflict))?;
+        let page = if config.admin == running.config.admin {
+            None
+        } else {
+            let bound = bind_admin(config.admin).await;
+            Some(bound.map_err(|error| Trouble { code: error.exit_code(), text: told(&error) })?)
+        };
+        let ended = self.end(running, &parts, &steps).await;
+        let (links, orphans) = match self.exchange(&parts, &steps).await {
+            Ok(next) => next,
+            Err((trouble, back)) => {
+                self.publish(Parts { links: back.0, orphans: back.1, ..parts.as_it_is() }, None);
+                self.begin(running, &ended.halves);
+                self.go_on_with_replays(ended.replays, |_same| None);
+                return Err(trouble);
+            }
+        };
+        let mut next = Parts { links, orphans, ..parts.as_it_is() };
+        let page = page.map(|page| {
+            next.admin = page.as_ref().and_then(|listener| listener.local_addr().ok());
+            std::mem::replace(&mut running.admin, page.map(|listener| self.serve_page(listener)))
+        });
+        let table = (running.config.routes != config.routes).then(|| Table::new(config.routes.clone()));
+        self.publish(next, table);
+        let begin = steps.links.iter().map(|step| (step.config.id.clone(), step.does.sink, step.does.source));
+        self.begin(running, &begin.collect::<Vec<_>>());
+        self.go_on_with_replays(ended.replays, |id| steps.new_name(id).cloned());
+        if let Some(Some(hand)) = page {
+            hand.stop(HALF_LIMIT).await;
+        }
+        self.links_changed.notify_one();
+        running.config = config;
+        Ok(())
+    }
+
+    fn conflict(&self, Conflict { link, old }: Conflict) -> Trouble {
+        let folder = |id: &LinkId| self.data_dir.join("links").join(id.as_str());
+        let (from, to) = (folder(&old), folder(&link));
+        let error = BuildError::Renamed { link, old, from, to };
+        Trouble { code: error.exit_code(), text: told(&error) }
+    }
+
+    /// Ends the halves of links that go or begin anew, and stops the replays that read or fill their buffers.
+    async fn end(&self, running: &mut Running, parts: &Parts, steps: &Steps<'_>) -> Ended {
+        let mut ending: Vec<Hand> = Vec::new();
+        let mut halves = Vec::new();
+        for link in &parts.links {
+            let id = &link.config.id;
+            let (sink, source) = steps.ends(id);
+            let Some(hands) = running.hands.get_mut(id).filter(|_| sink || source) else { continue };
+            ending.extend(hands.sink.take_if(|_| sink));
+            ending.extend(hands.source.take_if(|_| source));
+            halves.push((id.clone(), sink, source));
+        }
+        let halted = join_all(ending.into_iter().map(|hand| hand.stop(HALF_LIMIT)));
+        let (_ended, replays) = tokio::join!(halted, self.pause_replays(|id| steps.touches(id)));
+        Ended { halves, replays }
+    }
+
+    /// Starts halves of links as they are now.
+    fn begin(&self, running: &mut Running, halves: &[(LinkId, bool, bool)]) {
+        let parts = self.parts();
+        running.hands.retain(|id, _| parts.links.iter().any(|link| link.config.id == *id));
+        for (id, sink, source) in halves {
+            let Some(link) = parts.links.iter().find(|link| link.config.id == *id) else { continue };
+            let Hands { sink, source } = self.start_link(link, *sink, *source);
+            let own = running.hands.entry(id.clone()).or_default();
+            own.sink = sink.or_else(|| own.sink.take());
+            own.source = source.or_else(|| own.source.take());
+        }
+    }
+
+    /// Offers, `status` and tools see these from now on.
+    fn publish(&self, parts: Parts, table: Option<Table>) {
+        let logs = parts.links.iter().filter_map(|link| Some((link.config.id.clone(), link.lanes.clone()?)));
+        self.hub.replace(table, logs.collect());
+        parts.links.iter().for_each(|link| link.report_to(&self.links_changed));
+        self.parts.store(Arc::new(parts));
+    }
+
+    /// Closes, moves and opens buffers. Answers the links and orphans that there are then; on an error those that were, opened again.
+    async fn exchange(&self, parts: &Parts, steps: &Steps<'_>) -> Result<LinksAndOrphans, (Trouble, LinksAndOrphans)> {
+        let closing: Vec<&Arc<Link>> = parts.links.iter().filter(|link| steps.closes(&link.config.id)).collect();
+        let logs: Vec<&Lanes> = closing.iter().filter_map(|link| link.lanes.as_ref()).collect();
+        let sealed = join_all(logs.iter().map(|lanes| lanes.seal()));
+        if tokio::time::timeout(SEAL_LIMIT, sealed).await.is_err() {
+            logs.iter().for_each(|lanes| lanes.unseal());
+            let text = "messages that are being taken wait for the broker's store; nothing was changed".to_owned();
+            return Err((Trouble { code: 69, text }, (parts.links.clone(), parts.orphans.clone())));
+        }
+        let left = parts.orphans.iter().filter(|orphan| steps.closes(&LinkId::new(&orphan.name)));
+        let orphaned = left.filter_map(|orphan| orphan.lanes.as_ref().ok());
+        join_all(logs.iter().copied().chain(orphaned).map(Lanes::close)).await;
+        let (folder, clock) = (self.data_dir.join("links"), Arc::clone(&self.clock));
+        let wanted: Vec<_> = steps.links.iter().filter(|step| step.does.opens).map(Wanted::of).collect();
+        let opened = tokio::task::spawn_blocking(move || open_all(&folder, wanted, &clock)).await;
+        let mut opened = opened.unwrap_or_else(|panic| Opened::failed(&panic.to_string()));
+        if let Some(error) = opened.error.take() {
+            let trouble = Trouble { code: error.exit_code(), text: told(&error) };
+            return Err((trouble, self.restore(parts, steps, opened).await));
+        }
+        let links = steps.links.iter().map(|step| {
+            let before = step.before.as_ref().and_then(|id| parts.links.iter().find(|link| link.config.id == *id));
+            let kept = || before.and_then(|link| link.lanes.clone());
+            let lanes = opened.lanes.remove(&step.config.id).unwrap_or_else(kept);
+            Arc::new(Link::new(step.config.clone(), lanes, before.map(|link| &**link)))
+        });
+        let links: Vec<_> = links.collect();
+        let orphans = self.orphans_after(parts, steps).await;
+        Ok((links, orphans))
+    }
+
+    /// Orphans that nobody has taken up, and the buffers of links that are no more.
+    async fn orphans_after(&self, parts: &Parts, steps: &Steps<'_>) -> Vec<Arc<Orphan>> {
+        let stays = |orphan: &&Arc<Orphan>| !steps.closes(&LinkId::new(&orphan.name));
+        let mut orphans: Vec<_> = parts.orphans.iter().filter(stays).map(Arc::clone).collect();
+        let folders = steps.gone.iter().map(|id| self.data_dir.join("links").join(id.as_str()));
+        let folders: Vec<PathBuf> = folders.filter(|folder| folder.is_dir()).collect();
+        let clock = Arc::clone(&self.clock);
+        let open = move || folders.iter().map(|folder| Arc::new(open_orphan(folder, &clock))).collect::<Vec<_>>();
+        orphans.extend(tokio::task::spawn_blocking(open).await.unwrap_or_default());
+        orphans
+    }
+
+    /// Undoes what was done to folders, and opens again what was closed.
+    async fn restore(&self, parts: &Parts, steps: &Steps<'_>, opened: Opened) -> LinksAndOrphans {
+        let Opened { lanes, moved, made, error: _ } = opened;
+        join_all(lanes.values().flatten().map(Lanes::close)).await;
+        drop(lanes);
+        let clock = Arc::clone(&self.clock);
+        let was = |id: &LinkId| steps.closes(id);
+        let links: Vec<(Arc<Link>, bool)> =
+            parts.links.iter().map(|link| (Arc::clone(link), was(&link.config.id) && link.lanes.is_some())).collect();
+        let folder = self.data_dir.join("links");
+        let orphans: Vec<(Arc<Orphan>, bool)> =
+            parts.orphans.iter().map(|orphan| (Arc::clone(orphan), was(&LinkId::new(&orphan.name)))).collect();
+        let kept = (parts.links.clone(), parts.orphans.clone());
+        let reopen = move || {
+            for made in made {
+                drop(fs::remove_dir_all(made));
+            }
+            for (from, to) in moved.iter().rev() {
+                if let Err(error) = fs::rename(to, from) {
+                    tracing::error!(%error, folder = %to.display(), "a buffer could not be moved back");
+                }
+            }
+            let links = links.into_iter().map(|(link, is_closed)| {
+                if !is_closed {
+                    return link;
+                }
+                let lanes = open_lanes(&link.config, &clock).unwrap_or_else(|error| {
+                    tracing::error!(%error, "a buffer could not be opened again: its offers are refused until a restart");
+                    None
+                });
+                Arc::new(Link::new(link.config.clone(), lanes, Some(&link)))
+            });
+            let links: Vec<_> = links.collect();
+            let again = |(orphan, is_closed): (Arc<Orphan>, bool)| {
+                if is_closed { Arc::new(open_orphan(&folder.join(&orphan.name), &clock)) } else { orphan }
+            };
+            (links, orphans.into_iter().map(again).collect())
+        };
+        tokio::task::spawn_blocking(reopen).await.unwrap_or(kept)
+    }
+}
+
+type LinksAndOrphans = (Vec<Arc<Link>>, Vec<Arc<Orphan>>);
+
+impl Parts {
+    fn as_it_is(&self) -> Self {
+        let (links, orphans) = (self.links.clone(), self.orphans.clone());
+        Self { links, orphans, listeners: self.listeners.clone(), admin: self.admin }
+    }
+}
+
+/// A log to be opened, apart from what it is borrowed from.
+struct Wanted {
+    config: links::Config,
+    adopts: Option<LinkId>,
+}
+
+impl Wanted {
+    fn of(step: &Step<'_>) -> Self {
+        Self { config: step.config.clone(), adopts: step.adopts.clone() }
+    }
+}
+
+impl Opened {
+    fn failed(text: &str) -> Self {
+        let error = std::io::Error::other(text.to_owned());
+        Self { error: Some(BuildError::Data { path: PathBuf::from("links"), error }), ..Self::default() }
+    }
+}
+
+/// Moves all folders, then opens all logs; up to the first that fails.
+fn open_all(folder: &std::path::Path, wanted: Vec<Wanted>, clock: &Arc<dyn Clock>) -> Opened {
+    let mut opened = Opened::default();
+    for Wanted { config, adopts } in &wanted {
+        let Some(old) = adopts else { continue };
+        if let Err(error) = rename::carry_one(folder, &config.id, old, clock) {
+            opened.error = Some(error);
+            return opened;
+        }
+        opened.moved.push((folder.join(old.as_str()), folder.join(config.id.as_str())));
+    }
+    for Wanted { config, .. } in wanted {
+        if !config.buffer.dir.exists() {
+            opened.made.push(config.buffer.dir.clone());
+        }
+        match open_lanes(&config, clock) {
+            Ok(lanes) => drop(opened.lanes.insert(config.id.clone(), lanes)),
+            Err(error) => {
+                opened.error = Some(error);
+                return opened;
+            }
+        }
+    }
+    opened
+}
+
+fn told(error: &BuildError) -> String {
+    format!("{error}; nothing was changed")
+}
+
+/// The buffers of links and orphans as they are.
+fn there<'p>(parts: &'p Parts, new: &[links::Config]) -> Vec<There<'p>> {
+    let has_taken = |lanes: &Lanes| lanes.ledger().accepted > 0;
+    let links = parts.links.iter().map(|link| There {
+        id: link.config.id.clone(),
+        config: Some(&link.config),
+        has_log: link.lanes.is_some(),
+        has_taken: link.lanes.as_ref().is_some_and(has_taken),
+        has_lanes: link.lanes.as_ref().is_some_and(|lanes| {
+            let next = new.iter().find(|next| next.id == link.config.id);
+            next.is_none_or(|next| lanes.has_all(&next.lanes))
+        }),
+    });
+    // What an orphan that does not open holds is not known: it is as if it held something.
+    let orphans = parts.orphans.iter().map(|orphan| There {
+        id: LinkId::new(&orphan.name),
+        config: None,
+        has_log: true,
+        has_taken: orphan.lanes.as_ref().map_or(true, has_taken),
+        has_lanes: true,
+    });
+    links.chain(orphans).collect()
+}

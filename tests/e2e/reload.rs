@@ -1,0 +1,307 @@
+//! `routes.yaml` changes while the gateway runs: what is the same is not touched, what is new counts at once, and what cannot be used
+//! changes nothing.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs;
+
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use rumqttc_v5::QoS;
+use tidegate::telemetry::board::{LinkState, Status};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::support::client::{Publishers, Subscriber, Work, publish_once};
+use crate::support::gateway::{Gateway, link, run};
+use crate::support::ledger::Ledger;
+use crate::support::process::free_port;
+use crate::support::remote::{Mosquitto, left_out};
+use crate::support::wait::PATIENCE;
+
+/// A client that says nothing: what becomes of its connection is seen at once.
+struct Held(TcpStream);
+
+impl Held {
+    async fn connect(port: u16, id: &str) -> Self {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let mut connect = vec![0x10, 12 + u8::try_from(id.len()).unwrap(), 0, 4];
+        connect.extend(b"MQTT\x04\x02\x00\x00\x00");
+        connect.push(u8::try_from(id.len()).unwrap());
+        connect.extend(id.as_bytes());
+        stream.write_all(&connect).await.unwrap();
+        let mut connack = [0; 4];
+        stream.read_exact(&mut connack).await.unwrap();
+        assert_eq!(connack, [0x20, 2, 0, 0]);
+        Self(stream)
+    }
+
+    /// Whether it is connected still: the same connection.
+    async fn lives(&mut self) -> bool {
+        let mut answer = [0; 2];
+        let ping = async {
+            self.0.write_all(&[0xc0, 0]).await?;
+            self.0.read_exact(&mut answer).await
+        };
+        tokio::time::timeout(PATIENCE, ping).await.expect("an answer or an end").is_ok() && answer == [0xd0, 0]
+    }
+}
+
+/// `tidegate reload`: its exit code, and what it answers, or why not.
+async fn reload(gateway: &Gateway) -> (i32, String) {
+    let config = gateway.config();
+    let ended = run(&["reload", "-c", config.to_str().unwrap()]).await;
+    let said = if ended.status.success() { ended.stdout } else { ended.stderr };
+    (ended.status.code().unwrap(), String::from_utf8(said).unwrap())
+}
+
+async fn reload_to(gateway: &Gateway, rest: &str) -> String {
+    gateway.configure(rest);
+    let (code, said) = reload(gateway).await;
+    assert_eq!(code, 0, "{said}\n{rest}\n{}", gateway.log());
+    said
+}
+
+fn connects(status: &Status, name: &str) -> u64 {
+    link(status, name).sink.as_ref().unwrap().connects
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r34_a_reload_touches_what_differs_and_says_what_that_is() {
+    if left_out(&["mosquitto"]) {
+        return;
+    }
+    let (mosquitto, nowhere) = (Mosquitto::start().await, free_port());
+    let text = |links: &str, routes: &str| {
+        format!(
+            "links:\n  far: {{ mqtt: {{ url: \"mqtt://127.0.0.1:{}\" }} }}\n{links}routes:\n  - {{ name: far, from: broker/a/#, to: \"far/{{rest}}\" }}\n{routes}",
+            mosquitto.port
+        )
+    };
+    let away = |name: &str, more: &str| {
+        format!("  {name}: {{ mqtt: {{ url: \"mqtt://u:hunter2@127.0.0.1:{nowhere}\" }}{more} }}\n")
+    };
+    let gateway = Gateway::start(&text("", "")).await;
+    let mut held = Held::connect(gateway.port, "held").await;
+    gateway.wait_for_state("far", LinkState::Online).await;
+    assert_eq!(reload(&gateway).await, (0, "reloaded: nothing has changed\n".to_owned()));
+
+    // A link and a route more.
+    let route = |link: &str| format!("  - {{ name: away, from: broker/b, to: {link}/b }}\n");
+    let said = reload_to(&gateway, &text(&away("away", ""), &route("away"))).await;
+    assert_eq!(said, "+ link away\n+ route away\nreloaded: 2 changes\n");
+    publish_once(gateway.port, "one", "b", b"1".to_vec()).await.unwrap();
+    assert_eq!(gateway.wait_for_link("away", "it has it", |link| link.depth == 1).await.ledger["accepted"], 1);
+
+    // It changes: its buffer is kept.
+    let said = reload_to(&gateway, &text(&away("away", ", buffer: { max_size: 2GiB }"), &route("away"))).await;
+    assert_eq!(said, "~ link away: buffer.max_size default -> 2GiB\nreloaded: 1 change\n");
+    assert_eq!(link(&gateway.status().await, "away").depth, 1);
+
+    // It gets another name, and takes its buffer with it.
+    let said = reload_to(&gateway, &text(&away("there", ", renamed_from: away"), &route("there"))).await;
+    let told = "> link away is link there now: buffer.max_size 2GiB -> default\n~ route away: to away/b -> there/b\n";
+    assert_eq!(said, format!("{told}reloaded: 2 changes\n"));
+    let status = gateway.status().await;
+    assert_eq!(link(&status, "there").depth, 1);
+    assert!(status.links.iter().all(|link| link.name != "away"), "{status:?}");
+
+    // It goes: its data is orphaned, and waits for who takes it up.
+    assert_eq!(reload_to(&gateway, &text("", "")).await, "- link there\n- route away\nreloaded: 2 changes\n");
+    let status = gateway.status().await;
+    assert_eq!((link(&status, "there").kind.as_str(), link(&status, "there").depth), ("orphaned", 1));
+    let here = format!("  there: {{ mqtt: {{ url: \"mqtt://127.0.0.1:{}\" }} }}\n", mosquitto.port);
+    assert!(reload_to(&gateway, &text(&here, "")).await.starts_with("+ link there\n"));
+    let done = gateway.wait_until_drained("there").await;
+    assert_eq!(done.ledger["delivered"], 1, "it is delivered also where no route leads");
+
+    // Nobody else has noticed.
+    assert!(held.lives().await);
+    assert_eq!(connects(&gateway.status().await, "far"), 1);
+    let log = gateway.log();
+    assert!(log.contains("> link away is link there now") && !log.contains("hunter2"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_used_changes_nothing_and_says_so() {
+    let routes = |to: &str| {
+        format!(
+            "links:\n  far: {{ mqtt: {{ url: \"mqtt://127.0.0.1:1\" }} }}\nroutes:\n  - {{ from: broker/a, to: {to} }}\n"
+        )
+    };
+    let mut gateway = Gateway::start(&routes("far/a")).await;
+    let mut held = Held::connect(gateway.port, "held").await;
+    let good = fs::read_to_string(gateway.config()).unwrap();
+
+    // Every mistake is told, as `check` tells it, and `status` keeps saying that the file is not in force.
+    gateway.configure(&format!("{}linkz: {{}}\n", routes("fear/a")));
+    let (code, said) = reload(&gateway).await;
+    assert_eq!(code, 65, "{said}");
+    assert!(said.contains("not reloaded\n") && said.contains("2 errors, 0 warnings"), "{said}");
+    assert!(said.contains("unknown key `linkz`") && said.contains("did you mean `far`?"), "{said}");
+    let status = gateway.status().await;
+    assert!(status.reload.error.as_ref().is_some_and(|error| error.contains("`linkz`")), "{status:?}");
+    let shown = run(&["status", "-c", gateway.config().to_str().unwrap()]).await;
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("reload failed at "), "{shown:?}");
+    publish_once(gateway.port, "one", "a", b"1".to_vec()).await.unwrap();
+    gateway.wait_for_link("far", "its route is there", |link| link.depth == 1).await;
+
+    // What needs a restart is named, and nothing else of that file counts either.
+    fs::write(gateway.config(), good.replace("site: edge", "site: ledge").replace("far/a", "far/b")).unwrap();
+    let (code, said) = reload(&gateway).await;
+    assert_eq!(code, 65, "{said}");
+    assert!(said.contains("`site` is `edge` and would be `ledge`: that needs a restart"), "{said}");
+
+    // Neither does a file with a listener that cannot be had.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let admin = format!("admin: {{ bind: \"{}\" }}\n", taken.local_addr().unwrap());
+    gateway.configure(&format!("{admin}{}", routes("far/b")));
+    let (code, said) = reload(&gateway).await;
+    assert_eq!(code, 69, "{said}");
+    assert!(said.contains("admin: cannot listen on 127.0.0.1:"), "{said}");
+    assert_eq!(gateway.status().await.reload.refused, 3);
+
+    // Once it can be had, all of it does; by SIGHUP as well.
+    drop(taken);
+    gateway.hang_up();
+    let status = gateway.wait_for("the file is in force", |status| status.reload.error.is_none()).await;
+    assert!(status.admin.is_some() && held.lives().await);
+    assert_eq!(gateway.terminate().await.code(), Some(0));
+    assert_eq!(reload(&gateway).await.0, 69, "there is nobody to ask");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_reload_watch_a_change_of_the_file_is_enough() {
+    let text = |watch: &str, link: &str| {
+        format!(
+            "reload: {watch}\nlinks:\n  {link}: {{ mqtt: {{ url: \"mqtt://127.0.0.1:1\" }} }}\nroutes:\n  - {{ from: broker/a, to: {link}/a }}\n"
+        )
+    };
+    let gateway = Gateway::start(&text("watch", "one")).await;
+    let mut held = Held::connect(gateway.port, "held").await;
+    gateway.configure(&text("watch", "two"));
+    gateway.wait_for("link two", |status| status.links.iter().any(|link| link.name == "two")).await;
+    gateway.configure("links: [\n");
+    gateway.wait_for("the mistake is shown", |status| status.reload.error.is_some()).await;
+    gateway.configure(&text("manual", "three"));
+    gateway.wait_for("link three", |status| status.links.iter().any(|link| link.name == "three")).await;
+    let status = gateway.status().await;
+    assert_eq!((status.reload.error, status.reload.taken, status.reload.refused), (None, 2, 1));
+    assert!(held.lives().await);
+}
+
+/// What a round of the loop has.
+struct Scene {
+    port: u16,
+    main: usize,
+    next: usize,
+    extras: BTreeSet<usize>,
+    /// Of `main` and extras: by what name they went in the round before.
+    renamed: Vec<(usize, usize)>,
+    big: bool,
+    live_first: bool,
+    copies: bool,
+}
+
+impl Scene {
+    /// Something else than in the round before.
+    fn change(&mut self, random: &mut StdRng) {
+        self.renamed.clear();
+        let fresh = self.next;
+        match random.random_range(0..8) {
+            0 => {
+                self.renamed.push((self.main, fresh));
+                (self.main, self.next) = (fresh, fresh + 1);
+            }
+            1 | 2 => {
+                self.extras.insert(fresh);
+                self.next += 1;
+            }
+            3 => drop(self.extras.pop_first()),
+            4 => {
+                if let Some(old) = self.extras.pop_last() {
+                    self.renamed.push((old, fresh));
+                    self.extras.insert(fresh);
+                    self.next += 1;
+                }
+            }
+            5 => self.big = !self.big,
+            6 => self.live_first = !self.live_first,
+            _ => self.copies = !self.copies,
+        }
+    }
+
+    fn text(&self) -> String {
+        let mut text = "links:\n".to_owned();
+        let (size, drain) =
+            (if self.big { "96MiB" } else { "64MiB" }, if self.live_first { "live_first" } else { "fifo" });
+        for number in self.extras.iter().chain([&self.main]) {
+            let old = self.renamed.iter().find(|(_, new)| new == number);
+            let old = old.map_or_else(String::new, |(old, _)| format!(", renamed_from: l{old}"));
+            // Of the main one the order is looked at.
+            let drain = if *number == self.main { "fifo" } else { drain };
+            writeln!(
+                text,
+                "  l{number}: {{ mqtt: {{ url: \"mqtt://127.0.0.1:{}\" }}, retry: {{ min: 10ms, max: 100ms }}, buffer: {{ max_size: {size} }}, drain: {drain}{old} }}",
+                self.port
+            )
+            .unwrap();
+        }
+        writeln!(text, "routes:\n  - {{ name: main, from: broker/line/#, to: \"l{}/line/{{rest}}\" }}", self.main)
+            .unwrap();
+        for number in &self.extras {
+            writeln!(text, "  - {{ from: broker/line/#, to: \"l{number}/extra/{number}/{{rest}}\" }}").unwrap();
+        }
+        if self.copies {
+            text.push_str("  - { name: copies, from: broker/line/#, to: \"broker/copy/{rest}\" }\n");
+        }
+        text
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_reloads_under_load_lose_nothing_and_disconnect_nobody() {
+    const ROUNDS: usize = 100;
+    const EACH: usize = 160;
+    if left_out(&["mosquitto"]) {
+        return;
+    }
+    let seed = std::env::var("TIDEGATE_RELOAD_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed: u64 = seed.unwrap_or_else(rand::random);
+    println!("TIDEGATE_RELOAD_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let mosquitto = Mosquitto::start().await;
+    let far = Subscriber::start(mosquitto.port, "far", "line/#", QoS::AtLeastOnce).await;
+    let (extras, renamed) = (BTreeSet::from([1, 2]), Vec::new());
+    let mut scene =
+        Scene { port: mosquitto.port, main: 0, next: 3, extras, renamed, big: false, live_first: false, copies: false };
+    let gateway = Gateway::start(&scene.text()).await;
+    let mut held = Held::connect(gateway.port, "held").await;
+    let local = Subscriber::start(gateway.port, "local", "line/#", QoS::AtLeastOnce).await;
+    let publishers = Publishers::start(Work {
+        port: gateway.port,
+        publishers: 4,
+        messages: (ROUNDS + 1) * EACH,
+        qos: QoS::AtLeastOnce,
+        window: 20,
+        topic: "line".into(),
+    });
+    for round in 1..=ROUNDS {
+        publishers.allow(round * EACH);
+        scene.change(&mut random);
+        reload_to(&gateway, &scene.text()).await;
+    }
+    let acknowledged = publishers.finish().await;
+    let main = gateway.wait_until_drained(&format!("l{}", scene.main)).await;
+    let ledger = Ledger::compare(acknowledged.iter().copied(), &far.receive(&acknowledged).await);
+    ledger.assert_kept("after a hundred reloads", 0);
+    assert_eq!(ledger.published_again, 0, "no publisher has lost its connection");
+    assert_eq!(main.ledger["accepted"], acknowledged.len() as u64, "{:?}", main.ledger);
+    Ledger::compare(acknowledged.iter().copied(), &local.receive(&acknowledged).await).assert_exact("local");
+    assert!(held.lives().await);
+    let status = gateway.status().await;
+    assert_eq!((status.reload.taken, status.reload.refused, &status.reload.error), (ROUNDS as u64, 0, &None));
+    assert!(status.links.iter().all(|link| link.balanced), "{status:?}");
+    let audit = run(&["audit", "-c", gateway.config().to_str().unwrap()]).await;
+    assert!(audit.status.success(), "{}", String::from_utf8_lossy(&audit.stdout));
+}
