@@ -23,6 +23,8 @@ const SPARE_MAX: usize = 2 << 20;
 pub(super) struct Batch {
     bytes: BytesMut,
     cuts: Vec<Cut>,
+    /// Bytes that writing all frames but the last takes.
+    whole: u64,
     base: u64,
     next: u64,
 }
@@ -115,7 +117,7 @@ impl Batch {
 
     /// Bytes that writing it takes.
     pub(super) fn bytes(&self) -> u64 {
-        disk_bytes(&self.cuts)
+        self.whole + self.cuts.last().map_or(0, Cut::frame_len)
     }
 
     /// How many records it has.
@@ -160,6 +162,7 @@ impl Batch {
         let has_room = self.cuts.last().is_some_and(|cut| cut.to - cut.from + len <= FRAME_BYTES_MAX);
         let at = self.frame_at(now.wall).filter(|_| has_room).unwrap_or_else(|| {
             let (count, payload, expiry_max_s) = (0, 0, 0);
+            self.whole = self.bytes();
             self.cuts.push(Cut { base: offset, at: now, count, from, to: from, payload, expiry_max_s, packed: None });
             now
         });
@@ -188,7 +191,7 @@ impl Batch {
         let mut bytes = spare.unwrap_or_default();
         // In powers of two, so that the memory of one batch fits the next, which is seldom of the very same size.
         bytes.reserve((len + len / 8).next_power_of_two().min(CAPACITY_MAX));
-        let Self { bytes, cuts, base, next } = std::mem::replace(self, Self { bytes, ..Self::default() });
+        let Self { bytes, cuts, base, next, whole: _ } = std::mem::replace(self, Self { bytes, ..Self::default() });
         Some(Taken { base, next, skipped: 0, bytes: bytes.freeze(), cuts })
     }
 }

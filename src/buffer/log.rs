@@ -13,7 +13,7 @@ use super::batch::{Frame, Taken};
 use super::codec::Packer;
 use super::cursor::Drop;
 use super::format::{Footer, SEGMENT_HEADER, SegmentHeader};
-use super::pace::{LOOKS_MAX, Pace};
+use super::pace::{LOOK_SPINS, LOOKS_MAX, Pace};
 use super::segment::{FrameMeta, Segment};
 use super::slots::Slots;
 use super::state::{Pressure, Shared};
@@ -209,6 +209,7 @@ impl Log {
             if self.pace.is_over(staged, since(began), since(moved)) {
                 return;
             }
+            (0..LOOK_SPINS).for_each(|_| std::hint::spin_loop());
             std::thread::yield_now();
         }
     }
@@ -392,7 +393,7 @@ impl Log {
         let mut segment = Segment::new(path, base, salt);
         (segment.made, segment.boot) = (Some(now), boot);
         let mut state = self.shared.state.lock();
-        state.segments.push_back(segment);
+        state.segments.push(segment);
         state.active = true;
         drop(state);
         self.active = Some(Active { file, len: wide(SEGMENT_HEADER), base, salt });
@@ -416,7 +417,7 @@ impl Log {
         let Some(last) = batches.last() else { return };
         let mut guard = self.shared.state.lock();
         let state = &mut *guard;
-        if let Some(segment) = state.segments.back_mut() {
+        if let Some(segment) = state.segments.newest_mut() {
             for batch in batches {
                 for (frame, len) in batch.frames() {
                     segment.push(&FrameMeta::of(&frame, segment.data_end, len));
@@ -440,7 +441,7 @@ impl Log {
         let mut state = self.shared.state.lock();
         state.active = false;
         state.roll = false;
-        let Some(segment) = state.segments.back_mut() else { return Ok(()) };
+        let Some(segment) = state.segments.newest_mut() else { return Ok(()) };
         let (next, footer) = (segment.next, footer_of(segment));
         drop(state);
         let frame = footer.encode(active.salt, next);
@@ -452,7 +453,7 @@ impl Log {
             tracing::warn!(%error, base = active.base, "a segment's footer was not written");
             return Ok(());
         }
-        if let Some(segment) = self.shared.state.lock().segments.back_mut() {
+        if let Some(segment) = self.shared.state.lock().segments.newest_mut() {
             segment.bytes = active.len + wide(frame.len());
         }
         Ok(())
@@ -479,7 +480,7 @@ impl Log {
                 // acknowledged. The next start looks at it again.
                 let mut state = self.shared.state.lock();
                 state.active = false;
-                if let Some(segment) = state.segments.back_mut().filter(|last| last.base >= from) {
+                if let Some(segment) = state.segments.newest_mut().filter(|last| last.base >= from) {
                     for (frame, len) in again.iter().flat_map(Taken::frames) {
                         segment.push(&FrameMeta::of(&frame, segment.data_end, len));
                     }
@@ -509,7 +510,7 @@ impl Log {
     fn cut_catalogue(&mut self, from: u64) -> io::Result<()> {
         let mut state = self.shared.state.lock();
         state.active = false;
-        let Some(last) = state.segments.back_mut() else { return Ok(()) };
+        let Some(last) = state.segments.newest_mut() else { return Ok(()) };
         if last.base < from {
             last.next = last.next.min(from);
             last.points.retain(|point| point.offset < from);
@@ -517,7 +518,7 @@ impl Log {
         }
         // It holds nothing else, and the new segment gets its name.
         let path = last.path.clone();
-        state.segments.pop_back();
+        state.segments.pop_newest();
         drop(state);
         self.storage.remove(&path)
     }

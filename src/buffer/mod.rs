@@ -145,6 +145,7 @@
 //! segment of a later epoch.
 
 mod batch;
+mod catalogue;
 mod codec;
 mod cursor;
 mod dead_letters;

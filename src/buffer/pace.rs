@@ -7,12 +7,14 @@
 
 use std::time::Duration;
 
-/// They are waited for at most this part of the time that a commit takes, and while none comes for at most a quarter of that.
-const PART: u32 = 2;
+/// They are waited for at most this part of the time that a commit takes, and while none comes for at most half of that.
+const PART: u32 = 4;
 /// And no longer than this, however slow the disk is: then they share the next sync.
 const LIMIT_MAX: Duration = Duration::from_millis(5);
 /// So often it is looked at most: the clock may stand still (in tests).
 pub(super) const LOOKS_MAX: usize = 10_000;
+/// Turns of a processor's pause between two looks: each look takes the counter's cache line from those who come.
+pub(super) const LOOK_SPINS: usize = 64;
 
 /// What the last commit was like, for a log with a thread of its own.
 #[derive(Debug, Default)]
@@ -32,7 +34,7 @@ impl Pace {
     /// Whether `staged` records are to be written now, `waited` after the first look and `still` after the last one came.
     pub(super) fn is_over(&self, staged: u64, waited: Duration, still: Duration) -> bool {
         let limit = (self.took / PART).min(LIMIT_MAX);
-        !self.patient || staged == 0 || staged >= self.awaited || waited >= limit || still >= limit / 4
+        !self.patient || staged == 0 || staged >= self.awaited || waited >= limit || still >= limit / 2
     }
 }
 
@@ -70,8 +72,8 @@ mod tests {
         let pace = after(8, 0);
         assert!(!pace.is_over(2, us(49), us(49)));
         assert!(pace.is_over(2, us(50), us(50)), "nobody comes any more");
-        assert!(!pace.is_over(7, us(199), us(1)));
-        assert!(pace.is_over(7, us(200), us(1)), "they come too slowly");
+        assert!(!pace.is_over(7, us(99), us(1)));
+        assert!(pace.is_over(7, us(100), us(1)), "they come too slowly");
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! What publishers, the reader and the writer share: one short lock, never held over I/O or an `.await`.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -9,6 +8,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
 
 use super::batch::{Batch, Frame, Taken};
+use super::catalogue::Catalogue;
 use super::cursor::{Drop, Passed, Tracker};
 use super::format::{FRAME_HEADER, record_len};
 use super::log::RESERVE;
@@ -99,7 +99,7 @@ pub(super) struct State {
     pub(super) granted: u64,
     pub(super) tracker: Tracker,
     /// In order; the last one is being written while `active`.
-    pub(super) segments: VecDeque<Segment>,
+    pub(super) segments: Catalogue,
     pub(super) active: bool,
     pub(super) retention: Retention,
     /// The active segment is to be closed although it is not full, so that it can go.
@@ -196,7 +196,7 @@ impl State {
     }
 
     pub(super) fn disk_bytes(&self) -> u64 {
-        self.segments.iter().map(|segment| segment.bytes).sum()
+        self.segments.bytes()
     }
 
     /// Segments of which everything is settled, for a cursor that has passed this much, and that are not being written; the
@@ -265,7 +265,7 @@ impl State {
 
     pub(super) fn drop_aged(&mut self, max_age: Duration, now: Moment) {
         let mut below = 0;
-        for segment in &self.segments {
+        for segment in self.segments.iter() {
             below = below.max(segment.aged_below(max_age, now));
             if below < segment.next {
                 break;
@@ -537,8 +537,8 @@ impl Shared {
         }
         let is_first = state.staged.is_empty();
         // A frame has the time of its first record by all clocks, its records their distance from it by one.
-        let wall = self.clock.wall();
-        let now = state.staged.moment_of(wall).unwrap_or_else(|| self.clock.moment());
+        let wall = self.clock.wall_of_tick();
+        let now = state.staged.moment_of(wall).unwrap_or_else(|| Moment { wall, ..self.clock.moment() });
         state.staged.push(offset, parts, expires, now);
         self.staged.store(state.staged.count(), Ordering::Relaxed);
         if is_first {

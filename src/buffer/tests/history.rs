@@ -78,7 +78,7 @@ fn it_begins_and_ends_anywhere_delivered_or_not() {
 fn a_place_to_begin_is_found_without_reading_the_segment_from_its_start() {
     let bench = full(Compression::None, 3_000);
     let state = bench.shared.state.lock();
-    for segment in &state.segments {
+    for segment in state.segments.iter() {
         assert!((1..=64).contains(&segment.points.len()), "a few places, however long it is");
         let (_, pos) = segment.start_for(segment.next - 1);
         assert!(pos * 4 > segment.data_end * 3, "{pos} of {}", segment.data_end);
