@@ -38,6 +38,8 @@ mod outage;
 #[cfg(test)]
 mod paho;
 #[cfg(test)]
+mod power;
+#[cfg(test)]
 mod refusals;
 #[cfg(test)]
 mod reload;
