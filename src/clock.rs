@@ -86,6 +86,10 @@ pub trait Clock: Send + Sync + fmt::Debug {
     }
     /// Time by all clocks.
     fn moment(&self) -> Moment;
+    /// How many seconds the local time zone is ahead of UTC at a moment.
+    fn local_offset_s(&self, at: WallMs) -> i32 {
+        local_offset_s(at)
+    }
 }
 
 /// The machine's own clocks.
@@ -147,6 +151,28 @@ fn wall_of_tick() -> WallMs {
 pub fn moment() -> Moment {
     let up_ms = up_ms();
     Moment { wall: wall(), up_ms, boot: boot(), synced: is_synced(up_ms) }
+}
+
+/// How many seconds the machine's time zone (`TZ`, `/etc/localtime`) is ahead of UTC at a moment; zero where it is not known. The
+/// zone is read once.
+#[must_use]
+#[cfg(unix)]
+#[expect(unsafe_code, reason = "no crate of our tree wraps this call; it writes one plain struct that we own")]
+pub fn local_offset_s(at: WallMs) -> i32 {
+    let Ok(seconds) = libc::time_t::try_from(at.0 / 1_000) else { return 0 };
+    let mut local = std::mem::MaybeUninit::<libc::tm>::zeroed();
+    // SAFETY: both pointers are to values of our own, and zeroes are a value of `tm`, whose one pointer is not followed. The call
+    // reads `TZ`, which nothing in this process writes.
+    let (known, local) =
+        unsafe { (!libc::localtime_r(&raw const seconds, local.as_mut_ptr()).is_null(), local.assume_init()) };
+    if known { i32::try_from(local.tm_gmtoff).unwrap_or_default() } else { 0 }
+}
+
+/// See above: UTC.
+#[must_use]
+#[cfg(not(unix))]
+pub fn local_offset_s(_at: WallMs) -> i32 {
+    0
 }
 
 /// Since the machine was started; where that cannot be told, since this process first asked.

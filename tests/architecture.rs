@@ -57,6 +57,7 @@ const PURE: &[&str] = &[
     "broker/index",
     "broker/auth/acl",
     "broker/auth/acl_file",
+    "links/active",
     "topic",
     "message",
     "broker/auth/enhanced",

@@ -5,6 +5,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use proptest::prelude::*;
 use tidegate::broker::auth::jwt::{Algorithm, KeySource};
@@ -239,6 +240,15 @@ fn every_key_arrives_where_it_belongs() {
     let share = |name| link(&config, name).drain;
     assert_eq!((share("hq"), share("cloud")), (links::Drain::Fifo, links::Drain::LiveFirst { share: 25 }));
     assert_eq!(share("queues"), links::Drain::LiveFirst { share: 10 });
+    let rate = link(&config, "hq").rate.unwrap();
+    assert_eq!(rate.messages.unwrap().time_of(1), Duration::from_micros(500));
+    assert_eq!((rate.bytes.unwrap().time_of(1 << 20), rate.burst), (Duration::from_secs(1), Duration::from_secs(10)));
+    let rate = link(&config, "cloud").rate.unwrap();
+    assert_eq!((rate.messages, rate.burst), (None, Duration::from_secs(1)));
+    let active = |name| link(&config, name).active.as_ref().map(ToString::to_string);
+    assert_eq!(active("hq").as_deref(), Some("22:00-06:00, sat,sun, mon-fri 12:00-13:30 UTC"));
+    assert_eq!((active("cloud").as_deref(), active("lake")), (Some("fri 22:00-06:00"), None));
+    assert_eq!(link(&config, "lake").rate, None);
 
     let Kind::Kafka(lake) = &link(&config, "lake").kind else { panic!() };
     assert_eq!(lake.options.get("sasl.password").map(String::as_str), Some("hunter2"));
@@ -323,6 +333,7 @@ fn r3_the_page_of_limits_has_the_defaults_of_the_code() {
         ("links.NAME.connect_timeout", show_duration(timing.connect_timeout)),
         ("links.NAME.stall_after", show_duration(timing.stall_after)),
         ("links.NAME.drain.live_first.share", format!("{}%", links::Drain::SHARE_DEFAULT)),
+        ("links.NAME.rate.burst", show_duration(links::RateLimit::BURST_DEFAULT)),
         ("links.NAME.retry.min", show_duration(timing.retry_delay_min)),
         ("links.NAME.retry.max", show_duration(timing.retry_delay_max)),
         ("mqtt.keep_alive", format!("{}s", mqtt.keep_alive_s)),

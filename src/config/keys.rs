@@ -160,9 +160,11 @@ pub(super) const LINK: Keys = Keys {
         "stall_after",
         "connect_timeout",
         "drain",
+        "rate",
+        "active",
         "renamed_from",
     ],
-    planned: &["rate", "dead_letters", "amqp10", "nats"],
+    planned: &["dead_letters", "amqp10", "nats"],
 };
 
 pub(super) const MQTT: Keys = Keys {
@@ -206,6 +208,9 @@ pub(super) const KEEP: Keys =
 
 pub(super) const RETRY: Keys = Keys { section: "links.NAME.retry", accepted: &["min", "max"], planned: &[] };
 
+pub(super) const RATE: Keys =
+    Keys { section: "links.NAME.rate", accepted: &["messages", "bytes", "burst"], planned: &[] };
+
 pub(super) const DRAIN: Keys = Keys { section: "links.NAME.drain", accepted: &["live_first"], planned: &[] };
 
 pub(super) const LIVE_FIRST: Keys = Keys { section: "links.NAME.drain.live_first", accepted: &["share"], planned: &[] };
@@ -225,7 +230,7 @@ pub(super) const ENVELOPE: Keys = Keys {
     planned: &["extensions"],
 };
 
-pub(super) const ALL: [&Keys; 28] = [
+pub(super) const ALL: [&Keys; 29] = [
     &TOP,
     &BROKER,
     &AUTH,
@@ -245,6 +250,7 @@ pub(super) const ALL: [&Keys; 28] = [
     &BUFFER,
     &KEEP,
     &RETRY,
+    &RATE,
     &DRAIN,
     &LIVE_FIRST,
     &ROUTE,
@@ -257,7 +263,7 @@ pub(super) const ALL: [&Keys; 28] = [
 ];
 
 /// What a key is called in other programs, and what says the same here: section, keys, hint.
-const HABITS: [(&Keys, &[&str], &str); 14] = [
+const HABITS: [(&Keys, &[&str], &str); 16] = [
     (&BROKER, &["users", "password_file", "acl", "acl_file", "groups"], IN_AUTH),
     (&AUTH, &["password_file", "passwords", "passwd", "file"], "its name here is `users`"),
     (&ACL_RULE, &["read", "write", "readwrite", "topic", "topics", "deny", "allow", "username", "client_id"], IN_RULE),
@@ -271,6 +277,8 @@ const HABITS: [(&Keys, &[&str], &str); 14] = [
     (&LISTENER, &["cert", "certfile", "key", "keyfile", "cafile", "client_ca", "crl", "crlfile", "ssl"], IN_TLS),
     (&LISTENER, &["protocol", "websockets", "ws"], "write `websocket: true`"),
     (&PROXY_PROTOCOL, &["trusted", "proxies", "trusted_proxies", "allow", "addresses"], "its name here is `from`"),
+    (&RATE, &["message_rate", "messages_per_second"], "its name here is `messages`: `messages: 2000/s`"),
+    (&RATE, &["byte_rate", "bandwidth", "bytes_per_second"], "its name here is `bytes`: `bytes: 1MiB/s`"),
     (&TLS, &["certfile", "keyfile", "cafile", "ca", "crlfile", "require_certificate", "tls_version"], IN_TLS),
 ];
 const IN_AUTH: &str = "it stands below `auth`: `auth: { users: users.passwd, acl: [ .. ] }`";

@@ -15,7 +15,7 @@ use crate::broker::{self, Broker};
 use crate::buffer::{self, Lane, Lanes, Recovery};
 use crate::clock::Clock;
 use crate::hub::Hub;
-use crate::links;
+use crate::links::{self, SharedRate};
 use crate::message::IdSource;
 use crate::router::{LinkId, Table};
 use crate::telemetry::board::{BrokerBoard, SharedHalf};
@@ -170,7 +170,7 @@ pub(super) fn lock_data(dir: &Path) -> Result<File, BuildError> {
 }
 
 fn open_links(configs: &[links::Config], clock: &Arc<dyn Clock>) -> Result<Vec<Link>, BuildError> {
-    let open = |config: &links::Config| Ok(Link::new(config.clone(), open_lanes(config, clock)?, None));
+    let open = |config: &links::Config| Ok(Link::new(config.clone(), open_lanes(config, clock)?, None, clock));
     configs.iter().map(open).collect()
 }
 
@@ -187,12 +187,19 @@ pub(super) fn open_lanes(config: &links::Config, clock: &Arc<dyn Clock>) -> Resu
 }
 
 impl Link {
-    /// With the boards of the link that it was before, whose figures go on.
-    pub(super) fn new(config: links::Config, lanes: Option<Lanes>, before: Option<&Self>) -> Self {
+    /// With the boards of the link that it was before, whose figures go on, and its rate, where that is the same.
+    pub(super) fn new(
+        config: links::Config,
+        lanes: Option<Lanes>,
+        before: Option<&Self>,
+        clock: &Arc<dyn Clock>,
+    ) -> Self {
         let board = |board: Option<&SharedHalf>| board.map_or_else(Arc::default, Arc::clone);
         let sink = lanes.is_some().then(|| board(before.and_then(|before| before.sink.as_ref())));
         let source = (!config.sources.is_empty()).then(|| board(before.and_then(|before| before.source.as_ref())));
-        Self { config, lanes, sink, source }
+        let same = before.filter(|before| before.config.rate == config.rate);
+        let rate = same.map_or_else(|| SharedRate::new(config.rate.as_ref(), clock), |before| before.rate.clone());
+        Self { config, lanes, rate, sink, source }
     }
 }
 

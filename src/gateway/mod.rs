@@ -162,6 +162,8 @@ impl Default for Crews {
 struct Link {
     config: links::Config,
     lanes: Option<Lanes>,
+    /// Of all that goes out: the sink's and the replays'.
+    rate: links::SharedRate,
     sink: Option<Arc<HalfBoard>>,
     source: Option<Arc<HalfBoard>>,
 }

@@ -12,16 +12,20 @@ use crate::hub::Publication;
 use crate::message::{Envelope, headers};
 use crate::router::LinkId;
 
+mod active;
 mod backoff;
 pub mod doctor;
 pub mod kafka;
 mod line;
 pub mod mqtt;
 pub mod rabbitmq;
+mod rate;
 mod refusal;
 mod runner;
 mod window;
 
+pub use active::{Active, LocalOffset, Span, SpanError};
+pub use rate::{RateLimit, SharedRate};
 pub use runner::replay::{Pick, Picked, Replay, ReplayEnd, ReplayKeeper, ReplayProgress};
 pub use runner::{run_replay, run_sink, run_source, window};
 
@@ -42,6 +46,10 @@ pub struct Config {
     pub sources: Vec<String>,
     /// See [`Timing`].
     pub timing: Timing,
+    /// What each of its directions may move at most.
+    pub rate: Option<RateLimit>,
+    /// When it is up; `None`: always.
+    pub active: Option<Active>,
     /// See [`Drain`].
     pub drain: Drain,
     /// Records in flight at most; `None`: the kind's default.

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -48,9 +48,12 @@ pub struct HalfStatus {
     pub since_ms: u64,
     /// The last error, in the remote's own words.
     pub last_error: Option<String>,
+    /// Why it is in this state, where that is no error: what pauses it.
+    #[serde(default)]
+    pub reason: Option<String>,
     /// Why the last record became a dead letter, since the start.
     pub last_dead_letter: Option<String>,
-    /// When the next try is due (wall ms), while backing off.
+    /// When the next try is due (wall ms), while backing off; when it begins again, while paused.
     pub next_try_ms: Option<u64>,
     /// Records sent (sink) or received (source) and not yet confirmed or acknowledged.
     pub in_flight: u64,
@@ -64,6 +67,12 @@ pub struct HalfStatus {
     pub connects: u64,
     /// Messages a second, over the last seconds.
     pub rate: f64,
+    /// It has something to move, and its `rate` holds it back.
+    #[serde(default)]
+    pub held_by_rate: bool,
+    /// How often that was so since the start.
+    #[serde(default)]
+    pub rate_waits: u64,
     /// Received and lost (source), by reason, since the start: only what the remote does not send again, and what nothing
     /// can be made of.
     #[serde(default)]
@@ -78,6 +87,8 @@ pub struct HalfBoard {
     bytes: AtomicU64,
     resent: AtomicU64,
     in_flight: AtomicU64,
+    held_by_rate: AtomicBool,
+    rate_waits: AtomicU64,
     rate: Mutex<RateWindow>,
     /// Who hears of a change of the state.
     changed: OnceLock<Arc<Notify>>,
@@ -94,9 +105,24 @@ impl HalfBoard {
             }
         }
         status.state = state;
+        status.reason = None;
         status.next_try_ms = next_try_ms;
         if error.is_some() {
             status.last_error = error;
+        }
+    }
+
+    /// Pauses for a reason that is no error, until `next_ms` (wall) where that is known.
+    pub fn pause(&self, reason: String, next_ms: Option<u64>, now: WallMs) {
+        self.enter(LinkState::Paused, None, next_ms, now);
+        self.state.lock().reason = Some(reason);
+    }
+
+    /// Whether its `rate` holds it back now.
+    pub fn set_held_by_rate(&self, held: bool) {
+        self.held_by_rate.store(held, Ordering::Relaxed);
+        if held {
+            self.rate_waits.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -157,6 +183,8 @@ impl HalfBoard {
         status.bytes = self.bytes.load(Ordering::Relaxed);
         status.resent = self.resent.load(Ordering::Relaxed);
         status.in_flight = self.in_flight.load(Ordering::Relaxed);
+        status.held_by_rate = self.held_by_rate.load(Ordering::Relaxed);
+        status.rate_waits = self.rate_waits.load(Ordering::Relaxed);
         status.rate = self.rate.lock().rate();
         status
     }

@@ -159,6 +159,9 @@ impl Families<'_, '_> {
             "Messages sent or received, and not yet acknowledged",
             in_flight,
         )?;
+        let held = figure(|half| u64::from(half.held_by_rate));
+        self.gauge("tidegate_link_held_by_rate", "Whether the link's `rate` holds it back", held)?;
+        self.counter("tidegate_link_rate_waits", "How often it did", figure(|half| half.rate_waits))?;
         let rates = halves(links).map(|(labels, half)| (labels, half.rate));
         self.gauge("tidegate_link_rate_messages_per_second", "Messages a second, over the last seconds", rates)
     }

@@ -36,6 +36,8 @@ mod mistakes;
 #[cfg(test)]
 mod outage;
 #[cfg(test)]
+mod paced;
+#[cfg(test)]
 mod paho;
 #[cfg(test)]
 mod power;

@@ -138,8 +138,16 @@ fn half(direction: &str, half: &HalfStatus, now: WallMs) -> Vec<Vec<Span>> {
         )),
     ]];
     lines.extend(counts("dropped", &half.dropped));
+    if half.held_by_rate {
+        let held = format!("       held by its rate, {} times so far", grouped(half.rate_waits));
+        lines.push(vec![Span::plain(held)]);
+    }
+    if let Some(reason) = &half.reason {
+        lines.push(vec![Span::plain(format!("       {reason}"))]);
+    }
     if let Some(next) = half.next_try_ms {
-        lines.push(vec![Span::plain(format!("       next try in {}", until(next, now)))]);
+        let what = if half.state == LinkState::Paused { "goes on" } else { "next try" };
+        lines.push(vec![Span::plain(format!("       {what} in {}", until(next, now)))]);
     }
     if let Some(error) = &half.last_error {
         // Of a link that is online it is history.
@@ -282,6 +290,20 @@ link hq (rabbitmq)  online
         assert!(shown(&status).contains("\n       last error: connection refused\n"));
         status.links[0].sink.as_mut().unwrap().state = LinkState::Online;
         assert!(shown(&status).contains("\n       earlier error: connection refused\n"));
+    }
+
+    #[test]
+    fn what_pauses_a_link_and_what_holds_it_back_is_on_the_page() {
+        let mut status = status();
+        let sink = status.links[0].sink.as_mut().unwrap();
+        (sink.state, sink.next_try_ms, sink.last_error) = (LinkState::Paused, Some(3_700_000), None);
+        sink.reason = Some("outside of `active: 22:00-06:00`".to_owned());
+        let page = shown(&status);
+        assert!(page.contains("\n       outside of `active: 22:00-06:00`\n       goes on in 1h\n"), "{page}");
+        assert!(!page.contains("held"), "{page}");
+        let source = status.links[1].source.as_mut().unwrap();
+        (source.held_by_rate, source.rate_waits) = (true, 1_234);
+        assert!(shown(&status).contains("\n       held by its rate, 1,234 times so far"), "{}", shown(&status));
     }
 
     #[test]

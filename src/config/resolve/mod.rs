@@ -13,6 +13,7 @@ mod limits;
 mod link;
 mod listener;
 mod loops;
+mod rate;
 mod remote;
 mod route;
 mod secrets;

@@ -128,6 +128,7 @@ impl Resolver<'_> {
                 let hint = match item.name {
                     "links" => Some("write each link as `NAME:` with its keys below, without a `-`"),
                     "mqtt" | "rabbitmq" => Some("such as `{ url: \"...\" }`"),
+                    "rate" => Some("such as `{ messages: 2000/s, bytes: 1MiB/s }`"),
                     "kafka" => Some("such as `{ brokers: [\"127.0.0.1:9092\"] }`"),
                     _ => None,
                 };

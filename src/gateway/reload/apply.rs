@@ -153,7 +153,7 @@ impl Shared {
             let before = step.before.as_ref().and_then(|id| parts.links.iter().find(|link| link.config.id == *id));
             let kept = || before.and_then(|link| link.lanes.clone());
             let lanes = opened.lanes.remove(&step.config.id).unwrap_or_else(kept);
-            Arc::new(Link::new(step.config.clone(), lanes, before.map(|link| &**link)))
+            Arc::new(Link::new(step.config.clone(), lanes, before.map(|link| &**link), &self.clock))
         });
         let links: Vec<_> = links.collect();
         let orphans = self.orphans_after(parts, steps).await;
@@ -202,7 +202,7 @@ impl Shared {
                     tracing::error!(%error, "a buffer could not be opened again: its offers are refused until a restart");
                     None
                 });
-                Arc::new(Link::new(link.config.clone(), lanes, Some(&link)))
+                Arc::new(Link::new(link.config.clone(), lanes, Some(&link), &clock))
             });
             let links: Vec<_> = links.collect();
             let again = |(orphan, is_closed): (Arc<Orphan>, bool)| {

@@ -111,6 +111,7 @@ fn step<'a>(there: &[There<'_>], config: &'a Config) -> Result<Step<'a>, Conflic
 
 fn differs(own: &There<'_>, old: &Config, new: &Config) -> Does {
     let remote = old.kind != new.kind || old.timing != new.timing || old.uses_both_halves() != new.uses_both_halves();
+    let remote = remote || old.rate != new.rate || old.active != new.active;
     let opens = if own.has_log {
         old.buffer != new.buffer || links::window(old) != links::window(new) || !own.has_lanes
     } else {
@@ -126,7 +127,7 @@ mod tests {
 
     use super::*;
     use crate::buffer::{self, Lane};
-    use crate::links::{Drain, Kind, Timing, kafka};
+    use crate::links::{Active, Drain, Kind, RateLimit, Timing, kafka};
     use crate::units::ByteSize;
 
     fn config(name: &str) -> Config {
@@ -157,6 +158,8 @@ mod tests {
             has_sink: true,
             sources: Vec::new(),
             timing: Timing::default(),
+            rate: None,
+            active: None,
             drain: Drain::Fifo,
             in_flight: None,
             renamed_from: None,
@@ -171,6 +174,7 @@ mod tests {
         There { id: LinkId::new(name), config: None, has_log: true, has_taken, has_lanes: true }
     }
 
+    const NO_RATE: RateLimit = RateLimit { messages: None, bytes: None, burst: Duration::ZERO };
     const NOTHING: Does = Does { opens: false, sink: false, source: false };
     const ALL: Does = Does { opens: true, sink: true, source: true };
     const SINK: Does = Does { sink: true, ..NOTHING };
@@ -180,7 +184,7 @@ mod tests {
     fn each_change_of_a_link_touches_what_it_has_to_and_no_more() {
         let old = config("a");
         type Case = (&'static str, fn(&mut Config), Does);
-        let changes: [Case; 12] = [
+        let changes: [Case; 14] = [
             ("nothing", |_| {}, NOTHING),
             ("renamed_from of none", |c| c.renamed_from = Some(LinkId::new("z")), NOTHING),
             ("size", |c| c.buffer.max_size = ByteSize(2 << 30), BUFFER),
@@ -188,6 +192,8 @@ mod tests {
             ("drain", |c| c.drain = Drain::LiveFirst { share: 25 }, SINK),
             ("in_flight", |c| c.in_flight = Some(7), BUFFER),
             ("in_flight as it is", |c| c.in_flight = Some(links::window(&config("a"))), SINK),
+            ("rate", |c| c.rate = Some(NO_RATE), Does { opens: false, ..ALL }),
+            ("active", |c| c.active = Active::new(vec!["sat".parse().unwrap()]), Does { opens: false, ..ALL }),
             ("timing", |c| c.timing.stall_after = Duration::from_secs(1), Does { opens: false, ..ALL }),
             (
                 "remote",

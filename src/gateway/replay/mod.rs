@@ -346,13 +346,16 @@ impl Shared {
         let id: Arc<str> = job.status.lock().id.as_str().into();
         let identity = Identity { site: Arc::clone(&self.site), link: plan.config.id.clone() };
         let config = plan.config.clone();
+        let parts = self.parts();
+        let link = parts.links.iter().find(|link| link.config.id == config.id);
+        let rate = link.map(|link| link.rate.clone()).unwrap_or_default();
         let (progress, board, token) = (Arc::clone(&job.progress), Arc::clone(&job.board), job.cancel.clone());
         let keeper = Box::new(Keeper(Arc::clone(&job)));
         let replay = plan.into_replay(&id, keeper, progress, Arc::clone(&self.clock));
         let (clock, tasks) = (Arc::clone(&self.clock), self.replays.tasks.clone());
         let own = Arc::clone(&job);
         let task = tasks.spawn(async move {
-            let end = links::run_replay(config, replay, identity, board, Arc::clone(&clock), token).await;
+            let end = links::run_replay(config, replay, rate, identity, board, Arc::clone(&clock), token).await;
             let state = job.status.lock().state;
             match (end, state) {
                 (ReplayEnd::Done, _) => ended(job, ReplayState::Done, None, clock.wall().0).await,

@@ -29,48 +29,53 @@ use tokio_util::sync::CancellationToken;
 use self::replay::{Replay, ReplayEnd, ReplayRunner};
 use self::sink::SinkRunner;
 use self::source::SourceRunner;
-use super::{Config, Identity, Kind, Sink, Timing, kafka, mqtt, rabbitmq};
+use super::{Active, Config, Identity, Kind, SharedRate, Sink, Timing, kafka, mqtt, rabbitmq};
 use crate::buffer::Lanes;
 use crate::clock::Clock;
 use crate::hub::{Hub, OfferError, Publication, Receipt, Source as Origin};
 use crate::router::{Endpoint, LinkId};
 use crate::telemetry::board::SharedHalf;
 
+/// How often a half that has times to be up looks at the clock, which may be set at any time.
+const ACTIVE_LOOK: Duration = Duration::from_secs(1);
+
 /// What both halves need.
 #[derive(Clone, Debug)]
 struct Common {
     link: LinkId,
     timing: Timing,
+    active: Option<Active>,
     board: SharedHalf,
     clock: Arc<dyn Clock>,
     token: CancellationToken,
 }
 
-/// Runs a link's outbound half until `token` is cancelled: what is in `lanes` goes to the remote.
+/// Runs a link's outbound half until `token` is cancelled: what is in `lanes` goes to the remote, no faster than `rate`.
 ///
 /// Never fails: what goes wrong is a state on `board`. After the cancellation it returns within about three seconds.
 pub async fn run_sink(
     config: Config,
     lanes: Lanes,
+    rate: SharedRate,
     identity: Identity,
     board: SharedHalf,
     clock: Arc<dyn Clock>,
     token: CancellationToken,
 ) {
-    let common = Common { link: config.id.clone(), timing: config.timing, board, clock, token };
+    let common = Common::new(&config, board, clock, token);
     let (most, drain) = (config.in_flight, config.drain);
     match &config.kind {
         Kind::Mqtt(remote) => {
             let sink = mqtt::MqttSink::new(remote, &identity, config.uses_both_halves());
-            Box::pin(SinkRunner::new(common, sink, &lanes, drain, most).run()).await;
+            Box::pin(SinkRunner::new(common, sink, &lanes, drain, most).paced(&rate).run()).await;
         }
         Kind::Rabbitmq(remote) => {
             let sink = rabbitmq::RabbitSink::new(remote, &identity);
-            Box::pin(SinkRunner::new(common, sink, &lanes, drain, most).run()).await;
+            Box::pin(SinkRunner::new(common, sink, &lanes, drain, most).paced(&rate).run()).await;
         }
         Kind::Kafka(remote) => {
             let sink = kafka::KafkaSink::of_link(remote, &identity, config.in_flight);
-            Box::pin(SinkRunner::new(common, sink, &lanes, drain, most).run()).await;
+            Box::pin(SinkRunner::new(common, sink, &lanes, drain, most).paced(&rate).run()).await;
         }
     }
 }
@@ -81,12 +86,13 @@ pub async fn run_sink(
 pub async fn run_replay(
     config: Config,
     replay: Replay,
+    rate: SharedRate,
     identity: Identity,
     board: SharedHalf,
     clock: Arc<dyn Clock>,
     token: CancellationToken,
 ) -> ReplayEnd {
-    let common = Common { link: config.id.clone(), timing: config.timing, board, clock, token };
+    let common = Common::new(&config, board, clock, token);
     let most = config.in_flight;
     match &config.kind {
         Kind::Mqtt(remote) => {
@@ -94,15 +100,15 @@ pub async fn run_replay(
             let link = remote.client_id.clone().unwrap_or_else(|| format!("{}-{}", identity.site, identity.link));
             let remote = mqtt::Config { client_id: Some(format!("{link}-replay-{}", replay.id)), ..remote.clone() };
             let sink = mqtt::MqttSink::new(&remote, &identity, false);
-            Box::pin(ReplayRunner::new(common, sink, replay, most).run()).await
+            Box::pin(ReplayRunner::new(common, sink, replay, most).paced(&rate).run()).await
         }
         Kind::Rabbitmq(remote) => {
             let sink = rabbitmq::RabbitSink::new(remote, &identity);
-            Box::pin(ReplayRunner::new(common, sink, replay, most).run()).await
+            Box::pin(ReplayRunner::new(common, sink, replay, most).paced(&rate).run()).await
         }
         Kind::Kafka(remote) => {
             let sink = kafka::KafkaSink::new(remote, &identity);
-            Box::pin(ReplayRunner::new(common, sink, replay, most).run()).await
+            Box::pin(ReplayRunner::new(common, sink, replay, most).paced(&rate).run()).await
         }
     }
 }
@@ -118,20 +124,21 @@ pub async fn run_source(
     clock: Arc<dyn Clock>,
     token: CancellationToken,
 ) {
-    let common = Common { link: config.id.clone(), timing: config.timing, board, clock, token };
+    let rate = SharedRate::new(config.rate.as_ref(), &clock);
+    let common = Common::new(&config, board, clock, token);
     let from = config.sources.clone();
     match &config.kind {
         Kind::Mqtt(remote) => {
             let source = mqtt::MqttSource::new(remote, from, &identity, config.uses_both_halves());
-            Box::pin(SourceRunner::new(common, source, hub).run()).await;
+            Box::pin(SourceRunner::new(common, source, hub).paced(&rate).run()).await;
         }
         Kind::Rabbitmq(remote) => {
             let source = rabbitmq::RabbitSource::new(remote, from, &identity);
-            Box::pin(SourceRunner::new(common, source, hub).run()).await;
+            Box::pin(SourceRunner::new(common, source, hub).paced(&rate).run()).await;
         }
         Kind::Kafka(remote) => {
             let source = kafka::KafkaSource::new(remote, from, &identity);
-            Box::pin(SourceRunner::new(common, source, hub).run()).await;
+            Box::pin(SourceRunner::new(common, source, hub).paced(&rate).run()).await;
         }
     }
 }
@@ -170,6 +177,37 @@ fn origin(link: &LinkId, channel: Option<Arc<str>>) -> Arc<Origin> {
 }
 
 impl Common {
+    fn new(config: &Config, board: SharedHalf, clock: Arc<dyn Clock>, token: CancellationToken) -> Self {
+        let (link, timing, active) = (config.id.clone(), config.timing, config.active.clone());
+        Self { link, timing, active, board, clock, token }
+    }
+
+    /// Whether now is outside of the times to be up.
+    fn is_outside(&self) -> bool {
+        let offset = |at| self.clock.local_offset_s(at);
+        self.active.as_ref().is_some_and(|active| !active.is_open(self.clock.wall(), &offset))
+    }
+
+    /// Outside of the times to be up: state `paused` until they begin. Answers whether to go on; `false`: cancelled.
+    async fn pause_until_active(&self) -> bool {
+        let mut paused = false;
+        while self.is_outside() {
+            let Some(active) = &self.active else { break };
+            let now = self.clock.wall();
+            let next = active.next_start(now, &|at| self.clock.local_offset_s(at)).map(|start| start.0);
+            let reason = format!("outside of `active: {active}`");
+            if !paused {
+                tracing::info!(link = %self.link, %reason, "paused");
+            }
+            paused = true;
+            self.board.pause(reason, next, now);
+            if self.token.run_until_cancelled(tokio::time::sleep(ACTIVE_LOOK)).await.is_none() {
+                return false;
+            }
+        }
+        !self.token.is_cancelled()
+    }
+
     /// Monotonic now, for timers.
     fn now(&self) -> tokio::time::Instant {
         tokio::time::Instant::from_std(self.clock.now())

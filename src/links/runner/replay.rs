@@ -1,7 +1,8 @@
 //! A replay: what a log still holds → remote, on a connection of its own beside the link's sink.
 //!
 //! Live traffic stays in front: a replay has at most a quarter of the link's window, one record at a time while the link is
-//! behind, and a rate of its own where one was asked for. It settles nothing in the log and makes no dead letters, since what it
+//! behind, and a rate of its own where one was asked for. What it sends counts in the link's `rate`, and outside of the link's `active` it
+//! waits as the link does. It settles nothing in the log and makes no dead letters, since what it
 //! sends is in the log anyway; what the remote refuses is counted and passed over. After twenty refusals in a row it waits, as
 //! a sink does (R15).
 //!
@@ -20,10 +21,11 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::super::backoff::Backoff;
+use super::super::rate::{Pacer, SharedRate};
 use super::super::refusal::{RefusalRun, Verdict};
 use super::super::window::{Fate, Flight, InFlight, Window};
 use super::super::{Answer, LinkError, Outgoing, Sent, Sink, SinkConnection};
-use super::Common;
+use super::{ACTIVE_LOOK, Common};
 use crate::buffer::{History, Lane, Lanes, Offset, Place, Record};
 use crate::message::Envelope;
 use crate::telemetry::board::LinkState;
@@ -169,6 +171,7 @@ pub(super) struct ReplayRunner<S: Sink> {
     window: Window,
     refusals: RefusalRun,
     pace: Pace,
+    pacer: Pacer,
     on: OnConnection,
     live_behind: bool,
     live_looked: Option<Instant>,
@@ -185,6 +188,9 @@ struct OnConnection {
     rewind: Option<(Offset, Instant)>,
     blocked: bool,
     queue_full: bool,
+    /// The link's rate has no place for the next before.
+    held_until: Option<Instant>,
+    active_look: Option<Instant>,
     progress: Option<Instant>,
 }
 
@@ -199,6 +205,7 @@ struct Ready {
 enum End {
     Done,
     Stop,
+    Outside,
     Lost(LinkError),
 }
 
@@ -217,6 +224,7 @@ impl<S: Sink> ReplayRunner<S> {
             backoff: Backoff::new(common.timing.retry_delay_min, common.timing.retry_delay_max),
             window: Window::new((link_window / SHARE).clamp(1, WINDOW_MAX)),
             pace: Pace::new(replay.rate, now),
+            pacer: SharedRate::default().pacer(),
             common,
             sink,
             replay,
@@ -231,15 +239,28 @@ impl<S: Sink> ReplayRunner<S> {
         }
     }
 
+    /// Keeps to this rate.
+    pub(super) fn paced(mut self, rate: &SharedRate) -> Self {
+        self.pacer = rate.pacer();
+        self
+    }
+
     /// Until it is done or cancelled.
     pub(super) async fn run(mut self) -> ReplayEnd {
         loop {
+            if !self.common.pause_until_active().await {
+                return self.stopped().await;
+            }
             let error = match self.connect().await {
                 None => return self.stopped().await,
                 Some(Err(error)) => error,
                 Some(Ok(connection)) => match Box::pin(self.online(connection)).await {
                     End::Done => return ReplayEnd::Done,
                     End::Stop => return ReplayEnd::Stopped,
+                    End::Outside => {
+                        self.on = OnConnection::default();
+                        continue;
+                    }
                     End::Lost(error) => {
                         self.on = OnConnection::default();
                         error
@@ -288,11 +309,11 @@ impl<S: Sink> ReplayRunner<S> {
                     self.say_good_bye(connection).await;
                     return End::Done;
                 }
-                Ok(Some(_stop)) => {
+                Ok(Some(end)) => {
                     self.drain(&mut connection).await;
                     self.keep(true).await;
                     self.say_good_bye(connection).await;
-                    return End::Stop;
+                    return end;
                 }
                 Err(error) => return End::Lost(error),
             }
@@ -301,6 +322,9 @@ impl<S: Sink> ReplayRunner<S> {
 
     /// Does all that can be done now, then waits for one event and applies it.
     async fn turn(&mut self, connection: &mut S::Connection) -> Result<Option<End>, LinkError> {
+        if self.has_left_its_times() {
+            return Ok(Some(End::Outside));
+        }
         self.rewind_if_due();
         self.look_at_live();
         self.fill(connection)?;
@@ -319,6 +343,15 @@ impl<S: Sink> ReplayRunner<S> {
             Event::Look => self.on.queue_full = false,
         }
         self.check_stall()
+    }
+
+    fn has_left_its_times(&mut self) -> bool {
+        let now = self.common.now();
+        if self.common.active.is_none() || self.on.active_look.is_some_and(|look| look > now) {
+            return false;
+        }
+        self.on.active_look = Some(now + ACTIVE_LOOK);
+        self.common.is_outside()
     }
 
     async fn next_event(&mut self, connection: &mut S::Connection) -> Event {
@@ -342,7 +375,7 @@ impl<S: Sink> ReplayRunner<S> {
         let rewind = self.on.rewind.filter(|_| self.on.flight.open() == 0).map(|(_, after)| after);
         let paced = self.pace.due(now).filter(|_| !self.on.unsent.is_empty());
         let keep = self.changed.then_some(self.synced + KEEP_SYNC);
-        let dues = [self.stall_due(), rewind, paced, keep];
+        let dues = [self.stall_due(), rewind, paced, keep, self.on.held_until];
         dues.into_iter().flatten().fold(idle, Instant::min)
     }
 
@@ -412,7 +445,12 @@ impl<S: Sink> ReplayRunner<S> {
     }
 
     fn fill(&mut self, connection: &mut S::Connection) -> Result<(), LinkError> {
-        while self.room() > 0 && self.pace.due(self.common.now()).is_none() {
+        self.on.held_until = None;
+        while self.room() > 0 && self.pace.due(self.common.now()).is_none() && !self.on.unsent.is_empty() {
+            if let Some(wait) = self.pacer.wait() {
+                self.on.held_until = Some(self.common.now() + wait);
+                break;
+            }
             let Some(ready) = self.on.unsent.pop_front() else { break };
             let Ready { outgoing, payload_bytes, body } = ready;
             let offset = outgoing.place.offset;
@@ -423,6 +461,7 @@ impl<S: Sink> ReplayRunner<S> {
                         self.on.progress = Some(now);
                     }
                     self.pace.sent(now);
+                    self.pacer.spend(u64::try_from(body.len()).unwrap_or(u64::MAX));
                     self.on.flight.push(InFlight::new(offset, body, payload_bytes));
                 }
                 Sent::Full(outgoing) => {

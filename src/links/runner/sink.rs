@@ -21,11 +21,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::backoff::Backoff;
+use super::super::rate::{Pacer, SharedRate};
 use super::super::refusal::{RefusalRun, Verdict};
 use super::super::window::{Fate, Window};
 use super::super::{Answer, Drain, LinkError, Outgoing, Sent, Sink, SinkConnection};
-use super::Common;
 use super::streams::Streams;
+use super::{ACTIVE_LOOK, Common};
 use crate::buffer::{DeadLetter, Lanes, Offset, Outcome, Place, Record, Refused};
 use crate::clock::Moment;
 use crate::message::Envelope;
@@ -56,6 +57,7 @@ pub(super) struct SinkRunner<S: Sink> {
     backoff: Backoff,
     window: Window,
     refusals: RefusalRun,
+    pacer: Pacer,
     /// The connection was cut because nothing moved, and nothing has moved since.
     stalled: bool,
     misconfigured: bool,
@@ -78,6 +80,10 @@ struct OnConnection {
     queue_full: bool,
     /// R16: nothing is sent before, to see whether the connection lives without.
     idle_until: Option<Instant>,
+    /// There is something to send, and the link's rate has no place for it before.
+    held_until: Option<Instant>,
+    /// When to see next whether the link is still to be up.
+    active_look: Option<Instant>,
     progress: Option<Instant>,
 }
 
@@ -116,6 +122,7 @@ enum Event {
 /// Why a connection ended.
 enum End {
     Stop,
+    Outside,
     Lost(LinkError),
     Cut,
     BufferFailed(String),
@@ -127,6 +134,7 @@ enum Next<C> {
     Online(C),
     BackOff(LinkError),
     BufferFailed(String),
+    Pause,
     Stop,
 }
 
@@ -147,11 +155,18 @@ impl<S: Sink> SinkRunner<S> {
             in_flight_configured,
             window,
             refusals: RefusalRun::default(),
+            pacer: SharedRate::default().pacer(),
             stalled: false,
             misconfigured: false,
             on: OnConnection::default(),
             shown: None,
         }
+    }
+
+    /// Keeps to this rate.
+    pub(super) fn paced(mut self, rate: &SharedRate) -> Self {
+        self.pacer = rate.pacer();
+        self
     }
 
     /// Until cancelled.
@@ -163,6 +178,7 @@ impl<S: Sink> SinkRunner<S> {
                 Next::Online(connection) => Box::pin(self.online(connection)).await,
                 Next::BackOff(error) => self.back_off(error).await,
                 Next::BufferFailed(reason) => self.buffer_failed(reason).await,
+                Next::Pause => self.wait_outside().await,
                 Next::Stop => return,
             };
         }
@@ -170,6 +186,9 @@ impl<S: Sink> SinkRunner<S> {
 
     /// Ends with a connection, an error, or the cancellation.
     async fn connect(&mut self) -> Next<S::Connection> {
+        if self.common.is_outside() {
+            return Next::Pause;
+        }
         if !(self.stalled || self.misconfigured) {
             self.show(LinkState::Connecting, None, None);
         }
@@ -198,6 +217,12 @@ impl<S: Sink> SinkRunner<S> {
         tracing::warn!(link = %self.common.link, direction = "out", %error, next_try = show_duration(pause), "not connected");
         self.show(state, Some(error.to_string()), Some(self.common.wall_in(pause)));
         self.pause(pause).await
+    }
+
+    /// Outside of the times to be up.
+    async fn wait_outside(&mut self) -> Next<S::Connection> {
+        (self.stalled, self.misconfigured, self.shown) = (false, false, None);
+        if self.common.pause_until_active().await { Next::Connect } else { Next::Stop }
     }
 
     /// The log cannot be read: looked at again slowly.
@@ -241,7 +266,14 @@ impl<S: Sink> SinkRunner<S> {
             self.backoff.reset();
         }
         match end {
-            End::Stop => self.stop(connection).await,
+            End::Stop => {
+                self.stop(connection).await;
+                Next::Stop
+            }
+            End::Outside => {
+                self.stop(connection).await;
+                Next::Pause
+            }
             End::Lost(error) => {
                 drop(connection);
                 Next::BackOff(self.lost(error).await)
@@ -261,6 +293,9 @@ impl<S: Sink> SinkRunner<S> {
 
     /// Does all that can be done now, then waits for one event and applies it.
     async fn turn(&mut self, connection: &mut S::Connection) -> ControlFlow<End> {
+        if self.has_left_its_times() {
+            return ControlFlow::Break(End::Outside);
+        }
         self.write_letters().await;
         self.rewind_if_due();
         if let Err(error) = self.fill(connection) {
@@ -276,6 +311,16 @@ impl<S: Sink> SinkRunner<S> {
         self.show_online();
         let event = self.next_event(connection).await;
         self.apply(event)
+    }
+
+    /// The clock is looked at now and then: it is not the same call for each message.
+    fn has_left_its_times(&mut self) -> bool {
+        let now = self.common.now();
+        if self.common.active.is_none() || self.on.active_look.is_some_and(|look| look > now) {
+            return false;
+        }
+        self.on.active_look = Some(now + ACTIVE_LOOK);
+        self.common.is_outside()
     }
 
     async fn next_event(&mut self, connection: &mut S::Connection) -> Event {
@@ -312,7 +357,8 @@ impl<S: Sink> SinkRunner<S> {
         let idle = now + if self.on.queue_full { QUEUE_FULL_PAUSE } else { LOOK_AROUND };
         let rewind = self.on.rewind.as_ref().filter(|_| self.may_begin()).map(|rewind| rewind.after);
         let letters = self.on.letters_blocked.as_ref().map(|blocked| blocked.retry);
-        [self.stall_due(), rewind, letters, self.on.idle_until].into_iter().flatten().fold(idle, Instant::min)
+        let dues = [self.stall_due(), rewind, letters, self.on.idle_until, self.on.held_until];
+        dues.into_iter().flatten().fold(idle, Instant::min)
     }
 
     /// When the connection counts as stalled, or, once it does, when it is cut.
@@ -358,11 +404,26 @@ impl<S: Sink> SinkRunner<S> {
 
     fn fill(&mut self, connection: &mut S::Connection) -> Result<(), LinkError> {
         let now = self.common.clock.moment();
-        while self.room() > 0 {
+        let mut held_until = None;
+        while self.room() > 0 && self.streams.has_unsent() {
+            if let Some(wait) = self.pacer.wait() {
+                held_until = Some(self.common.now() + wait);
+                break;
+            }
             let Some((at, record)) = self.streams.pop(self.size()) else { break };
             self.send(connection, at, record, now)?;
         }
+        self.held(held_until);
         Ok(())
+    }
+
+    /// Each wait is told once, however often the runner looks around meanwhile.
+    fn held(&mut self, until: Option<Instant>) {
+        let before = std::mem::replace(&mut self.on.held_until, until);
+        let is_new = before.is_none_or(|before| before <= self.common.now());
+        if until.is_none() || is_new {
+            self.common.board.set_held_by_rate(until.is_some());
+        }
     }
 
     fn send(
@@ -429,6 +490,7 @@ impl<S: Sink> SinkRunner<S> {
     }
 
     fn sent(&mut self, at: usize, record: Record, payload_bytes: u64) {
+        self.pacer.spend(u64::try_from(record.body.len()).unwrap_or(u64::MAX));
         if self.streams.open() == 0 {
             self.on.progress = Some(self.common.now());
         }
@@ -583,10 +645,11 @@ impl<S: Sink> SinkRunner<S> {
         self.on = OnConnection::default();
         self.streams.forget();
         self.common.board.set_in_flight(0);
+        self.common.board.set_held_by_rate(false);
     }
 
     /// Takes the answers that still come, for a moment, and says good-bye.
-    async fn stop(&mut self, mut connection: S::Connection) -> Next<S::Connection> {
+    async fn stop(&mut self, mut connection: S::Connection) {
         let deadline = self.common.now() + STOP_WAIT;
         while self.streams.open() > 0 {
             match tokio::time::timeout_at(deadline, connection.answer()).await {
@@ -599,7 +662,6 @@ impl<S: Sink> SinkRunner<S> {
         if tokio::time::timeout(CLOSE_WAIT, connection.close()).await.is_err() {
             tracing::debug!(link = %self.common.link, "the remote did not take our good-bye");
         }
-        Next::Stop
     }
 
     // The board.

@@ -3,7 +3,8 @@
 //! One publication is offered at a time and the next only when it was taken, so that order holds even where a target
 //! refuses for a while (`when_full: reject` behaves as `block` here, R5). Receipts are waited for in the order of arrival:
 //! every kind acknowledges a contiguous low-water mark anyway (R24). While an offer waits, the connection's upkeep and the
-//! acknowledgements go on (R6).
+//! acknowledgements go on (R6). So they do while the link's `rate` holds the next offer back: nothing more is received then, and the
+//! remote keeps what it has.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -15,8 +16,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::backoff::Backoff;
+use super::super::rate::{Pacer, SharedRate};
 use super::super::{LinkError, Received, Source, SourceConnection};
-use super::{Common, Intake, origin};
+use super::{ACTIVE_LOOK, Common, Intake, origin};
 use crate::hub::{OfferError, Publication, Receipt, Rejected, Source as Origin};
 use crate::telemetry::board::LinkState;
 use crate::units::show_duration;
@@ -54,6 +56,7 @@ pub(super) struct SourceRunner<S: Source, H: Intake> {
     source: S,
     hub: Arc<H>,
     backoff: Backoff,
+    pacer: Pacer,
     misconfigured: bool,
     pub(super) blocked_max: Duration,
 }
@@ -69,6 +72,10 @@ struct Session<C: SourceConnection> {
     origin: Arc<Origin>,
     settled_at: Option<Instant>,
     attended_at: Instant,
+    /// The link's rate has no place for the next before.
+    held_until: Option<Instant>,
+    /// When to see next whether the link is still to be up.
+    active_look: Option<Instant>,
     refused: Option<String>,
     trouble: Option<String>,
 }
@@ -98,10 +105,12 @@ enum Event<Token> {
     Settled(Result<(), Rejected>),
     Blocked,
     Upkeep(Result<(), LinkError>),
+    Look,
 }
 
 enum End {
     Stop,
+    Outside,
     Lost(LinkError),
 }
 
@@ -109,13 +118,21 @@ enum Next<C> {
     Connect,
     Online(C),
     BackOff(LinkError),
+    Pause,
     Stop,
 }
 
 impl<S: Source, H: Intake> SourceRunner<S, H> {
     pub(super) fn new(common: Common, source: S, hub: Arc<H>) -> Self {
         let backoff = Backoff::new(common.timing.retry_delay_min, common.timing.retry_delay_max);
-        Self { common, source, hub, backoff, misconfigured: false, blocked_max: BLOCKED_MAX }
+        let pacer = SharedRate::default().pacer();
+        Self { common, source, hub, backoff, pacer, misconfigured: false, blocked_max: BLOCKED_MAX }
+    }
+
+    /// Keeps to this rate.
+    pub(super) fn paced(mut self, rate: &SharedRate) -> Self {
+        self.pacer = rate.pacer();
+        self
     }
 
     /// Until cancelled.
@@ -126,6 +143,7 @@ impl<S: Source, H: Intake> SourceRunner<S, H> {
                 Next::Connect => self.connect().await,
                 Next::Online(connection) => Box::pin(self.online(connection)).await,
                 Next::BackOff(error) => self.back_off(error).await,
+                Next::Pause => self.wait_outside().await,
                 Next::Stop => return,
             };
         }
@@ -133,6 +151,9 @@ impl<S: Source, H: Intake> SourceRunner<S, H> {
 
     /// Ends with a connection, an error, or the cancellation.
     async fn connect(&mut self) -> Next<S::Connection> {
+        if self.common.is_outside() {
+            return Next::Pause;
+        }
         if !self.misconfigured {
             self.show(LinkState::Connecting, None, None);
         }
@@ -165,6 +186,12 @@ impl<S: Source, H: Intake> SourceRunner<S, H> {
         }
     }
 
+    /// Outside of the times to be up.
+    async fn wait_outside(&mut self) -> Next<S::Connection> {
+        self.misconfigured = false;
+        if self.common.pause_until_active().await { Next::Connect } else { Next::Stop }
+    }
+
     /// Ends when the connection does.
     async fn online(&mut self, connection: S::Connection) -> Next<S::Connection> {
         let since = self.common.now();
@@ -180,6 +207,8 @@ impl<S: Source, H: Intake> SourceRunner<S, H> {
             origin: origin(&self.common.link, None),
             settled_at: None,
             attended_at: since,
+            held_until: None,
+            active_look: self.common.active.is_some().then_some(since),
             refused: None,
             trouble: None,
         };
@@ -187,6 +216,9 @@ impl<S: Source, H: Intake> SourceRunner<S, H> {
             self.show_trouble(&mut session);
             self.offer_next(&mut session);
             self.common.board.set_in_flight(session.in_flight());
+            if self.has_left_its_times(&mut session) {
+                break End::Outside;
+            }
             let event = session.next_event(&self.common).await;
             if let ControlFlow::Break(end) = self.apply(&mut session, event) {
                 break end;
@@ -197,11 +229,29 @@ impl<S: Source, H: Intake> SourceRunner<S, H> {
         }
         self.count_drops(&mut session);
         let next = match end {
-            End::Stop => self.stop(session).await,
+            End::Stop => {
+                self.stop(session).await;
+                Next::Stop
+            }
+            End::Outside => {
+                self.stop(session).await;
+                Next::Pause
+            }
             End::Lost(error) => Next::BackOff(error),
         };
         self.common.board.set_in_flight(0);
+        self.common.board.set_held_by_rate(false);
         next
+    }
+
+    /// The clock is looked at now and then: it is not the same call for each message.
+    fn has_left_its_times(&self, session: &mut Session<S::Connection>) -> bool {
+        let now = self.common.now();
+        if session.active_look.is_none_or(|look| look > now) {
+            return false;
+        }
+        session.active_look = Some(now + ACTIVE_LOOK);
+        self.common.is_outside()
     }
 
     fn apply(
@@ -226,6 +276,7 @@ impl<S: Source, H: Intake> SourceRunner<S, H> {
                 Err(LinkError::Transient(format!("{words}, for {:?}", self.blocked_max)))
             }
             Event::Upkeep(done) => done,
+            Event::Look => Ok(()),
         };
         done.map_or_else(|error| ControlFlow::Break(End::Lost(error)), ControlFlow::Continue)
     }
@@ -248,12 +299,13 @@ impl<S: Source, H: Intake> SourceRunner<S, H> {
         session.trouble = trouble;
     }
 
-    /// Asks the hub to take the next message, if none is being offered.
-    fn offer_next(&self, session: &mut Session<S::Connection>) {
-        if session.offering.is_some() {
+    /// Asks the hub to take the next message, if none is being offered and the link's rate has a place for it.
+    fn offer_next(&mut self, session: &mut Session<S::Connection>) {
+        if session.offering.is_some() || self.is_held(session) {
             return;
         }
         let Some(received) = session.backlog.pop_front() else { return };
+        self.pacer.spend(size_of(&received.publication));
         if received.channel != session.origin.channel {
             session.origin = origin(&self.common.link, received.channel);
         }
@@ -269,6 +321,20 @@ impl<S: Source, H: Intake> SourceRunner<S, H> {
             give_up: self.common.now() + self.blocked_max,
             answer: Box::pin(answer),
         });
+    }
+
+    /// Each wait is told once, however often the runner looks around meanwhile.
+    fn is_held(&mut self, session: &mut Session<S::Connection>) -> bool {
+        let now = self.common.now();
+        if session.held_until.is_some_and(|until| until > now) {
+            return true;
+        }
+        let wait = if session.backlog.is_empty() { None } else { self.pacer.wait() };
+        let before = std::mem::replace(&mut session.held_until, wait.map(|wait| now + wait));
+        if before.is_some() || wait.is_some() {
+            self.common.board.set_held_by_rate(wait.is_some());
+        }
+        wait.is_some()
     }
 
     fn offered(&self, session: &mut Session<S::Connection>, answer: Result<Receipt, OfferError>) -> ControlFlow<End> {
@@ -335,7 +401,7 @@ impl<S: Source, H: Intake> SourceRunner<S, H> {
     }
 
     /// Open receipts get a deadline; what is not offered yet is left to the remote, which sends it again.
-    async fn stop(&mut self, mut session: Session<S::Connection>) -> Next<S::Connection> {
+    async fn stop(&mut self, mut session: Session<S::Connection>) {
         let deadline = self.common.now() + STOP_WAIT;
         session.offering = None;
         while let Some(front) = session.unsettled.front_mut() {
@@ -347,12 +413,25 @@ impl<S: Source, H: Intake> SourceRunner<S, H> {
         if tokio::time::timeout(CLOSE_WAIT, session.connection.close()).await.is_err() {
             tracing::debug!(link = %self.common.link, "the remote did not take our good-bye");
         }
-        Next::Stop
     }
 
     fn show(&self, state: LinkState, words: Option<String>, next_try_ms: Option<u64>) {
         self.common.board.enter(state, words, next_try_ms, self.common.clock.wall());
     }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What counts for the link's rate.
+fn size_of(publication: &Publication) -> u64 {
+    let user = publication.properties.user.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+    let bytes = publication.payload.len() + publication.topic.as_str().len() + user;
+    u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
 impl<C: SourceConnection> Session<C> {
@@ -375,6 +454,7 @@ impl<C: SourceConnection> Session<C> {
         let receiving = self.offering.is_none() && self.backlog.is_empty() && self.unsettled.len() < UNSETTLED_MAX;
         let busy = self.settled_at.is_some_and(|at| now.duration_since(at) < Duration::from_secs(1));
         let slice = if busy { UPKEEP_EACH } else { UPKEEP_EACH_IDLE };
+        let look = self.held_until.into_iter().chain(self.active_look).min();
         let Self { connection, offering, unsettled, .. } = self;
         let attend = async {
             if !receiving {
@@ -408,6 +488,7 @@ impl<C: SourceConnection> Session<C> {
             () = common.token.cancelled() => Event::Stop,
             settled = settled => Event::Settled(settled),
             event = offered => event,
+            () = sleep_until(look), if look.is_some() => Event::Look,
             event = attend => event,
         }
     }

@@ -205,6 +205,11 @@ impl Streams {
         self.all.get(at).and_then(|stream| stream.tries.get(&offset)).copied().unwrap_or(0)
     }
 
+    /// Whether anything is at hand to be sent.
+    pub(super) fn has_unsent(&self) -> bool {
+        self.all.iter().any(|stream| !stream.unsent.is_empty())
+    }
+
     /// The record that goes next, and of which stream it is, with a window of this `size`. `None`: there is nothing to
     /// send, or what should go first is being read.
     pub(super) fn pop(&mut self, size: usize) -> Option<(usize, Record)> {

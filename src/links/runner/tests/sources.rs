@@ -21,6 +21,7 @@ struct World {
     arrived: Notify,
     acknowledged: Mutex<Vec<u64>>,
     offered: Mutex<Vec<(u64, Option<Arc<str>>)>>,
+    times: Mutex<Vec<Instant>>,
     /// Answers to the next offers; without one they are taken.
     verdicts: Mutex<VecDeque<OfferError>>,
     blocked: Mutex<bool>,
@@ -117,6 +118,7 @@ impl Intake for World {
             return Err(refused);
         }
         self.offered.lock().push((number, origin.channel.clone()));
+        self.times.lock().push(crate::clock::now());
         let mut receipt = Receipt::default();
         let mark: Mark = self.log.mark();
         receipt.add(mark, number);
@@ -141,6 +143,7 @@ impl Running {
             arrived: Notify::new(),
             acknowledged: Mutex::default(),
             offered: Mutex::default(),
+            times: Mutex::default(),
             verdicts: Mutex::default(),
             blocked: Mutex::default(),
             unblocked: Notify::new(),
@@ -157,9 +160,14 @@ impl Running {
         self.go_blocked_at_most(Duration::from_secs(300))
     }
 
-    fn go_blocked_at_most(mut self, blocked_max: Duration) -> Self {
+    fn go_blocked_at_most(self, blocked_max: Duration) -> Self {
+        self.go_with(blocked_max, &SharedRate::default())
+    }
+
+    fn go_with(mut self, blocked_max: Duration, rate: &SharedRate) -> Self {
         let world = Arc::clone(&self.world);
-        let mut runner = SourceRunner::new(self.common.clone(), FakeSource(Arc::clone(&world)), world);
+        let runner = SourceRunner::new(self.common.clone(), FakeSource(Arc::clone(&world)), world);
+        let mut runner = runner.paced(rate);
         runner.blocked_max = blocked_max;
         self.tasks.spawn(runner.run());
         self
@@ -311,5 +319,40 @@ async fn what_comes_again_is_not_counted_as_lost() {
     let running = running.go();
     eventually("offered", || running.offered().len() == 5).await;
     assert!(status(&running.common.board).dropped.is_empty());
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_comes_in_keeps_to_the_rate_and_upkeep_goes_on_meanwhile() {
+    let running = Running::start(0..60).go_with(Duration::from_secs(300), &rate(200, Duration::from_millis(50)));
+    running.world.log.advance(60);
+    eventually("told", || status(&running.common.board).held_by_rate).await;
+    let before = *running.world.upkeeps.lock();
+    assert_eq!(running.acknowledged(60).await, (0..60).collect::<Vec<_>>(), "nothing is dropped, and in order");
+    assert!(*running.world.upkeeps.lock() > before + 3);
+    assert_no_faster(200, 10, &running.world.times.lock());
+    eventually("no more", || !status(&running.common.board).held_by_rate).await;
+    assert!((1..=60).contains(&status(&running.common.board).rate_waits));
+    assert_eq!((running.common.board.state(), *running.world.connects.lock()), (LinkState::Online, 1));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn r22_outside_of_its_times_a_source_takes_nothing() {
+    let clock = SetClock::at(12);
+    let running = Running { common: at_night(&clock), ..Running::start(0..3) }.go();
+    eventually("paused", || running.common.board.state() == LinkState::Paused).await;
+    assert_eq!(*running.world.connects.lock(), 0);
+    clock.set(22);
+    eventually("offered", || running.offered().len() == 3).await;
+    clock.set(6);
+    running.world.log.advance(2);
+    // What is durable is acknowledged before the connection goes; the rest comes again.
+    eventually("paused", || running.common.board.state() == LinkState::Paused).await;
+    assert_eq!(*running.world.acknowledged.lock(), [0, 1]);
+    clock.set(23);
+    running.world.log.advance(3);
+    assert_eq!(running.acknowledged(3).await, [0, 1, 2]);
+    assert_eq!(*running.world.connects.lock(), 2);
     running.stop().await;
 }

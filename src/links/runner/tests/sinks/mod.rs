@@ -1,6 +1,7 @@
 //! The outbound runner.
 
 mod losses;
+mod paced;
 
 use std::collections::VecDeque;
 
@@ -172,6 +173,10 @@ impl Running {
     }
 
     fn start_lanes(sink: impl Sink, timing: Timing, drain: Drain, used: &[Lane]) -> Self {
+        Self::start_with(sink, common(timing), &SharedRate::default(), drain, used)
+    }
+
+    fn start_with(sink: impl Sink, common: Common, rate: &SharedRate, drain: Drain, used: &[Lane]) -> Self {
         let dir = TempDir::new().unwrap();
         let config = buffer::Config {
             dir: dir.path().join("hq"),
@@ -184,8 +189,7 @@ impl Running {
             keep_delivered: None,
         };
         let (lanes, _) = Lanes::open(&config, 64, used, &crate::clock::system()).unwrap();
-        let common = common(timing);
-        let runner = SinkRunner::new(common.clone(), sink, &lanes, drain, None);
+        let runner = SinkRunner::new(common.clone(), sink, &lanes, drain, None).paced(rate);
         let mut tasks = JoinSet::new();
         tasks.spawn(runner.run());
         Self { buffer: lanes.lane(Lane::Normal).clone(), lanes, common, tasks, _dir: dir }
