@@ -8,9 +8,6 @@ use super::batch::Frame;
 use super::state::STAGED_BYTES_MAX;
 use super::{SyncMode, wide};
 
-/// Bytes of the log's tail that stay in memory, so that an online link does not read the disk.
-const TAIL_BYTES_MAX: u64 = 4 << 20;
-
 /// The newest durable frames.
 #[derive(Debug, Default)]
 pub(super) struct Tail {
@@ -22,6 +19,9 @@ pub(super) struct Tail {
 }
 
 impl Tail {
+    /// Bytes of the log's tail that stay in memory, so that an online link does not read the disk.
+    pub(super) const BYTES_MAX: u64 = 4 << 20;
+
     /// A tail for a log of this mode. What is not synced must stay, as its file may turn out to have failed, or be read
     /// before it is there (`sync: spill`).
     pub(super) fn of(sync: SyncMode) -> Self {
@@ -29,7 +29,7 @@ impl Tail {
             SyncMode::Interval(_) | SyncMode::Spill(_) => 2 * STAGED_BYTES_MAX,
             SyncMode::Group | SyncMode::Never => 0,
         };
-        Self { bytes_max: TAIL_BYTES_MAX + unsynced, ..Self::default() }
+        Self { bytes_max: Self::BYTES_MAX + unsynced, ..Self::default() }
     }
 
     pub(super) fn push(&mut self, frame: Frame) {
@@ -62,6 +62,11 @@ impl Tail {
     pub(super) fn first_beyond(&self, offset: u64) -> Option<u64> {
         let at = self.frames.partition_point(|frame| frame.next() <= offset);
         self.frames.get(at).map(|frame| frame.base.max(offset))
+    }
+
+    #[cfg(test)]
+    pub(super) const fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// The frame with `offset`.

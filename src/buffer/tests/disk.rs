@@ -29,6 +29,8 @@ struct World {
     faults: Faults,
     /// What was called, in order, once somebody has asked.
     calls: Option<Vec<String>>,
+    /// Bytes of segments that were read.
+    read_bytes: u64,
     /// What other threads do while a file of this name is being synced, once.
     meanwhile: Option<(&'static str, Meanwhile)>,
 }
@@ -113,6 +115,11 @@ impl SimDisk {
 
     pub(super) fn calls(&self) -> Vec<String> {
         self.0.lock().calls.replace(Vec::new()).unwrap_or_default()
+    }
+
+    /// Bytes of segments that were read since this was asked last.
+    pub(super) fn bytes_read(&self) -> u64 {
+        std::mem::take(&mut self.0.lock().read_bytes)
     }
 
     /// Does this in the middle of the next sync of `file`.
@@ -268,6 +275,9 @@ impl Handle for SimFile {
         let bytes = world.inodes[self.inode].cached.get(pos as usize..).unwrap_or_default();
         let len = bytes.len().min(buf.len());
         buf[..len].copy_from_slice(&bytes[..len]);
+        if self.path.extension().is_some_and(|end| end == "seg") {
+            world.read_bytes += len as u64;
+        }
         Ok(len)
     }
 

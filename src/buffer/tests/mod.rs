@@ -12,6 +12,7 @@ mod carry;
 mod compress;
 mod direct;
 mod disk;
+mod effort;
 mod face;
 mod faults;
 mod history;
