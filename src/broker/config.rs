@@ -58,6 +58,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// Whether some listener takes users from certificates, so that a name must never be taken on trust.
+    pub(super) fn names_count(&self) -> bool {
+        self.listeners.iter().any(|listener| listener.certificate_user.is_some())
+    }
+
     /// What may be in flight to a client.
     pub(super) fn window(&self) -> Window {
         let bytes = usize::try_from(self.in_flight_bytes.0).unwrap_or(usize::MAX);
@@ -261,6 +266,16 @@ pub enum Bind {
 }
 
 impl Bind {
+    /// Whether it is the same place, whoever may use it.
+    #[must_use]
+    pub(super) fn is_at(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Tcp(own), Self::Tcp(other)) => own == other,
+            (Self::Unix { path: own, .. }, Self::Unix { path: other, .. }) => own == other,
+            (Self::Tcp(_), Self::Unix { .. }) | (Self::Unix { .. }, Self::Tcp(_)) => false,
+        }
+    }
+
     /// The address, if it is TCP.
     #[must_use]
     pub const fn address(&self) -> Option<SocketAddr> {

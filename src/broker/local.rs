@@ -130,7 +130,8 @@ impl Broker {
     /// Removing always may be, and so may what takes no more than what it takes the place of.
     fn may_retain(&self, delivery: &LocalDelivery<'_>) -> bool {
         let LocalDelivery { topic, message, .. } = delivery;
-        let (messages_max, bytes_max) = (self.config.retained_messages_max, self.config.retained_bytes_max.0);
+        let config = self.config.load();
+        let (messages_max, bytes_max) = (config.retained_messages_max, config.retained_bytes_max.0);
         !message.retain || message.payload.is_empty() || self.topics.may_retain(topic, message, messages_max, bytes_max)
     }
 
@@ -139,7 +140,8 @@ impl Broker {
         if let Some(held_back) = LOGGED.pass(self.clock.now()) {
             let topic = Shown(delivery.topic.as_str());
             let client = delivery.client_id.map(|name| tracing::field::display(Shown(name)));
-            let (messages_max, bytes_max) = (self.config.retained_messages_max, self.config.retained_bytes_max);
+            let config = self.config.load();
+            let (messages_max, bytes_max) = (config.retained_messages_max, config.retained_bytes_max);
             tracing::warn!(%topic, client, messages_max, %bytes_max, held_back, "{what}: as much is retained as `retained_messages_max` and `retained_bytes_max` allow; raise them, or publish an empty retained message where one is not needed any more");
         }
     }
@@ -263,10 +265,9 @@ impl Broker {
 
     /// What a push into the store is bounded by.
     pub(super) fn push_terms(&self, state: &State, now: Moment) -> PushTerms<'_> {
-        let limits = state.limits.as_deref();
-        let rows_max =
-            limits.and_then(|limits| limits.session_messages_max).unwrap_or(self.config.session_messages_max);
-        let bytes_max = limits.and_then(|limits| limits.session_bytes_max).unwrap_or(self.config.session_bytes_max).0;
+        let (limits, config) = (state.limits.as_deref(), self.config.load());
+        let rows_max = limits.and_then(|limits| limits.session_messages_max).unwrap_or(config.session_messages_max);
+        let bytes_max = limits.and_then(|limits| limits.session_bytes_max).unwrap_or(config.session_bytes_max).0;
         PushTerms { rows_max, bytes_max, now, board: &self.board }
     }
 
@@ -284,7 +285,7 @@ impl Broker {
 
     /// Whether no client may get what is on `topic`.
     pub(super) fn is_denied(&self, topic: &TopicName) -> bool {
-        self.config.deny_subscribe.iter().any(|filter| filter.matches(topic))
+        self.config.load().deny_subscribe.iter().any(|filter| filter.matches(topic))
     }
 
     /// An empty payload clears (MQTT-3.3.1-6).

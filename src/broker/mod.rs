@@ -10,7 +10,7 @@
 //! - [`connection`]: one task a client: one read, many packets, one offer, one write. Acknowledgements are held in a FIFO
 //!   until their receipts settle; its length is the Receive Maximum, which is the back-pressure.
 //! - [`ended`]: what the log says of clients that are refused or ended.
-//! - [`reload`]: files that are read again while it runs.
+//! - [`reload`]: files that are read again while it runs. [`change`]: other settings while it runs.
 //! - [`registry`]: which client id is which session; take-over, resumption, expiry, wills.
 //! - [`local`]: what the hub delivers here, to subscribers, kept sessions and the retained store.
 //! - [`auth`]: who may come in, and what they may publish and read.
@@ -23,6 +23,7 @@
 
 pub mod auth;
 mod bell;
+mod change;
 mod client;
 mod config;
 mod connection;
@@ -47,6 +48,7 @@ mod tests;
 mod topics;
 mod transport;
 
+pub use change::Prepared;
 pub use config::{
     Bind, CertificateUser, ClientCert, Config, Listener, ProxyTerms, TlsConfig, TlsVersions, WebSocketTerms,
 };
@@ -61,16 +63,19 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use tokio::sync::OnceCell;
+use tokio::sync::{Notify, OnceCell};
 use tokio_util::task::TaskTracker;
 
 use self::auth::{Authenticator, OwnSecret};
 use self::client::Client;
 use self::ended::Ended;
 use self::limits::usage::{Arrivals, Users};
+use self::listener::{Open, Serving};
+use self::places::Pool;
 use self::reload::{Part, Reloader};
 use self::store::Store;
 use self::topics::Topics;
@@ -83,8 +88,8 @@ use crate::telemetry::board::BrokerBoard;
 pub struct Broker {
     /// For the tasks that it starts.
     me: Weak<Self>,
-    config: Config,
-    auth: Authenticator,
+    config: ArcSwap<Config>,
+    auth: ArcSwap<Authenticator>,
     hub: Arc<Hub>,
     board: Arc<BrokerBoard>,
     clock: Arc<dyn Clock>,
@@ -108,6 +113,13 @@ pub struct Broker {
     /// What clients of each listener hold of its limits, by where the listener lies in memory.
     arrivals: Mutex<HashMap<usize, Arc<Arrivals>>>,
     reloader: Arc<Reloader>,
+    /// Of all listeners together.
+    all_places: Pool,
+    /// In the order of the configuration.
+    open: Mutex<Vec<Open>>,
+    /// Once it serves.
+    serving: OnceLock<Serving>,
+    interval_changed: Notify,
     /// What the log has said of clients that are refused or ended.
     ended: Ended,
 }
@@ -139,13 +151,17 @@ impl Broker {
         let (store, loaded) = Store::open(dir)?;
         let broker = Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
-            auth: Authenticator::open(
+            auth: ArcSwap::from_pointee(Authenticator::open(
                 config.auth.clone(),
-                config.listeners.iter().any(|listener| listener.certificate_user.is_some()),
+                config.names_count(),
                 OwnSecret::open(dir),
                 Arc::clone(&clock),
-            ),
-            config,
+            )),
+            all_places: Pool::new(config.connections_max),
+            config: ArcSwap::from_pointee(config),
+            open: Mutex::default(),
+            serving: OnceLock::new(),
+            interval_changed: Notify::new(),
             hub,
             board,
             clock,
@@ -222,12 +238,12 @@ impl Part for Logins {
     }
 
     fn errors(&self) -> Vec<String> {
-        self.0.upgrade().map(|broker| broker.auth.errors()).unwrap_or_default()
+        self.0.upgrade().map(|broker| broker.auth.load().errors()).unwrap_or_default()
     }
 }
 
 impl fmt::Debug for Broker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Broker").field("listeners", &self.config.listeners).finish_non_exhaustive()
+        f.debug_struct("Broker").field("listeners", &self.config.load().listeners).finish_non_exhaustive()
     }
 }

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -13,7 +14,7 @@ const FAREWELLS_MAX: usize = 64;
 /// The places of one listener.
 #[derive(Debug)]
 pub(super) struct Places {
-    unfinished: Arc<Semaphore>,
+    pub(super) handshakes: Pool,
     /// Of this listener alone, where it has a limit of its own.
     own: Option<Arc<Semaphore>>,
     /// Of all listeners together.
@@ -30,6 +31,43 @@ pub(super) struct Place {
     all: Option<OwnedSemaphorePermit>,
 }
 
+/// Places of which there may be more or fewer later.
+#[derive(Debug)]
+pub(super) struct Pool {
+    pub(super) places: Arc<Semaphore>,
+    size: Mutex<Size>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Size {
+    wanted: usize,
+    there: usize,
+}
+
+impl Pool {
+    pub(super) fn new(most: usize) -> Self {
+        let most = most.min(Semaphore::MAX_PERMITS);
+        Self { places: places(most), size: Mutex::new(Size { wanted: most, there: most }) }
+    }
+
+    /// From now on there are so many. What is taken beyond goes when it is given back, see [`Pool::settle`].
+    pub(super) fn resize(&self, most: usize) {
+        self.size.lock().wanted = most.min(Semaphore::MAX_PERMITS);
+        self.settle();
+    }
+
+    /// To be called now and then.
+    pub(super) fn settle(&self) {
+        let mut size = self.size.lock();
+        if size.there > size.wanted {
+            size.there -= self.places.forget_permits(size.there - size.wanted);
+        } else if size.there < size.wanted {
+            self.places.add_permits(size.wanted - size.there);
+            size.there = size.wanted;
+        }
+    }
+}
+
 /// So many places.
 pub(super) fn places(most: usize) -> Arc<Semaphore> {
     Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)))
@@ -38,14 +76,14 @@ pub(super) fn places(most: usize) -> Arc<Semaphore> {
 impl Places {
     /// For a listener with a limit of its own, or without (`own`); `all` is shared by all listeners.
     pub(super) fn new(handshakes_max: usize, own: Option<usize>, all: Arc<Semaphore>) -> Self {
-        Self { unfinished: places(handshakes_max), own: own.map(places), all, farewells: places(FAREWELLS_MAX) }
+        Self { handshakes: Pool::new(handshakes_max), own: own.map(places), all, farewells: places(FAREWELLS_MAX) }
     }
 
     /// Waits for a place for one more that has not said anything yet, and until clients may be let in at all: beyond the limits they
     /// wait in the system's queue.
     pub(super) async fn one_more(self: &Arc<Self>) -> Place {
         // The semaphores are never closed.
-        let unfinished = Arc::clone(&self.unfinished).acquire_owned().await.ok();
+        let unfinished = Arc::clone(&self.handshakes.places).acquire_owned().await.ok();
         for places in self.own.iter().chain([&self.all]) {
             drop(places.acquire().await);
         }
@@ -115,7 +153,7 @@ mod tests {
         assert!(waiting.as_mut().now_or_never().is_none());
         drop(client);
         assert!(waiting.await);
-        assert_eq!((all.available_permits(), one.unfinished.available_permits()), (0, 3));
+        assert_eq!((all.available_permits(), one.handshakes.places.available_permits()), (0, 3));
     }
 
     #[tokio::test]
@@ -143,6 +181,19 @@ mod tests {
         }
         assert!(refused.pop().unwrap().1.is_none());
         assert!(refused.iter().all(|(_, farewell)| farewell.is_some()));
-        assert_eq!(one.unfinished.available_permits(), FAREWELLS_MAX + 1);
+        assert_eq!(one.handshakes.places.available_permits(), FAREWELLS_MAX + 1);
+    }
+
+    #[test]
+    fn places_become_more_at_once_and_fewer_as_they_are_given_back() {
+        let pool = Pool::new(2);
+        let taken = [(); 2].map(|()| Arc::clone(&pool.places).try_acquire_owned().unwrap());
+        pool.resize(3);
+        assert_eq!(pool.places.available_permits(), 1);
+        pool.resize(1);
+        assert_eq!(pool.places.available_permits(), 0);
+        drop(taken);
+        pool.settle();
+        assert_eq!(pool.places.available_permits(), 1);
     }
 }

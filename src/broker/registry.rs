@@ -11,7 +11,7 @@ use bytes::BytesMut;
 use parking_lot::Mutex;
 
 use super::Broker;
-use super::auth::{By, Granted};
+use super::auth::{By, Changes, Granted};
 use super::client::{Aliases, Client, Delivery, Kick, Online, PAGE_ROWS, State, Tail, Terms};
 use super::convert;
 use super::index::{Share, Wanted};
@@ -147,7 +147,7 @@ impl Broker {
     fn try_attach(&self, claim: &Claim, kick: &Arc<Kick>) -> Result<(Arc<Client>, bool), Held> {
         let mut clients = self.clients.lock();
         // Under this lock: a reload ends those who are connected after it has the new users, and this one would come behind it.
-        if self.auth.is_stale(&claim.granted) {
+        if self.auth.load().is_stale(&claim.granted) {
             return Err(Held::Stale);
         }
         let mut resumed = None;
@@ -177,13 +177,13 @@ impl Broker {
         }
         let client = resumed.clone().unwrap_or_else(|| {
             let id = SessionId(self.next_session.fetch_add(1, Ordering::Relaxed));
-            let client = Client::new(id, Arc::clone(&claim.name), claim.terms.clone(), self.config.window());
+            let client = Client::new(id, Arc::clone(&claim.name), claim.terms.clone(), self.config.load().window());
             Arc::new(client)
         });
         clients.insert(Arc::clone(&claim.name), Arc::clone(&client));
         let mut state = client.lock();
         state.terms = claim.terms.clone();
-        state.set_rights(self.auth.rights(&claim.granted, &claim.name));
+        state.set_rights(self.auth.load().rights(&claim.granted, &claim.name));
         state.granted = Some(Arc::clone(&claim.granted));
         state.limits.clone_from(&claim.limits);
         // A user who takes over what an anonymous client left has it from now on.
@@ -211,7 +211,7 @@ impl Broker {
     fn is_anothers(&self, state: &State, claim: &Claim) -> bool {
         let lives = state.online.is_some() || (state.terms.kept && !state.has_lapsed(self.clock.moment()));
         let (owner, user) = (&state.terms.user, &claim.terms.user);
-        let is_anothers = lives && owner.is_some() && owner != user && !self.auth.takes_any_name();
+        let is_anothers = lives && owner.is_some() && owner != user && !self.auth.load().takes_any_name();
         if is_anothers {
             static LOGGED: Limited = Limited::new(LOG_EVERY);
             if let Some(held_back) = LOGGED.pass(self.clock.now()) {
@@ -472,9 +472,11 @@ impl Broker {
         let mut state = client.lock();
         match (&state.granted, state.terms.user.clone()) {
             (Some(_), _) => state.may_publish(topic),
-            (None, user) => {
-                self.auth.rights_by_name(user.as_ref(), &client.name).is_none_or(|rights| rights.may_publish(topic))
-            }
+            (None, user) => self
+                .auth
+                .load()
+                .rights_by_name(user.as_ref(), &client.name)
+                .is_none_or(|rights| rights.may_publish(topic)),
         }
     }
 
@@ -482,16 +484,27 @@ impl Broker {
     /// and delivery on. Who came in by a password that is no longer theirs is ended (MQTT 5: 0x87), as Mosquitto does.
     /// It reads files: not for a thread of the runtime.
     pub(super) fn reload_auth(&self, always: bool) {
-        let changes = self.auth.reload(always);
-        if !changes.acl && changes.users.is_empty() {
-            return;
+        let changes = self.auth.load_full().reload(always);
+        if changes.acl || !changes.users.is_empty() {
+            self.take_note_of(&changes);
         }
+    }
+
+    /// Has the clients that are there feel what has changed of users and rules.
+    pub(super) fn take_note_of(&self, changes: &Changes) {
+        let auth = self.auth.load_full();
         let clients: Vec<_> = self.clients.lock().values().cloned().collect();
         for client in clients {
             let mut state = client.lock();
             let Some(granted) = state.granted.clone() else { continue };
             if changes.acl {
-                state.set_rights(self.auth.rights(&granted, &client.name));
+                let had_none = !state.has_rights();
+                state.set_rights(auth.rights(&granted, &client.name));
+                // Whether there are rules at all is settled at CONNECT.
+                let is_new = had_none && state.has_rights();
+                if let Some(online) = state.online.as_ref().filter(|_| is_new) {
+                    online.kick.with(ReasonCode::AdministrativeAction, &client);
+                }
             }
             let is_over =
                 granted.by == By::Users && granted.user.as_ref().is_some_and(|user| changes.users.contains(&**user));
@@ -660,12 +673,12 @@ impl Broker {
             will_delay_s: row.will_delay_s,
         };
         let delay_s = if terms.kept { terms.will_delay_s.min(terms.expiry_s) } else { 0 };
-        let client = Client::new(row.id, row.client, terms, self.config.window());
+        let client = Client::new(row.id, row.client, terms, self.config.load().window());
         let mut state = client.lock();
         state.stored = true;
         // The groups of who is not here are not known: a rule for one counts from its next CONNECT on.
         let user = state.terms.user.clone();
-        state.limits = limits::rule_of(&self.config.limits, user.as_deref(), &[]);
+        state.limits = limits::rule_of(&self.config.load().limits, user.as_deref(), &[]);
         state.held = Some(user).filter(|_| state.terms.kept).and_then(|user| self.users.session(user.as_ref(), None));
         state.ended = Some(row.ended.unwrap_or(now));
         state.will_due = state.terms.will.as_ref().map(|_| delay_s);

@@ -7,7 +7,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -37,6 +37,11 @@ pub(super) trait Part: Send + Sync {
 
     /// What is not in force, and why.
     fn errors(&self) -> Vec<String>;
+
+    /// Whether somebody still goes by it.
+    fn is_used(&self) -> bool {
+        true
+    }
 }
 
 /// All that can be read again.
@@ -88,15 +93,18 @@ impl Watch {
 }
 
 impl Reloader {
-    /// Watches what has been read just now.
-    pub(super) fn watch(&self, part: Arc<dyn Reloadable>) {
+    /// Watches what has been read just now, for as long as somebody goes by it.
+    pub(super) fn watch(&self, part: &Arc<dyn Reloadable>) {
         let watch = Watch::taken(part.files().iter().map(PathBuf::as_path));
+        let part = Arc::downgrade(part);
         self.add(Arc::new(Watched { part, state: Mutex::new(State { watch, error: None }) }));
     }
 
     /// Looks after what watches its own files.
     pub(super) fn add(&self, part: Arc<dyn Part>) {
-        self.parts.lock().push(part);
+        let mut parts = self.parts.lock();
+        parts.retain(|part| part.is_used());
+        parts.push(part);
     }
 
     /// Has everything read again, changed or not.
@@ -132,7 +140,7 @@ impl Reloader {
 }
 
 struct Watched {
-    part: Arc<dyn Reloadable>,
+    part: Weak<dyn Reloadable>,
     state: Mutex<State>,
 }
 
@@ -144,29 +152,32 @@ struct State {
 
 impl Part for Watched {
     fn look(&self, is_asked: bool) {
+        let Some(part) = self.part.upgrade() else { return };
         let mut state = self.state.lock();
-        if !state.watch.is_due(self.part.files().iter().map(PathBuf::as_path), is_asked) {
+        if !state.watch.is_due(part.files().iter().map(PathBuf::as_path), is_asked) {
             return;
         }
-        state.error = match self.part.reload() {
+        state.error = match part.reload() {
             Ok(()) => {
-                tracing::info!("{} have been read again and count from the next connection on", self.part.name());
+                tracing::info!("{} have been read again and count from the next connection on", part.name());
                 None
             }
             Err(error) => {
-                tracing::error!(
-                    "{} have changed and cannot be used; they stay as they were: {error}",
-                    self.part.name()
-                );
+                tracing::error!("{} have changed and cannot be used; they stay as they were: {error}", part.name());
                 Some(error)
             }
         };
     }
 
     fn errors(&self) -> Vec<String> {
+        let Some(part) = self.part.upgrade() else { return Vec::new() };
         let state = self.state.lock();
         let error = state.error.iter();
-        error.map(|error| format!("{} are as they were: {error}", self.part.name())).collect()
+        error.map(|error| format!("{} are as they were: {error}", part.name())).collect()
+    }
+
+    fn is_used(&self) -> bool {
+        self.part.strong_count() > 0
     }
 }
 
@@ -203,7 +214,7 @@ mod tests {
         fs::write(&file, "1").unwrap();
         let number = Arc::new(Number { file: file.clone(), value: Mutex::new(1) });
         let reloader = Reloader::default();
-        reloader.watch(Arc::clone(&number) as _);
+        reloader.watch(&(Arc::clone(&number) as Arc<dyn Reloadable>));
         let look = |is_asked| {
             reloader.look(is_asked);
             (*number.value.lock(), reloader.errors().len())

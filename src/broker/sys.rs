@@ -54,21 +54,27 @@ struct Figures {
 
 /// Publishes the figures at once and then every `sys_interval`, until `stop`.
 pub(super) async fn run(broker: Arc<Broker>, stop: CancellationToken) {
-    let every = broker.config.sys_interval;
-    if every.is_zero() {
-        return stop.cancelled().await;
-    }
     let begun = broker.clock.moment();
     let (mut figures, mut last) = (Figures::default(), begun);
     loop {
-        let now = broker.clock.moment();
-        for (topic, value) in figures.changes(&broker, now.since(begun), now.since(last)) {
-            broker.announce(&topic, value).await;
+        let every = broker.config.load().sys_interval;
+        if !every.is_zero() {
+            let now = broker.clock.moment();
+            for (topic, value) in figures.changes(&broker, now.since(begun), now.since(last)) {
+                broker.announce(&topic, value).await;
+            }
+            last = now;
         }
-        last = now;
+        let pause = async {
+            match every.is_zero() {
+                true => std::future::pending().await,
+                false => tokio::time::sleep(every).await,
+            }
+        };
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(every) => {}
+            () = broker.interval_changed.notified() => {}
+            () = pause => {}
         }
     }
 }

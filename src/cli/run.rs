@@ -70,7 +70,7 @@ async fn gateway(config: Config, origin: Arc<File>, until_stdin_closes: bool) ->
                 return ended.map(|()| Exit::Done).map_err(|error| Failure::with_code(error.exit_code(), error));
             }
             () = hangups.next() => {
-                tracing::info!(signal = "SIGHUP", "reading routes.yaml, secrets, certificates, keys, authorities, revocation lists, users and rules again");
+                tracing::info!(signal = "SIGHUP", "reading routes.yaml and the files that it names again");
                 reload.now();
             }
             name = signals.next() => {

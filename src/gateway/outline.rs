@@ -22,6 +22,13 @@ pub enum Entry {
     Route(String),
 }
 
+impl Entry {
+    /// Without a word in the file too.
+    const fn is_always_there(&self) -> bool {
+        matches!(self, Self::Top | Self::Broker)
+    }
+}
+
 /// As it stands in a message.
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -107,8 +114,12 @@ impl Outline {
                     let what = format!("link {old} is link {name} now");
                     Change { sign: Sign::Renamed, what, details: details(before, after) }
                 }
-                (None, Some(_), None) => Change { sign: Sign::Added, what: entry.to_string(), details: Vec::new() },
-                (Some(_), None, _) => Change { sign: Sign::Removed, what: entry.to_string(), details: Vec::new() },
+                (None, Some(_), None) if !entry.is_always_there() => {
+                    Change { sign: Sign::Added, what: entry.to_string(), details: Vec::new() }
+                }
+                (Some(_), None, _) if !entry.is_always_there() => {
+                    Change { sign: Sign::Removed, what: entry.to_string(), details: Vec::new() }
+                }
                 (before, after, _) => {
                     let mut details = details(before.unwrap_or(&none), after.unwrap_or(&none));
                     if details.is_empty() && other.contains(entry) {
@@ -189,6 +200,14 @@ mod tests {
         ];
         assert_eq!(told(&before, &after, &[]), expected);
         assert_eq!(told(&after, &after, &[]), [""; 0]);
+    }
+
+    #[test]
+    fn the_broker_is_there_also_where_the_file_says_nothing_of_it() {
+        let (none, some) =
+            (outline(&[]), outline(&[(Entry::Broker, &[("in_flight", "7")]), (Entry::Admin, &[("bind", "x")])]));
+        assert_eq!(told(&none, &some, &[]), ["+ admin", "~ broker: in_flight default -> 7"]);
+        assert_eq!(told(&some, &none, &[]), ["- admin", "~ broker: in_flight 7 -> default"]);
     }
 
     #[test]

@@ -305,3 +305,61 @@ async fn a_hundred_reloads_under_load_lose_nothing_and_disconnect_nobody() {
     let audit = run(&["audit", "-c", gateway.config().to_str().unwrap()]).await;
     assert!(audit.status.success(), "{}", String::from_utf8_lossy(&audit.stdout));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r34_listeners_come_go_and_change_and_the_others_keep_their_clients() {
+    let gateway = Gateway::start("").await;
+    let mut held = Held::connect(gateway.port, "held").await;
+    let (second, third) = (free_port(), std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let at = |port: u16, more: &str| format!("    - {{ bind: \"127.0.0.1:{port}\", anonymous: true{more} }}\n");
+
+    let said = reload_to(&gateway, &at(second, "")).await;
+    assert_eq!(said, format!("+ listener 127.0.0.1:{second}\nreloaded: 1 change\n"));
+    assert_eq!(gateway.status().await.broker.listeners.len(), 2);
+    let mut other = Held::connect(second, "other").await;
+
+    // One that cannot be had: nothing of the file is in force, nobody has noticed.
+    let taken = third.local_addr().unwrap().port();
+    gateway.configure(&format!(
+        "{}{}  connections_max: 1\n",
+        at(second, ", limits: { connections: 5 }"),
+        at(taken, "")
+    ));
+    let (code, said) = reload(&gateway).await;
+    assert_eq!(code, 69, "{said}");
+    assert!(
+        said.contains(&format!("cannot listen on 127.0.0.1:{taken}")) && said.contains("nothing was changed"),
+        "{said}"
+    );
+    assert!(held.lives().await && other.lives().await);
+    assert_eq!(gateway.status().await.broker.listeners.len(), 2);
+
+    // It changes on its socket: its clients come again.
+    let said = reload_to(&gateway, &at(second, ", limits: { connections: 5 }")).await;
+    assert_eq!(said, format!("~ listener 127.0.0.1:{second}: limits.connections default -> 5\nreloaded: 1 change\n"));
+    assert!(held.lives().await && !other.lives().await);
+    let mut other = Held::connect(second, "other").await;
+
+    // Rules where there were none: who came without any comes again; and other rules hold at once, for those who are there.
+    let rules = |topic: &str| {
+        format!(
+            "{}  auth: {{ acl: [ {{ anonymous: true, publish: [ \"{topic}\" ] }} ] }}\n",
+            at(second, ", limits: { connections: 5 }")
+        )
+    };
+    let said = reload_to(&gateway, &rules("a")).await;
+    assert!(said.starts_with("~ broker: auth.acl default -> { anonymous: true, publish: a }\n"), "{said}");
+    assert!(!held.lives().await && !other.lives().await);
+    let mut held = Held::connect(gateway.port, "held").await;
+    let publish = async |topic: &str| publish_once(gateway.port, "one", topic, b"1".to_vec()).await.is_ok();
+    assert_eq!((publish("a").await, publish("b").await), (true, false));
+    reload_to(&gateway, &rules("b")).await;
+    assert_eq!((publish("a").await, publish("b").await), (false, true));
+
+    // It goes.
+    assert!(reload_to(&gateway, "").await.contains(&format!("- listener 127.0.0.1:{second}\n")));
+    assert!(TcpStream::connect(("127.0.0.1", second)).await.is_err());
+    assert!(held.lives().await);
+    reload_to(&gateway, &at(second, "")).await;
+    Held::connect(second, "other").await;
+}

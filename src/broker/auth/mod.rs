@@ -361,6 +361,11 @@ impl Authenticator {
         acl.names(subject).then(|| acl.rights(subject))
     }
 
+    /// The gateway's own.
+    pub(super) fn own_secret(&self) -> OwnSecret {
+        self.own_secret.clone()
+    }
+
     /// A moment in the life of the file of users: to be asked for before an entry is.
     pub(super) fn moment_of_users(&self) -> u64 {
         self.moved.lock().count
@@ -375,6 +380,20 @@ impl Authenticator {
     /// Whether user names mean nothing here.
     pub(super) const fn takes_any_name(&self) -> bool {
         self.takes_any_name
+    }
+
+    /// Takes the place of `before`. Answers what that changes for those whom `before` has let in; logins that others vouched for stay
+    /// until their connections end.
+    pub(super) fn succeed(&self, before: &Self) -> Changes {
+        let (old, new) = (before.users.load(), self.users.load());
+        let users: HashSet<Box<str>> = old.changed(&new).map(Into::into).collect();
+        let (mut moved, earlier) = (self.moved.lock(), before.moved.lock());
+        let count = earlier.count + 1;
+        moved.users = earlier.users.clone();
+        moved.users.extend(users.iter().map(|user| (user.clone(), count)));
+        moved.count = count;
+        let acl = *self.acl.load() != *before.acl.load() || self.groups != before.groups;
+        Changes { users, acl }
     }
 
     /// Reads again what has changed, or everything (`always`). A file with a mistake changes nothing.

@@ -6,6 +6,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::super::limits::usage::{Arrival, UserHeld, Verdict, Why};
 use super::super::limits::{self, UserLimits};
+use super::End;
 use crate::broker::Broker;
 use crate::broker::places::Place;
 use crate::broker::registry::Claim;
@@ -45,13 +46,22 @@ impl Why {
 }
 
 impl Broker {
+    /// Why all clients, or those of one listener, are ended.
+    pub(super) fn farewell(&self) -> End {
+        if self.is_stopping() {
+            End::Told(ReasonCode::ServerShuttingDown, "the gateway is stopping".into())
+        } else {
+            End::Told(ReasonCode::AdministrativeAction, "its listener is gone, or another now".into())
+        }
+    }
+
     /// A connection has come. `None`: it is closed, too many that are to be told why are here already.
     pub(super) fn arrive(&self, peer: &Peer) -> Option<Arrival> {
         let own = &peer.listener.limits;
         if own.connections_per_address.is_none() && own.connection_rate.is_none() {
             return Some(Arrival::welcome());
         }
-        // A listener lies where it lies for as long as the broker runs.
+        // A listener lies where it lies for as long as clients of it are there.
         let listener = Arc::as_ptr(&peer.listener).addr();
         let arrivals = Arc::clone(self.arrivals.lock().entry(listener).or_default());
         let arrival = arrivals.arrive(own, peer.address.map(|address| address.ip()), self.clock.now());
@@ -72,8 +82,8 @@ impl Broker {
         let user = claim.terms.user.clone();
         let user = user.as_ref();
         let rule: Option<Arc<UserLimits>> = {
-            let groups = self.auth.groups_of(&claim.granted);
-            limits::rule_of(&self.config.limits, user.map(|user| &**user), &groups)
+            let groups = self.auth.load().groups_of(&claim.granted);
+            limits::rule_of(&self.config.load().limits, user.map(|user| &**user), &groups)
         };
         let own = self.session_of(&claim.name, user);
         // It takes the place of the connection, or the session, that it has under this client id.
@@ -99,6 +109,6 @@ impl Broker {
     /// The largest packet that a client may send: the smallest of all limits for it.
     pub(super) fn packet_bytes_max(&self, peer: &Peer, limits: Option<&UserLimits>) -> ByteSize {
         let others = [peer.listener.limits.packet_bytes_max, limits.and_then(|limits| limits.packet_bytes_max)];
-        others.into_iter().flatten().fold(self.config.max_packet_size, ByteSize::min)
+        others.into_iter().flatten().fold(self.config.load().max_packet_size, ByteSize::min)
     }
 }

@@ -41,17 +41,18 @@ pub(super) async fn converse(
         return refuse(ReasonCode::BadAuthenticationMethod, "no such authentication method is known here");
     }
     let (address, now) = (peer.address.map(|address| address.ip()), broker.clock.now());
-    if let Err((code, text)) = broker.auth.may_begin(address, now) {
+    let directory = broker.auth.load_full();
+    if let Err((code, text)) = directory.may_begin(address, now) {
         return refuse(code, text);
     }
-    let since = broker.auth.moment_of_users();
-    let mut step = Exchange::begin(due, connect.properties.auth_data.as_ref(), &broker.auth);
+    let since = directory.moment_of_users();
+    let mut step = Exchange::begin(due, connect.properties.auth_data.as_ref(), &*directory);
     loop {
         let (data, then) = match step {
             Step::Ask { data, then } => (data, then),
             Step::Done { user, data } => return Some(Ok((Granted { since, ..Granted::proven(user) }, data))),
             Step::Failed { code, text } => {
-                broker.auth.failed(address, &text, now).await;
+                directory.failed(address, &text, now).await;
                 return refuse(code, "the authentication has failed");
             }
         };
@@ -67,7 +68,7 @@ pub(super) async fn converse(
         // MQTT-3.1.2-30: until CONNACK nothing but AUTH and DISCONNECT.
         step = match next_packet(stream, decoder, input).await? {
             Ok(Packet::Auth(auth)) => match enhanced::check_packet(&auth, ReasonCode::ContinueAuthentication) {
-                Ok(()) => then.step(&auth.properties.data.unwrap_or_default(), &broker.auth),
+                Ok(()) => then.step(&auth.properties.data.unwrap_or_default(), &*directory),
                 Err((code, text)) => return refuse(code, text),
             },
             Ok(Packet::Disconnect(_)) => return None,
@@ -129,9 +130,10 @@ impl Connection {
             None => ReasonCode::ReAuthenticate,
         };
         enhanced::check_packet(packet, due).map_err(|(code, text)| End::Told(code, text.into()))?;
+        let directory = broker.auth.load_full();
         let step = match under_way {
-            Some(exchange) => exchange.step(packet.properties.data.as_deref().unwrap_or_default(), &broker.auth),
-            None => Exchange::begin(self.user.clone(), packet.properties.data.as_ref(), &broker.auth),
+            Some(exchange) => exchange.step(packet.properties.data.as_deref().unwrap_or_default(), &*directory),
+            None => Exchange::begin(self.user.clone(), packet.properties.data.as_ref(), &*directory),
         };
         let (code, data) = match step {
             Step::Ask { data, then } => {

@@ -14,7 +14,7 @@ use super::enhanced;
 use super::publish::{Pending, TOPIC_ALIASES};
 use super::subscribe::TURN_STEPS;
 use super::{Connection, FAREWELL_DEADLINE, READ_BYTES_MIN};
-use crate::broker::auth::{Granted, Login, Verdict};
+use crate::broker::auth::{Authenticator, Granted, Login, Verdict};
 use crate::broker::client::Terms;
 use crate::broker::ended::{What, Whom};
 use crate::broker::limits::usage::{self, Arrival};
@@ -66,7 +66,7 @@ pub(super) async fn greet(
     mut place: Place,
     deadline: tokio::time::Instant,
 ) -> Option<Box<Connection>> {
-    let size_max = usize::try_from(broker.config.max_packet_size.0).unwrap_or(usize::MAX);
+    let size_max = usize::try_from(broker.config.load().max_packet_size.0).unwrap_or(usize::MAX);
     let mut decoder = Decoder::server(size_max.min(CONNECT_BYTES_MAX));
     let first = tokio::time::timeout_at(deadline, first_packet(&mut stream, &mut decoder, &mut input));
     let Ok(first) = first.await else {
@@ -169,7 +169,7 @@ async fn admit(
     // Who shows a certificate proves to be whom it names.
     let due = certificate_user.or_else(|| connect.user.as_deref().map(Arc::from));
     let conversation = enhanced::converse(broker, connect, due, (stream, peer), decoder, input);
-    match tokio::time::timeout(broker.config.connect_timeout, conversation).await {
+    match tokio::time::timeout(broker.config.load().connect_timeout, conversation).await {
         Ok(end) => Some(end?.map(|(granted, proof)| Admitted { granted, proof: Some(proof) })),
         Err(_elapsed) => {
             tracing::debug!(address = %peer, "a client did not authenticate in time");
@@ -221,7 +221,7 @@ async fn log_in(
         peer,
         version: connect.version,
     };
-    match broker.auth.authenticate(&login, broker.clock.now()).await {
+    match broker.auth.load_full().authenticate(&login, broker.clock.now()).await {
         Verdict::Granted(granted) => Ok(granted),
         Verdict::Refused { code, text } => Err(Refusal::of(connect, code, text)),
     }
@@ -245,7 +245,7 @@ async fn refuse(broker: &Broker, stream: &mut Stream, peer: &Peer, refusal: Refu
     let has_words = version.is_v5() || code.has_return_code();
     // What MQTT 5 does not allow in a CONNACK is said by closing.
     let code = if code.belongs_in(crate::wire::PacketKind::Connack) { code } else { ReasonCode::UnspecifiedError };
-    let elsewhere = broker.config.server_reference.clone();
+    let elsewhere = broker.config.load().server_reference.clone();
     let (code, server_reference) = match elsewhere.filter(|_| code == ReasonCode::ServerUnavailable) {
         Some(elsewhere) => (ReasonCode::UseAnotherServer, Some(elsewhere)),
         None => (code, None),
@@ -282,7 +282,8 @@ async fn open(
     mut decoder: Decoder,
     input: BytesMut,
 ) -> Option<Box<Connection>> {
-    let mut properties = connack_properties(broker, &connect);
+    let (config, auth) = (broker.config.load_full(), broker.auth.load_full());
+    let mut properties = connack_properties(&config, &connect);
     let (version, clean_start) = (connect.version, connect.clean_start);
     let keep_alive_s = properties.server_keep_alive_s.unwrap_or(connect.keep_alive_s);
     let wants_reasons = connect.properties.request_problem_information.unwrap_or(true);
@@ -291,13 +292,14 @@ async fn open(
         (connect.client_id.is_empty(), connect.properties.request_response_information == Some(true));
     let Admitted { granted, proof } = admitted;
     let (expires, method) = (granted.expires, connect.properties.auth_method.clone());
-    let claimed = claim_of(broker, connect, granted).and_then(|mut claim| match broker.take_up(&mut claim) {
-        Ok(connection) => Ok((claim, connection)),
-        Err(text) => {
-            let (code, packet_bytes_max) = (ReasonCode::QuotaExceeded, claim.packet_bytes_max);
-            Err(Refusal { client: Some((*claim.name).into()), version, code, text, packet_bytes_max })
-        }
-    });
+    let claimed =
+        claim_of((broker, &config), connect, granted).and_then(|mut claim| match broker.take_up(&mut claim) {
+            Ok(connection) => Ok((claim, connection)),
+            Err(text) => {
+                let (code, packet_bytes_max) = (ReasonCode::QuotaExceeded, claim.packet_bytes_max);
+                Err(Refusal { client: Some((*claim.name).into()), version, code, text, packet_bytes_max })
+            }
+        });
     let (claim, held) = match claimed {
         Ok((claim, connection)) => (claim, Holdings::new(arrival, connection, place)),
         Err(refusal) => {
@@ -324,21 +326,16 @@ async fn open(
             return None;
         }
     };
-    let connection = Connection::new(broker, attached, stream, peer, decoder, input, version, keep_alive_s);
+    let connection = Connection::new((broker, config), attached, stream, peer, decoder, input, version, keep_alive_s);
     let mut connection = Box::new(connection);
     (connection.session_expiry_s, connection.packet_bytes_max) = (granted, packet_bytes_max);
     connection.wants_reasons = wants_reasons;
     connection.expires = expires.map(|at| Box::pin(tokio::time::sleep_until(at.into())));
     connection.held = held;
     connection.limit_rates(limits.as_deref());
-    if connection.attached.unreadable {
-        connection.turn_away("what is owed to the session cannot be read").await;
-        return None;
-    }
-    if let Some(position) = connection.attached.position
-        && broker.store_mark.clone().passed(position).await.is_err()
-    {
-        connection.turn_away("the broker's store has failed").await;
+    let session = (connection.attached.unreadable, connection.attached.position);
+    if let Some(why) = obstacle(broker, &auth, session).await {
+        connection.turn_away(why).await;
         return None;
     }
     connection.note_proof(method, proof, &mut properties);
@@ -350,13 +347,29 @@ async fn open(
     Some(connection)
 }
 
+/// Why a client that has its session cannot be served all the same.
+async fn obstacle(
+    broker: &Broker,
+    auth: &Arc<Authenticator>,
+    (unreadable, position): (bool, Option<u64>),
+) -> Option<&'static str> {
+    // Who was let in by rules that are not those any more comes again.
+    if !Arc::ptr_eq(auth, &broker.auth.load()) {
+        return Some("logins and rules have changed meanwhile");
+    }
+    if unreadable {
+        return Some("what is owed to the session cannot be read");
+    }
+    let has_failed = broker.store_mark.clone().passed(position?).await.is_err();
+    has_failed.then_some("the broker's store has failed")
+}
+
 /// A topic below which a client may ask for responses: its own, where its name can stand in a topic.
 fn response_information(client: &str) -> Option<Box<str>> {
     (!client.contains(['+', '#', '/'])).then(|| format!("response/{client}").into())
 }
 
-fn connack_properties(broker: &Broker, connect: &Connect) -> ConnackProperties {
-    let config = &broker.config;
+fn connack_properties(config: &Config, connect: &Connect) -> ConnackProperties {
     let most = config.keep_alive_max.map(|most| u16::try_from(most.as_secs()).unwrap_or(u16::MAX));
     let asked = connect.keep_alive_s;
     ConnackProperties {
@@ -382,7 +395,7 @@ fn check_will(
             format!("the will's topic: a topic has at most {LEVELS_MAX} levels"),
         ));
     }
-    let is_allowed = broker.auth.rights(granted, client).is_none_or(|rights| rights.may_publish(&will.topic));
+    let is_allowed = broker.auth.load().rights(granted, client).is_none_or(|rights| rights.may_publish(&will.topic));
     if will.topic.is_own() || !is_allowed {
         broker.board.refused("not_allowed");
         let text = "this client may not publish to the topic of its will".to_owned();
@@ -391,7 +404,7 @@ fn check_will(
     Ok(will)
 }
 
-fn claim_of(broker: &Broker, connect: Connect, granted: Granted) -> Result<Claim, Refusal> {
+fn claim_of((broker, config): (&Broker, &Config), connect: Connect, granted: Granted) -> Result<Claim, Refusal> {
     let (version, packet_bytes_max) = (connect.version, packet_bytes_max(&connect));
     let name: Arc<str> = if connect.client_id.is_empty() {
         format!("tg-{:016x}", rand::random::<u64>()).into()
@@ -404,7 +417,7 @@ fn claim_of(broker: &Broker, connect: Connect, granted: Granted) -> Result<Claim
         Version::V31 | Version::V311 if connect.clean_start => 0,
         Version::V31 | Version::V311 => u32::MAX,
     };
-    let expiry_s = granted_expiry_s(&broker.config, asked);
+    let expiry_s = granted_expiry_s(config, asked);
     let will_delay_s = connect.will.as_ref().and_then(|will| will.properties.delay_s).unwrap_or(0);
     let now = broker.clock.moment();
     let will = connect.will.map(|will| convert::will_message(will, &name, user.as_ref(), now)).transpose();
@@ -418,7 +431,7 @@ fn claim_of(broker: &Broker, connect: Connect, granted: Granted) -> Result<Claim
         clean_start: connect.clean_start,
         granted: Arc::new(granted),
         terms: Terms { version, kept: expiry_s > 0, expiry_s, user, will: will.map(Arc::new), will_delay_s },
-        window: usize::from(peer_window.min(broker.config.in_flight)),
+        window: usize::from(peer_window.min(config.in_flight)),
         packet_bytes_max,
         alias_max: connect.properties.topic_alias_maximum.unwrap_or(0),
         limits: None,
@@ -444,7 +457,7 @@ impl Connection {
 
     #[expect(clippy::too_many_arguments, reason = "the parts of a connection, joined here once")]
     fn new(
-        broker: &Arc<Broker>,
+        (broker, config): (&Arc<Broker>, Arc<Config>),
         attached: Attached,
         stream: Stream,
         peer: Peer,
@@ -460,6 +473,7 @@ impl Connection {
         drop(state);
         Self {
             broker: Arc::clone(broker),
+            config,
             attached,
             user,
             version,

@@ -36,7 +36,6 @@ use self::publish::{Offer, Offered, Pending};
 pub(super) use self::subscribe::FILTERS_MAX;
 use self::subscribe::{Subscribing, TURN_STEPS, Wish};
 use self::throttle::Throttle;
-use super::Broker;
 use super::client::Tail;
 use super::ended::{What, Whom};
 use super::limits::usage::Arrival;
@@ -45,6 +44,7 @@ use super::registry::{Attached, Ending};
 use super::session::Acks;
 use super::store::{Op, Page};
 use super::transport::{Admitted, Carrier, Entrance, Peer, Refused, Socket, Stream, hang_up};
+use super::{Broker, Config};
 use crate::hub::Watcher;
 use crate::telemetry::board::BrokerBoard;
 use crate::topic::TopicName;
@@ -135,6 +135,8 @@ type Aliases = HashMap<u16, TopicName>;
 /// See the module.
 struct Connection {
     broker: Arc<Broker>,
+    /// As it was at CONNECT: what the client was told of it holds for as long as it is connected.
+    config: Arc<Config>,
     attached: Attached,
     version: Version,
     stream: Stream,
@@ -226,7 +228,7 @@ async fn begin(
     stop: CancellationToken,
 ) -> Option<Box<Connection>> {
     // Of all handshakes together.
-    let deadline = tokio::time::Instant::now() + broker.config.connect_timeout;
+    let deadline = tokio::time::Instant::now() + broker.config.load().connect_timeout;
     if let Err(error) = socket.prepare() {
         tracing::debug!(%error, "a socket's options cannot be set");
     }
@@ -441,7 +443,7 @@ impl Connection {
         self.is_reading
             && self.subscribing.is_none()
             && !self.throttle.as_ref().is_some_and(|throttle| throttle.is_paused())
-            && self.publishes.len() < usize::from(self.broker.config.receive_maximum)
+            && self.publishes.len() < usize::from(self.config.receive_maximum)
             && self.pending.has_room()
             && self.others.len() < OTHERS_MAX
             && self.others_bytes < OTHERS_BYTES_MAX
@@ -512,7 +514,7 @@ impl Connection {
             if self.session_expiry_s == 0 && expiry_s != 0 {
                 return End::Told(ReasonCode::ProtocolError, "a session that ends with its connection stays so".into());
             }
-            let granted = handshake::granted_expiry_s(&self.broker.config, expiry_s);
+            let granted = handshake::granted_expiry_s(&self.config, expiry_s);
             let mut state = self.attached.client.lock();
             state.terms.expiry_s = granted;
             state.terms.kept = granted > 0;
@@ -647,12 +649,12 @@ impl Connection {
             }
             let is_done = self.pending.is_empty() && self.offer.is_none() && self.publishes.is_empty();
             if is_done && self.subscribing.is_none() && self.others.is_empty() {
-                return End::Told(ReasonCode::ServerShuttingDown, "the gateway is stopping".into());
+                return self.broker.farewell();
             }
             let event = tokio::select! {
                 event = self.next_event() => event,
                 () = &mut deadline => {
-                    return End::Told(ReasonCode::ServerShuttingDown, "the gateway is stopping".into());
+                    return self.broker.farewell();
                 }
             };
             if let Err(end) = self.apply(event) {
@@ -703,7 +705,7 @@ impl Connection {
         };
         if self.version.is_v5() {
             let reason = Some(text.into_boxed_str()).filter(|text| !text.is_empty());
-            let elsewhere = self.broker.config.server_reference.clone();
+            let elsewhere = self.broker.config.load().server_reference.clone();
             let (code, server_reference) = match elsewhere.filter(|_| code == ReasonCode::ServerShuttingDown) {
                 Some(elsewhere) => (ReasonCode::UseAnotherServer, Some(elsewhere)),
                 None => (code, None),

@@ -203,7 +203,7 @@ impl Connection {
     fn begin_exchange(&self, id: u16) -> Result<Arrived, End> {
         let mut state = self.attached.client.lock();
         let arrived = state.inbound.handle_publish(id);
-        let most = usize::from(self.broker.config.receive_maximum);
+        let most = usize::from(self.config.receive_maximum);
         if arrived == Arrived::New && self.version.is_v5() && state.inbound.len() > most {
             state.inbound.handle_end(id);
             let words = format!("{most} QoS 2 messages may be open at a time");

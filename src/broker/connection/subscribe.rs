@@ -246,8 +246,8 @@ impl Connection {
     /// What a filter asks for, or why it is refused.
     fn wanted(&self, filter: &str) -> Result<Wanted, Refusal> {
         let wanted = Wanted::parse(filter).map_err(|error| (ReasonCode::TopicFilterInvalid, error.to_string()))?;
-        let denied = &self.broker.config.deny_subscribe;
-        if denied.iter().any(|denied| denied.covers(wanted.filter())) {
+        let config = self.broker.config.load();
+        if config.deny_subscribe.iter().any(|denied| denied.covers(wanted.filter())) {
             return Err((ReasonCode::UnspecifiedError, "it is not to be had".to_owned()));
         }
         let state = self.attached.client.lock();

@@ -55,6 +55,12 @@ impl Shared {
             let bound = bind_admin(config.admin).await;
             Some(bound.map_err(|error| Trouble { code: error.exit_code(), text: told(&error) })?)
         };
+        let broker = if config.broker == running.config.broker {
+            None
+        } else {
+            let prepared = self.broker.prepare(config.broker.clone()).await.map_err(BuildError::Listener);
+            Some(prepared.map_err(|error| Trouble { code: error.exit_code(), text: told(&error) })?)
+        };
         let ended = self.end(running, &parts, &steps).await;
         let (links, orphans) = match self.exchange(&parts, &steps).await {
             Ok(next) => next,
@@ -72,6 +78,10 @@ impl Shared {
         });
         let table = (running.config.routes != config.routes).then(|| Table::new(config.routes.clone()));
         self.publish(next, table);
+        if let Some(prepared) = broker {
+            self.broker.change(prepared).await;
+            self.parts.store(Arc::new(Parts { listeners: self.broker.listening(), ..self.parts().as_it_is() }));
+        }
         let begin = steps.links.iter().map(|step| (step.config.id.clone(), step.does.sink, step.does.source));
         self.begin(running, &begin.collect::<Vec<_>>());
         self.go_on_with_replays(ended.replays, |id| steps.new_name(id).cloned());

@@ -194,7 +194,7 @@ fn needs_restart(old: &Config, new: &Config) -> Option<String> {
     if old.data_dir != new.data_dir {
         return Some(told("data_dir", old.data_dir.display().to_string(), new.data_dir.display().to_string()));
     }
-    (old.broker != new.broker).then(|| "`broker` is another: that needs a restart; nothing was changed".to_owned())
+    None
 }
 
 /// What is another by its values, however it is written.
