@@ -57,6 +57,7 @@ const PURE: &[&str] = &[
     "broker/index",
     "broker/auth/acl",
     "broker/auth/acl_file",
+    "hub/copies/seen",
     "links/active",
     "topic",
     "message",

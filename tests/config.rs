@@ -249,6 +249,7 @@ fn every_key_arrives_where_it_belongs() {
     assert_eq!(active("hq").as_deref(), Some("22:00-06:00, sat,sun, mon-fri 12:00-13:30 UTC"));
     assert_eq!((active("cloud").as_deref(), active("lake")), (Some("fri 22:00-06:00"), None));
     assert_eq!(link(&config, "lake").rate, None);
+    assert!(link(&config, "hq").takes_copies && !link(&config, "lake").takes_copies);
 
     let Kind::Kafka(lake) = &link(&config, "lake").kind else { panic!() };
     assert_eq!(lake.options.get("sasl.password").map(String::as_str), Some("hunter2"));

@@ -13,7 +13,7 @@ use crate::wire::{Publish, Will};
 
 /// Where clients' messages come from.
 pub(super) fn source() -> Source {
-    Source { from: Endpoint::Broker, channel: None }
+    Source { from: Endpoint::Broker, channel: None, takes_copies: false }
 }
 
 /// Below this a payload is copied: it would keep a whole read in memory, and copying it costs less than the allocation.

@@ -14,7 +14,7 @@ use super::client::{AtMostOnce, Client, Delivery, Encoded, PushTerms, State};
 use super::store::{Op, Unit, encode_body};
 use super::topics::Match;
 use crate::clock::Moment;
-use crate::hub::{Local, LocalDelivery, Stored};
+use crate::hub::{KeptChanges, Local, LocalDelivery, Stored};
 use crate::message::{Message, Qos};
 use crate::telemetry::limited::Limited;
 use crate::telemetry::shown::Shown;
@@ -40,6 +40,17 @@ impl Local for Broker {
         self.board.sent.fetch_add(round.sent, Ordering::Relaxed);
         self.board.publish_bytes_out.fetch_add(round.sent_bytes, Ordering::Relaxed);
         positions
+    }
+
+    fn keep_copies(&self, changes: KeptChanges) -> bool {
+        let (is_kept, _) = self.store.stage(|unit| {
+            let has_room = unit.has_room();
+            if has_room {
+                unit.push(Op::Copies(Box::new(changes)));
+            }
+            has_room
+        });
+        is_kept
     }
 }
 

@@ -148,7 +148,8 @@ impl Broker {
         board: Arc<BrokerBoard>,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, StoreError> {
-        let (store, loaded) = Store::open(dir)?;
+        let (store, mut loaded) = Store::open(dir)?;
+        hub.restore_copies(std::mem::take(&mut loaded.copies));
         let broker = Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             auth: ArcSwap::from_pointee(Authenticator::open(

@@ -162,6 +162,7 @@ pub(super) const LINK: Keys = Keys {
         "drain",
         "rate",
         "active",
+        "copies",
         "renamed_from",
     ],
     planned: &["dead_letters", "amqp10", "nats"],

@@ -75,7 +75,7 @@ impl Routes {
             from.unwrap_or("broker").split_once('/').map_or((from, None), |(a, b)| (Some(a), Some(b)));
         let name = name.unwrap_or("broker");
         if name == "broker" {
-            return Ok(Source { from: Endpoint::Broker, channel: None });
+            return Ok(Source { from: Endpoint::Broker, channel: None, takes_copies: false });
         }
         let Some(link) = self.config.links.iter().find(|link| link.id.as_str() == name) else {
             let known: Vec<_> = self.config.links.iter().map(|link| link.id.as_str()).chain(["broker"]).collect();
@@ -95,6 +95,6 @@ impl Routes {
                 }
             },
         };
-        Ok(Source { from: Endpoint::Link(LinkId::new(name)), channel })
+        Ok(Source { from: Endpoint::Link(LinkId::new(name)), channel, takes_copies: false })
     }
 }

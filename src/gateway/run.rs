@@ -24,7 +24,7 @@ const STAGE_LIMIT: Duration = Duration::from_secs(10);
 /// How long a reload that is under way may take to end: it waits for halves of links to end.
 const RELOAD_LIMIT: Duration = Duration::from_secs(20);
 
-/// How often a reading is taken of what each link has moved, for its rate.
+/// How often a reading is taken of what each link has moved, for its rate; and how much a kill forgets of what is a copy (R12).
 const RATE_EVERY: Duration = Duration::from_secs(1);
 
 /// Why a gateway ended by itself.
@@ -127,7 +127,7 @@ impl Shared {
     }
 }
 
-/// A rate that is only looked at now and then is still that of the last seconds.
+/// A rate that is only looked at now and then is still that of the last seconds. What has come of other gateways is kept as often.
 async fn sample_rates(shared: Arc<Shared>, stop: CancellationToken) {
     let mut beat = tokio::time::interval(RATE_EVERY);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -136,6 +136,7 @@ async fn sample_rates(shared: Arc<Shared>, stop: CancellationToken) {
         let parts = shared.parts();
         let halves = parts.links.iter().flat_map(|link| [&link.sink, &link.source]);
         halves.flatten().for_each(|half| half.sample(now));
+        shared.hub.keep_copies();
     }
 }
 
@@ -173,6 +174,7 @@ async fn stop(shared: &Shared) {
     for lanes in parts.orphans.iter().filter_map(|orphan| orphan.lanes.as_ref().ok()) {
         lanes.close().await;
     }
+    shared.hub.keep_copies();
     shared.broker.close().await;
     finish("admin", &shared.crews.admin).await;
     tracing::info!("stopped");

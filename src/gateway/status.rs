@@ -33,6 +33,7 @@ impl admin::Control for Shared {
             broker: self.broker_status(&parts),
             admin: parts.admin.map(|address| address.to_string()),
             loops_stopped: self.hub.loops_stopped(),
+            copies_dropped: self.hub.copies_dropped(),
             unrouted: self.hub.unrouted(),
             routes: self.route_status(),
             reload: self.reloads.lock().clone(),

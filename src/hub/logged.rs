@@ -7,7 +7,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{Hub, Mark};
 use crate::buffer::{Lane, Offset};
-use crate::message::{Envelope, MessageId};
+use crate::message::{Envelope, Message, MessageId, headers};
 use crate::router::LinkId;
 
 /// Records and bytes that are read at a time.
@@ -47,16 +47,19 @@ impl Tails {
 
 /// What [`Hub::find`] found.
 #[derive(Clone, Debug, Default)]
-pub struct Logged(FxHashMap<(LinkId, MessageId, u16), (Mark, Offset)>);
+pub struct Logged(FxHashMap<Key, (Mark, Offset)>);
+
+/// A record: its link, and which one it is of which part of which message.
+type Key = (LinkId, MessageId, Box<str>, u16);
 
 impl Logged {
     /// The record of a message in a link's log: what becomes durable when.
-    pub(super) fn of(&self, link: &LinkId, id: &MessageId, ordinal: u16) -> Option<(Mark, Offset)> {
+    pub(super) fn of(&self, link: &LinkId, message: &Message, ordinal: u16) -> Option<(Mark, Offset)> {
         // Nothing was found as a rule.
         if self.0.is_empty() {
             return None;
         }
-        self.0.get(&(link.clone(), id.clone(), ordinal)).cloned()
+        self.0.get(&(link.clone(), message.id.clone(), headers::part(message).into(), ordinal)).cloned()
     }
 }
 
@@ -87,7 +90,8 @@ impl Hub {
                 for record in records {
                     let Ok(envelope) = Envelope::decode(record.body) else { continue };
                     if ids.contains(&envelope.message.id) {
-                        let key = (link.clone(), envelope.message.id, envelope.ordinal);
+                        let part = headers::part(&envelope.message).into();
+                        let key = (link.clone(), envelope.message.id, part, envelope.ordinal);
                         logged.0.insert(key, (buffer.mark(), record.offset));
                     }
                 }

@@ -4,7 +4,7 @@
 //! One offer goes through these steps, in this order (R5, R18):
 //!
 //! 1. **Stamp**: id, event time, origin; the stamps of earlier gateways are taken over. What has passed this site
-//!    already is a loop and ends here, counted (R12).
+//!    already is a loop and ends here, counted (R12). So does a copy of what has come before ([`copies`]).
 //! 2. **Plan** ([`plan`]): which local topics, which links; pure.
 //! 3. **Admit**: every target's buffer is asked for room before anything is done. A refused publication leaves no
 //!    trace anywhere.
@@ -19,6 +19,7 @@
 //! Invariants: the hub does no I/O, holds no lock across an `.await`, starts no task and knows no protocol.
 
 mod answers;
+mod copies;
 mod explain;
 mod logged;
 mod plan;
@@ -28,6 +29,7 @@ mod tests;
 
 pub use crate::buffer::{Mark, MarkSender, Rejected, Watcher};
 pub use answers::{Answer, Answers};
+pub use copies::{KeptChanges, KeptPage, OriginKey};
 pub use explain::{Arrived, Explanation, Output, Question, Said, Step, WrongMessage, explain};
 pub use logged::{Logged, Tails};
 pub use receipt::Receipt;
@@ -45,6 +47,7 @@ use smallvec::SmallVec;
 use tokio::sync::watch;
 
 use self::answers::Given;
+use self::copies::{Arrival, Claim, Copies};
 use self::plan::{BadTopic, LinkTarget, LocalTarget, Plan};
 use crate::buffer::{Admission, Buffer, Lane, Lanes, Permit, Refused};
 use crate::clock::{Clock, Moment, WallMs};
@@ -89,6 +92,8 @@ pub struct Source {
     pub from: Endpoint,
     /// The RabbitMQ queue or Kafka topic.
     pub channel: Option<Arc<str>>,
+    /// What it brings is taken also where it has come before (R12).
+    pub takes_copies: bool,
 }
 
 /// One message for the built-in broker's subscribers.
@@ -112,6 +117,9 @@ pub trait Local: Send + Sync {
     /// Delivers to subscribers, stores what kept sessions and the retained store are owed. Does not wait: one answer for
     /// each delivery. Deliveries come in order.
     fn deliver(&self, batch: &[LocalDelivery<'_>]) -> Vec<Stored>;
+
+    /// Keeps what is known of copies (R12), soon, and answers whether it will. Does not wait.
+    fn keep_copies(&self, changes: KeptChanges) -> bool;
 }
 
 /// What a delivery needed of the broker's store.
@@ -163,6 +171,7 @@ pub struct Hub {
     /// Counts the changes of `targets`.
     changes: watch::Sender<u64>,
     local: OnceLock<Arc<dyn Local>>,
+    copies: Arc<Copies>,
     stopping: AtomicBool,
     loops_stopped: AtomicU64,
     unrouted: AtomicU64,
@@ -196,6 +205,8 @@ struct Admitted {
     packet_id: Option<u16>,
     locals: Locals,
     appends: Vec<Append>,
+    /// Where others may bring the same.
+    claim: Option<Claim>,
 }
 
 /// One record to be appended.
@@ -223,11 +234,29 @@ impl Hub {
             }),
             changes: watch::Sender::new(0),
             local: OnceLock::new(),
+            copies: Arc::default(),
             stopping: AtomicBool::new(false),
             loops_stopped: AtomicU64::new(0),
             unrouted: AtomicU64::new(0),
             bad_topics: AtomicU64::new(0),
         }
+    }
+
+    /// Knows what the store kept of messages that have come (R12). Before the first offer.
+    pub fn restore_copies(&self, kept: Vec<KeptPage>) {
+        self.copies.restore(kept);
+    }
+
+    /// Has the broker's store keep what has changed of it.
+    pub fn keep_copies(&self) {
+        let local = self.local.get();
+        self.copies.keep(|changes| local.is_some_and(|local| local.keep_copies(changes)));
+    }
+
+    /// How many copies of messages that had come already were dropped (R12).
+    #[must_use]
+    pub fn copies_dropped(&self) -> u64 {
+        self.copies.dropped()
     }
 
     /// Makes the built-in broker an outlet. Once, before the first offer; a second call changes nothing.
@@ -318,9 +347,16 @@ impl Hub {
                 given.give(slot, Ok(Receipt::default()));
                 continue;
             }
+            let claim = match self.first_of_its_kind(source, &message, &mut ready, &mut given).await {
+                Ok(claim) => claim,
+                Err(firsts) => {
+                    given.give(slot, Ok(firsts));
+                    continue;
+                }
+            };
             match self.place(source, &message, &mut ready, &mut given).await {
                 Ok((locals, appends)) => {
-                    ready.push(Admitted { slot, message, client_id, packet_id, locals, appends });
+                    ready.push(Admitted { slot, message, client_id, packet_id, locals, appends, claim });
                 }
                 Err(refused) => given.give(slot, Err(refused)),
             }
@@ -363,13 +399,13 @@ impl Hub {
     /// ended (R18). It keeps its id, so that a copy in a log is known as one. The one answer is in `answers`.
     /// What `logged` says is in a log already is not appended there again.
     pub async fn resume(&self, message: Message, logged: &Logged, answers: &Answers) {
-        let source = Source { from: Endpoint::Broker, channel: None };
+        let source = Source { from: Endpoint::Broker, channel: None, takes_copies: false };
         let (mut given, mut dropped) = (Given::new(answers, 1), Vec::new());
         let answer = loop {
             let targets = self.targets.load_full();
             let mut plan = plan::plan(&targets.table, &source, &message);
             let mut receipt = Receipt::default();
-            plan.links.retain(|target| match logged.of(&target.link, &message.id, target.ordinal) {
+            plan.links.retain(|target| match logged.of(&target.link, &message, target.ordinal) {
                 Some((mark, offset)) => {
                     receipt.add(mark, offset.0);
                     false
@@ -424,6 +460,36 @@ impl Hub {
             }
         }
         looped
+    }
+
+    /// R12: of what other gateways stamped only the first of its kind goes on; a copy has that one's receipt. A replay is no copy. Where
+    /// the first one still waits for its answer, what was admitted before is accepted first: it may be what that one waits for.
+    async fn first_of_its_kind(
+        &self,
+        source: &Source,
+        message: &Message,
+        ready: &mut Vec<Admitted>,
+        given: &mut Given<'_>,
+    ) -> Result<Option<Claim>, Receipt> {
+        let is_other = !self.ids.is_mine(&message.id) && headers::replay(message).is_none();
+        if source.takes_copies || !is_other || !Copies::can_tell(message) {
+            return Ok(None);
+        }
+        let mut has_waited = false;
+        loop {
+            let mut decided = std::pin::pin!(self.copies.decided());
+            decided.as_mut().enable();
+            match self.copies.arrive(message) {
+                Arrival::First(claim) => return Ok(Some(claim)),
+                Arrival::Copy(firsts) => return Err(firsts),
+                Arrival::Undecided if has_waited => decided.await,
+                Arrival::Undecided => {
+                    has_waited = true;
+                    self.accept(ready, given).await;
+                    given.show();
+                }
+            }
+        }
     }
 
     /// A message that no route takes is gone once its origin has its acknowledgement: counted, and said.
@@ -517,7 +583,7 @@ impl Hub {
     async fn accept(&self, ready: &mut Vec<Admitted>, given: &mut Given<'_>) {
         let accepted = std::mem::take(ready);
         let mut stored = self.deliver(&accepted).into_iter();
-        for Admitted { slot, message, packet_id, locals, appends, .. } in accepted {
+        for Admitted { slot, message, packet_id, locals, appends, claim, .. } in accepted {
             let mut receipt = Receipt::default();
             let mut refused = None;
             for stored in stored.by_ref().take(locals.len()) {
@@ -550,6 +616,9 @@ impl Hub {
                 continue;
             }
             append(appends, &mut receipt);
+            if let Some(claim) = claim {
+                claim.accepted(receipt.clone());
+            }
             given.give(slot, Ok(receipt));
         }
     }

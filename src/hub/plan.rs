@@ -293,7 +293,7 @@ mod tests {
 
     fn ask(table: &Table, from: &str, topic: &str) -> (Vec<String>, Vec<String>) {
         let from = Endpoint::of_address(&format!("{from}/x")).unwrap();
-        let plan = plan(table, &Source { from, channel: None }, &message(topic, b""));
+        let plan = plan(table, &Source { from, channel: None, takes_copies: false }, &message(topic, b""));
         let links = plan.links.iter().map(|to| format!("{}/{}.{}", to.link, to.destination, to.ordinal));
         (plan.locals.iter().map(|local| local.topic.to_string()).collect(), links.collect())
     }
@@ -326,7 +326,7 @@ mod tests {
         let table =
             table(&[("hq/#", &["broker/{topic}", "broker/up/{rest}", "lake/t"]), ("hq/$SYS/#", &["broker/{topic}"])]);
         let bad = |topic: &str| {
-            let source = Source { from: Endpoint::Link(LinkId::new("hq")), channel: None };
+            let source = Source { from: Endpoint::Link(LinkId::new("hq")), channel: None, takes_copies: false };
             let plan = plan(&table, &source, &message(topic, b""));
             let bad: Vec<_> = plan.bad_topics.iter().map(|bad| bad.why).collect();
             (plan.locals.len(), plan.links.len(), bad)
@@ -357,7 +357,7 @@ mod tests {
             route("on", "broker/text", &["hq/{payload}"], Change { retain: Some(true), ..Change::default() }),
         ]);
         let told = |payload: &'static [u8]| {
-            let source = Source { from: Endpoint::Broker, channel: None };
+            let source = Source { from: Endpoint::Broker, channel: None, takes_copies: false };
             let plan = plan(&table, &source, &message("a", payload));
             let payload = |made: &Option<Arc<Message>>| {
                 made.as_ref().map(|made| (String::from_utf8(made.payload.to_vec()).unwrap(), made.retain))

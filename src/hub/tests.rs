@@ -47,6 +47,10 @@ impl Local for Scripted {
             })
             .collect()
     }
+
+    fn keep_copies(&self, _changes: KeptChanges) -> bool {
+        true
+    }
 }
 
 struct Bench {
@@ -101,7 +105,7 @@ fn publication(topic: &str, payload: &'static [u8]) -> Publication {
 }
 
 fn from_broker() -> Source {
-    Source { from: Endpoint::Broker, channel: None }
+    Source { from: Endpoint::Broker, channel: None, takes_copies: false }
 }
 
 async fn records(buffer: &Buffer, count: usize) -> Vec<Envelope> {
@@ -233,7 +237,7 @@ async fn r04_what_the_store_has_no_room_for_is_told_so_and_reaches_no_log_but_at
 #[tokio::test]
 async fn a_source_s_message_without_a_route_is_counted_and_a_client_s_is_not() {
     let bench = bench(&[("hq/cmd/#", "broker/cmd/{rest}")], &[], false);
-    let hq = Source { from: Endpoint::Link(LinkId::new("hq")), channel: None };
+    let hq = Source { from: Endpoint::Link(LinkId::new("hq")), channel: None, takes_copies: false };
     let answers = bench.hub.offer(&hq, vec![publication("cmd/a", b""), publication("else", b"")]).await;
     assert!(answers.iter().all(|answer| answer.as_ref().unwrap().decided() == Some(Ok(()))));
     bench.hub.offer(&from_broker(), vec![publication("else", b"")]).await.remove(0).unwrap().settled().await.unwrap();
@@ -400,4 +404,93 @@ async fn a_seal_returns_when_what_had_room_has_come() {
     seal.await;
     bench.buffers[0].close().await;
     receipt.settled().await.unwrap();
+}
+
+/// As another gateway's message comes, by one way or another.
+fn of_a_gateway(counter: u64, path: &str) -> Publication {
+    let mut publication = publication("a", b"1");
+    let id = format!("ship-00000000000000ab-{counter}");
+    publication.properties.user = vec![(headers::ID.into(), id.into()), (headers::PATH.into(), path.into())];
+    publication
+}
+
+#[tokio::test]
+async fn r12_what_comes_by_two_ways_is_taken_once_and_both_are_acknowledged() {
+    let bench = bench(&[("broker/#", "lake/t"), ("hq/#", "lake/t")], &[("lake", WhenFull::DropOldest, BIG)], true);
+    let hq = Source { from: Endpoint::Link(LinkId::new("hq")), channel: None, takes_copies: false };
+    let batch = vec![of_a_gateway(1, "ship"), of_a_gateway(1, "ship,shore"), of_a_gateway(2, "ship")];
+    let mut answers = bench.hub.offer(&from_broker(), batch).await;
+    let mut again = bench.hub.offer(&hq, vec![of_a_gateway(2, "ship,shore"), of_a_gateway(1, "ship,dock")]).await;
+    answers.append(&mut again);
+    records(&bench.buffers[0], 2).await;
+    let decided = |answers: &[Answer]| answers.iter().all(|answer| answer.as_ref().unwrap().decided() == Some(Ok(())));
+    assert!(answers.iter().all(|answer| answer.as_ref().unwrap().decided().is_none()), "the store has not committed");
+    bench.local.store.advance(2);
+    assert!(decided(&answers));
+    assert_eq!((bench.hub.copies_dropped(), bench.buffers[0].stats().ledger.accepted), (3, 2));
+    assert_eq!(*bench.local.delivered.lock(), ["a", "a"]);
+    let mut replay = of_a_gateway(1, "ship");
+    replay.properties.user.push((headers::REPLAY.into(), "r1".into()));
+    assert!(bench.hub.offer(&from_broker(), vec![replay]).await.remove(0).is_ok());
+    assert_eq!((bench.hub.copies_dropped(), bench.buffers[0].stats().next.0), (3, 3), "a replay is no copy");
+}
+
+#[tokio::test]
+async fn r12_a_copy_of_one_that_is_refused_is_taken_in_its_place() {
+    let bench = bench(&[("broker/#", "lake/t")], &[("lake", WhenFull::DropOldest, BIG)], false);
+    bench.local.no_room.store(true, Ordering::Relaxed);
+    let answers = bench.hub.offer(&from_broker(), vec![of_a_gateway(1, "ship"), of_a_gateway(1, "ship,shore")]).await;
+    assert!(answers.iter().all(Result::is_err), "{answers:?}");
+    bench.local.no_room.store(false, Ordering::Relaxed);
+    bench
+        .hub
+        .offer(&from_broker(), vec![of_a_gateway(1, "ship,shore")])
+        .await
+        .remove(0)
+        .unwrap()
+        .settled()
+        .await
+        .unwrap();
+    assert_eq!((bench.hub.copies_dropped(), bench.buffers[0].stats().ledger.accepted), (0, 1));
+}
+
+#[tokio::test]
+async fn r12_a_copy_waits_for_the_answer_to_the_first_and_goes_on_when_that_is_given_up() {
+    let bench = bench(&[("broker/#", "tight/t")], &[("tight", WhenFull::Block, 1 << 20)], false);
+    let payload: &'static [u8] = Box::leak(vec![7; 60_000].into_boxed_slice());
+    let large = |counter| Publication { payload: Bytes::from_static(payload), ..of_a_gateway(counter, "ship") };
+    let source = from_broker();
+    let mut counter = 0;
+    let mut first = loop {
+        counter += 1;
+        let mut offer = Box::pin(bench.hub.offer(&source, vec![large(counter)]));
+        if offer.as_mut().now_or_never().is_none() {
+            break offer;
+        }
+        assert!(counter < 1_000, "a megabyte never fills");
+    };
+    // The copy, with another before it that it must not hold back.
+    let answers = Answers::default();
+    let mut second =
+        Box::pin(bench.hub.offer_each(&source, vec![of_a_gateway(5_000, "ship"), large(counter)], &answers));
+    assert!(second.as_mut().now_or_never().is_none() && first.as_mut().now_or_never().is_none());
+    assert_eq!(bench.hub.copies_dropped(), 0);
+    drop(first);
+    assert!(second.as_mut().now_or_never().is_none(), "now it is the first, and waits for room itself");
+    for offset in 0..counter {
+        bench.buffers[0].settle(crate::buffer::Offset(offset), crate::buffer::Outcome::Delivered);
+    }
+    second.await;
+    assert!(answers.take().iter().all(|(_, answer)| answer.is_ok()));
+    assert_eq!(bench.hub.copies_dropped(), 0);
+}
+
+#[tokio::test]
+async fn r12_where_copies_are_kept_each_is_taken() {
+    let bench = bench(&[("hq/#", "lake/t")], &[("lake", WhenFull::DropOldest, BIG)], false);
+    let hq = Source { from: Endpoint::Link(LinkId::new("hq")), channel: None, takes_copies: true };
+    for _ in 0..2 {
+        bench.hub.offer(&hq, vec![of_a_gateway(1, "ship")]).await.remove(0).unwrap().settled().await.unwrap();
+    }
+    assert_eq!((bench.hub.copies_dropped(), bench.buffers[0].stats().ledger.accepted), (0, 2));
 }

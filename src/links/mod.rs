@@ -50,6 +50,8 @@ pub struct Config {
     pub rate: Option<RateLimit>,
     /// When it is up; `None`: always.
     pub active: Option<Active>,
+    /// What it brings is taken also where it has come before, by this link or another way (R12).
+    pub takes_copies: bool,
     /// See [`Drain`].
     pub drain: Drain,
     /// Records in flight at most; `None`: the kind's default.

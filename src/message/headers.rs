@@ -45,10 +45,7 @@ pub struct Sending<'a> {
 #[must_use]
 pub fn stamps(envelope: &Envelope, here: &str, sending: Sending<'_>) -> Vec<(&'static str, String)> {
     let message = &envelope.message;
-    let id = match envelope.ordinal {
-        0 => message.id.to_string(),
-        ordinal => format!("{}.{ordinal}", message.id),
-    };
+    let id = format!("{}{}{}", message.id, part(message), own_part(envelope, here));
     let mut path = message.origin.path.iter().map(|site| &**site).collect::<Vec<_>>();
     path.push(here);
     let mut out = vec![(ID, id), (SEQ, sending.seq.to_owned()), (SITE, message.origin.site.to_string())];
@@ -71,6 +68,25 @@ pub fn stamps(envelope: &Envelope, here: &str, sending: Sending<'_>) -> Vec<(&'s
         out.push((REPLAY, id.to_owned()));
     }
     out
+}
+
+/// Which part of its message this is, where a route here makes several of one (R11): `.2`, behind the id. What another gateway makes of a
+/// message on its way names its site too (`.2@ship`), so that it is not taken for what the first one made.
+fn own_part(envelope: &Envelope, here: &str) -> String {
+    let is_first = envelope.message.origin.path.is_empty();
+    match envelope.ordinal {
+        0 => String::new(),
+        ordinal if is_first => format!(".{ordinal}"),
+        ordinal => format!(".{ordinal}@{here}"),
+    }
+}
+
+/// Which part of its message it was when it came: what stands behind the id in its [`ID`]; empty as a rule.
+#[must_use]
+pub fn part(message: &Message) -> &str {
+    let stamp = message.properties.user.iter().rev().find(|(name, _)| **name == *ID);
+    let split = stamp.and_then(|(_, id)| split_id(id)).filter(|(id, _)| *id == message.id);
+    split.map_or("", |(_, part)| part)
 }
 
 /// The replay that the message comes from, here or at an earlier gateway.
@@ -116,13 +132,17 @@ fn adopt_time(message: &mut Message, value: &str, unsync: bool) {
     }
 }
 
-/// An ordinal behind the id (`.2`) is the copy's own, not part of the id.
+/// A part behind the id (`.2`) is the copy's own, not of the id.
 fn adopt_id(message: &mut Message, value: &str) {
-    if let Ok(id) = value.parse::<MessageId>() {
-        message.id = id;
-    } else if let Some(Ok(id)) = value.rsplit_once('.').map(|(id, _)| id.parse::<MessageId>()) {
+    if let Some((id, _)) = split_id(value) {
         message.id = id;
     }
+}
+
+/// The id, and the part that stands behind it with its dot. A site may have dots too.
+fn split_id(text: &str) -> Option<(MessageId, &str)> {
+    let dots = text.match_indices('.').map(|(at, _)| at).chain([text.len()]);
+    dots.filter_map(|at| text.split_at_checked(at)).find_map(|(id, part)| Some((id.parse().ok()?, part)))
 }
 
 #[cfg(test)]
@@ -192,6 +212,31 @@ mod tests {
             adopt(&mut received);
             sent = received;
         }
+    }
+
+    #[test]
+    fn r11_parts_are_told_apart_over_any_number_of_hops() {
+        let hop = |message: &Message, ordinal, here: &str| {
+            let message = message.clone();
+            let envelope = Envelope { destination: "a".into(), key: None, ordinal, failure: None, message };
+            let mut received = super::super::tests_support::message("a", b"");
+            received.properties.user =
+                stamps(&envelope, here, LIVE).into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+            adopt(&mut received);
+            received
+        };
+        let mut sent = message("a", b"");
+        sent.id.site = "plant.7".into();
+        let part = |message: &Message| part(message).to_owned();
+        let (first, second) = (hop(&sent, 0, "plant.7"), hop(&sent, 1, "plant.7"));
+        assert_eq!([part(&sent), part(&first), part(&second)], ["", "", ".1"]);
+        assert_eq!((&first.id, &second.id), (&sent.id, &sent.id));
+        let (third, fourth) = (hop(&first, 1, "ship.2"), hop(&second, 1, "ship.2"));
+        assert_eq!([part(&third), part(&fourth)], [".1@ship.2", ".1.1@ship.2"]);
+        let fifth = hop(&fourth, 0, "shore");
+        assert_eq!((part(&fifth).as_str(), &fifth.id), (".1.1@ship.2", &sent.id));
+        sent.properties.user = vec![(ID.into(), "other-00000000000000ab-1.5".into())];
+        assert_eq!(part(&sent), "", "of another id");
     }
 
     #[test]

@@ -69,6 +69,12 @@ impl IdSource {
         MessageId { site: Arc::clone(&self.site), run: self.run, counter }
     }
 
+    /// Whether this run gave the id out.
+    #[must_use]
+    pub fn is_mine(&self, id: &MessageId) -> bool {
+        id.run == self.run && id.site == self.site
+    }
+
     /// The site of all these ids.
     #[must_use]
     pub fn site(&self) -> &Arc<str> {

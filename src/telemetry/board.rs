@@ -337,6 +337,9 @@ pub struct Status {
     pub admin: Option<String>,
     /// Messages that came back to this site and went no further (R12).
     pub loops_stopped: u64,
+    /// Messages of other gateways that had come already and were not taken again (R12).
+    #[serde(default)]
+    pub copies_dropped: u64,
     /// Messages of sources that matched no route and went nowhere.
     #[serde(default)]
     pub unrouted: u64,

@@ -89,6 +89,8 @@ impl Families<'_, '_> {
         self.gauge("tidegate_start_time_seconds", "When the process began, seconds since 1970", [(vec![], started)])?;
         let loops = [(vec![], status.loops_stopped)];
         self.counter("tidegate_loops_stopped", "Messages that came back to this site and went no further", loops)?;
+        let copies = [(vec![], status.copies_dropped)];
+        self.counter("tidegate_copies_dropped", "Messages of other gateways that had come already", copies)?;
         let unrouted = [(vec![], status.unrouted)];
         self.counter("tidegate_unrouted", "Messages of sources that matched no route and went nowhere", unrouted)?;
         self.routes(&status.routes)

@@ -30,6 +30,8 @@ mod kills;
 #[cfg(test)]
 mod life;
 #[cfg(test)]
+mod mesh;
+#[cfg(test)]
 mod mirror;
 #[cfg(test)]
 mod mistakes;

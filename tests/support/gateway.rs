@@ -45,6 +45,16 @@ impl Gateway {
         Self { port: 0, site, room, data, process: None, trace: None }.begin(rest).await
     }
 
+    /// The same on a port that others know already.
+    pub(crate) async fn start_site_on(site: &'static str, port: u16, rest: &str) -> Self {
+        let room = Room::new(site);
+        let data = room.file("data");
+        let mut gateway = Self { port, site, room, data, process: None, trace: None };
+        gateway.configure(rest);
+        gateway.start_again().await;
+        gateway
+    }
+
     /// The same under strace; with the file that has its calls. `None` where strace cannot be had or may not trace.
     pub(crate) async fn start_traced(rest: &str) -> Option<(Self, PathBuf)> {
         let room = Room::new("gw");

@@ -3,7 +3,8 @@
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::load::{SessionRow, SubscriptionRow};
-use super::{Op, OweOp, SessionId};
+use super::{Op, OweOp, SessionId, codec};
+use crate::hub::{KeptChanges, KeptPage, OriginKey};
 
 /// Applies all of `ops` or nothing.
 pub(super) fn commit(connection: &mut Connection, ops: &[Op]) -> rusqlite::Result<()> {
@@ -71,7 +72,26 @@ fn apply(transaction: &Transaction<'_>, op: &Op) -> rusqlite::Result<()> {
         Op::InboundGone(id, packet_id) => {
             run("DELETE FROM inbound WHERE session = ?1 AND packet_id = ?2", &[&number(id.0), packet_id])
         }
+        Op::Copies(changes) => copies(transaction, changes),
     }
+}
+
+fn copies(transaction: &Transaction<'_>, changes: &KeptChanges) -> rusqlite::Result<()> {
+    let sql = "DELETE FROM copies WHERE site = ?1 AND run = ?2 AND part = ?3";
+    for OriginKey { site, run, part } in &changes.forgotten {
+        transaction.prepare_cached(sql)?.execute(params![site, run_text(*run), part])?;
+    }
+    let sql = "INSERT OR REPLACE INTO copies (site, run, part, page, high, bits) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    for KeptPage { origin: OriginKey { site, run, part }, page, high, bits } in &changes.pages {
+        let bits = codec::seal(bits);
+        transaction.prepare_cached(sql)?.execute(params![site, run_text(*run), part, page, number(*high), &*bits])?;
+    }
+    Ok(())
+}
+
+/// It uses all of its 64 bits, for which SQLite's integers are too small.
+fn run_text(run: u64) -> String {
+    format!("{run:016x}")
 }
 
 fn session(transaction: &Transaction<'_>, row: &SessionRow) -> rusqlite::Result<()> {

@@ -12,12 +12,14 @@ pub(super) fn seal(content: &[u8]) -> Bytes {
     out.freeze()
 }
 
-/// Checks and reads a message; `None` for a damaged one.
-pub(super) fn open(body: &[u8]) -> Option<Message> {
+/// Checks and takes off the checksum; `None` where it is damaged.
+pub(super) fn unseal(body: &[u8]) -> Option<Bytes> {
     let mut bytes = Bytes::copy_from_slice(body);
     let sum = bytes.try_get_u32_le().ok()?;
-    if crc32c::crc32c(&bytes) != sum {
-        return None;
-    }
-    Message::decode(&mut bytes).ok()
+    (crc32c::crc32c(&bytes) == sum).then_some(bytes)
+}
+
+/// Checks and reads a message; `None` for a damaged one.
+pub(super) fn open(body: &[u8]) -> Option<Message> {
+    Message::decode(&mut unseal(body)?).ok()
 }

@@ -7,7 +7,7 @@ use rusqlite::{Connection, Row};
 use super::apply::number;
 use super::{Page, SessionId, codec};
 use crate::clock::{Moment, WallMs};
-use crate::hub::Tails;
+use crate::hub::{KeptPage, OriginKey, Tails};
 use crate::message::{Message, Qos};
 
 /// A session's own row.
@@ -91,6 +91,8 @@ pub(crate) struct Loaded {
     pub(crate) retained: Vec<(Arc<str>, Arc<Message>)>,
     /// All open inbound exchanges.
     pub(crate) inbound: Vec<InboundRow>,
+    /// What is known of messages that have come (R12).
+    pub(crate) copies: Vec<KeptPage>,
     /// How many messages each session is owed, and what they count for in bytes.
     pub(crate) owed: Vec<(SessionId, u64, u64)>,
     /// The highest row number in use.
@@ -125,6 +127,7 @@ pub(super) fn all(connection: &Connection) -> Loaded {
             &mut damaged,
             inbound,
         ),
+        copies: rows(connection, "SELECT site, run, part, page, high, bits FROM copies", &mut damaged, copies),
         owed: rows(
             connection,
             "SELECT session, count(*), sum(bytes) FROM owed GROUP BY session",
@@ -264,6 +267,13 @@ fn inbound(row: &Row<'_>) -> rusqlite::Result<InboundRow> {
     let unfinished = if row.get::<_, bool>(2)? { None } else { Some(body(row, 3)?) };
     let tails = row.get_ref(4)?.as_str_or_null().map_err(bad)?.map(Tails::decode).unwrap_or_default();
     Ok(InboundRow { session: SessionId(unsigned(row, 0)?), packet_id: row.get(1)?, unfinished, tails })
+}
+
+fn copies(row: &Row<'_>) -> rusqlite::Result<KeptPage> {
+    let run = u64::from_str_radix(&text(row, 1)?, 16).map_err(|_no_number| rusqlite::Error::InvalidQuery)?;
+    let origin = OriginKey { site: text(row, 0)?, run, part: (&*text(row, 2)?).into() };
+    let bits = codec::unseal(row.get_ref(5)?.as_blob().map_err(bad)?).ok_or(rusqlite::Error::InvalidQuery)?;
+    Ok(KeptPage { origin, page: row.get(3)?, high: unsigned(row, 4)?, bits: bits.into() })
 }
 
 fn owed(row: &Row<'_>) -> rusqlite::Result<OwedRow> {

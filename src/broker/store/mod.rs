@@ -1,5 +1,5 @@
 //! Everything that the broker keeps by key: sessions, subscriptions, retained messages, what kept sessions are owed,
-//! inbound QoS 2 exchanges. The one module behind which that state lives (DESIGN.md section 10), on SQLite.
+//! inbound QoS 2 exchanges, which messages of other gateways have come. The one module behind which that state lives (DESIGN.md section 10), on SQLite.
 //!
 //! **Why SQLite.** Measured on this pattern, many small group commits (`docs`: the table of the buffer's evidence): 7 MB
 //! of memory, 69–84k messages/s at batches of 16, 4 ms to open with ten million rows after a kill. redb writes eleven
@@ -46,7 +46,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use self::reserve::Reserve;
-use crate::hub::{Mark, MarkSender, Watcher};
+use crate::hub::{KeptChanges, Mark, MarkSender, Watcher};
 use crate::message::{Message, Qos};
 use crate::telemetry::board::BrokerBoard;
 
@@ -93,6 +93,8 @@ pub(super) enum Op {
     InboundFinished(SessionId, u16),
     /// PUBREL came, or the exchange ended with an error.
     InboundGone(SessionId, u16),
+    /// What is known of messages that have come (R12).
+    Copies(Box<KeptChanges>),
 }
 
 /// See [`Op::Owe`].
@@ -293,6 +295,9 @@ impl Unit<'_> {
         self.staged.bytes += 64;
         if let Op::Owe(OweOp { body, .. }) | Op::Retain(_, body) | Op::Inbound(_, _, body, _) = &op {
             self.staged.bytes += body.len();
+        }
+        if let Op::Copies(changes) = &op {
+            self.staged.bytes += changes.pages.iter().map(|page| page.bits.len()).sum::<usize>();
         }
         self.staged.ops.push(op);
     }

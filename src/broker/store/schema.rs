@@ -7,7 +7,7 @@ use rusqlite::{Connection, ErrorCode};
 use super::StoreError;
 
 /// The format, in SQLite's `user_version`.
-const FORMAT: i64 = 2;
+const FORMAT: i64 = 3;
 
 /// From format 1, which knew of what is owed neither the shared subscription nor the size, and of an exchange not where the logs ended.
 const FROM_1: &str = "
@@ -17,6 +17,20 @@ UPDATE owed SET bytes = length(body) + length(topic);
 ALTER TABLE inbound ADD COLUMN tails TEXT;
 ";
 
+/// From format 2, which knew nothing of copies.
+const FROM_2: &str = "
+CREATE TABLE copies (
+    site TEXT NOT NULL,
+    run TEXT NOT NULL,
+    part TEXT NOT NULL,
+    page INTEGER NOT NULL,
+    high INTEGER NOT NULL,
+    bits BLOB NOT NULL,
+    PRIMARY KEY (site, run, part, page)
+) WITHOUT ROWID;
+";
+
+/// But for what [`FROM_2`] adds.
 const TABLES: &str = "
 CREATE TABLE session (
     id INTEGER PRIMARY KEY,
@@ -135,19 +149,19 @@ fn prepare(path: &Path) -> Result<Connection, StoreError> {
     connection.execute_batch(SETTINGS).map_err(fail)?;
     connection.set_prepared_statement_cache_capacity(32);
     let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(fail)?;
-    match found {
-        0 => {
-            let make = format!("BEGIN; {TABLES} PRAGMA user_version = {FORMAT}; COMMIT;");
-            connection.execute_batch(&make).map_err(fail)?;
-        }
-        1 => {
-            connection
-                .execute_batch(&format!("BEGIN; {FROM_1} PRAGMA user_version = {FORMAT}; COMMIT;"))
-                .map_err(fail)?;
-            tracing::info!(path = %path.display(), from = 1, to = FORMAT, "the broker's store is upgraded; earlier programs cannot read it any more");
-        }
-        FORMAT => {}
+    let steps = match found {
+        0 => vec![TABLES, FROM_2],
+        1 => vec![FROM_1, FROM_2],
+        2 => vec![FROM_2],
+        FORMAT => Vec::new(),
         found => return Err(StoreError::Newer { path: path.to_owned(), found, known: FORMAT }),
+    };
+    if !steps.is_empty() {
+        let steps = steps.concat();
+        connection.execute_batch(&format!("BEGIN; {steps} PRAGMA user_version = {FORMAT}; COMMIT;")).map_err(fail)?;
+    }
+    if (1..FORMAT).contains(&found) {
+        tracing::info!(path = %path.display(), from = found, to = FORMAT, "the broker's store is upgraded; earlier programs cannot read it any more");
     }
     Ok(connection)
 }

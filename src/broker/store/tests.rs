@@ -247,7 +247,7 @@ async fn r36_a_store_of_format_1_is_upgraded_and_keeps_all_that_was_in_it() {
     }
     let format = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
     let found = Connection::open(&path).unwrap().query_row("PRAGMA user_version", [], format).unwrap();
-    assert_eq!(found, 2);
+    assert_eq!(found, 3);
 }
 
 #[test]
@@ -268,4 +268,27 @@ async fn a_commit_that_fails_twice_fails_the_mark_and_whoever_waits() {
     assert!(store.has_failed());
     let later = store.stage_one(Op::Settle(1));
     assert!(store.mark().passed(later).await.is_err());
+}
+
+#[test]
+fn r12_what_is_known_of_copies_is_kept_and_forgotten() {
+    use crate::hub::{KeptChanges, KeptPage, OriginKey};
+    let dir = tempfile::tempdir().unwrap();
+    let origin = |run| OriginKey { site: "ship".into(), run, part: ".1".into() };
+    let page = |run, page, high| KeptPage { origin: origin(run), page, high, bits: vec![7; 512] };
+    let (store, _) = Store::open(dir.path()).unwrap();
+    let pages = vec![page(u64::MAX, 0, 5), page(u64::MAX, 15, 9), page(2, 0, 1)];
+    store.stage_one(Op::Copies(Box::new(KeptChanges { forgotten: Vec::new(), pages })));
+    let pages = vec![page(u64::MAX, 0, 6)];
+    store.stage_one(Op::Copies(Box::new(KeptChanges { forgotten: vec![origin(2)], pages })));
+    store.close();
+    let connection = Connection::open(dir.path().join("broker.db")).unwrap();
+    let (store, loaded) = Store::open(dir.path()).unwrap();
+    assert_eq!((loaded.copies, loaded.damaged), (vec![page(u64::MAX, 0, 6), page(u64::MAX, 15, 9)], 0));
+    store.close();
+    connection.execute("UPDATE copies SET bits = x'00' WHERE page = 0", []).unwrap();
+    drop(connection);
+    let (store, loaded) = Store::open(dir.path()).unwrap();
+    assert_eq!((loaded.copies, loaded.damaged), (vec![page(u64::MAX, 15, 9)], 1), "one row does not stop it");
+    store.close();
 }

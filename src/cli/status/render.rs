@@ -30,6 +30,10 @@ pub(super) fn lines(status: &Status, now: WallMs) -> Vec<Vec<Span>> {
         let loops = format!("       loops stopped: {}", grouped(status.loops_stopped));
         lines.push(vec![Span::new(Style::Warn, loops)]);
     }
+    if status.copies_dropped > 0 {
+        let copies = format!("       copies dropped: {}", grouped(status.copies_dropped));
+        lines.push(vec![Span::plain(copies)]);
+    }
     if status.unrouted > 0 {
         let unrouted = format!("       matched no route: {}", grouped(status.unrouted));
         lines.push(vec![Span::new(Style::Warn, unrouted)]);
@@ -318,6 +322,9 @@ link hq (rabbitmq)  online
     #[test]
     fn what_routes_held_back_is_on_the_page() {
         let mut status = status();
+        assert!(!shown(&status).contains("copies"));
+        status.copies_dropped = 1_200;
+        assert!(shown(&status).contains("\n       copies dropped: 1,200\n"), "{}", shown(&status));
         status.routes = vec![RouteStatus { name: "day".to_owned(), filtered: 7, failed: 1_234 }];
         let page = shown(&status);
         assert!(page.contains("\nroute  day: filtered 7, failed 1,234\n"), "{page}");

@@ -207,6 +207,7 @@ impl Resolver<'_> {
         let buffer = self.buffer(section.get("buffer"), data_dir.join("links").join(&entry.key));
         let timing = self.timing(&section);
         let drain = self.drain(section.get("drain"));
+        let takes_copies = self.choice(section.get("copies"), &[("drop", false), ("keep", true)]);
         let (rate, active) = (self.link_rate(section.get("rate")), self.active(section.get("active")));
         // lapin slows down above (measured); MQTT and our Kafka window count with 16 bits.
         let window_max = if kind == Some(KindName::Rabbitmq) { 4_096 } else { 65_535 };
@@ -223,6 +224,7 @@ impl Resolver<'_> {
             timing,
             rate,
             active,
+            takes_copies: takes_copies.unwrap_or_default(),
             drain: drain.unwrap_or_default(),
             in_flight: in_flight.and_then(|window| usize::try_from(window).ok()),
             renamed_from: old.as_ref().map(|(name, _)| LinkId::new(name)),

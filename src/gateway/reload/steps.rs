@@ -118,7 +118,11 @@ fn differs(own: &There<'_>, old: &Config, new: &Config) -> Does {
         new.has_sink
     };
     let sends = old.drain != new.drain || old.in_flight != new.in_flight;
-    Does { opens, sink: opens || remote || sends, source: remote || old.sources != new.sources }
+    Does {
+        opens,
+        sink: opens || remote || sends,
+        source: remote || old.sources != new.sources || old.takes_copies != new.takes_copies,
+    }
 }
 
 #[cfg(test)]
@@ -160,6 +164,7 @@ mod tests {
             timing: Timing::default(),
             rate: None,
             active: None,
+            takes_copies: false,
             drain: Drain::Fifo,
             in_flight: None,
             renamed_from: None,
@@ -184,7 +189,7 @@ mod tests {
     fn each_change_of_a_link_touches_what_it_has_to_and_no_more() {
         let old = config("a");
         type Case = (&'static str, fn(&mut Config), Does);
-        let changes: [Case; 14] = [
+        let changes: [Case; 15] = [
             ("nothing", |_| {}, NOTHING),
             ("renamed_from of none", |c| c.renamed_from = Some(LinkId::new("z")), NOTHING),
             ("size", |c| c.buffer.max_size = ByteSize(2 << 30), BUFFER),
@@ -194,6 +199,7 @@ mod tests {
             ("in_flight as it is", |c| c.in_flight = Some(links::window(&config("a"))), SINK),
             ("rate", |c| c.rate = Some(NO_RATE), Does { opens: false, ..ALL }),
             ("active", |c| c.active = Active::new(vec!["sat".parse().unwrap()]), Does { opens: false, ..ALL }),
+            ("copies", |c| c.takes_copies = true, Does { source: true, ..NOTHING }),
             ("timing", |c| c.timing.stall_after = Duration::from_secs(1), Does { opens: false, ..ALL }),
             (
                 "remote",

@@ -45,6 +45,8 @@ struct Common {
     link: LinkId,
     timing: Timing,
     active: Option<Active>,
+    /// Of a source: copies are taken too (R12).
+    takes_copies: bool,
     board: SharedHalf,
     clock: Arc<dyn Clock>,
     token: CancellationToken,
@@ -171,15 +173,15 @@ impl Intake for Hub {
     }
 }
 
-/// Where messages of `link` from `channel` come from.
-fn origin(link: &LinkId, channel: Option<Arc<str>>) -> Arc<Origin> {
-    Arc::new(Origin { from: Endpoint::Link(link.clone()), channel })
+/// Where messages of a link from `channel` come from.
+fn origin(common: &Common, channel: Option<Arc<str>>) -> Arc<Origin> {
+    Arc::new(Origin { from: Endpoint::Link(common.link.clone()), channel, takes_copies: common.takes_copies })
 }
 
 impl Common {
     fn new(config: &Config, board: SharedHalf, clock: Arc<dyn Clock>, token: CancellationToken) -> Self {
         let (link, timing, active) = (config.id.clone(), config.timing, config.active.clone());
-        Self { link, timing, active, board, clock, token }
+        Self { link, timing, active, takes_copies: config.takes_copies, board, clock, token }
     }
 
     /// Whether now is outside of the times to be up.

@@ -204,7 +204,7 @@ impl<S: Source, H: Intake> SourceRunner<S, H> {
             backlog: VecDeque::new(),
             offering: None,
             unsettled: VecDeque::new(),
-            origin: origin(&self.common.link, None),
+            origin: origin(&self.common, None),
             settled_at: None,
             attended_at: since,
             held_until: None,
@@ -307,7 +307,7 @@ impl<S: Source, H: Intake> SourceRunner<S, H> {
         let Some(received) = session.backlog.pop_front() else { return };
         self.pacer.spend(size_of(&received.publication));
         if received.channel != session.origin.channel {
-            session.origin = origin(&self.common.link, received.channel);
+            session.origin = origin(&self.common, received.channel);
         }
         let bytes = u64::try_from(received.publication.payload.len()).unwrap_or(u64::MAX);
         let again = received.publication.clone();

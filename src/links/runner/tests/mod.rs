@@ -29,6 +29,7 @@ fn common(timing: Timing) -> Common {
         link: LinkId::new("hq"),
         timing,
         active: None,
+        takes_copies: false,
         board: Arc::<HalfBoard>::default(),
         clock: crate::clock::system(),
         token: CancellationToken::new(),
