@@ -187,6 +187,21 @@ impl Node {
         self.process = Some(process);
     }
 
+    /// `rabbitmqctl`, as the operator of this node.
+    pub(crate) async fn ctl(&self, arguments: &[&str]) {
+        let [_, _, epmd, _] = self.ports;
+        let data = self.room.file("data");
+        let name = std::fs::read_to_string(data.join("node")).unwrap();
+        let mut command = tokio::process::Command::new("/usr/lib/rabbitmq/bin/rabbitmqctl");
+        command.args(["-n", name.trim()]).args(arguments).kill_on_drop(true);
+        command.env("HOME", &data).env("ERL_EPMD_PORT", epmd.to_string()).env("ERL_EPMD_ADDRESS", "127.0.0.1");
+        command
+            .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
+            .env("RABBITMQ_ENABLED_PLUGINS_FILE", data.join("enabled_plugins"));
+        let done = tokio::time::timeout(PATIENCE, command.output()).await.expect("rabbitmqctl ends").unwrap();
+        assert!(done.status.success(), "rabbitmqctl {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+    }
+
     /// A virtual host on it.
     pub(crate) async fn vhost(&self, vhost: &str) -> Rabbit {
         let [port, management, ..] = self.ports;
@@ -228,6 +243,12 @@ impl Rabbit {
         put(self.management, &format!("/api/users/{name}"), &body).await;
         let body = format!("{{\"configure\":\"{configure}\",\"write\":\"{write}\",\"read\":\"{read}\"}}");
         put(self.management, &format!("/api/permissions/{}/{name}", self.vhost), &body).await;
+    }
+
+    /// Which routing keys of an exchange a user may publish to.
+    pub(crate) async fn topic_permission(&self, name: &str, exchange: &str, write: &str) {
+        let body = format!("{{\"exchange\":\"{exchange}\",\"write\":\"{write}\",\"read\":\".*\"}}");
+        put(self.management, &format!("/api/topic-permissions/{}/{name}", self.vhost), &body).await;
     }
 
     /// As seen through a proxy, or directly.
