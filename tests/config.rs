@@ -15,7 +15,7 @@ use tidegate::cli::check::check;
 use tidegate::clock::{Moment, WallMs};
 use tidegate::config::{self, Env, Severity};
 use tidegate::gateway::Config;
-use tidegate::links::{self, Kind, mqtt};
+use tidegate::links::{self, Kind, mqtt, rabbitmq};
 use tidegate::message::{Message, MessageId, Origin, Properties, Qos};
 use tidegate::router::{Arrival, Endpoint, LinkId, Subject, Table, Told, View};
 use tidegate::topic::TopicName;
@@ -224,17 +224,42 @@ fn every_key_arrives_where_it_belongs() {
 
     // What Debug rightly hides.
     let Kind::Mqtt(hq) = &link(&config, "hq").kind else { panic!() };
-    assert_eq!(hq.login, Some(("plant/7".to_owned(), "hunter2".to_owned())));
-    assert_eq!((hq.host.as_str(), hq.port, hq.version, hq.qos), ("::1", 8883, mqtt::Version::V4, Qos::ExactlyOnce));
+    assert_eq!((hq.user.as_deref(), &hq.password), (Some("plant/7"), &links::Secret::Text("hunter2".to_owned())));
+    assert_eq!((hq.version, hq.qos, hq.fail_back.as_secs()), (mqtt::Version::V4, Qos::ExactlyOnce, 300));
+    let address = |host: &str, port, websocket: Option<&str>| mqtt::Address {
+        host: host.to_owned(),
+        port,
+        tls: true,
+        websocket: websocket.map(str::to_owned),
+    };
+    assert_eq!(hq.addresses, [address("::1", 8883, None), address("hq.example", 443, Some("/iot?a=b"))]);
+    assert_eq!(hq.state_topic.as_deref(), Some("gateways/plant-7"));
+    let Kind::Mqtt(tokens) = &link(&config, "tokens").kind else { panic!() };
+    assert_eq!(tokens.password, links::Secret::File("tests/config/good/secret.txt".into()));
     assert_eq!((hq.keep_alive_s, hq.max_packet_size.0), (60, 256 << 10));
     let file = Path::new("tests/config/good/full.yaml");
-    let tls = mqtt::Tls { ca: Some(file.into()), identity: Some((file.into(), file.into())) };
-    assert_eq!(hq.tls, Some(tls));
+    let tls = links::Tls {
+        ca: Some(file.into()),
+        identity: Some((file.into(), file.into())),
+        server_name: Some("hq.example".to_owned()),
+        alpn: vec!["mqtt".to_owned(), "x-amzn-mqtt-ca".to_owned()],
+    };
+    assert_eq!(hq.tls, tls);
 
     let Kind::Rabbitmq(cloud) = &link(&config, "cloud").kind else { panic!() };
     assert_eq!(cloud.url, "amqps://us%3Aer:p%2Fw%20d@rmq.example:5671/%2f");
     assert!(!cloud.mandatory && cloud.topic_escape && cloud.prefetch == 100);
-    assert!(cloud.declare.as_ref().is_some_and(|declare| declare.kind == "topic" && !declare.durable));
+    let declare = cloud.declare.as_ref().unwrap();
+    assert!(declare.kind == "topic" && !declare.durable);
+    let argument = |name: &str, value| (name.to_owned(), value);
+    let spare = rabbitmq::Argument::Text("spare".to_owned());
+    let [n, b] = [rabbitmq::Argument::Int(5), rabbitmq::Argument::Bool(true)];
+    assert_eq!(declare.arguments, [argument("alternate-exchange", spare), argument("x-n", n), argument("x-b", b)]);
+    assert_eq!(cloud.tls.server_name.as_deref(), Some("rmq.example"));
+    let starts: Vec<_> = cloud.streams.values().cloned().collect();
+    let time = rabbitmq::StreamStart::Time(1_795_759_200);
+    assert_eq!(starts, [rabbitmq::StreamStart::Offset(7), time, rabbitmq::StreamStart::First]);
+    assert!(cloud.positions.as_ref().is_some_and(|path| path.ends_with("streams/cloud.json")));
 
     assert_eq!(link(&config, "hq").lanes, [Lane::High]);
     let share = |name| link(&config, name).drain;
@@ -296,7 +321,7 @@ fn routing_keys_are_levels_and_queue_names_are_not() {
         let view = View::new(&subject, &taken.captures);
         destinations.extend(taken.route.to.iter().map(|to| to.template.fill(view).unwrap().into_owned()));
     });
-    assert_eq!(destinations, ["line.1/press", "telemetry", "my.queue", "up/factory/line.1/press/telemetry"]);
+    assert_eq!(destinations, ["line.1/press", "telemetry", "my.queue", "up/factory/line.1/press/telemetry", "up"]);
 }
 
 #[test]

@@ -170,18 +170,47 @@ pub(super) const LINK: Keys = Keys {
 
 pub(super) const MQTT: Keys = Keys {
     section: "links.NAME.mqtt",
-    accepted: &["url", "version", "qos", "client_id", "keep_alive", "ca", "cert", "key", "max_packet_size"],
-    planned: &["websocket", "server_name"],
+    accepted: &[
+        "url",
+        "fail_back",
+        "version",
+        "qos",
+        "client_id",
+        "password_file",
+        "password_command",
+        "state_topic",
+        "keep_alive",
+        "ca",
+        "cert",
+        "key",
+        "server_name",
+        "alpn",
+        "max_packet_size",
+    ],
+    planned: &[],
 };
 
 pub(super) const RABBITMQ: Keys = Keys {
     section: "links.NAME.rabbitmq",
-    accepted: &["url", "exchange", "declare", "mandatory", "unroutable", "prefetch", "topic_escape", "ca"],
-    planned: &["cert", "key", "server_name"],
+    accepted: &[
+        "url",
+        "exchange",
+        "declare",
+        "mandatory",
+        "unroutable",
+        "prefetch",
+        "streams",
+        "topic_escape",
+        "ca",
+        "cert",
+        "key",
+        "server_name",
+    ],
+    planned: &[],
 };
 
 pub(super) const DECLARE: Keys =
-    Keys { section: "links.NAME.rabbitmq.declare", accepted: &["type", "durable"], planned: &["arguments"] };
+    Keys { section: "links.NAME.rabbitmq.declare", accepted: &["type", "durable", "arguments"], planned: &[] };
 
 pub(super) const KAFKA: Keys = Keys {
     section: "links.NAME.kafka",
@@ -264,11 +293,14 @@ pub(super) const ALL: [&Keys; 29] = [
 ];
 
 /// What a key is called in other programs, and what says the same here: section, keys, hint.
-const HABITS: [(&Keys, &[&str], &str); 16] = [
+const HABITS: [(&Keys, &[&str], &str); 19] = [
     (&BROKER, &["users", "password_file", "acl", "acl_file", "groups"], IN_AUTH),
     (&AUTH, &["password_file", "passwords", "passwd", "file"], "its name here is `users`"),
     (&ACL_RULE, &["read", "write", "readwrite", "topic", "topics", "deny", "allow", "username", "client_id"], IN_RULE),
     (&MQTT, &["host", "address", "port", "username", "user", "password"], IN_MQTT_URL),
+    (&MQTT, &["websocket", "websockets", "ws", "protocol"], "begin `url` with `ws://` or `wss://`"),
+    (&MQTT, &["urls", "addresses", "servers", "fallback"], "`url` takes a list: the first is the home"),
+    (&MQTT, &["will", "lwt", "last_will"], "`state_topic` is where the link says `online` and `offline`"),
     (&RABBITMQ, &["host", "hostname", "port", "username", "user", "password", "vhost", "virtual_host"], IN_AMQP_URL),
     (&RABBITMQ, &["queue", "routing_key"], "it stands in the route: `to: LINK/ROUTING.KEY`, `from: LINK/QUEUE`"),
     (&KAFKA, &["bootstrap.servers", "bootstrap_servers", "servers", "url"], "its name here is `brokers`"),

@@ -17,17 +17,23 @@ mod backoff;
 pub mod doctor;
 pub mod kafka;
 mod line;
+#[cfg(test)]
+mod matrix;
 pub mod mqtt;
 pub mod rabbitmq;
 mod rate;
 mod refusal;
 mod runner;
+mod secret;
+mod tls;
 mod window;
 
 pub use active::{Active, LocalOffset, Span, SpanError};
 pub use rate::{RateLimit, SharedRate};
 pub use runner::replay::{Pick, Picked, Replay, ReplayEnd, ReplayKeeper, ReplayProgress};
 pub use runner::{run_replay, run_sink, run_source, window};
+pub use secret::Secret;
+pub use tls::Tls;
 
 /// A link as `routes.yaml` describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]

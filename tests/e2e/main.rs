@@ -20,6 +20,10 @@ mod drain;
 #[cfg(test)]
 mod exactly_once;
 #[cfg(test)]
+mod far_mqtt;
+#[cfg(test)]
+mod far_rabbit;
+#[cfg(test)]
 mod folders;
 #[cfg(test)]
 mod identity;
@@ -45,6 +49,8 @@ mod paced;
 mod paho;
 #[cfg(test)]
 mod power;
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]

@@ -96,6 +96,7 @@ async fn accepts(port: u16) -> Result<(), String> {
 #[derive(Debug)]
 pub(crate) struct Mosquitto {
     pub(crate) port: u16,
+    more: Vec<String>,
     /// Ends before its folder goes.
     process: Option<Process>,
     room: Room,
@@ -104,7 +105,13 @@ pub(crate) struct Mosquitto {
 impl Mosquitto {
     /// With kept sessions that queue without limit.
     pub(crate) async fn start() -> Self {
-        let mut mosquitto = Self { port: free_port(), room: Room::new("mosquitto"), process: None };
+        Self::start_with(&[]).await
+    }
+
+    /// The same with further arguments of its script.
+    pub(crate) async fn start_with(more: &[String]) -> Self {
+        let room = Room::new("mosquitto");
+        let mut mosquitto = Self { port: free_port(), more: more.to_vec(), room, process: None };
         mosquitto.start_again().await;
         mosquitto
     }
@@ -117,7 +124,7 @@ impl Mosquitto {
     /// On the same port, with what it had saved.
     pub(crate) async fn start_again(&mut self) {
         let port = self.port;
-        let arguments = [port.to_string(), "persist=on".to_owned()];
+        let arguments = [&[port.to_string(), "persist=on".to_owned()], self.more.as_slice()].concat();
         let process = start("mosquitto", &self.room, &arguments, async |_: &Process| accepts(port).await).await;
         self.process = Some(process);
     }
@@ -155,10 +162,25 @@ impl Directory {
 
 // ---- RabbitMQ.
 
+/// The value of an argument in a table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Argument {
+    Text(&'static str),
+}
+
+fn table(arguments: &[(&str, Argument)]) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, Argument::Text(text)) in arguments {
+        table.insert((*name).into(), AMQPValue::LongString((*text).into()));
+    }
+    table
+}
+
 /// A RabbitMQ node.
 #[derive(Debug)]
 pub(crate) struct Node {
     ports: [u16; 4],
+    more: Vec<String>,
     /// Ends before its folder goes.
     process: Option<Process>,
     room: Room,
@@ -167,8 +189,20 @@ pub(crate) struct Node {
 impl Node {
     /// One of its own, for a test that ends it.
     pub(crate) async fn start() -> Self {
+        Self::start_with(Vec::new()).await
+    }
+
+    /// The same, and on a second port with TLS, by the `ca.pem`, `server.pem` and `server.key` of a folder. Who has a certificate of that
+    /// authority can log in with it, under its common name.
+    pub(crate) async fn start_tls(certificates: &Path) -> (Self, u16) {
+        let port = free_port();
+        let more = vec![format!("amqps={port}"), format!("certs={}", certificates.display())];
+        (Self::start_with(more).await, port)
+    }
+
+    async fn start_with(more: Vec<String>) -> Self {
         let ports = std::array::from_fn(|_| free_port());
-        let mut node = Self { ports, process: None, room: Room::new("rabbitmq") };
+        let mut node = Self { ports, more, process: None, room: Room::new("rabbitmq") };
         node.start_again().await;
         node
     }
@@ -183,6 +217,7 @@ impl Node {
         let [port, management, epmd, dist] = self.ports;
         let arguments =
             [port.to_string(), format!("mgmt={management}"), format!("epmd={epmd}"), format!("dist={dist}")];
+        let arguments = [&arguments, self.more.as_slice()].concat();
         let process = start("rabbitmq", &self.room, &arguments, async |_: &Process| accepts(port).await).await;
         self.process = Some(process);
     }
@@ -251,6 +286,13 @@ impl Rabbit {
         put(self.management, &format!("/api/topic-permissions/{}/{name}", self.vhost), &body).await;
     }
 
+    /// One that only a certificate lets in, and that may do anything here.
+    pub(crate) async fn user_without_password(&self, name: &str) {
+        put(self.management, &format!("/api/users/{name}"), "{\"password_hash\":\"\",\"tags\":\"\"}").await;
+        let body = "{\"configure\":\".*\",\"write\":\".*\",\"read\":\".*\"}";
+        put(self.management, &format!("/api/permissions/{}/{name}", self.vhost), body).await;
+    }
+
     /// As seen through a proxy, or directly.
     pub(crate) fn url(&self, port: u16) -> String {
         format!("amqp://guest:guest@127.0.0.1:{port}/{}", self.vhost)
@@ -275,8 +317,19 @@ impl Rabbit {
 
     /// A durable queue alone.
     pub(crate) async fn declare_queue(&self, queue: &str) {
+        self.declare_queue_with(queue, &[]).await;
+    }
+
+    /// The same with arguments, such as its type.
+    pub(crate) async fn declare_queue_with(&self, queue: &str, arguments: &[(&str, Argument)]) {
         let (_connection, channel) = self.connect().await;
-        channel.queue_declare(queue.into(), QueueDeclareOptions::durable(), FieldTable::default()).await.unwrap();
+        channel.queue_declare(queue.into(), QueueDeclareOptions::durable(), table(arguments)).await.unwrap();
+    }
+
+    pub(crate) async fn bind(&self, queue: &str, exchange: &str, key: &str, arguments: &[(&str, Argument)]) {
+        let (_connection, channel) = self.connect().await;
+        let options = QueueBindOptions::default();
+        channel.queue_bind(queue.into(), exchange.into(), key.into(), options, table(arguments)).await.unwrap();
     }
 
     pub(crate) async fn delete_queue(&self, queue: &str) {

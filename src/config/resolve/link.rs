@@ -199,7 +199,10 @@ impl Resolver<'_> {
         let kind = self.kind_name(entry, &section);
         let remote = match kind.clone() {
             Some((KindName::Mqtt, item)) => self.mqtt(&item).map(Kind::Mqtt),
-            Some((KindName::Rabbitmq, item)) => self.rabbitmq(&item).map(Kind::Rabbitmq),
+            Some((KindName::Rabbitmq, item)) => {
+                let positions = data_dir.join("streams").join(format!("{}.json", entry.key));
+                self.rabbitmq(&item, positions).map(Kind::Rabbitmq)
+            }
             Some((KindName::Kafka, item)) => self.kafka(&item).map(Kind::Kafka),
             None => None,
         };

@@ -13,6 +13,7 @@ mod limits;
 mod link;
 mod listener;
 mod loops;
+mod mqtt;
 mod rate;
 mod remote;
 mod route;

@@ -1,25 +1,26 @@
-//! The sections `mqtt`, `rabbitmq` and `kafka` of a link.
+//! The sections `rabbitmq` and `kafka` of a link, and what all remotes share.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::path::PathBuf;
 
-use percent_encoding::percent_decode_str;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use url::Url;
 
 use super::Resolver;
-use super::broker::{PACKET_BYTES_MAX, PACKET_BYTES_MIN};
+use super::broker::PACKET_BYTES_MIN;
 use super::value::{Item, Section, Text};
 use crate::buffer::SyncMode;
 use crate::config::diagnostic::password_in_url;
 use crate::config::keys;
-use crate::links::{Config, Drain, Kind, kafka, mqtt, rabbitmq};
-use crate::message::Qos;
+use crate::config::raw::{ScalarKind, Value};
+use crate::links::{Config, Drain, Kind, Tls, kafka, rabbitmq};
 use crate::units::ByteSize;
 
 /// librdkafka's limit of `message.max.bytes`.
 const KAFKA_MESSAGE_MAX: ByteSize = ByteSize(1_000_000_000);
 /// R3.
-const MESSAGE_DEFAULT: ByteSize = ByteSize(1 << 20);
+pub(super) const MESSAGE_DEFAULT: ByteSize = ByteSize(1 << 20);
 /// librdkafka properties that have a key of their own, or that the promise stands on.
 const KAFKA_LOCKED: [(&str, &str); 16] = [
     ("bootstrap.servers", "the key `brokers`"),
@@ -41,54 +42,7 @@ const KAFKA_LOCKED: [(&str, &str); 16] = [
 ];
 
 impl Resolver<'_> {
-    pub(super) fn mqtt(&mut self, item: &Item<'_>) -> Option<mqtt::Config> {
-        let section = self.section(item, &keys::MQTT);
-        let versions = [("5", mqtt::Version::V5), ("5.0", mqtt::Version::V5), ("3.1.1", mqtt::Version::V4)];
-        let version = self.choice(section.get("version"), &versions).unwrap_or_default();
-        let qos = self.choice(section.get("qos"), &[("1", Qos::AtLeastOnce), ("2", Qos::ExactlyOnce)]);
-        let client_id = self.text(section.get("client_id")).map(|text| text.value);
-        let keep_alive = self.duration(section.get("keep_alive"), Duration::from_secs(1)..=Duration::from_secs(65_535));
-        let packet = self.size(section.get("max_packet_size"), PACKET_BYTES_MIN..=PACKET_BYTES_MAX);
-        let ca = self.readable(section.get("ca"));
-        let cert = self.readable(section.get("cert"));
-        let key = self.readable(section.get("key"));
-        self.check_pair(&section);
-        let (text, url) = self.url(&section, "such as `mqtt://hq.example:1883`")?;
-        let tls = match url.scheme() {
-            "mqtt" => None,
-            "mqtts" => Some(mqtt::Tls { ca, identity: cert.zip(key) }),
-            "ws" | "wss" => {
-                self.not_built(text.place(), "MQTT over WebSocket");
-                return None;
-            }
-            scheme => {
-                self.wrong_scheme(&text, scheme, "`mqtt://` or `mqtts://`");
-                return None;
-            }
-        };
-        if tls.is_none() {
-            self.check_no_tls_keys(&section, &["ca", "cert", "key"], "mqtts://");
-        }
-        if !matches!(url.path(), "" | "/") || url.query().is_some() {
-            let wrong = "an MQTT URL ends with the port: topics stand in the routes";
-            self.mistakes.error(text.place(), wrong, None);
-        }
-        let port_default = if tls.is_some() { 8883 } else { 1883 };
-        let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
-        Some(mqtt::Config {
-            host,
-            port: url.port().unwrap_or(port_default),
-            tls,
-            version,
-            qos: qos.unwrap_or(Qos::AtLeastOnce),
-            client_id,
-            login: login(&url),
-            keep_alive_s: keep_alive.and_then(|pause| u16::try_from(pause.as_secs()).ok()).unwrap_or(30),
-            max_packet_size: packet.unwrap_or(MESSAGE_DEFAULT),
-        })
-    }
-
-    pub(super) fn rabbitmq(&mut self, item: &Item<'_>) -> Option<rabbitmq::Config> {
+    pub(super) fn rabbitmq(&mut self, item: &Item<'_>, positions: PathBuf) -> Option<rabbitmq::Config> {
         let section = self.section(item, &keys::RABBITMQ);
         let exchange = self.text(section.get("exchange").filter(|item| !is_empty_text(item))).map(|text| text.value);
         let exchange = exchange.unwrap_or_default();
@@ -98,11 +52,12 @@ impl Resolver<'_> {
         let unroutable = self.choice(section.get("unroutable"), &unroutables).unwrap_or_default();
         let prefetch = self.number(section.get("prefetch"), 1..=65_535).and_then(|count| u16::try_from(count).ok());
         let topic_escape = self.choice(section.get("topic_escape"), &[("reversible", true), ("none", false)]);
-        let ca = self.readable(section.get("ca"));
+        let streams = self.streams(section.get("streams"));
+        let tls = self.remote_tls(&section, Vec::new());
         let (text, url) = self.url(&section, "such as `amqp://rmq.example:5672/%2f`")?;
         match url.scheme() {
             "amqps" => {}
-            "amqp" => self.check_no_tls_keys(&section, &["ca"], "amqps://"),
+            "amqp" => self.check_no_tls_keys(&section, &["ca", "cert", "key", "server_name"], "amqps://"),
             scheme => {
                 self.wrong_scheme(&text, scheme, "`amqp://` or `amqps://`");
                 return None;
@@ -120,8 +75,71 @@ impl Resolver<'_> {
             unroutable,
             prefetch: prefetch.unwrap_or(512),
             topic_escape: topic_escape.unwrap_or(false),
-            ca,
+            tls,
+            positions: Some(positions).filter(|_| !streams.is_empty()),
+            streams,
         })
+    }
+
+    /// The keys that say how a remote is trusted, and what is shown to it.
+    pub(super) fn remote_tls(&mut self, section: &Section<'_>, alpn: Vec<String>) -> Tls {
+        let ca = self.readable(section.get("ca"));
+        let cert = self.readable(section.get("cert"));
+        let key = self.readable(section.get("key"));
+        self.check_pair(section);
+        let server_name = self.text(section.get("server_name")).filter(|text| {
+            let right = rustls_pki_types::ServerName::try_from(text.value.as_str()).is_ok();
+            if !right {
+                let wrong = format!("`{}` is no name that a certificate can have", text.given);
+                self.mistakes.error(text.place(), wrong, "such as `hq.example`".to_owned());
+            }
+            right
+        });
+        Tls { ca, identity: cert.zip(key), server_name: server_name.map(|text| text.value), alpn }
+    }
+
+    /// Queues that are streams, and where each begins.
+    fn streams(&mut self, item: Option<Item<'_>>) -> BTreeMap<String, rabbitmq::StreamStart> {
+        let Some(item) = item else { return BTreeMap::new() };
+        let mut streams = BTreeMap::new();
+        for entry in self.entries(&item) {
+            let Some(text) = self.text(Some(entry.item())) else { continue };
+            let time = || OffsetDateTime::parse(&text.value, &Rfc3339).ok()?.unix_timestamp().try_into().ok();
+            let start = match text.value.as_str() {
+                "first" => Some(rabbitmq::StreamStart::First),
+                "last" => Some(rabbitmq::StreamStart::Last),
+                "next" => Some(rabbitmq::StreamStart::Next),
+                other => other.parse().ok().map(rabbitmq::StreamStart::Offset),
+            };
+            match start.or_else(|| time().map(rabbitmq::StreamStart::Time)) {
+                Some(start) => drop(streams.insert(entry.key.clone(), start)),
+                None => {
+                    let wrong = format!("`{}` is no place in a stream", text.given);
+                    let hint =
+                        "`first`, `last`, `next`, an offset, and a time such as `2026-11-27T06:00:00Z` are".to_owned();
+                    self.mistakes.error(text.place(), wrong, hint);
+                }
+            }
+        }
+        streams
+    }
+
+    fn arguments(&mut self, item: Option<Item<'_>>) -> Vec<(String, rabbitmq::Argument)> {
+        let Some(item) = item else { return Vec::new() };
+        let mut arguments = Vec::new();
+        for entry in self.entries(&item) {
+            if let Value::Scalar(scalar) = &entry.value.value
+                && let ScalarKind::Bool(value) = scalar.kind
+            {
+                arguments.push((entry.key.clone(), rabbitmq::Argument::Bool(value)));
+                continue;
+            }
+            let is_number = matches!(&entry.value.value, Value::Scalar(scalar) if scalar.kind == ScalarKind::Number);
+            let Some(text) = self.text(Some(entry.item())) else { continue };
+            let number = text.value.parse().ok().filter(|_| is_number).map(rabbitmq::Argument::Int);
+            arguments.push((entry.key.clone(), number.unwrap_or(rabbitmq::Argument::Text(text.value))));
+        }
+        arguments
     }
 
     fn declare(&mut self, item: &Item<'_>, exchange: &str) -> Option<rabbitmq::Declare> {
@@ -129,12 +147,13 @@ impl Resolver<'_> {
         let kinds = ["topic", "direct", "fanout", "headers"].map(|kind| (kind, kind.to_owned()));
         let kind = self.choice(section.get("type"), &kinds);
         let durable = self.boolean(section.get("durable")).unwrap_or(true);
+        let arguments = self.arguments(section.get("arguments"));
         if exchange.is_empty() {
             let wrong = "`declare` needs the name of an exchange: the default exchange is always there";
             self.mistakes.error(&section.place, wrong, "add `exchange: NAME`".to_owned());
             return None;
         }
-        Some(rabbitmq::Declare { kind: kind.unwrap_or_else(|| "topic".to_owned()), durable })
+        Some(rabbitmq::Declare { kind: kind.unwrap_or_else(|| "topic".to_owned()), durable, arguments })
     }
 
     pub(super) fn kafka(&mut self, item: &Item<'_>) -> Option<kafka::Config> {
@@ -240,6 +259,10 @@ impl Resolver<'_> {
             self.missing(section, "url", example);
             return None;
         };
+        self.parsed_url(item, example)
+    }
+
+    pub(super) fn parsed_url<'n>(&mut self, item: Item<'n>, example: &str) -> Option<(Text<'n>, Url)> {
         let text = self.url_text(Some(item))?;
         if let Some(password) = password_in_url(text.given) {
             let place = text.item.node.part(password);
@@ -275,7 +298,7 @@ impl Resolver<'_> {
     }
 
     /// A certificate without its key, or the other way round.
-    fn check_pair(&mut self, section: &Section<'_>) {
+    pub(super) fn check_pair(&mut self, section: &Section<'_>) {
         let alone = match (section.get("cert"), section.get("key")) {
             (Some(cert), None) => Some((cert, "key")),
             (None, Some(key)) => Some((key, "cert")),
@@ -286,7 +309,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn check_no_tls_keys(&mut self, section: &Section<'_>, names: &[&'static str], scheme: &str) {
+    pub(super) fn check_no_tls_keys(&mut self, section: &Section<'_>, names: &[&'static str], scheme: &str) {
         for item in names.iter().filter_map(|name| section.get(name)) {
             let wrong = format!("`{}` has no meaning without TLS", item.name);
             self.mistakes.error(item.place(), wrong, format!("begin the URL with `{scheme}`"));
@@ -296,11 +319,5 @@ impl Resolver<'_> {
 
 /// `exchange: ""` is RabbitMQ's name for the default exchange.
 fn is_empty_text(item: &Item<'_>) -> bool {
-    matches!(&item.node.value, crate::config::raw::Value::Scalar(scalar) if scalar.text.is_empty())
-}
-
-fn login(url: &Url) -> Option<(String, String)> {
-    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-    let (user, password) = (url.username(), url.password().unwrap_or_default());
-    (!user.is_empty() || !password.is_empty()).then(|| (decoded(user), decoded(password)))
+    matches!(&item.node.value, Value::Scalar(scalar) if scalar.text.is_empty())
 }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use tokio::net::TcpStream;
 
+use super::tls::{Roots, client_config};
 use super::{Answer, Config, Identity, Kind, LinkError, Outgoing, Sent, Sink, SinkConnection, kafka, mqtt, rabbitmq};
 use crate::buffer::Place;
 use crate::clock::Clock;
@@ -129,7 +130,7 @@ pub async fn examine(config: &Config, identity: &Identity, request: &Request, cl
         Kind::Mqtt(remote) => {
             let link = remote.client_id.clone().unwrap_or_else(|| format!("{}-{}", identity.site, identity.link));
             // The link's own id would throw the running gateway out.
-            let remote = mqtt::Config { client_id: Some(format!("{link}-doctor")), ..remote.clone() };
+            let remote = remote.as_client(format!("{link}-doctor"));
             let sink = mqtt::MqttSink::new(&remote, identity, false);
             steps.extend(log_in(sink, timeout, probe).await);
         }
@@ -241,19 +242,26 @@ async fn publish_on<C: SinkConnection>(mut connection: C, probe: Outgoing) -> Lo
 struct Way {
     host: String,
     port: u16,
-    tls: Option<std::sync::Arc<rustls::ClientConfig>>,
+    /// With the name that the certificate has to have.
+    tls: Option<(std::sync::Arc<rustls::ClientConfig>, rustls::pki_types::ServerName<'static>)>,
 }
 
 /// Kafka's TLS is librdkafka's own: what it says comes with the login.
 fn ways(kind: &Kind) -> Result<Vec<Way>, LinkError> {
     match kind {
         Kind::Mqtt(remote) => {
-            let tls = remote.tls.as_ref().map(mqtt::client_config).transpose()?;
-            Ok(vec![Way { host: remote.host.clone(), port: remote.port, tls }])
+            let config = client_config(&remote.tls, Roots::Instead)?;
+            let way = |address: &mqtt::Address| {
+                let name = address.tls.then(|| remote.tls.name(&address.host)).transpose()?;
+                let tls = name.map(|name| (config.clone(), name));
+                Ok(Way { host: address.host.clone(), port: address.port, tls })
+            };
+            remote.addresses.iter().map(way).collect()
         }
         Kind::Rabbitmq(remote) => {
             let (host, port, is_tls) = rabbitmq::endpoint(remote)?;
-            let tls = is_tls.then(|| tls::with_web_roots(remote.ca.as_deref())).transpose()?;
+            let tls = is_tls.then(|| client_config(&remote.tls, Roots::Beside)).transpose()?;
+            let tls = tls.map(|config| Ok((config, remote.tls.name(&host)?))).transpose()?;
             Ok(vec![Way { host, port, tls }])
         }
         Kind::Kafka(remote) => {
@@ -290,7 +298,7 @@ impl Way {
                 Ok(Ok(stream)) => {
                     steps.push(Step::ok("tcp", address.to_string()));
                     drop(stream);
-                    return self.shake_hands(host, address, timeout, steps).await;
+                    return self.shake_hands(address, timeout, steps).await;
                 }
                 Ok(Err(error)) => last = format!("{address}: {error}"),
                 Err(_elapsed) => last = format!("{address}: no answer within {timeout:?}"),
@@ -301,10 +309,9 @@ impl Way {
         false
     }
 
-    async fn shake_hands(&self, host: &str, address: SocketAddr, timeout: Duration, steps: &mut Vec<Step>) -> bool {
-        let Some(config) = self.tls.clone() else { return true };
-        let host = host.to_owned();
-        let shaking = tokio::task::spawn_blocking(move || tls::shake_hands(config, &host, address, timeout));
+    async fn shake_hands(&self, address: SocketAddr, timeout: Duration, steps: &mut Vec<Step>) -> bool {
+        let Some((config, name)) = self.tls.clone() else { return true };
+        let shaking = tokio::task::spawn_blocking(move || tls::shake_hands(config, name, address, timeout));
         let step = shaking.await.unwrap_or_else(|error| Step::failed("tls", error.to_string(), SILENT));
         let is_ok = step.is_ok();
         steps.push(step);

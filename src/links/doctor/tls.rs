@@ -2,42 +2,24 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{
-    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
-};
+use rustls::{CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use super::{Cause, Step};
-use crate::links::{LinkError, mqtt};
-
-/// The web's roots, and an own authority beside them: as a RabbitMQ link has them.
-pub(super) fn with_web_roots(ca: Option<&Path>) -> Result<Arc<ClientConfig>, LinkError> {
-    let mut roots = RootCertStore::empty();
-    roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    if let Some(file) = ca {
-        for certificate in mqtt::certificates(file)? {
-            roots.add(certificate).map_err(|error| LinkError::Misconfigured(format!("{}: {error}", file.display())))?;
-        }
-    }
-    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| LinkError::Misconfigured(format!("TLS: {error}")))?;
-    Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
-}
 
 /// Blocks: to be called where that is allowed.
-pub(super) fn shake_hands(config: Arc<ClientConfig>, host: &str, address: SocketAddr, timeout: Duration) -> Step {
-    let name = match ServerName::try_from(host.to_owned()) {
-        Ok(name) => name,
-        Err(error) => return Step::failed("tls", format!("{host}: {error}"), HOST),
-    };
+pub(super) fn shake_hands(
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+    address: SocketAddr,
+    timeout: Duration,
+) -> Step {
     let shown = Arc::new(Looking::default());
     let looking = ClientConfig::builder_with_provider(Arc::clone(config.crypto_provider()))
         .with_safe_default_protocol_versions()

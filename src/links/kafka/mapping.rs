@@ -172,7 +172,7 @@ fn legal_topic(topic: &str) -> Result<String, String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::buffer::Place;
     use crate::message::Envelope;
@@ -189,7 +189,7 @@ mod tests {
         Outgoing { place: Place::default(), seq: "buf-0-0".to_owned(), backfill: false, envelope, expiry_left_s: None }
     }
 
-    fn back(record: &Outgoing) -> Publication {
+    pub(in crate::links) fn back(record: &Outgoing) -> Publication {
         let mapped = outgoing(record, "here", 1 << 20).unwrap();
         let payload = &record.envelope.message.payload;
         let incoming_record = Incoming { topic: &mapped.topic, payload, timestamp_ms: Some(mapped.timestamp_ms) };

@@ -27,5 +27,7 @@ mod transaction;
 
 pub use config::Config;
 pub(super) use examine::examine;
+#[cfg(test)]
+pub(super) use mapping::tests::back as hop;
 pub use sink::{KafkaSink, KafkaSinkConnection};
 pub use source::{KafkaSource, KafkaSourceConnection, KafkaToken};

@@ -1,22 +1,23 @@
 //! What both directions and both protocol versions share: who we are at the remote, the socket, the poll task, and
 //! the neutral words in which the version modules answer.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use rustls::ClientConfig;
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use super::{Config, Version, tls, v4, v5};
+use super::dial::{Leave, Stream, Way, fail_back};
+use super::{Config, Version, v4, v5};
 use crate::buffer::Place;
+use crate::hub::Publication;
 use crate::links::line::Line;
-use crate::links::{Answer, Identity, LinkError};
+use crate::links::tls::{Roots, client_config};
+use crate::links::{Answer, Identity, LinkError, Outgoing, secret};
 use crate::message::{Properties, Qos};
+use crate::topic::TopicName;
 
 /// Publishes that may be open towards one remote, whatever is configured: bounds the client's tables.
 pub(super) const IN_FLIGHT_MAX: u16 = 4096;
@@ -38,6 +39,10 @@ pub(super) const SESSION_EXPIRY_S: u32 = 7 * 24 * 3600;
 /// DISCONNECT would overtake.
 const GOOD_BYE_WAIT: Duration = Duration::from_millis(400);
 
+/// What a link announces, and what its will says.
+const ONLINE: &str = "online";
+pub(super) const OFFLINE: &str = "offline";
+
 /// Packet length that the fixed header can tell (MQTT 5.0 section 1.5.5), for remotes that name no maximum.
 const PACKET_BYTES_MAX: u64 = 268_435_455;
 
@@ -54,7 +59,14 @@ pub(super) struct Settings {
     pub(super) config: Config,
     pub(super) client_id: String,
     pub(super) direction: Direction,
-    pub(super) tls: Option<Arc<ClientConfig>>,
+    /// Where this client says `online` and `offline`.
+    pub(super) state_topic: Option<String>,
+    /// The address that an attempt is under way at. One that was given up without an answer is passed over by the next.
+    trying: Option<usize>,
+    /// How often the first address was returned to and did not let us in.
+    in_vain: u32,
+    /// It was left to return to the first address.
+    returning: bool,
     /// What survives of the subscribing session between connections of one process.
     pub(super) session: Arc<v5::KeptSession>,
 }
@@ -79,6 +91,22 @@ pub(super) struct Publish {
     pub(super) stamps: Vec<(&'static str, String)>,
 }
 
+impl Publish {
+    /// A record's, stamped by the site where the version has a place for stamps.
+    pub(super) fn of(record: &Outgoing, stamped_by: Option<&str>, qos_max: Qos) -> Self {
+        let message = &record.envelope.message;
+        Self {
+            topic: record.envelope.destination.to_string(),
+            payload: message.payload.clone(),
+            qos: message.qos.min(qos_max).max(Qos::AtLeastOnce),
+            retain: message.retain,
+            expiry_s: record.expiry_left_s,
+            properties: stamped_by.map(|_| message.properties.clone()).unwrap_or_default(),
+            stamps: stamped_by.map(|site| record.stamps(site)).unwrap_or_default(),
+        }
+    }
+}
+
 /// A PUBLISH that was received.
 #[derive(Debug)]
 pub(super) struct Inbound {
@@ -90,6 +118,24 @@ pub(super) struct Inbound {
     pub(super) expiry_s: Option<u32>,
     pub(super) properties: Properties,
     pub(super) ack: Option<Ack>,
+}
+
+impl Inbound {
+    /// What the hub takes, on this topic.
+    pub(super) fn publication(self, topic: TopicName) -> Publication {
+        Publication {
+            topic,
+            payload: self.payload,
+            qos: self.qos,
+            retain: self.retain,
+            expiry_s: self.expiry_s,
+            time_ms: None,
+            properties: self.properties,
+            client_id: None,
+            user: None,
+            packet_id: None,
+        }
+    }
 }
 
 /// An acknowledgement, prepared when the message came.
@@ -129,6 +175,17 @@ pub(super) struct Live {
     pub(super) inbound: mpsc::Receiver<Inbound>,
     pub(super) line: Line,
     pub(super) polling: Polling,
+    pub(super) leave: Leave,
+    state_topic: Option<String>,
+}
+
+/// What one attempt logs in with.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    pub(super) way: Way,
+    pub(super) line: Line,
+    /// User and password.
+    pub(super) login: Option<(String, String)>,
 }
 
 /// The poll task. Dropping it ends the task, and with it the socket.
@@ -145,48 +202,117 @@ impl Settings {
             Direction::Out | Direction::In => id,
         };
         let session = Arc::new(v5::KeptSession::new(&client_id));
-        Self { config: config.clone(), client_id, direction, tls: None, session }
+        // One of both tells; the publishing one, since its is the buffer.
+        let announces = direction == Direction::Out || !both;
+        let state_topic = config.state_topic.clone().filter(|_| announces);
+        let config = config.clone();
+        Self { config, client_id, direction, session, state_topic, trying: None, in_vain: 0, returning: false }
     }
 
-    /// Connects and logs in. The caller puts a timeout around it.
+    /// Connects and logs in, at the first of the addresses that lets us. The caller puts a timeout around it.
     pub(super) async fn connect(&mut self) -> Result<Live, LinkError> {
-        self.tls = self.config.tls.as_ref().map(tls::client_config).transpose()?;
-        let line = Line::default();
+        let tls = self.config.addresses.iter().any(|address| address.tls);
+        let tls = tls.then(|| client_config(&self.config.tls, Roots::Instead)).transpose()?;
+        let mut password = self.config.password.look_up().await?;
+        let refused = match self.connect_with(tls.as_ref(), password.as_deref()).await {
+            Err(refused @ LinkError::Misconfigured(_)) if self.config.password.may_change() => refused,
+            other => return other,
+        };
+        // It may have been renewed since: another one is tried at once.
+        let again = self.config.password.look_up().await?;
+        if again == password {
+            return Err(refused);
+        }
+        password = again;
+        self.connect_with(tls.as_ref(), password.as_deref()).await
+    }
+
+    async fn connect_with(
+        &mut self,
+        tls: Option<&Arc<rustls::ClientConfig>>,
+        password: Option<&str>,
+    ) -> Result<Live, LinkError> {
+        let login = match (&self.config.user, password) {
+            (None, None) => None,
+            (user, password) => Some((user.clone().unwrap_or_default(), password.unwrap_or_default().to_owned())),
+        };
+        let count = self.config.addresses.len();
+        let begin = self.trying.map_or(0, |given_up| given_up + 1);
+        let mut failed = Vec::new();
+        for at in (begin..begin + count).map(|at| at % count.max(1)) {
+            self.trying = Some(at);
+            let way = self.way(at, tls)?;
+            let attempt = Attempt { way, line: Line::default(), login: login.clone() };
+            match self.attempt(attempt).await {
+                Ok(mut live) => {
+                    self.trying = None;
+                    self.plan_leave(at, tls, password, &mut live.leave)?;
+                    return Ok(live);
+                }
+                Err(error) => failed.push(error),
+            }
+        }
+        self.trying = None;
+        Err(all_failed(failed))
+    }
+
+    fn way(&self, at: usize, tls: Option<&Arc<rustls::ClientConfig>>) -> Result<Way, LinkError> {
+        let missing = || LinkError::Misconfigured("there is no address".to_owned());
+        let address = self.config.addresses.get(at).cloned().ok_or_else(missing)?;
+        let name = address.tls.then(|| self.config.tls.name(&address.host)).transpose()?;
+        let bytes_max = usize::try_from(self.config.max_packet_size.0).unwrap_or(usize::MAX);
+        Ok(Way { address, tls: tls.cloned().zip(name), bytes_max })
+    }
+
+    /// What should end this connection although it is well.
+    fn plan_leave(
+        &mut self,
+        at: usize,
+        tls: Option<&Arc<rustls::ClientConfig>>,
+        password: Option<&str>,
+        leave: &mut Leave,
+    ) -> Result<(), LinkError> {
+        self.in_vain = if at == 0 { 0 } else { self.in_vain + u32::from(self.returning) };
+        self.returning = at != 0;
+        if at != 0 {
+            let address = self.config.addresses.get(at).map(ToString::to_string).unwrap_or_default();
+            tracing::warn!(client_id = %self.client_id, address, "connected to another address than the first");
+            leave.when_back(self.way(0, tls)?, fail_back(self.config.fail_back, self.in_vain));
+        }
+        if self.config.password.may_change()
+            && let Some(pause) = password.and_then(|token| secret::renewal(token, crate::clock::wall().0 / 1_000))
+        {
+            leave.renew_after(pause);
+        }
+        Ok(())
+    }
+
+    async fn attempt(&self, attempt: Attempt) -> Result<Live, LinkError> {
         let (inbound_tx, inbound) = mpsc::channel(INBOUND_MAX);
         let (up_tx, up) = oneshot::channel();
         let mut polling = JoinSet::new();
+        let (line, address) = (attempt.line.clone(), attempt.way.address.to_string());
         let client = match self.config.version {
             Version::V4 => {
-                let (client, eventloop) = v4::client(self, &line);
+                let (client, eventloop) = v4::client(self, attempt);
                 polling.spawn(v4::poll(eventloop, up_tx, inbound_tx));
                 Client::V4(client)
             }
             Version::V5 => {
-                let (client, eventloop) = v5::client(self, &line);
+                let (client, eventloop) = v5::client(self, attempt);
                 polling.spawn(v5::poll(eventloop, up_tx, inbound_tx));
                 Client::V5(client)
             }
         };
+        let (mut polling, state_topic) = (Polling(polling), self.state_topic.clone());
         match up.await {
-            Ok(granted) => Ok(Live { client, granted, inbound, line, polling: Polling(polling) }),
-            Err(_ended) => Err(self.at_remote(Polling(polling).ended().await)),
-        }
-    }
-
-    /// Opens a socket, which `line` looks at.
-    pub(super) fn socket(
-        &self,
-        line: &Line,
-    ) -> impl Fn() -> BoxFuture<'static, io::Result<TcpStream>> + Send + Sync + use<> {
-        let (host, port, line) = (self.config.host.clone(), self.config.port, line.clone());
-        move || {
-            let (host, line) = (host.clone(), line.clone());
-            Box::pin(async move {
-                let stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
-                stream.set_nodelay(true)?;
-                line.watch(&stream)?;
-                Ok(stream)
-            })
+            Ok(granted) => {
+                if let Some(topic) = &state_topic {
+                    client.announce(topic, ONLINE);
+                }
+                Ok(Live { client, granted, inbound, line, polling, leave: Leave::default(), state_topic })
+            }
+            Err(_ended) => Err(at_remote(&address, polling.ended().await)),
         }
     }
 
@@ -195,19 +321,42 @@ impl Settings {
         let remote = granted.packet_max.map_or(PACKET_BYTES_MAX, u64::from);
         self.config.max_packet_size.0.min(remote)
     }
+}
 
-    fn at_remote(&self, error: LinkError) -> LinkError {
-        let at = |words: String| format!("{}:{}: {words}", self.config.host, self.config.port);
-        match error {
-            LinkError::Transient(words) => LinkError::Transient(at(words)),
-            LinkError::Misconfigured(words) => LinkError::Misconfigured(at(words)),
+impl Attempt {
+    /// Opens the stream.
+    pub(super) fn dialling(
+        &self,
+    ) -> impl Fn() -> BoxFuture<'static, std::io::Result<Box<dyn Stream>>> + Send + Sync + use<> {
+        let (way, line) = (self.way.clone(), self.line.clone());
+        move || {
+            let (way, line) = (way.clone(), line.clone());
+            Box::pin(async move { way.dial(&line).await })
         }
     }
+}
+
+fn at_remote(address: &str, error: LinkError) -> LinkError {
+    let at = |words: String| format!("{address}: {words}");
+    match error {
+        LinkError::Transient(words) => LinkError::Transient(at(words)),
+        LinkError::Misconfigured(words) => LinkError::Misconfigured(at(words)),
+    }
+}
+
+/// What all addresses say. Where one may be well the next time, it is worth trying.
+fn all_failed(failed: Vec<LinkError>) -> LinkError {
+    let hopeless = failed.iter().all(|error| matches!(error, LinkError::Misconfigured(_)));
+    let words: Vec<String> = failed.iter().map(ToString::to_string).collect();
+    if hopeless { LinkError::Misconfigured(words.join("; ")) } else { LinkError::Transient(words.join("; ")) }
 }
 
 impl Live {
     /// DISCONNECT, and the end of the poll task.
     pub(super) async fn close(mut self) {
+        if let Some(topic) = &self.state_topic {
+            self.client.announce(topic, OFFLINE);
+        }
         if self.client.disconnect().await {
             self.polling.ended().await;
         }
@@ -231,6 +380,14 @@ impl Client {
         match self {
             Self::V4(client) => v4::publish(client, place, publish),
             Self::V5(client) => v5::publish(client, place, publish),
+        }
+    }
+
+    /// Says how the link is, retained. Nothing waits for it.
+    fn announce(&self, topic: &str, state: &'static str) {
+        match self {
+            Self::V4(client) => v4::announce(client, topic, state),
+            Self::V5(client) => v5::announce(client, topic, state),
         }
     }
 

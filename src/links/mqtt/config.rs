@@ -1,7 +1,8 @@
 //! Settings of a remote MQTT broker.
 
-use std::path::PathBuf;
+use std::time::Duration;
 
+use crate::links::{Secret, Tls};
 use crate::message::Qos;
 use crate::units::ByteSize;
 
@@ -18,44 +19,66 @@ pub enum Version {
 /// A remote MQTT broker.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Host name or address.
-    pub host: String,
-    /// Default 1883, with TLS 8883.
-    pub port: u16,
-    /// `mqtts://`.
-    pub tls: Option<Tls>,
+    /// At least one. The first is the home: others are for when it is not there.
+    pub addresses: Vec<Address>,
+    /// How often is looked whether the first address is back. Default 1 min.
+    pub fail_back: Duration,
+    /// For the addresses that ask for it; where one is named, only its own authority is trusted.
+    pub tls: Tls,
     /// Default 5.
     pub version: Version,
     /// The highest QoS it is published with; default 1. A message is sent with the lower of this and 1 at least.
     pub qos: Qos,
     /// Default: `SITE-LINK`. Where both halves are used: `ID-out` and `ID-in` (R25).
     pub client_id: Option<String>,
-    /// User name and password.
-    pub login: Option<(String, String)>,
+    /// User name.
+    pub user: Option<String>,
+    /// Looked up at each connection.
+    pub password: Secret,
+    /// Where the link says `online` and `offline`, retained: the latter also as its will.
+    pub state_topic: Option<String>,
     /// Seconds. Default 30.
     pub keep_alive_s: u16,
     /// Largest packet, either way. Default 1 MiB (R3).
     pub max_packet_size: ByteSize,
 }
 
-/// TLS towards a remote: the web's roots, and an own CA where one is named.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tls {
-    /// PEM file of an own authority; then only it is trusted.
-    pub ca: Option<PathBuf>,
-    /// Client certificate and key, PEM files.
-    pub identity: Option<(PathBuf, PathBuf)>,
+/// One of a remote's addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// Host name or address, without brackets.
+    pub host: String,
+    /// Default 1883, with TLS 8883, over WebSocket 80 and 443.
+    pub port: u16,
+    /// `mqtts://`, `wss://`.
+    pub tls: bool,
+    /// `ws://`, `wss://`: the path.
+    pub websocket: Option<String>,
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { host, port, .. } = self;
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+    }
+}
+
+impl Config {
+    /// The same for another client, which announces nothing.
+    #[must_use]
+    pub fn as_client(&self, client_id: String) -> Self {
+        Self { client_id: Some(client_id), state_topic: None, ..self.clone() }
+    }
 }
 
 impl std::fmt::Debug for Config {
     /// Without the password.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Config")
-            .field("host", &self.host)
-            .field("port", &self.port)
+            .field("addresses", &self.addresses)
             .field("version", &self.version)
             .field("client_id", &self.client_id)
-            .field("user", &self.login.as_ref().map(|(user, _)| user))
+            .field("user", &self.user)
             .finish_non_exhaustive()
     }
 }

@@ -9,15 +9,17 @@
 
 mod client;
 mod config;
+mod dial;
 mod sink;
 mod source;
 #[cfg(test)]
 pub(super) mod tests;
-mod tls;
 mod v4;
 mod v5;
+mod websocket;
 
-pub use config::{Config, Tls, Version};
+pub use config::{Address, Config, Version};
 pub use sink::{MqttSink, MqttSinkConnection};
 pub use source::{MqttSource, MqttSourceConnection, MqttToken};
-pub(super) use tls::{certificates, client_config};
+#[cfg(test)]
+pub(super) use tests::hop;

@@ -29,6 +29,8 @@ pub struct MqttSinkConnection {
     qos_max: Qos,
     packet_max: u64,
     stamped: bool,
+    /// Why the connection is given up as soon as nothing is in flight.
+    leaving: Option<String>,
 }
 
 impl MqttSink {
@@ -60,6 +62,7 @@ impl Sink for MqttSink {
             stamped: self.settings.config.version == Version::V5,
             site: std::sync::Arc::clone(&self.site),
             pending: FuturesUnordered::new(),
+            leaving: None,
             live,
         })
     }
@@ -67,10 +70,13 @@ impl Sink for MqttSink {
 
 impl SinkConnection for MqttSinkConnection {
     fn send(&mut self, record: Outgoing) -> Result<Sent, LinkError> {
+        if self.leaving.is_some() {
+            return Ok(Sent::Full(Box::new(record)));
+        }
         if let Err(error) = TopicName::new(&record.envelope.destination) {
             return Ok(Sent::Refused(format!("`{}` is no topic: {error}", record.envelope.destination)));
         }
-        let publish = self.publish(&record);
+        let publish = Publish::of(&record, self.stamped.then_some(&*self.site), self.qos_max);
         let size = self.size(&publish);
         if size > self.packet_max {
             let most = self.packet_max;
@@ -90,7 +96,10 @@ impl SinkConnection for MqttSinkConnection {
 
     async fn answer(&mut self) -> Result<Answer, LinkError> {
         loop {
-            let Self { live, pending, .. } = self;
+            if let Some(words) = self.leaving.take_if(|_| self.pending.is_empty()) {
+                return Err(LinkError::Transient(words));
+            }
+            let Self { live, pending, leaving, .. } = self;
             tokio::select! {
                 biased;
                 Some(answer) = pending.next() => {
@@ -100,6 +109,7 @@ impl SinkConnection for MqttSinkConnection {
                     }
                 }
                 error = live.polling.ended() => return Err(error),
+                words = live.leave.due() => *leaving = Some(words),
                 () = live.line.moved() => return Ok(Answer::Alive),
             }
         }
@@ -115,20 +125,6 @@ impl SinkConnection for MqttSinkConnection {
 }
 
 impl MqttSinkConnection {
-    fn publish(&self, record: &Outgoing) -> Publish {
-        let message = &record.envelope.message;
-        let stamps = if self.stamped { record.stamps(&self.site) } else { Vec::new() };
-        Publish {
-            topic: record.envelope.destination.to_string(),
-            payload: message.payload.clone(),
-            qos: message.qos.min(self.qos_max).max(Qos::AtLeastOnce),
-            retain: message.retain,
-            expiry_s: record.expiry_left_s,
-            properties: if self.stamped { message.properties.clone() } else { Default::default() },
-            stamps,
-        }
-    }
-
     /// Encoded size; not computed where even a generous estimate is small enough.
     fn size(&self, publish: &Publish) -> u64 {
         let user = publish.properties.user.iter().map(|(name, value)| name.len() + value.len() + 5).sum::<usize>();

@@ -11,7 +11,6 @@ use futures_util::future::BoxFuture;
 
 use super::Config;
 use super::client::{Ack, Asked, Direction, Inbound, Live, Settings, Subscribed};
-use crate::hub::Publication;
 use crate::links::{Identity, LinkError, Received, Source, SourceConnection};
 use crate::message::Qos;
 use crate::topic::TopicName;
@@ -146,7 +145,7 @@ impl SourceConnection for MqttSourceConnection {
             self.flush();
             let mut next = self.early.pop_front();
             if next.is_none() {
-                let Live { inbound, polling, .. } = &mut self.live;
+                let Live { inbound, polling, leave, .. } = &mut self.live;
                 next = tokio::select! {
                     biased;
                     error = polling.ended() => return self.last(error),
@@ -155,6 +154,7 @@ impl SourceConnection for MqttSourceConnection {
                         answered?;
                         continue;
                     }
+                    words = leave.due() => return self.last(LinkError::Transient(words)),
                     first = inbound.recv() => first,
                 };
             }
@@ -211,32 +211,16 @@ impl MqttSourceConnection {
     }
 
     fn take(&mut self, message: Inbound, batch: &mut Vec<Received<MqttToken>>) -> Result<(), LinkError> {
-        let once = message.ack.is_none();
-        let token = self.acks.received(message.ack);
+        let (once, again) = (message.ack.is_none(), message.again);
+        let mut message = message;
+        let token = self.acks.received(message.ack.take());
         let topic = std::str::from_utf8(&message.topic).ok().and_then(|topic| TopicName::new(topic).ok());
         let Some(topic) = topic else {
             tracing::warn!(topic = ?message.topic, "a message with an impossible topic is acknowledged and left out");
             self.unreadable += 1;
             return self.settled(token);
         };
-        batch.push(Received {
-            channel: None,
-            publication: Publication {
-                topic,
-                payload: message.payload,
-                qos: message.qos,
-                retain: message.retain,
-                expiry_s: message.expiry_s,
-                time_ms: None,
-                properties: message.properties,
-                client_id: None,
-                user: None,
-                packet_id: None,
-            },
-            token,
-            again: message.again,
-            once,
-        });
+        batch.push(Received { channel: None, publication: message.publication(topic), token, again, once });
         Ok(())
     }
 

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use super::client::{Direction, Settings};
+use super::client::{self, Direction, Settings};
 use super::*;
 use crate::buffer::{Offset, Place};
 use crate::links::{
@@ -76,17 +76,27 @@ impl Mosquitto {
     }
 
     pub(in crate::links) fn config(&self, version: Version) -> Config {
-        Config {
-            host: "127.0.0.1".into(),
-            port: self.port,
-            tls: None,
-            version,
-            qos: Qos::AtLeastOnce,
-            client_id: None,
-            login: None,
-            keep_alive_s: 30,
-            max_packet_size: ByteSize(1 << 20),
-        }
+        config_of(self.port, version)
+    }
+}
+
+fn address(port: u16) -> Address {
+    Address { host: "127.0.0.1".into(), port, tls: false, websocket: None }
+}
+
+fn config_of(port: u16, version: Version) -> Config {
+    Config {
+        addresses: vec![address(port)],
+        fail_back: Duration::from_secs(60),
+        tls: crate::links::Tls::default(),
+        version,
+        qos: Qos::AtLeastOnce,
+        client_id: None,
+        user: None,
+        password: crate::links::Secret::None,
+        state_topic: None,
+        keep_alive_s: 30,
+        max_packet_size: ByteSize(1 << 20),
     }
 }
 
@@ -104,6 +114,28 @@ pub(in crate::links) fn left_out() -> bool {
         std::io::Write::write_all(&mut list, line.as_bytes()).unwrap();
     }
     true
+}
+
+/// To a remote broker of this version, and from there.
+pub(in crate::links) fn hop(record: &Outgoing, version: Version) -> crate::hub::Publication {
+    let site = (version == Version::V5).then_some("here");
+    let publish = client::Publish::of(record, site, Qos::ExactlyOnce);
+    let (topic, payload, retain) = (publish.topic.clone(), publish.payload.clone(), publish.retain);
+    let inbound = match version {
+        Version::V5 => {
+            let qos = v5::wire_qos(publish.qos);
+            let mut packet = rumqttc_v5::Publish::new(topic, qos, payload, Some(v5::properties(publish)));
+            packet.retain = retain;
+            v5::received(packet)
+        }
+        Version::V4 => {
+            let mut packet = rumqttc_v4::Publish::new(topic, v4::wire_qos(publish.qos), payload);
+            packet.retain = retain;
+            v4::received(packet)
+        }
+    };
+    let topic = crate::topic::TopicName::new(std::str::from_utf8(&inbound.topic).unwrap()).unwrap();
+    inbound.publication(topic)
 }
 
 pub(in crate::links) fn identity() -> Identity {
@@ -295,7 +327,11 @@ async fn a_login_that_is_not_taken_is_a_misconfiguration_in_the_remotes_words() 
     }
     let remote = Mosquitto::start("allow_anonymous false").await;
     for version in [Version::V5, Version::V4] {
-        let config = Config { login: Some(("me".into(), "wrong".into())), ..remote.config(version) };
+        let config = Config {
+            user: Some("me".into()),
+            password: crate::links::Secret::Text("wrong".into()),
+            ..remote.config(version)
+        };
         let refused = timeout(SOON, sink(&config).connect()).await.unwrap().unwrap_err();
         let LinkError::Misconfigured(words) = refused else { panic!("{refused:?}") };
         assert!(words.contains("NotAuthorized") || words.contains("BadUserNamePassword"), "{words}");
@@ -396,19 +432,103 @@ async fn r21_a_reconnect_does_not_bring_retained_messages_again_and_they_keep_th
     assert_eq!((payloads(&received), received[0].publication.retain), (vec!["2".to_owned()], false));
 }
 
+/// Reads an MQTT packet: its first byte and what follows the length.
+async fn packet(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> (u8, Vec<u8>) {
+    let head = stream.read_u8().await.unwrap();
+    let (mut length, mut shift) = (0, 0);
+    loop {
+        let byte = stream.read_u8().await.unwrap();
+        length |= usize::from(byte & 0x7F) << shift;
+        shift += 7;
+        if byte & 0x80 == 0 {
+            break;
+        }
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await.unwrap();
+    (head, body)
+}
+
+/// A remote that takes two aliases.
+#[tokio::test]
+async fn a_topic_is_sent_once_and_its_alias_from_then_on() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let config = Config { addresses: vec![address(port)], ..config_of(port, Version::V5) };
+    let server = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        assert_eq!(packet(&mut stream).await.0, 0x10);
+        // CONNACK, Topic Alias Maximum 2.
+        stream.write_all(&[0x20, 6, 0, 0, 3, 0x22, 0, 2]).await.unwrap();
+        let mut topics = Vec::new();
+        for _ in 0..3 {
+            let (head, body) = packet(&mut stream).await;
+            assert_eq!(head & 0xF0, 0x30);
+            topics.push(usize::from(u16::from_be_bytes([body[0], body[1]])));
+        }
+        topics
+    };
+    let client = async {
+        let mut connection = connect_sink(&config).await;
+        (0..3).for_each(|offset| send(&mut connection, outgoing(offset, "plant/line/7/telemetry")));
+        answer(&mut connection).await
+    };
+    let topics = tokio::select! {
+        topics = timeout(SOON, server) => topics.unwrap(),
+        ended = client => panic!("{ended:?}"),
+    };
+    assert_eq!(topics, [22, 0, 0], "bytes of topic in each PUBLISH");
+}
+
+/// AWS IoT on port 443 tells MQTT from HTTP by the protocol that is offered.
+#[tokio::test]
+async fn the_protocols_and_the_name_that_are_configured_are_what_the_remote_is_asked_for() {
+    let dir = TempDir::new().unwrap();
+    let params = rcgen::CertificateParams::new(["hq.example".to_owned()]).unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = params.self_signed(&key).unwrap();
+    std::fs::write(dir.path().join("ca.pem"), certificate.pem()).unwrap();
+    let private = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let mut tls =
+        rustls::ServerConfig::builder_with_provider(std::sync::Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], private)
+            .unwrap();
+    tls.alpn_protocols = vec![b"x-amzn-mqtt-ca".to_vec()];
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(tls));
+    let config = Config {
+        addresses: vec![Address { tls: true, ..address(port) }],
+        tls: crate::links::Tls {
+            ca: Some(dir.path().join("ca.pem")),
+            identity: None,
+            server_name: Some("hq.example".to_owned()),
+            alpn: vec!["mqtt".to_owned(), "x-amzn-mqtt-ca".to_owned()],
+        },
+        ..config_of(port, Version::V5)
+    };
+    let server = async {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = acceptor.accept(stream).await.unwrap();
+        assert_eq!(packet(&mut stream).await.0, 0x10, "CONNECT");
+        let (_, session) = stream.get_ref();
+        (session.alpn_protocol().map(<[u8]>::to_vec), session.server_name().map(str::to_owned))
+    };
+    let mut sink = sink(&config);
+    let seen = tokio::select! {
+        seen = timeout(SOON, server) => seen.unwrap(),
+        connected = sink.connect() => panic!("{}", connected.unwrap_err()),
+    };
+    assert_eq!(seen, (Some(b"x-amzn-mqtt-ca".to_vec()), Some("hq.example".to_owned())));
+}
+
 #[test]
 fn r25_a_link_that_is_used_both_ways_has_two_client_ids() {
-    let config = |client_id: Option<&str>| Config {
-        host: "127.0.0.1".into(),
-        port: 1883,
-        tls: None,
-        version: Version::V5,
-        qos: Qos::AtLeastOnce,
-        client_id: client_id.map(str::to_owned),
-        login: None,
-        keep_alive_s: 30,
-        max_packet_size: ByteSize(1 << 20),
-    };
+    let config =
+        |client_id: Option<&str>| Config { client_id: client_id.map(str::to_owned), ..config_of(1883, Version::V5) };
     for (client_id, direction, both, want) in [
         (None, Direction::Out, false, "here-hq"),
         (None, Direction::Out, true, "here-hq-out"),

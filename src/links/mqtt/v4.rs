@@ -1,23 +1,20 @@
 //! MQTT 3.1.1 by `rumqttc-v4-next`, in the neutral words of `client`. It carries no properties and no reasons: a remote's
 //! refusal of a message cannot be seen (R16).
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use rumqttc_v4::{
-    AckMode, AsyncClient, ClientError, ConnectReturnCode, ConnectionError, Event, EventLoop, Incoming, ManualAck,
-    MqttOptions, NetworkOptions, PublishOptions, QoS, StateError, SubscribeFilter, SubscribeReasonCode,
-    TlsConfiguration, Transport,
+    AckMode, AsyncClient, ClientError, ConnectReturnCode, ConnectionError, Event, EventLoop, Incoming, LastWill,
+    ManualAck, MqttOptions, NetworkOptions, PublishOptions, QoS, StateError, SubscribeFilter, SubscribeReasonCode,
 };
 use tokio::sync::{mpsc, oneshot};
 
 use super::client::{
-    Ack, Asked, Direction, Granted, IN_FLIGHT_MAX, Inbound, Pending, Publish, REQUEST_BATCH, Settings, Subscribed,
-    hand_over,
+    Ack, Asked, Attempt, Direction, Granted, IN_FLIGHT_MAX, Inbound, OFFLINE, Pending, Publish, REQUEST_BATCH,
+    Settings, Subscribed, hand_over,
 };
-use super::tls;
 use crate::buffer::Place;
-use crate::links::line::Line;
+use crate::links::tls;
 use crate::links::{Answer, LinkError};
 use crate::message::{Properties, Qos};
 
@@ -25,22 +22,22 @@ use crate::message::{Properties, Qos};
 const CONNECT_TIMEOUT_S: u64 = 3600;
 
 /// A client and its poll loop, not yet connected.
-pub(super) fn client(settings: &Settings, line: &Line) -> (AsyncClient, EventLoop) {
+pub(super) fn client(settings: &Settings, attempt: Attempt) -> (AsyncClient, EventLoop) {
     let config = &settings.config;
-    let mut options = MqttOptions::new(settings.client_id.clone(), (config.host.clone(), config.port));
+    let mut options = MqttOptions::new(settings.client_id.clone(), attempt.way.address());
     options.set_keep_alive(config.keep_alive_s);
     options.set_max_request_batch(REQUEST_BATCH);
     let packet_max = usize::try_from(config.max_packet_size.0).unwrap_or(usize::MAX);
     options.set_max_packet_size(packet_max, packet_max);
     options.set_inflight(IN_FLIGHT_MAX);
-    if let Some((user, password)) = &config.login {
-        options.set_credentials(user.clone(), password.clone());
+    let dialling = attempt.dialling();
+    options.set_socket_connector(move |_address, _options| dialling());
+    if let Some((user, password)) = attempt.login {
+        options.set_credentials(user, password);
     }
-    if let Some(tls) = &settings.tls {
-        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::clone(tls))));
+    if let Some(topic) = &settings.state_topic {
+        options.set_last_will(LastWill::new(topic.clone(), OFFLINE, QoS::AtLeastOnce, true));
     }
-    let socket = settings.socket(line);
-    options.set_socket_connector(move |_address, _options| socket());
     match settings.direction {
         // An empty id cannot keep a session; ours never is: it is made of the site and the link.
         Direction::In if !settings.client_id.is_empty() => {
@@ -99,6 +96,14 @@ pub(super) fn publish(client: &AsyncClient, place: Place, publish: Publish) -> A
     }
 }
 
+/// See [`super::client::Client::announce`].
+pub(super) fn announce(client: &AsyncClient, topic: &str, state: &'static str) {
+    let options = PublishOptions::new(QoS::AtLeastOnce).retain(true);
+    if let Err(error) = client.try_publish_tracked(topic, state, options) {
+        tracing::warn!(topic, state, %error, "the link's state could not be announced");
+    }
+}
+
 /// Encoded size with a packet id: fixed header (at most 5), topic behind its length, packet id, payload.
 pub(super) fn size(publish: &Publish) -> usize {
     5 + 2 + publish.topic.len() + 2 + publish.payload.len()
@@ -116,7 +121,7 @@ pub(super) async fn subscribe(client: &AsyncClient, filters: &[String], qos: Qos
     Ok(answers.collect())
 }
 
-fn received(publish: rumqttc_v4::Publish) -> Inbound {
+pub(super) fn received(publish: rumqttc_v4::Publish) -> Inbound {
     let ack = match publish.qos {
         QoS::AtMostOnce => None,
         QoS::AtLeastOnce => Some(ManualAck::PubAck(rumqttc_v4::PubAck::new(publish.pkid))),
@@ -156,7 +161,7 @@ fn explain(error: &ConnectionError) -> LinkError {
     }
 }
 
-const fn wire_qos(qos: Qos) -> QoS {
+pub(super) const fn wire_qos(qos: Qos) -> QoS {
     match qos {
         Qos::AtMostOnce => QoS::AtMostOnce,
         Qos::AtLeastOnce => QoS::AtLeastOnce,

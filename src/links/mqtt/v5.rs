@@ -5,20 +5,19 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use rumqttc_v5::{
-    AckMode, AsyncClient, ClientError, ConnectReturnCode, ConnectionError, Event, EventLoop, Incoming, ManualAck,
-    MqttOptions, PersistedAckMode, PersistedSession, PubAckReason, PubRecReason, PublishNoticeError, PublishOptions,
-    PublishProperties, PublishResult, QoS, RetainForwardRule, SessionStore, SessionStoreKey, StateError,
-    SubscribeFilterInput, SubscribeReasonCode, TlsConfiguration, Transport,
+    AckMode, AsyncClient, ClientError, ConnectReturnCode, ConnectionError, Event, EventLoop, Incoming, LastWill,
+    ManualAck, MqttOptions, PersistedAckMode, PersistedSession, PubAckReason, PubRecReason, PublishNoticeError,
+    PublishOptions, PublishProperties, PublishResult, QoS, RetainForwardRule, SessionStore, SessionStoreKey,
+    StateError, SubscribeFilterInput, SubscribeReasonCode, TopicAliasPolicy,
 };
 use tokio::sync::{mpsc, oneshot};
 
 use super::client::{
-    Ack, Asked, Direction, Granted, IN_FLIGHT_MAX, Inbound, Pending, Publish, RECEIVE_MAX, REQUEST_BATCH,
-    SESSION_EXPIRY_S, Settings, Subscribed, hand_over,
+    Ack, Asked, Attempt, Direction, Granted, IN_FLIGHT_MAX, Inbound, OFFLINE, Pending, Publish, RECEIVE_MAX,
+    REQUEST_BATCH, SESSION_EXPIRY_S, Settings, Subscribed, hand_over,
 };
-use super::tls;
 use crate::buffer::Place;
-use crate::links::line::Line;
+use crate::links::tls;
 use crate::links::{Answer, LinkError};
 use crate::message::{Properties, Qos, headers};
 
@@ -29,24 +28,26 @@ const SUBSCRIBER_IN_FLIGHT_MAX: u16 = 16;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// A client and its poll loop, not yet connected.
-pub(super) fn client(settings: &Settings, line: &Line) -> (AsyncClient, EventLoop) {
+pub(super) fn client(settings: &Settings, attempt: Attempt) -> (AsyncClient, EventLoop) {
     let config = &settings.config;
-    let mut options = MqttOptions::new(settings.client_id.clone(), (config.host.clone(), config.port));
+    let mut options = MqttOptions::new(settings.client_id.clone(), attempt.way.address());
     options.set_keep_alive(config.keep_alive_s);
     options.set_connect_timeout(CONNECT_TIMEOUT);
     options.set_max_request_batch(REQUEST_BATCH);
     options.set_max_packet_size(Some(u32::try_from(config.max_packet_size.0).unwrap_or(u32::MAX)));
-    if let Some((user, password)) = &config.login {
-        options.set_credentials(user.clone(), password.clone());
+    let dialling = attempt.dialling();
+    options.set_socket_connector(move |_address, _options| dialling());
+    if let Some((user, password)) = attempt.login {
+        options.set_credentials(user, password);
     }
-    if let Some(tls) = &settings.tls {
-        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::clone(tls))));
+    if let Some(topic) = &settings.state_topic {
+        options.set_last_will(LastWill::new(topic.clone(), OFFLINE, QoS::AtLeastOnce, true, None));
     }
-    let socket = settings.socket(line);
-    options.set_socket_connector(move |_address, _options| socket());
     match settings.direction {
         Direction::Out => {
             options.set_clean_start(true);
+            // As many as the remote takes: long topics cost their length once.
+            options.set_topic_alias_policy(TopicAliasPolicy::Lru);
             options.set_outgoing_inflight_upper_limit(IN_FLIGHT_MAX);
         }
         Direction::In => {
@@ -102,6 +103,14 @@ pub(super) fn publish(client: &AsyncClient, place: Place, publish: Publish) -> A
         Err(ClientError::RequestChannelFull(_)) => Asked::QueueFull,
         Err(ClientError::InvalidRequest(_)) => Asked::Invalid("no topic that MQTT can carry".to_owned()),
         Err(_) => Asked::Gone,
+    }
+}
+
+/// See [`super::client::Client::announce`].
+pub(super) fn announce(client: &AsyncClient, topic: &str, state: &'static str) {
+    let options = PublishOptions::new(QoS::AtLeastOnce).retain(true);
+    if let Err(error) = client.try_publish_tracked(topic, state, options) {
+        tracing::warn!(topic, state, %error, "the link's state could not be announced");
     }
 }
 
@@ -180,7 +189,7 @@ fn judge(place: Place, result: Result<PublishResult, PublishNoticeError>) -> Opt
 }
 
 /// The properties of a PUBLISH: the message's own without stamps of earlier hops, and our stamps behind them.
-fn properties(publish: Publish) -> PublishProperties {
+pub(super) fn properties(publish: Publish) -> PublishProperties {
     let own = headers::unstamped(&publish.properties).map(|(name, value)| (name.to_owned(), value.to_owned()));
     let stamps = publish.stamps.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
     PublishProperties {
@@ -195,7 +204,7 @@ fn properties(publish: Publish) -> PublishProperties {
     }
 }
 
-fn received(publish: rumqttc_v5::Publish) -> Inbound {
+pub(super) fn received(publish: rumqttc_v5::Publish) -> Inbound {
     let ack = match publish.qos {
         QoS::AtMostOnce => None,
         QoS::AtLeastOnce => Some(ManualAck::PubAck(rumqttc_v5::PubAck::new(publish.pkid, None))),
@@ -274,7 +283,7 @@ fn refusal(code: ConnectReturnCode) -> LinkError {
     }
 }
 
-const fn wire_qos(qos: Qos) -> QoS {
+pub(super) const fn wire_qos(qos: Qos) -> QoS {
     match qos {
         Qos::AtMostOnce => QoS::AtMostOnce,
         Qos::AtLeastOnce => QoS::AtLeastOnce,

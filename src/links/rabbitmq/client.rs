@@ -6,17 +6,17 @@
 
 use std::net::Shutdown;
 use std::os::fd::AsFd as _;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lapin::tcp::OwnedTLSConfig;
-use lapin::uri::{AMQPScheme, AMQPUri};
+use lapin::tcp::RustlsConnector;
+use lapin::uri::{AMQPScheme, AMQPUri, SASLMechanism};
 use lapin::{AsyncTcpStream, Connection, ConnectionProperties, ErrorKind};
 use parking_lot::Mutex;
 
 use super::Config;
 use crate::links::line::Line;
+use crate::links::tls::{Roots, client_config};
 use crate::links::{Identity, LinkError};
 
 /// RabbitMQ's usual heartbeat of 60 s finds a dead peer after two minutes; this one after 20 s. The URL may ask for
@@ -46,7 +46,7 @@ impl Client {
 pub(super) async fn connect(config: &Config, identity: &Identity, role: &str) -> Result<Client, LinkError> {
     let uri = uri(config)?;
     let address = address(&uri);
-    let tls = tls(config.ca.as_deref()).await?;
+    let tls = tls(config, &uri)?;
     let name = format!("tidegate {} {} {role}", identity.site, identity.link);
     let properties = ConnectionProperties::default().with_connection_name(name.into());
     let runtime = lapin::runtime::default_runtime().map_err(|error| classify(&error))?;
@@ -62,10 +62,10 @@ pub(super) async fn connect(config: &Config, identity: &Identity, role: &str) ->
             hold(&slot, plain.get_ref().as_fd().try_clone_to_owned()?.into())?;
             watched.watch(plain.get_ref())?;
         }
-        Ok(match uri.scheme {
-            AMQPScheme::AMQP => stream,
-            AMQPScheme::AMQPS => stream.into_tls(&uri.authority.host, tls.as_ref()).await?,
-        })
+        match &tls {
+            None => Ok(stream),
+            Some((connector, name)) => Ok(stream.into_rustls(connector, name).await?),
+        }
     };
     let connected = Connection::connector(uri, runtime, dial, properties).await;
     let connection = connected.map_err(|error| at(&address, &error))?;
@@ -87,6 +87,10 @@ fn uri(config: &Config) -> Result<AMQPUri, LinkError> {
         uri.authority.host = address.to_string();
     }
     uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
+    // Without a user the certificate says who we are; lapin would be `guest`.
+    if config.tls.identity.is_some() && url.username().is_empty() {
+        uri.query.auth_mechanism.get_or_insert(SASLMechanism::External);
+    }
     Ok(uri)
 }
 
@@ -119,13 +123,13 @@ fn is_no_tls(words: &str) -> bool {
     words.contains("InvalidContentType")
 }
 
-/// The web's roots, and the operator's own authority beside them.
-async fn tls(ca: Option<&Path>) -> Result<OwnedTLSConfig, LinkError> {
-    let Some(path) = ca else { return Ok(OwnedTLSConfig::default()) };
-    match tokio::fs::read_to_string(path).await {
-        Ok(pem) => Ok(OwnedTLSConfig { identity: None, cert_chain: Some(pem) }),
-        Err(error) => Err(LinkError::Misconfigured(format!("cannot read ca {}: {error}", path.display()))),
+/// Who makes TLS of a stream, and the name that the certificate has to have. `None`: none is spoken.
+fn tls(config: &Config, uri: &AMQPUri) -> Result<Option<(RustlsConnector, String)>, LinkError> {
+    if uri.scheme == AMQPScheme::AMQP {
+        return Ok(None);
     }
+    let name = config.tls.server_name.clone().unwrap_or_else(|| uri.authority.host.clone());
+    Ok(Some((client_config(&config.tls, Roots::Beside)?.into(), name)))
 }
 
 /// What an error of lapin means for the link. 403 (no permission, wrong password), 404 (no such exchange or queue) and 530
@@ -145,7 +149,9 @@ pub(super) fn classify(error: &lapin::Error) -> LinkError {
 
 /// rustls says it in the text of an I/O error: a certificate does not get better by trying again.
 fn is_certificate_error(words: &str) -> bool {
-    words.contains("invalid peer certificate") || words.contains("certificate required")
+    ["invalid peer certificate", "certificate required", "received fatal alert"]
+        .iter()
+        .any(|known| words.contains(known))
 }
 
 /// The second handle on the socket; see the module.
@@ -197,7 +203,9 @@ mod tests {
             unroutable: super::super::Unroutable::DeadLetter,
             prefetch: 512,
             topic_escape: false,
-            ca: None,
+            tls: crate::links::Tls::default(),
+            streams: std::collections::BTreeMap::new(),
+            positions: None,
         }
     }
 

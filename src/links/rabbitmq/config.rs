@@ -1,5 +1,10 @@
 //! Settings of a RabbitMQ.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crate::links::Tls;
+
 /// Where an exchange is to be declared (R27: expected to exist, declared only with `declare:`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Declare {
@@ -7,6 +12,34 @@ pub struct Declare {
     pub kind: String,
     /// Default true.
     pub durable: bool,
+    /// Such as `alternate-exchange`.
+    pub arguments: Vec<(String, Argument)>,
+}
+
+/// The value of an argument.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Argument {
+    /// `true`, `false`.
+    Bool(bool),
+    /// A whole number.
+    Int(i64),
+    /// A text.
+    Text(String),
+}
+
+/// Where a stream is read from when no position of ours is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StreamStart {
+    /// Its first message that is still there.
+    First,
+    /// The last chunk that was written.
+    Last,
+    /// What comes from now on.
+    Next,
+    /// This offset.
+    Offset(u64),
+    /// What was written from then on; seconds since 1970.
+    Time(u64),
 }
 
 /// What becomes of a message that no queue takes (R27).
@@ -36,8 +69,12 @@ pub struct Config {
     pub prefetch: u16,
     /// `/` in topics becomes `.` in routing keys; with this, dots and the AMQP wildcards are escaped so that the way back is exact.
     pub topic_escape: bool,
-    /// PEM file of an own authority for `amqps://`, added to the web's roots.
-    pub ca: Option<std::path::PathBuf>,
+    /// For `amqps://`; an own authority is added to the web's. With a client certificate and no user in the URL it logs in (SASL EXTERNAL).
+    pub tls: Tls,
+    /// The queues that are streams, and where each is read from at first.
+    pub streams: BTreeMap<String, StreamStart>,
+    /// Where it is written down how far streams were read.
+    pub positions: Option<PathBuf>,
 }
 
 impl std::fmt::Debug for Config {

@@ -11,7 +11,8 @@
 //! header `x-correlation-id`. User properties are headers, repeated names an array (the order across different
 //! names is not kept: an AMQP table has none). Ours: `x-mqtt-qos`, `x-mqtt-retain`, `x-mqtt-utf8`, the `tg-` stamps,
 //! `message_id` = `tg-id`, `timestamp` in seconds. The user properties `CC` and `BCC` become `x-user-CC` and `x-user-BCC`,
-//! because RabbitMQ would read them as further routing keys.
+//! because RabbitMQ would read them as further routing keys. `x-received-from` names the gateways that the message has passed as
+//! RabbitMQ's federation would; what a federation wrote there itself is a user property on the way, and a table again.
 //!
 //! What is read back has QoS 1 unless `x-mqtt-qos` says otherwise: a queue with acknowledgements is at-least-once,
 //! whatever the publisher wrote into `delivery_mode`.
@@ -26,7 +27,7 @@ use serde_json::Value as Json;
 
 use crate::hub::Publication;
 use crate::links::Outgoing;
-use crate::message::{Properties, Qos, headers};
+use crate::message::{Message, Properties, Qos, headers};
 use crate::topic::TopicName;
 
 /// The longest short string: routing keys, header names, `message_id`.
@@ -44,10 +45,16 @@ const TRANSIENT: u8 = 1;
 
 const REPLY_TO_TOPIC: &str = "x-reply-to-topic";
 const CORRELATION_ID: &str = "x-correlation-id";
+/// What a gateway's `uri` begins with there.
+const GATEWAY: &str = "tidegate://";
+/// As many as the sites of `tg-path`, and as many hops of a federation.
+const RECEIVED_FROM_MAX: usize = 32;
 const QOS: &str = "x-mqtt-qos";
 const RETAIN: &str = "x-mqtt-retain";
 const UTF8: &str = "x-mqtt-utf8";
 const TOPIC: &str = "x-mqtt-topic";
+/// Who a message came through, as RabbitMQ's federation has it: tables, the latest first.
+const RECEIVED_FROM: &str = "x-received-from";
 /// Headers that RabbitMQ itself acts upon, and what we write instead.
 const ROUTED_HEADERS: [(&str, &str); 2] = [("CC", "x-user-CC"), ("BCC", "x-user-BCC")];
 
@@ -83,13 +90,14 @@ pub(super) fn outgoing(record: &Outgoing, mapping: &Mapping) -> Result<Mapped, S
     let stamps = record.stamps(&mapping.site);
     let message_id = stamps.iter().find(|(name, _)| *name == headers::ID).map(|(_, id)| id.clone()).unwrap_or_default();
     let mut table = Table::default();
-    for (name, value) in headers::unstamped(&message.properties) {
+    for (name, value) in headers::unstamped(&message.properties).filter(|(name, _)| *name != RECEIVED_FROM) {
         let name = ROUTED_HEADERS.iter().find(|(ours, _)| *ours == name).map_or(name, |(_, renamed)| renamed);
         table.append(name, value)?;
     }
     for (name, value) in stamps {
         table.set(name, long(&value))?;
     }
+    table.set(RECEIVED_FROM, received_from(message, &mapping.site))?;
     table.set(QOS, AMQPValue::ShortShortUInt(message.qos.bits()))?;
     table.set(RETAIN, AMQPValue::Boolean(message.retain))?;
     if message.properties.payload_is_utf8 {
@@ -167,6 +175,12 @@ impl Read {
         let text = || plain(&json);
         match name {
             QOS => self.qos = qos(&json).unwrap_or(self.qos),
+            RECEIVED_FROM => {
+                // Our own are in `tg-path`, and written anew from it.
+                let ours = |value: &Json| value["uri"].as_str().is_some_and(|uri| uri.starts_with(GATEWAY));
+                let others = json.as_array().into_iter().flatten().filter(|value| !ours(value));
+                self.properties.user.extend(others.map(|value| (name.into(), plain(value).into())));
+            }
             RETAIN => self.retain = json == Json::Bool(true) || json == Json::String("true".to_owned()),
             UTF8 => self.properties.payload_is_utf8 = json == Json::Bool(true),
             TOPIC => self.topic = TopicName::new(&text()).ok(),
@@ -201,6 +215,29 @@ impl Read {
             self.properties.user.extend(value.map(|value| (name.into(), value.into())));
         }
     }
+}
+
+/// The gateways that the message has passed, this one first, and behind them what federation wrote before.
+fn received_from(message: &Message, here: &str) -> AMQPValue {
+    let passed = message.origin.path.iter().rev().map(|site| &**site);
+    let gateways = std::iter::once(here).chain(passed).map(|site| {
+        let texts = [("uri", format!("{GATEWAY}{site}")), ("cluster-name", site.to_owned())];
+        let mut table: BTreeMap<ShortString, AMQPValue> =
+            texts.into_iter().map(|(name, text)| (name.into(), long(&text))).collect();
+        table.insert("redelivered".into(), AMQPValue::Boolean(false));
+        table
+    });
+    let earlier = message.properties.user.iter().filter(|(name, _)| **name == *RECEIVED_FROM);
+    let earlier = earlier.filter_map(|(_, text)| {
+        let table: BTreeMap<String, Json> = serde_json::from_str(text).ok()?;
+        let fields = table.into_iter().filter_map(|(name, value)| {
+            let value = if let Json::Bool(value) = value { AMQPValue::Boolean(value) } else { long(&plain(&value)) };
+            Some((ShortString::try_new(name.as_str()).ok()?, value))
+        });
+        Some(fields.collect())
+    });
+    let tables = gateways.chain(earlier).map(|table| AMQPValue::FieldTable(FieldTable::from(table)));
+    AMQPValue::FieldArray(FieldArray::from(tables.take(RECEIVED_FROM_MAX).collect::<Vec<_>>()))
 }
 
 /// Headers under construction: names checked, size counted.
@@ -312,8 +349,16 @@ fn short(what: &str, text: &str) -> Result<ShortString, String> {
 }
 
 fn size(value: &AMQPValue) -> usize {
-    let variable = if let AMQPValue::LongString(text) = value { text.len() } else { 0 };
-    variable + 16
+    let inside = if let AMQPValue::LongString(text) = value {
+        text.len()
+    } else if let AMQPValue::FieldArray(values) = value {
+        values.as_slice().iter().map(size).sum()
+    } else if let AMQPValue::FieldTable(table) = value {
+        table.inner().iter().map(|(name, value)| name.as_str().len() + size(value)).sum()
+    } else {
+        0
+    };
+    inside + 16
 }
 
 /// The bytes of a string value, UTF-8 or not.
@@ -365,7 +410,7 @@ fn json(value: &AMQPValue, depth: u8) -> Option<Json> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::buffer::Place;
     use crate::message::Envelope;
@@ -384,6 +429,11 @@ mod tests {
             message: message("a/b", b"payload"),
         };
         Outgoing { place: Place::default(), seq: "buf-0-0".to_owned(), backfill: false, envelope, expiry_left_s: None }
+    }
+
+    /// To a topic exchange, and from a queue of it.
+    pub(in crate::links) fn hop(record: &Outgoing) -> Publication {
+        back(record, &mapping(false, false))
     }
 
     fn back(record: &Outgoing, mapping: &Mapping) -> Publication {
@@ -489,6 +539,38 @@ mod tests {
         assert_eq!(mapped.properties.correlation_id().as_ref().unwrap().as_str(), "call-7");
         assert_eq!(header(&mapped, CORRELATION_ID), None);
         assert_eq!(back(&record, &mapping(false, false)).qos, Qos::AtMostOnce);
+    }
+
+    #[test]
+    fn a_federation_sees_the_gateways_that_a_message_passed_and_what_it_wrote_itself_stays() {
+        let mut table = FieldTable::default();
+        let mut by_federation = FieldTable::default();
+        by_federation.insert("uri".into(), long("amqp://upstream"));
+        by_federation.insert("exchange".into(), long("events"));
+        by_federation.insert("redelivered".into(), AMQPValue::Boolean(true));
+        let received = AMQPValue::FieldArray(vec![AMQPValue::FieldTable(by_federation.clone())].into());
+        table.insert(RECEIVED_FROM.into(), received);
+        let properties = BasicProperties::default().with_headers(table);
+        let publication = incoming("q", "a.b", &properties, Vec::new(), false).unwrap();
+        let mut record = record("a/b");
+        record.envelope.message.properties = publication.properties;
+        record.envelope.message.origin.path = vec!["first".into(), "second".into()];
+        for _ in 0..2 {
+            let mapped = outgoing(&record, &mapping(false, false)).unwrap();
+            let Some(AMQPValue::FieldArray(tables)) = header(&mapped, RECEIVED_FROM) else { panic!() };
+            let text = |table: &AMQPValue, name: &str| {
+                let AMQPValue::FieldTable(table) = table else { panic!("{table:?}") };
+                table.inner().get(name).cloned()
+            };
+            let uris: Vec<_> = tables.as_slice().iter().map(|table| text(table, "uri")).collect();
+            let ours = ["here", "second", "first"].map(|site| Some(long(&format!("tidegate://{site}"))));
+            assert_eq!(uris, [&ours[..], &[Some(long("amqp://upstream"))]].concat());
+            assert_eq!(tables.as_slice()[3], AMQPValue::FieldTable(by_federation.clone()));
+            // Once more through a gateway: ours are in its path.
+            let user = back(&record, &mapping(false, false)).properties.user;
+            assert_eq!(user.iter().filter(|(name, _)| **name == *RECEIVED_FROM).count(), 1, "{user:?}");
+            record.envelope.message.properties.user = user;
+        }
     }
 
     #[test]

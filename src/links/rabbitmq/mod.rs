@@ -23,10 +23,13 @@ mod examine;
 mod mapping;
 mod sink;
 mod source;
+mod streams;
 
 pub(super) use client::endpoint;
-pub use config::{Config, Declare, Unroutable};
+pub use config::{Argument, Config, Declare, StreamStart, Unroutable};
 pub(super) use examine::examine;
+#[cfg(test)]
+pub(super) use mapping::tests::hop;
 pub use sink::{RabbitSink, RabbitSinkConnection};
 pub use source::{RabbitSource, RabbitSourceConnection, RabbitToken};
 

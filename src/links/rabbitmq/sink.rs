@@ -11,13 +11,13 @@ use std::task::{Context, Poll, Waker};
 
 use futures_util::Stream;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions};
-use lapin::types::{FieldTable, ShortString};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, Confirmation, Event, ExchangeKind};
 
 use super::client::{self, Client};
 use super::confirm::{Confirms, Outcome, Published, Returned, Verdict};
 use super::mapping::{self, Mapping};
-use super::{Config, Unroutable};
+use super::{Argument, Config, Unroutable};
 use crate::links::{Answer, Identity, LinkError, Outgoing, Sent, Sink, SinkConnection};
 
 /// Where the rate stops growing with the window (measured: STACK.md); some 1 MiB of small messages.
@@ -91,7 +91,8 @@ pub(super) async fn prepare_exchange(
         }
         None => (ExchangeKind::Topic, ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() }),
     };
-    let declared = channel.exchange_declare(exchange.clone(), kind, options, FieldTable::default()).await;
+    let arguments = config.declare.iter().flat_map(|declare| &declare.arguments);
+    let declared = channel.exchange_declare(exchange.clone(), kind, options, table(arguments)?).await;
     declared.map_err(|error| match client::classify(&error) {
         LinkError::Misconfigured(words) if words.starts_with("404") => LinkError::Misconfigured(format!(
             "no exchange '{}' in vhost '{}': {words}; create it, or let the link do so with `declare:`",
@@ -104,6 +105,21 @@ pub(super) async fn prepare_exchange(
         }
         other @ (LinkError::Misconfigured(_) | LinkError::Transient(_)) => other,
     })
+}
+
+fn table<'a>(arguments: impl Iterator<Item = &'a (String, Argument)>) -> Result<FieldTable, LinkError> {
+    let mut table = FieldTable::default();
+    for (name, value) in arguments {
+        let key = ShortString::try_new(name.as_str())
+            .map_err(|error| LinkError::Misconfigured(format!("the argument's name `{name}` is too long: {error}")))?;
+        let value = match value {
+            Argument::Bool(value) => AMQPValue::Boolean(*value),
+            Argument::Int(value) => AMQPValue::LongLongInt(*value),
+            Argument::Text(value) => AMQPValue::LongString(value.as_str().into()),
+        };
+        table.insert(key, value);
+    }
+    Ok(table)
 }
 
 /// A live connection with its channel in confirm mode.

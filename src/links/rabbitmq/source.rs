@@ -4,11 +4,13 @@
 //! `basic.ack multiple` for many (R24): each time a quarter of the prefetch has settled, and at the latest [`ACK_DELAY`]
 //! after. A delivery that is not acknowledged when the connection ends comes again, marked `redelivered`.
 //!
+//! A stream keeps no position for us: `streams` does.
+//!
 //! A queue that is not there, or may not be read, costs the others nothing: RabbitMQ closes its channel, and it is tried again on a
 //! new one each [`REOPEN_AFTER`]. Meanwhile the link says which one it is ([`SourceConnection::trouble`]). Only where no queue can be
 //! read the connection is given up.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -20,10 +22,12 @@ use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Consumer};
+use parking_lot::Mutex;
 
 use super::Config;
 use super::client::{self, Client};
 use super::mapping;
+use super::streams::{self, Positions};
 use crate::links::{Identity, LinkError, Received, Source, SourceConnection};
 
 /// R24: an acknowledgement waits this long for company.
@@ -41,13 +45,16 @@ pub struct RabbitSource {
     config: Config,
     queues: Vec<String>,
     identity: Identity,
+    /// Over all connections: looked at and noted, never held across a wait.
+    positions: Arc<Mutex<Positions>>,
 }
 
 impl RabbitSource {
     /// For `queues`, which must exist; connects only when asked.
     #[must_use]
     pub fn new(config: &Config, queues: Vec<String>, identity: &Identity) -> Self {
-        Self { config: config.clone(), queues, identity: identity.clone() }
+        let positions = Arc::new(Mutex::new(Positions::open(config.positions.as_deref())));
+        Self { config: config.clone(), queues, identity: identity.clone(), positions }
     }
 }
 
@@ -59,7 +66,8 @@ impl Source for RabbitSource {
         let mut slots = Vec::new();
         for name in &self.queues {
             let name: Arc<str> = name.as_str().into();
-            let state = match consume(&client, &self.config, &name, 0).await {
+            let arguments = self.positions.lock().arguments(&self.config, &name);
+            let state = match consume(&client, &self.config, &name, 0, arguments).await {
                 Ok(queue) => State::Read(Box::new(queue)),
                 Err(LinkError::Misconfigured(words)) => State::missing(words, REOPEN_AFTER),
                 Err(lost @ LinkError::Transient(_)) => return Err(lost),
@@ -67,14 +75,29 @@ impl Source for RabbitSource {
             slots.push(Slot { name, state });
         }
         let (config, client) = (self.config.clone(), Arc::new(client));
-        let connection =
-            RabbitSourceConnection { slots, next: 0, unreadable: 0, opened: 0, opening: None, config, client };
+        let positions = Arc::clone(&self.positions);
+        let connection = RabbitSourceConnection {
+            slots,
+            next: 0,
+            unreadable: 0,
+            opened: 0,
+            opening: None,
+            config,
+            client,
+            positions,
+        };
         connection.any_left()?;
         Ok(connection)
     }
 }
 
-async fn consume(client: &Client, config: &Config, name: &str, opened: u64) -> Result<Queue, LinkError> {
+async fn consume(
+    client: &Client,
+    config: &Config,
+    name: &str,
+    opened: u64,
+    arguments: FieldTable,
+) -> Result<Queue, LinkError> {
     let queue = ShortString::try_new(name)
         .map_err(|error| LinkError::Misconfigured(format!("the queue's name `{name}` is too long: {error}")))?;
     let refused = |error: lapin::Error| match client::classify(&error) {
@@ -88,10 +111,11 @@ async fn consume(client: &Client, config: &Config, name: &str, opened: u64) -> R
     // 0 would mean no limit at all, and with it no limit to memory.
     let prefetch = config.prefetch.max(1);
     channel.basic_qos(prefetch, BasicQosOptions::default()).await.map_err(refused)?;
-    let consumer = channel.basic_consume(queue, "".into(), BasicConsumeOptions::default(), FieldTable::default()).await;
+    let consumer = channel.basic_consume(queue, "".into(), BasicConsumeOptions::default(), arguments).await;
     let ack_every = u64::from(prefetch / 4).max(1);
     let settling = Settling::new(ack_every);
-    Ok(Queue { name: name.into(), opened, consumer: consumer.map_err(refused)?, channel, settling })
+    let (consumer, offsets) = (consumer.map_err(refused)?, VecDeque::new());
+    Ok(Queue { name: name.into(), opened, consumer, channel, settling, offsets })
 }
 
 /// A delivery: which of the link's queues, on which of its channels, and its tag there.
@@ -113,6 +137,7 @@ pub struct RabbitSourceConnection {
     opening: Option<Opening>,
     config: Config,
     client: Arc<Client>,
+    positions: Arc<Mutex<Positions>>,
 }
 
 /// A queue that is being tried again.
@@ -145,6 +170,8 @@ struct Queue {
     consumer: Consumer,
     channel: Channel,
     settling: Settling,
+    /// Of a stream: tags that are not settled with all before them, and where in the stream they are.
+    offsets: VecDeque<(u64, u64)>,
 }
 
 impl SourceConnection for RabbitSourceConnection {
@@ -174,7 +201,10 @@ impl SourceConnection for RabbitSourceConnection {
         if queue.opened != token.opened {
             return Ok(());
         }
-        match queue.settling.settle(token.tag, crate::clock::now()) {
+        let now = crate::clock::now();
+        let due = queue.settling.settle(token.tag, now);
+        queue.pass(&self.positions, now);
+        match due {
             Some(tag) => queue.acknowledge(tag),
             None => Ok(()),
         }
@@ -204,6 +234,17 @@ impl SourceConnection for RabbitSourceConnection {
             if let Err(error) = queue.acknowledge_settled() {
                 tracing::debug!(%error, queue = &*queue.name, "the last acknowledgements could not be sent");
             }
+        }
+        let writing = {
+            let mut positions = self.positions.lock();
+            positions.save(crate::clock::now());
+            positions.take_writing()
+        };
+        if let Some(Err(error)) = match writing {
+            Some(writing) => Some(writing.await),
+            None => None,
+        } {
+            tracing::debug!(%error, "the streams' positions");
         }
         // The good-bye goes through the same connection behind the acknowledgements.
         self.opening = None;
@@ -244,7 +285,7 @@ impl RabbitSourceConnection {
             State::Missing(..) => None,
         });
         let again = self.missing().map(|(_, again)| again).filter(|_| self.opening.is_none());
-        acknowledgements.chain(again).min()
+        acknowledgements.chain(again).chain(self.positions.lock().due()).min()
     }
 
     /// Does what is due.
@@ -252,6 +293,9 @@ impl RabbitSourceConnection {
         let now = crate::clock::now();
         for queue in self.read().filter(|queue| queue.settling.due().is_some_and(|due| due <= now)) {
             queue.acknowledge_settled()?;
+        }
+        if self.positions.lock().due().is_some_and(|due| due <= now) {
+            self.positions.lock().save(now);
         }
         let is_due = |slot: &Slot| matches!(slot.state, State::Missing(_, again) if again <= now);
         if self.opening.is_none()
@@ -266,7 +310,8 @@ impl RabbitSourceConnection {
         self.opened += 1;
         let (client, config, opened) = (Arc::clone(&self.client), self.config.clone(), self.opened);
         let name = self.slots.get(slot).map(|slot| Arc::clone(&slot.name)).unwrap_or_default();
-        Opening { slot, done: async move { consume(&client, &config, &name, opened).await }.boxed() }
+        let arguments = self.positions.lock().arguments(&config, &name);
+        Opening { slot, done: async move { consume(&client, &config, &name, opened, arguments).await }.boxed() }
     }
 
     fn poll_opening(&mut self, cx: &mut Context<'_>) -> Result<(), LinkError> {
@@ -313,6 +358,9 @@ impl RabbitSourceConnection {
                 match Pin::new(&mut queue.consumer).poll_next(cx) {
                     Poll::Pending => break,
                     Poll::Ready(Some(Ok(delivery))) => {
+                        if queue.is_behind(&self.positions, &delivery) {
+                            continue;
+                        }
                         match queue.received(index, delivery, self.config.topic_escape) {
                             Some(received) => batch.push(received),
                             None => self.unreadable += 1,
@@ -336,6 +384,24 @@ impl RabbitSourceConnection {
 }
 
 impl Queue {
+    /// Takes note of where in its stream a delivery is. One that had settled before is passed over: streams hand out whole chunks.
+    fn is_behind(&mut self, positions: &Mutex<Positions>, delivery: &Delivery) -> bool {
+        let Some(offset) = streams::offset_of(&delivery.properties) else { return false };
+        if positions.lock().has_passed(&self.name, offset) {
+            self.settling.settled_elsewhere(delivery.delivery_tag);
+            return true;
+        }
+        self.offsets.push_back((delivery.delivery_tag, offset));
+        false
+    }
+
+    /// Of a stream: how far it was read.
+    fn pass(&mut self, positions: &Mutex<Positions>, now: Instant) {
+        while let Some((_, offset)) = self.offsets.pop_front_if(|(tag, _)| *tag <= self.settling.low) {
+            positions.lock().passed(&self.name, offset, now);
+        }
+    }
+
     fn received(&mut self, index: usize, delivery: Delivery, escape: bool) -> Option<Received<RabbitToken>> {
         let tag = delivery.delivery_tag;
         let key = delivery.routing_key.as_str();

@@ -100,7 +100,7 @@ pub async fn run_replay(
         Kind::Mqtt(remote) => {
             // Two clients of one id would throw each other out.
             let link = remote.client_id.clone().unwrap_or_else(|| format!("{}-{}", identity.site, identity.link));
-            let remote = mqtt::Config { client_id: Some(format!("{link}-replay-{}", replay.id)), ..remote.clone() };
+            let remote = remote.as_client(format!("{link}-replay-{}", replay.id));
             let sink = mqtt::MqttSink::new(&remote, &identity, false);
             Box::pin(ReplayRunner::new(common, sink, replay, most).paced(&rate).run()).await
         }

@@ -1,0 +1,152 @@
+//! How far streams were read. AMQP 0-9-1 keeps no position for who reads a stream: it is asked for when reading begins. So it is ours to
+//! keep, in a file of the link's folder.
+//!
+//! It is written at most each [`SAVE_EACH`] and at a good-bye, so that a kill reads again what was settled in the last second, and what was
+//! in flight.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable};
+use tokio::task::JoinHandle;
+
+use super::{Config, StreamStart};
+
+/// How often the positions are written at most.
+const SAVE_EACH: Duration = Duration::from_secs(1);
+
+/// The consumer's argument, and the header of each delivery.
+const OFFSET: &str = "x-stream-offset";
+
+/// The next offset to read of each stream.
+#[derive(Debug, Default)]
+pub(super) struct Positions {
+    path: Option<PathBuf>,
+    next: BTreeMap<Arc<str>, u64>,
+    /// When what is not written yet is to be.
+    due: Option<Instant>,
+    writing: Option<JoinHandle<()>>,
+}
+
+impl Positions {
+    /// What was written by an earlier start. A file that cannot be read is as good as none: the streams begin where the link says.
+    pub(super) fn open(path: Option<&Path>) -> Self {
+        let mut positions = Self { path: path.map(Path::to_owned), ..Self::default() };
+        let Some(path) = path else { return positions };
+        match fs::read(path) {
+            Ok(bytes) => match serde_json::from_slice::<BTreeMap<String, u64>>(&bytes) {
+                Ok(next) => positions.next = next.into_iter().map(|(name, next)| (name.into(), next)).collect(),
+                Err(error) => tracing::error!(path = %path.display(), %error, "the streams' positions cannot be read"),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => tracing::error!(path = %path.display(), %error, "the streams' positions cannot be read"),
+        }
+        positions
+    }
+
+    /// With what a stream is read from where we are; nothing for a queue.
+    pub(super) fn arguments(&self, config: &Config, queue: &str) -> FieldTable {
+        let mut table = FieldTable::default();
+        let Some(start) = config.streams.get(queue) else { return table };
+        let number = |offset: u64| AMQPValue::LongLongInt(i64::try_from(offset).unwrap_or(i64::MAX));
+        let word = |word: &str| AMQPValue::LongString(word.into());
+        let from = match (self.next.get(queue), start) {
+            (Some(next), _) => number(*next),
+            (None, StreamStart::First) => word("first"),
+            (None, StreamStart::Last) => word("last"),
+            (None, StreamStart::Next) => word("next"),
+            (None, StreamStart::Offset(offset)) => number(*offset),
+            (None, StreamStart::Time(seconds)) => AMQPValue::Timestamp(*seconds),
+        };
+        table.insert(OFFSET.into(), from);
+        table
+    }
+
+    /// Everything of this stream up to `offset` has settled.
+    pub(super) fn passed(&mut self, queue: &Arc<str>, offset: u64, now: Instant) {
+        let next = self.next.entry(Arc::clone(queue)).or_default();
+        if offset >= *next {
+            *next = offset + 1;
+            self.due.get_or_insert(now + SAVE_EACH);
+        }
+    }
+
+    /// Whether a delivery lies before what has settled: a stream hands out whole chunks.
+    pub(super) fn has_passed(&self, queue: &str, offset: u64) -> bool {
+        self.next.get(queue).is_some_and(|next| offset < *next)
+    }
+
+    /// When [`Positions::save`] is to be called.
+    pub(super) const fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Writes what is new, on a thread that may block. Answers who waits for it may await.
+    pub(super) fn save(&mut self, now: Instant) {
+        if self.writing.as_ref().is_some_and(|writing| !writing.is_finished()) {
+            // The one after it would not be kept back.
+            self.due = self.due.map(|_| now + SAVE_EACH);
+            return;
+        }
+        let (Some(_), Some(path)) = (self.due.take(), self.path.clone()) else { return };
+        let next = self.next.clone();
+        self.writing = Some(tokio::task::spawn_blocking(move || {
+            if let Err(error) = write(&path, &next) {
+                tracing::error!(path = %path.display(), %error, "the streams' positions cannot be written: a start would read again from the last");
+            }
+        }));
+    }
+
+    /// Who writes now, if anybody does.
+    pub(super) const fn take_writing(&mut self) -> Option<JoinHandle<()>> {
+        self.writing.take()
+    }
+}
+
+/// Beside, synced, and then in its place.
+fn write(path: &Path, next: &BTreeMap<Arc<str>, u64>) -> io::Result<()> {
+    let names: BTreeMap<&str, u64> = next.iter().map(|(name, next)| (&**name, *next)).collect();
+    let folder = path.parent().unwrap_or_else(|| Path::new("."));
+    fs::create_dir_all(folder)?;
+    let beside = path.with_extension("new");
+    let mut file = File::create(&beside)?;
+    file.write_all(&serde_json::to_vec(&names)?)?;
+    file.sync_data()?;
+    fs::rename(&beside, path)?;
+    File::open(folder)?.sync_all()
+}
+
+/// Where in its stream a delivery is; `None` for one of a queue.
+pub(super) fn offset_of(properties: &BasicProperties) -> Option<u64> {
+    let value = properties.headers().as_ref()?.inner().get(OFFSET)?;
+    if let AMQPValue::LongLongInt(offset) = value { u64::try_from(*offset).ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_goes_on_where_it_was_also_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("link").join("streams.json");
+        let (events, now) = (Arc::<str>::from("events"), crate::clock::now());
+        let mut positions = Positions::open(Some(&path));
+        positions.passed(&events, 6, now);
+        positions.passed(&events, 7, now);
+        positions.passed(&events, 3, now);
+        assert_eq!(positions.due(), Some(now + SAVE_EACH));
+        positions.save(now);
+        positions.take_writing().unwrap().await.unwrap();
+        assert_eq!(positions.due(), None);
+        let again = Positions::open(Some(&path));
+        assert!(again.has_passed("events", 7) && !again.has_passed("events", 8) && !again.has_passed("other", 0));
+        fs::write(&path, "{").unwrap();
+        assert!(!Positions::open(Some(&path)).has_passed("events", 0), "a damaged file is none");
+    }
+}
