@@ -21,7 +21,7 @@ use tidegate::router::{Arrival, Endpoint, LinkId, Subject, Table, Told, View};
 use tidegate::topic::TopicName;
 use tidegate::units::{ByteSize, show_duration};
 
-/// A machine that is the same everywhere: known variables, a disk of 100 GiB, a day at the end of 2026, and keys that only their
+/// A machine that is the same everywhere: known variables, a disk of 100 GiB, 8 GiB of memory, a day at the end of 2026, and keys that only their
 /// owner can read, but for one.
 fn env() -> Env {
     let variable = |name: &str| match name {
@@ -35,6 +35,7 @@ fn env() -> Env {
     Env {
         variable: Box::new(variable),
         disk_bytes: Box::new(|_| Some(100 << 30)),
+        memory_bytes: Some(8 << 30),
         is_public: Box::new(|path| path.ends_with("other.key")),
         now: WallMs(1_796_083_200_000),
         host_name: "host".to_owned(),
@@ -262,6 +263,11 @@ fn every_key_arrives_where_it_belongs() {
     assert!(cloud.positions.as_ref().is_some_and(|path| path.ends_with("streams/cloud.json")));
 
     assert_eq!(link(&config, "hq").lanes, [Lane::High]);
+    assert_eq!(
+        (config.max_memory.0, loaded("tests/config/good/identity.yaml").max_memory.0),
+        (300 << 20, 2 << 30),
+        "R36"
+    );
     let share = |name| link(&config, name).drain;
     assert_eq!((share("hq"), share("cloud")), (links::Drain::Fifo, links::Drain::LiveFirst { share: 25 }));
     assert_eq!(share("queues"), links::Drain::LiveFirst { share: 10 });

@@ -22,6 +22,7 @@ use super::bell::Bell;
 use super::index::Share;
 use super::limits::UserLimits;
 use super::limits::usage::UserHeld;
+use super::memory::Allowance;
 use super::owed::Owed;
 use super::session::{Assigned, Entry, Inbound, Outbound, Row, Transmit, Window};
 use super::store::{Op, SessionId, SessionRow, SubscriptionRow, Unit};
@@ -32,10 +33,6 @@ use crate::telemetry::board::BrokerBoard;
 use crate::topic::{TopicFilter, TopicName};
 use crate::wire::{AckKind, PacketId, PublishParts, ReasonCode, SubscriptionId, Version, encode_ack, encode_publish};
 
-/// Bytes that wait for a slow client's socket at most; beyond it QoS 0 is dropped and counted. A megabyte is a second of
-/// what a field bus gateway takes, and ten thousand such clients are still bounded by their number.
-const OUTBOX_BYTES_MAX: usize = 1 << 20;
-
 /// QoS 1 and 2 messages are encoded while the outbox is below this; the window bounds them besides.
 const OUTBOX_BYTES_FILL: usize = 256 << 10;
 
@@ -43,11 +40,8 @@ const OUTBOX_BYTES_FILL: usize = 256 << 10;
 const ALIASES_MAX: u16 = 64;
 
 /// Messages in memory that wait for the window: for a kept session the rest stays in the store, for a clean one it is
-/// dropped and counted. The numbers are Mosquitto's default (1,000), and a bound for large payloads.
+/// dropped and counted. The number is Mosquitto's default; [`Allowance`] bounds their bytes.
 const QUEUE_MESSAGES_MAX: usize = 1_000;
-
-/// See [`QUEUE_MESSAGES_MAX`].
-const QUEUE_BYTES_MAX: usize = 4 << 20;
 
 /// Rows that are paged in at a time, if their bytes are not too many before (the store's `PAGE_BYTES_MAX`).
 pub(super) const PAGE_ROWS: usize = 128;
@@ -134,7 +128,9 @@ pub(super) struct Online {
     pub(super) packet_bytes_max: usize,
     pub(super) aliases: Aliases,
     /// In `outbox`, and not counted yet.
-    pub(super) packets: u64,
+    pub(super) packets: u32,
+    /// How often its connection has taken what was in `outbox`.
+    pub(super) taken: u32,
     pub(super) outbox: BytesMut,
 }
 
@@ -253,6 +249,7 @@ pub(super) struct AtMostOnce<'a> {
     pub(super) ids: &'a [u32],
     /// Others get it too: then it is worth keeping its bytes.
     pub(super) is_one_of_many: bool,
+    pub(super) room: Allowance,
 }
 
 /// A QoS 0 packet as the last subscriber got it: for the next one with the same version and retain flag it is the same to the
@@ -278,6 +275,7 @@ pub(super) struct PushTerms<'a> {
     /// Their bytes at most.
     pub(super) bytes_max: u64,
     pub(super) now: Moment,
+    pub(super) room: Allowance,
     pub(super) board: &'a Arc<BrokerBoard>,
 }
 
@@ -409,10 +407,10 @@ impl State {
     ) -> Result<bool, &'static str> {
         let version = self.terms.version;
         let Some(online) = &mut self.online else { return Ok(false) };
-        if online.outbox.len() >= OUTBOX_BYTES_MAX {
-            return Err("slow_subscriber");
+        let AtMostOnce { topic, message, retain, ids, is_one_of_many, room } = parts;
+        if online.outbox.len() >= room.outbox_bytes {
+            return Err(room.reason(online.outbox.len() >= Allowance::USUAL.outbox_bytes));
         }
-        let AtMostOnce { topic, message, retain, ids, is_one_of_many } = parts;
         let is_common = is_one_of_many && ids.is_empty() && online.aliases.max == 0;
         if is_common && let Some(bytes) = encoded.of(version, retain) {
             if bytes.len() > online.packet_bytes_max {
@@ -432,12 +430,17 @@ impl State {
     }
 
     /// A QoS 1 or 2 message for a clean session: into the queue, or dropped for the reason given.
-    pub(super) fn push_unstored(&mut self, delivery: Delivery, ready: Option<u64>) -> Result<(), &'static str> {
+    pub(super) fn push_unstored(
+        &mut self,
+        delivery: Delivery,
+        ready: Option<u64>,
+        room: Allowance,
+    ) -> Result<(), &'static str> {
         if self.online.is_none() {
             return Ok(());
         }
-        if !self.has_queue_room() {
-            return Err("slow_subscriber");
+        if !self.has_queue_room(room) {
+            return Err(room.reason(!self.has_queue_room(Allowance::USUAL)));
         }
         self.outbound.push(delivery.entry(None, ready));
         Ok(())
@@ -453,7 +456,7 @@ impl State {
         unit: &mut Unit<'_>,
         terms: PushTerms<'_>,
     ) {
-        let PushTerms { bytes_max, now, board, .. } = terms;
+        let PushTerms { bytes_max, now, room, board, .. } = terms;
         let entry = delivery.entry(None, None);
         let bytes = entry.bytes() as u64;
         if bytes > bytes_max {
@@ -464,7 +467,7 @@ impl State {
         let (topic, qos, retain, ids) = (entry.topic.as_str().into(), entry.qos, entry.retain, entry.ids.to_vec());
         let share = entry.share.as_ref().map(|share| share.to_string().into());
         let mut packet_id = None;
-        if self.online.is_some() && self.tail.is_none() && self.has_queue_room() {
+        if self.online.is_some() && self.tail.is_none() && self.has_queue_room(room) {
             let first = self.outbound.queued() == 0;
             self.outbound.push(Entry { seq: Some(seq), ready: Some(unit.position()), ..entry });
             if first {
@@ -522,20 +525,24 @@ impl State {
             return None;
         }
         Some(match &self.online {
-            Some(online) if self.has_queue_room() && online.outbox.len() < OUTBOX_BYTES_MAX => 0,
+            Some(online)
+                if self.has_queue_room(Allowance::USUAL) && online.outbox.len() < Allowance::USUAL.outbox_bytes =>
+            {
+                0
+            }
             Some(_) => 1,
             None if self.terms.kept => 2,
             None => 3,
         })
     }
 
-    fn has_queue_room(&self) -> bool {
-        self.outbound.queued() < QUEUE_MESSAGES_MAX && self.outbound.queued_bytes() < QUEUE_BYTES_MAX
+    fn has_queue_room(&self, room: Allowance) -> bool {
+        self.outbound.queued() < QUEUE_MESSAGES_MAX && self.outbound.queued_bytes() < room.queue_bytes
     }
 
     /// Whether the next page should be asked for: the queue is short, and the store has more.
-    pub(super) fn wants_page(&self) -> Option<Tail> {
-        let is_short = self.outbound.queued() < PAGE_ROWS / 2 && self.outbound.queued_bytes() < QUEUE_BYTES_MAX / 2;
+    pub(super) fn wants_page(&self, room: Allowance) -> Option<Tail> {
+        let is_short = self.outbound.queued() < PAGE_ROWS / 2 && self.outbound.queued_bytes() < room.queue_bytes / 2;
         self.tail.filter(|_| is_short)
     }
 
@@ -682,6 +689,43 @@ mod tests {
         let (will, user) = (None, None);
         let terms = Terms { version: Version::V5, kept: false, expiry_s: 0, user, will, will_delay_s: 0 };
         Client::new(SessionId(1), "c".into(), terms, Window { messages: 10, bytes: 1_000 })
+    }
+
+    #[test]
+    fn r36_a_slow_subscriber_holds_less_while_memory_is_short_and_each_drop_has_its_reason() {
+        let client = client();
+        let message = crate::message::tests_support::message("a", &[0; 10_000]);
+        client.lock().online = Some(Online {
+            kick: Arc::default(),
+            packet_bytes_max: usize::MAX,
+            aliases: Aliases::new(0),
+            packets: 0,
+            taken: 0,
+            outbox: BytesMut::new(),
+        });
+        let fill = |room| {
+            let (topic, message) = (&message.topic, &message);
+            let parts = AtMostOnce { topic, message, retain: false, ids: &[], is_one_of_many: false, room };
+            let mut push = || client.lock().push_at_most_once(parts, &mut Encoded::default(), Moment::default());
+            let reason = std::iter::repeat_with(&mut push).find_map(Result::err);
+            (reason, client.outbox_bytes() / 10_000)
+        };
+        assert_eq!(fill(Allowance::SHORT), (Some("max_memory"), 7));
+        assert_eq!(fill(Allowance::USUAL), (Some("slow_subscriber"), 105));
+        assert_eq!(fill(Allowance::SHORT), (Some("slow_subscriber"), 105));
+        let delivery = || Delivery {
+            topic: message.topic.clone(),
+            message: Arc::new(message.clone()),
+            qos: Qos::AtLeastOnce,
+            retain: false,
+            ids: smallvec::SmallVec::new(),
+            share: None,
+        };
+        let queue =
+            |room| std::iter::repeat_with(|| client.lock().push_unstored(delivery(), None, room)).find_map(Result::err);
+        assert_eq!(queue(Allowance::SHORT), Some("max_memory"));
+        assert!(client.lock().outbound.queued_bytes() < 300 << 10);
+        assert_eq!(queue(Allowance::USUAL), Some("slow_subscriber"));
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! PUBLISH and will to what the hub takes.
+//! PUBLISH and will to what the hub takes, and subscription options to what the store keeps.
 
 use std::sync::Arc;
 
@@ -6,10 +6,10 @@ use bytes::Bytes;
 
 use crate::clock::Moment;
 use crate::hub::{Publication, Source};
-use crate::message::{Message, MessageId, Origin};
+use crate::message::{Message, MessageId, Origin, Qos};
 use crate::router::Endpoint;
 use crate::topic::{TopicError, TopicName};
-use crate::wire::{Publish, Will};
+use crate::wire::{Publish, RetainHandling, SubscribeOptions, Will};
 
 /// Where clients' messages come from.
 pub(super) fn source() -> Source {
@@ -77,5 +77,27 @@ pub(super) fn will_publication(will: &Message) -> Publication {
         client_id: will.origin.client_id.clone(),
         user: will.origin.user.clone(),
         packet_id: None,
+    }
+}
+
+/// The options byte of MQTT 5.0 section 3.8.3.1.
+pub(super) fn options_byte(options: SubscribeOptions) -> u8 {
+    options.qos.bits()
+        | u8::from(options.no_local) << 2
+        | u8::from(options.retain_as_published) << 3
+        | (options.retain_handling as u8) << 4
+}
+
+/// The other way.
+pub(super) fn options_from(byte: u8) -> SubscribeOptions {
+    SubscribeOptions {
+        qos: Qos::from_bits(byte & 3).unwrap_or_default(),
+        no_local: byte & 4 != 0,
+        retain_as_published: byte & 8 != 0,
+        retain_handling: match byte >> 4 & 3 {
+            1 => RetainHandling::SendIfNew,
+            2 => RetainHandling::DoNotSend,
+            _ => RetainHandling::Send,
+        },
     }
 }

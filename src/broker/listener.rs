@@ -291,6 +291,7 @@ async fn keep_house(broker: Arc<Broker>, stop: CancellationToken) {
     loop {
         broker.keep_house(broker.clock.moment());
         broker.settle_places();
+        broker.end_who_holds_most();
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(HOUSEKEEPING) => {}

@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use super::Broker;
 use super::client::{AtMostOnce, Client, Delivery, Encoded, PushTerms, State};
+use super::memory::Allowance;
 use super::store::{Op, Unit, encode_body};
 use super::topics::Match;
 use crate::clock::Moment;
@@ -22,6 +23,9 @@ use crate::topic::TopicName;
 
 /// Of what is not retained, so often one is logged; all are counted.
 const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// So much of a batch is copied for subscribers before it is told of ([`crate::telemetry::memory::Memory::brought`]).
+const BROUGHT_MAX: u64 = 1 << 20;
 
 /// Whether a delivery has the room that it needs.
 enum Room {
@@ -35,10 +39,12 @@ enum Room {
 impl Local for Broker {
     fn deliver(&self, batch: &[LocalDelivery<'_>]) -> Vec<Stored> {
         let now = self.clock.moment();
-        let mut round = Round { now, last: None, refused: None, sent: 0, sent_bytes: 0 };
+        let mut round =
+            Round { now, room: self.allowance(), last: None, refused: None, sent: 0, sent_bytes: 0, brought: 0 };
         let positions = batch.iter().map(|delivery| self.deliver_one(delivery, &mut round)).collect();
         self.board.sent.fetch_add(round.sent, Ordering::Relaxed);
         self.board.publish_bytes_out.fetch_add(round.sent_bytes, Ordering::Relaxed);
+        self.hub.memory().brought(round.brought);
         positions
     }
 
@@ -57,6 +63,8 @@ impl Local for Broker {
 /// What the deliveries of one batch have in common.
 struct Round<'a> {
     now: Moment,
+    /// What a slow subscriber may hold.
+    room: Allowance,
     /// Whom the last topic led to: a client's batch has runs of one.
     last: Option<(&'a TopicName, Arc<[Match]>)>,
     /// The message that was refused last: what routes made of it is refused with it.
@@ -64,6 +72,8 @@ struct Round<'a> {
     /// QoS 0 messages that were pushed, and the bytes of their payloads.
     sent: u64,
     sent_bytes: u64,
+    /// Bytes that were copied for subscribers and not told of yet.
+    brought: u64,
 }
 
 /// A delivery under way.
@@ -86,6 +96,10 @@ impl Broker {
     fn deliver_one<'a>(&self, delivery: &'a LocalDelivery<'a>, round: &mut Round<'a>) -> Stored {
         if round.refused.is_some_and(|refused| Arc::ptr_eq(refused, delivery.message)) {
             return Stored::RetainedFull;
+        }
+        if round.brought >= BROUGHT_MAX {
+            self.hub.memory().brought(std::mem::take(&mut round.brought));
+            round.room = self.allowance();
         }
         let publisher = self.publisher(delivery);
         let mut publisher_kept = false;
@@ -179,6 +193,7 @@ impl Broker {
             self.keep_retained(job, unit.as_deref_mut());
         }
         let inbound = unit.as_ref().filter(|_| job.publisher_kept).map(|unit| unit.position());
+        round.brought += (job.delivery.message.payload.len() * job.matches.len()) as u64;
         for one in job.matches {
             if one.qos.min(job.delivery.message.qos) == Qos::AtMostOnce {
                 self.push_at_most_once(job, round, one);
@@ -197,7 +212,8 @@ impl Broker {
     fn push_at_most_once(&self, job: &mut Job<'_>, round: &mut Round<'_>, one: &Match) {
         let (topic, message) = (job.delivery.topic, job.delivery.message);
         let retain = message.retain && one.retain_as_published;
-        let parts = AtMostOnce { topic, message, retain, ids: &one.ids, is_one_of_many: job.matches.len() > 1 };
+        let (is_one_of_many, room) = (job.matches.len() > 1, round.room);
+        let parts = AtMostOnce { topic, message, retain, ids: &one.ids, is_one_of_many, room };
         let mut state = one.client.lock();
         if !state.may_read(topic) {
             return;
@@ -239,6 +255,7 @@ impl Broker {
         now: Moment,
         body: impl FnOnce() -> Bytes,
     ) {
+        let room = self.allowance();
         let mut state = client.lock();
         if !state.may_read(&delivery.topic) {
             return;
@@ -246,7 +263,7 @@ impl Broker {
         let pushed = match (delivery.qos, unit) {
             (Qos::AtMostOnce, _) => {
                 let Delivery { topic, message, retain, ids, .. } = &delivery;
-                let parts = AtMostOnce { topic, message, retain: *retain, ids, is_one_of_many: false };
+                let parts = AtMostOnce { topic, message, retain: *retain, ids, is_one_of_many: false, room };
                 state.push_at_most_once(parts, &mut Encoded::default(), now).map(|is_pushed| {
                     self.board.sent.fetch_add(u64::from(is_pushed), Ordering::Relaxed);
                     let bytes = if is_pushed { message.payload.len() as u64 } else { 0 };
@@ -259,7 +276,7 @@ impl Broker {
                 Ok(())
             }
             // A session that became kept since the matches were made: it has not asked for this before.
-            (qos, _) => state.push_unstored(delivery, inbound.filter(|_| qos == Qos::ExactlyOnce)),
+            (qos, _) => state.push_unstored(delivery, inbound.filter(|_| qos == Qos::ExactlyOnce), room),
         };
         if let Err(reason) = pushed {
             self.board.dropped(reason);
@@ -279,7 +296,7 @@ impl Broker {
         let (limits, config) = (state.limits.as_deref(), self.config.load());
         let rows_max = limits.and_then(|limits| limits.session_messages_max).unwrap_or(config.session_messages_max);
         let bytes_max = limits.and_then(|limits| limits.session_bytes_max).unwrap_or(config.session_bytes_max).0;
-        PushTerms { rows_max, bytes_max, now, board: &self.board }
+        PushTerms { rows_max, bytes_max, now, room: self.allowance(), board: &self.board }
     }
 
     /// The same for one that is not part of a batch: in a unit of its own where it has to be stored.

@@ -9,6 +9,7 @@
 //! - [`transport`]: what carries a client's bytes, and who the client is as far as that can tell.
 //! - [`connection`]: one task a client: one read, many packets, one offer, one write. Acknowledgements are held in a FIFO
 //!   until their receipts settle; its length is the Receive Maximum, which is the back-pressure.
+//! - [`memory`]: what is done while memory is short.
 //! - [`ended`]: what the log says of clients that are refused or ended.
 //! - [`reload`]: files that are read again while it runs. [`change`]: other settings while it runs.
 //! - [`registry`]: which client id is which session; take-over, resumption, expiry, wills.
@@ -35,6 +36,7 @@ pub mod index;
 pub mod limits;
 mod listener;
 mod local;
+mod memory;
 mod owed;
 mod places;
 mod registry;
@@ -75,6 +77,7 @@ use self::client::Client;
 use self::ended::Ended;
 use self::limits::usage::{Arrivals, Users};
 use self::listener::{Open, Serving};
+use self::memory::Stuck;
 use self::places::Pool;
 use self::reload::{Part, Reloader};
 use self::store::Store;
@@ -122,6 +125,8 @@ pub struct Broker {
     interval_changed: Notify,
     /// What the log has said of clients that are refused or ended.
     ended: Ended,
+    /// Clients that take nothing while memory is short.
+    stuck: Mutex<Stuck>,
 }
 
 /// What the broker holds at one moment.
@@ -180,6 +185,7 @@ impl Broker {
             arrivals: Mutex::default(),
             reloader: Arc::default(),
             ended: Ended::default(),
+            stuck: Mutex::default(),
         });
         broker.reloader.add(Arc::new(Logins(Arc::downgrade(&broker))));
         broker.board.dropped_many("damaged", loaded.damaged);

@@ -27,7 +27,7 @@ use crate::message::Message;
 use crate::telemetry::limited::Limited;
 use crate::telemetry::shown::Shown;
 use crate::topic::TopicName;
-use crate::wire::{ReasonCode, RetainHandling, SubscribeOptions, Version};
+use crate::wire::{ReasonCode, Version};
 
 /// Retained messages that are expired in one step, under the store's lock.
 const RETAINED_STEP: usize = 1_000;
@@ -200,6 +200,7 @@ impl Broker {
             packet_bytes_max: claim.packet_bytes_max,
             aliases: Aliases::new(claim.alias_max),
             packets: 0,
+            taken: 0,
             outbox: BytesMut::new(),
         });
         drop(state);
@@ -268,7 +269,7 @@ impl Broker {
 
     /// Asks for the next rows that are left to the store.
     pub(super) fn ask_page(&self, client: &Client) -> Option<(Tail, tokio::sync::oneshot::Receiver<Page>)> {
-        let tail = client.lock().wants_page()?;
+        let tail = client.lock().wants_page(self.allowance())?;
         Some((tail, self.store.waiting(client.id, tail.after, PAGE_ROWS)))
     }
 
@@ -624,7 +625,7 @@ impl Broker {
             let (Some(client), Ok(wanted)) = (by_id.get(&id), Wanted::parse(&row.filter)) else { continue };
             let subscriber = Subscriber {
                 client: Arc::clone(client),
-                options: options_from(row.options),
+                options: convert::options_from(row.options),
                 subscription_id: row.subscription_id,
             };
             self.topics.subscribe(&wanted, subscriber);
@@ -776,25 +777,4 @@ fn share_of(text: &str) -> Option<Arc<Share>> {
 
 fn entry_in_flight(row: OwedRow) -> Option<(u16, bool, Entry)> {
     Some((row.packet_id?, row.received, entry_of(row)?))
-}
-
-/// The options byte of MQTT 5.0 section 3.8.3.1.
-pub(super) fn options_byte(options: SubscribeOptions) -> u8 {
-    options.qos.bits()
-        | u8::from(options.no_local) << 2
-        | u8::from(options.retain_as_published) << 3
-        | (options.retain_handling as u8) << 4
-}
-
-fn options_from(byte: u8) -> SubscribeOptions {
-    SubscribeOptions {
-        qos: crate::message::Qos::from_bits(byte & 3).unwrap_or_default(),
-        no_local: byte & 4 != 0,
-        retain_as_published: byte & 8 != 0,
-        retain_handling: match byte >> 4 & 3 {
-            1 => RetainHandling::SendIfNew,
-            2 => RetainHandling::DoNotSend,
-            _ => RetainHandling::Send,
-        },
-    }
 }

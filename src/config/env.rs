@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use crate::clock::{self, WallMs};
+use crate::telemetry::memory;
 
 /// A question to the world.
 pub type Lookup<Question, Answer> = Box<dyn Fn(&Question) -> Answer + Send + Sync>;
@@ -20,6 +21,8 @@ pub struct Env {
     pub now: WallMs,
     /// The bytes of the file system that holds, or will hold, a folder; `None` where nobody can tell.
     pub disk_bytes: Lookup<Path, Option<u64>>,
+    /// The memory of this machine, or what a control group leaves the gateway of it; `None` where nobody can tell.
+    pub memory_bytes: Option<u64>,
     /// Whether every user of the machine may read a file.
     pub is_public: Lookup<Path, bool>,
     /// What `site:` is without the key.
@@ -37,6 +40,7 @@ impl Env {
             file: Box::new(|path| std::fs::read_to_string(path)),
             now: clock::wall(),
             disk_bytes: Box::new(disk_bytes),
+            memory_bytes: memory::machine_bytes(),
             is_public: Box::new(is_public),
             host_name: host_name(),
             no_secrets: false,

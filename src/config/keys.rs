@@ -12,8 +12,8 @@ pub(super) struct Keys {
 
 pub(super) const TOP: Keys = Keys {
     section: "",
-    accepted: &["site", "data_dir", "reload", "broker", "admin", "links", "routes"],
-    planned: &["max_memory", "telemetry"],
+    accepted: &["site", "data_dir", "max_memory", "reload", "broker", "admin", "links", "routes"],
+    planned: &["telemetry"],
 };
 
 pub(super) const BROKER: Keys = Keys {

@@ -9,7 +9,7 @@ pub(super) fn hint(option: &str) -> Option<&'static str> {
 }
 
 /// Names, and the hint. A `*` stands for all that begin so.
-const OPTIONS: [(&[&str], &str); 41] = [
+const OPTIONS: [(&[&str], &str); 42] = [
     (
         &["password_file", "acl_file"],
         "write `auth: { users: FILE, acl_file: FILE }` below `broker`: the files work as they are, for all listeners",
@@ -84,7 +84,8 @@ const OPTIONS: [(&[&str], &str); 41] = [
     (&["queue_qos0_messages"], "there is no such choice: QoS 0 is not kept for sessions that are away"),
     (&["max_keepalive"], "its name here is `keep_alive_max`, of `broker`"),
     (&["message_size_limit"], "its name here is `max_packet_size`: of `broker`, or of `limits`"),
-    (&["memory_limit", "packet_buffer_size"], "memory is bounded part by part: docs/limits.md"),
+    (&["memory_limit"], "its name here is `max_memory`, which stands at the top level"),
+    (&["packet_buffer_size"], "memory is bounded part by part: docs/limits.md"),
     (
         &[
             "max_qos",

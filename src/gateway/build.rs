@@ -115,6 +115,7 @@ impl Gateway {
         let logs = links.iter().filter_map(|link| Some((link.config.id.clone(), link.lanes.clone()?))).collect();
         let ids = IdSource::new(Arc::clone(&config.site), rand::random());
         let hub = Arc::new(Hub::new(ids, Table::new(config.routes.clone()), logs, Arc::clone(&clock)));
+        hub.memory().limit_to(config.max_memory);
         let broker_board = Arc::new(BrokerBoard::default());
         let store = config.data_dir.join("broker");
         buffer::make_dir(&store).map_err(|error| BuildError::Data { path: store.clone(), error })?;

@@ -13,6 +13,7 @@ mod build;
 mod commands;
 mod crew;
 pub mod explain;
+mod memory;
 pub mod offline;
 mod outline;
 mod reload;
@@ -48,6 +49,7 @@ use crate::hub::Hub;
 use crate::links;
 use crate::router::Route;
 use crate::telemetry::board::{BrokerBoard, HalfBoard, ReloadStatus};
+use crate::units::ByteSize;
 
 /// Everything that `routes.yaml` says, resolved: values that cannot be wrong.
 #[derive(Clone, Debug)]
@@ -66,6 +68,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// `admin: { bind: .. }`.
     pub admin: Option<SocketAddr>,
+    /// `max_memory:` (R36).
+    pub max_memory: ByteSize,
     /// All of it as it is written.
     pub outline: Outline,
 }

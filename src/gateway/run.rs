@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::crew::{Crew, Hand};
 use super::reload::{Hands, Running};
-use super::{Gateway, Link, Shared, announce, reload};
+use super::{Gateway, Link, Shared, announce, memory, reload};
 use crate::admin;
 use crate::buffer::Lanes;
 use crate::links::{self, Identity};
@@ -41,6 +41,9 @@ pub enum RunError {
         /// Why.
         error: std::io::Error,
     },
+    /// No thread can be started.
+    #[error("a thread cannot be started: {0}")]
+    Thread(std::io::Error),
 }
 
 impl RunError {
@@ -49,7 +52,7 @@ impl RunError {
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Ended(_) => 70,
-            Self::Socket { .. } => 74,
+            Self::Socket { .. } | Self::Thread(_) => 74,
         }
     }
 }
@@ -62,6 +65,8 @@ impl Gateway {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunError> {
         let Self { shared, bound, admin, config, _lock } = self;
         serve_socket(&shared)?;
+        let clock = Arc::clone(&shared.clock);
+        let _watch = memory::Watch::start(Arc::clone(shared.hub.memory()), clock).map_err(RunError::Thread)?;
         let crews = &shared.crews;
         let sampled = Arc::clone(&shared);
         crews.admin.spawn("the rates".to_owned(), |stop| sample_rates(sampled, stop));

@@ -37,6 +37,7 @@ impl admin::Control for Shared {
             unrouted: self.hub.unrouted(),
             routes: self.route_status(),
             reload: self.reloads.lock().clone(),
+            memory: self.hub.memory().snapshot(),
         }
     }
 

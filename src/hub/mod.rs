@@ -53,6 +53,7 @@ use crate::buffer::{Admission, Buffer, Lane, Lanes, Permit, Refused};
 use crate::clock::{Clock, Moment, WallMs};
 use crate::message::{IdSource, Message, Origin, Properties, Qos, headers};
 use crate::router::{Counts, Endpoint, Held, LinkId, Table};
+use crate::telemetry::memory::Memory;
 use crate::telemetry::shown::Shown;
 use crate::topic::TopicName;
 
@@ -176,6 +177,7 @@ pub struct Hub {
     loops_stopped: AtomicU64,
     unrouted: AtomicU64,
     bad_topics: AtomicU64,
+    memory: Arc<Memory>,
 }
 
 /// What offers go by, of one reading of `routes.yaml`.
@@ -239,6 +241,7 @@ impl Hub {
             loops_stopped: AtomicU64::new(0),
             unrouted: AtomicU64::new(0),
             bad_topics: AtomicU64::new(0),
+            memory: Arc::default(),
         }
     }
 
@@ -293,6 +296,12 @@ impl Hub {
         let mut changes = self.changes.subscribe();
         // The sender lives as long as this hub, so waiting cannot fail.
         drop(changes.wait_for(|changes| *changes > change).await);
+    }
+
+    /// What the gateway holds in memory: whoever brings messages asks it whether more may come (R36).
+    #[must_use]
+    pub const fn memory(&self) -> &Arc<Memory> {
+        &self.memory
     }
 
     /// How many messages ended here because they had passed this site, or too many, already (R12).

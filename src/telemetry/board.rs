@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
+use super::memory::MemoryStatus;
 use super::replay::ReplayStatus;
 use crate::clock::WallMs;
 
@@ -349,6 +350,9 @@ pub struct Status {
     /// How `routes.yaml` was read again.
     #[serde(default)]
     pub reload: ReloadStatus,
+    /// What the process holds of `max_memory`.
+    #[serde(default)]
+    pub memory: MemoryStatus,
 }
 
 /// What came of reading `routes.yaml` again, since the start.

@@ -12,6 +12,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use super::board::{HalfStatus, LinkState, LinkStatus, RouteStatus, Status};
+use super::memory::MemoryStatus;
 
 /// The media type of the page.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -93,7 +94,18 @@ impl Families<'_, '_> {
         self.counter("tidegate_copies_dropped", "Messages of other gateways that had come already", copies)?;
         let unrouted = [(vec![], status.unrouted)];
         self.counter("tidegate_unrouted", "Messages of sources that matched no route and went nowhere", unrouted)?;
+        self.memory(status.memory)?;
         self.routes(&status.routes)
+    }
+
+    fn memory(&mut self, memory: MemoryStatus) -> fmt::Result {
+        let one = |value: u64| [(vec![], value)];
+        self.gauge("tidegate_memory_resident_bytes", "Memory of the process", one(memory.used_bytes))?;
+        self.gauge("tidegate_memory_limit_bytes", "`max_memory`", one(memory.limit_bytes))?;
+        let short = one(u64::from(memory.short));
+        self.gauge("tidegate_memory_short", "Whether publishers are held back, since memory is short", short)?;
+        let shortages = one(memory.shortages);
+        self.counter("tidegate_memory_shortages", "How often memory has become short", shortages)
     }
 
     fn routes(&mut self, routes: &[RouteStatus]) -> fmt::Result {
@@ -301,6 +313,7 @@ mod tests {
                 RouteStatus { name: "telemetry".to_owned(), filtered: 9, failed: 4 },
                 RouteStatus { name: "quiet".to_owned(), ..RouteStatus::default() },
             ],
+            memory: MemoryStatus { used_bytes: 30, limit_bytes: 100, short: false, shortages: 2 },
             broker: BrokerStatus {
                 received: 100,
                 dropped: BTreeMap::from([("session_full".to_owned(), 3)]),
@@ -329,6 +342,10 @@ mod tests {
             "tidegate_link_dropped_total{link=\"lake\",direction=\"in\",reason=\"unreadable\"} 2",
             "tidegate_route_filtered_total{route=\"telemetry\"} 9",
             "tidegate_route_failed_total{route=\"telemetry\"} 4",
+            "tidegate_memory_resident_bytes 30",
+            "tidegate_memory_limit_bytes 100",
+            "tidegate_memory_short 0",
+            "tidegate_memory_shortages_total 2",
             "tidegate_broker_store_ok 1",
             "tidegate_broker_received_total 100",
             "tidegate_broker_certificate_end_seconds{listener=\"0.0.0.0:8883\"} 1796083200",

@@ -4,6 +4,7 @@
 pub mod board;
 pub mod limited;
 pub mod logging;
+pub mod memory;
 pub mod metrics;
 pub mod replay;
 pub mod shown;

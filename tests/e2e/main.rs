@@ -36,6 +36,8 @@ mod kills;
 #[cfg(test)]
 mod life;
 #[cfg(test)]
+mod memory;
+#[cfg(test)]
 mod mesh;
 #[cfg(test)]
 mod mirror;

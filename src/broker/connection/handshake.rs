@@ -10,10 +10,11 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 
 use super::admission::Holdings;
+use super::ending::{FAREWELL_DEADLINE, drain};
 use super::enhanced;
 use super::publish::{Pending, TOPIC_ALIASES};
 use super::subscribe::TURN_STEPS;
-use super::{Connection, FAREWELL_DEADLINE, READ_BYTES_MIN};
+use super::{Connection, READ_BYTES_MIN};
 use crate::broker::auth::{Authenticator, Granted, Login, Verdict};
 use crate::broker::client::Terms;
 use crate::broker::ended::{What, Whom};
@@ -190,6 +191,11 @@ fn check(broker: &Broker, connect: &Connect) -> Result<(), Refusal> {
     if connect.client_id.is_empty() && needs_id {
         return refuse(ReasonCode::ClientIdentifierNotValid, "a session that is kept needs a client id");
     }
+    if broker.is_short_of_memory() {
+        broker.board.limited("max_memory_connections");
+        let code = if version.is_v5() { ReasonCode::QuotaExceeded } else { ReasonCode::ServerUnavailable };
+        return refuse(code, "the gateway is short of memory (`max_memory`); try again later");
+    }
     if broker.store.has_failed() && !connect.clean_start {
         return refuse(ReasonCode::ServerUnavailable, "the broker's store has failed: no session can be kept");
     }
@@ -232,7 +238,7 @@ async fn turn_down(broker: &Broker, mut stream: Stream, peer: &Peer, refusal: Re
     let farewell = place.leave();
     refuse(broker, &mut stream, peer, refusal).await;
     if farewell.is_some() {
-        super::drain(&mut stream).await;
+        drain(&mut stream).await;
     }
 }
 

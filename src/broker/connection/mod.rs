@@ -9,6 +9,7 @@
 
 mod acks;
 mod admission;
+mod ending;
 mod enhanced;
 mod handshake;
 mod publish;
@@ -37,7 +38,6 @@ pub(super) use self::subscribe::FILTERS_MAX;
 use self::subscribe::{Subscribing, TURN_STEPS, Wish};
 use self::throttle::Throttle;
 use super::client::Tail;
-use super::ended::{What, Whom};
 use super::limits::usage::Arrival;
 use super::places::Place;
 use super::registry::{Attached, Ending};
@@ -48,10 +48,7 @@ use super::{Broker, Config};
 use crate::hub::Watcher;
 use crate::telemetry::board::BrokerBoard;
 use crate::topic::TopicName;
-use crate::wire::{
-    Decoder, Disconnect, DisconnectProperties, Packet, PacketId, ReasonCode, ReasonProperties, Version, encode,
-    encoded_len,
-};
+use crate::wire::{Decoder, Disconnect, Packet, PacketId, ReasonCode, ReasonProperties, Version, encode, encoded_len};
 
 /// What is read at a time from a client that fills it; others get [`READ_BYTES_MIN`].
 const READ_BYTES_MAX: usize = 64 << 10;
@@ -73,15 +70,6 @@ const OTHERS_MAX: usize = 1_024;
 
 /// Their bytes.
 const OTHERS_BYTES_MAX: u32 = 1 << 20;
-
-/// At the end: how long what was received may take to be acknowledged (DESIGN.md section 9).
-const RECEIPTS_DEADLINE: Duration = Duration::from_secs(5);
-
-/// At the end: how long a client may take to receive its last bytes.
-const FAREWELL_DEADLINE: Duration = Duration::from_secs(1);
-
-/// At the end: how long we listen on to a client that was told its last, see [`drain`].
-const DRAIN_DEADLINE: Duration = Duration::from_secs(3);
 
 /// What can wake a connection.
 enum Event {
@@ -432,7 +420,7 @@ impl Connection {
             Event::Tick => self.check_keep_alive(),
             Event::Lapsed => Err(End::Told(ReasonCode::MaximumConnectTime, "the login has expired".into())),
             Event::Rested => {
-                self.throttle.iter_mut().for_each(|throttle| throttle.end_pause());
+                self.go_on_reading();
                 Ok(())
             }
         }
@@ -462,6 +450,7 @@ impl Connection {
         self.read_bytes = if fills { (self.read_bytes * 2).min(READ_BYTES_MAX) } else { self.read_bytes };
         self.last_seen = self.broker.clock.now();
         self.broker.board.bytes_in.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.broker.hub.memory().brought(bytes as u64);
         self.note_bytes(bytes);
         Ok(())
     }
@@ -469,10 +458,12 @@ impl Connection {
     /// Takes what was read apart. `true`: more is there, and no room for it.
     fn take_packets(&mut self) -> Result<bool, End> {
         let mut packets = Packets { board: &Arc::clone(&self.broker).board, count: 0 };
+        let mut is_publisher = false;
         while self.may_read() && !self.input.is_empty() {
             match self.decoder.decode(&mut self.input) {
                 Ok(Some(packet)) => {
                     packets.count += 1;
+                    is_publisher |= matches!(packet, Packet::Publish(_));
                     self.handle(packet)?;
                 }
                 Ok(None) => break,
@@ -485,6 +476,9 @@ impl Connection {
         }
         // What has been read is dealt with first.
         self.slow_down()?;
+        if is_publisher && self.broker.is_short_of_memory() {
+            self.hold_back();
+        }
         Ok(!self.input.is_empty() && !self.may_read())
     }
 
@@ -594,10 +588,13 @@ impl Connection {
     fn write_now(&mut self) -> Result<bool, End> {
         if self.output.len() < WRITE_BYTES {
             let mut state = self.attached.client.lock();
+            // Much of it waits until all before it is written, and is then taken as it lies: a slow client's would lie here twice.
             if let Some(online) = &mut state.online
                 && !online.outbox.is_empty()
+                && (self.output.is_empty() || online.outbox.len() <= GATHERED_BYTES)
             {
-                self.packets_out += std::mem::take(&mut online.packets);
+                self.packets_out += u64::from(std::mem::take(&mut online.packets));
+                online.taken = online.taken.wrapping_add(1);
                 if self.output.is_empty() {
                     std::mem::swap(&mut self.output, &mut online.outbox);
                 } else {
@@ -637,113 +634,6 @@ impl Connection {
             Ok(()) | Err(_) => Ok(()),
         }
     }
-
-    /// The gateway is ending: nothing more is read; what was read gets its acknowledgements, under a deadline.
-    async fn wind_up(&mut self) -> End {
-        self.is_reading = false;
-        let deadline = tokio::time::sleep(RECEIPTS_DEADLINE);
-        tokio::pin!(deadline);
-        loop {
-            if let Err(end) = self.advance() {
-                return end;
-            }
-            let is_done = self.pending.is_empty() && self.offer.is_none() && self.publishes.is_empty();
-            if is_done && self.subscribing.is_none() && self.others.is_empty() {
-                return self.broker.farewell();
-            }
-            let event = tokio::select! {
-                event = self.next_event() => event,
-                () = &mut deadline => {
-                    return self.broker.farewell();
-                }
-            };
-            if let Err(end) = self.apply(event) {
-                return end;
-            }
-        }
-    }
-
-    /// It, for the log.
-    fn whom(&self) -> Whom<'_> {
-        let (client, user) = (Some(&*self.attached.client.name), self.user.as_deref());
-        Whom { client, user, peer: &self.peer, version: Some(self.version) }
-    }
-
-    /// From the event that ends it to the last byte.
-    async fn wind_down(mut self: Box<Self>, end: End, stop: &CancellationToken) {
-        let end = if stop.is_cancelled() { self.wind_up().await } else { end };
-        if !matches!(end, End::Kicked) && !stop.is_cancelled() {
-            tokio::select! {
-                () = self.finish_offers() => {}
-                () = deadline_of(stop) => {}
-            }
-        }
-        self.finish(end, stop).await;
-    }
-
-    /// Hands the session back, then says why to the client.
-    async fn finish(mut self: Box<Self>, end: End, stop: &CancellationToken) {
-        self.hand_receipts_over();
-        let ending = match end {
-            End::Disconnect { with_will: false } => Ending::Orderly,
-            End::Disconnect { with_will: true } | End::Closed | End::Told(..) | End::Kicked => Ending::Abnormal,
-        };
-        let ended_by_us = match end {
-            End::Kicked => Some((self.attached.kick.reason(), String::new())),
-            End::Told(code, text) => Some((code, text)),
-            End::Disconnect { .. } | End::Closed => None,
-        };
-        if let Some((code, text)) = &ended_by_us {
-            let text = if text.is_empty() { code.name() } else { text };
-            self.broker.log_ended(What::Ended, self.whom(), *code, text);
-        }
-        self.broker.detach(&self.attached, ending);
-        let _farewell = self.held.leave();
-        let Some((code, text)) = ended_by_us else {
-            self.stream.part();
-            return;
-        };
-        if self.version.is_v5() {
-            let reason = Some(text.into_boxed_str()).filter(|text| !text.is_empty());
-            let elsewhere = self.broker.config.load().server_reference.clone();
-            let (code, server_reference) = match elsewhere.filter(|_| code == ReasonCode::ServerShuttingDown) {
-                Some(elsewhere) => (ReasonCode::UseAnotherServer, Some(elsewhere)),
-                None => (code, None),
-            };
-            let properties = DisconnectProperties { reason, server_reference, ..DisconnectProperties::default() };
-            self.put(Packet::Disconnect(Disconnect { code, properties }));
-        }
-        let farewell = async {
-            self.stream.write_all(&self.output).await?;
-            self.stream.close().await
-        };
-        if !matches!(tokio::time::timeout(FAREWELL_DEADLINE, farewell).await, Ok(Ok(()))) {
-            tracing::debug!("a client did not take its last bytes");
-        }
-        tokio::select! {
-            () = drain(&mut self.stream) => {}
-            () = stop.cancelled() => {}
-        }
-    }
-}
-
-/// Reads to the end what a client still sends that has been told its last. A socket that is closed with unread bytes resets the
-/// connection, and the client may never see why it was ended.
-async fn drain(stream: &mut Stream) {
-    let mut waste = BytesMut::with_capacity(READ_BYTES_MIN);
-    let all = async {
-        while matches!(stream.read_buf(&mut waste).await, Ok(1..)) {
-            waste.clear();
-        }
-    };
-    // One that goes on and on is reset all the same.
-    drop(tokio::time::timeout(DRAIN_DEADLINE, all).await);
-}
-
-/// A link that blocks must not hold up the gateway's end.
-async fn deadline_of(stop: &CancellationToken) {
-    stop.cancelled().await;
-    tokio::time::sleep(RECEIPTS_DEADLINE).await;
 }
 
 /// Waits for the first acknowledgement's receipt, and notes what became of it.

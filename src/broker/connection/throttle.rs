@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 use tokio::time::Sleep;
 
-use super::{Connection, End, Outcome};
+use super::{Connection, End, Outcome, READ_BYTES_MIN};
 use crate::broker::limits::usage::Levels;
 use crate::broker::limits::{OverRate, Rates, UserLimits};
 use crate::telemetry::limited::Limited;
@@ -21,12 +21,18 @@ use crate::wire::ReasonCode;
 /// How often the log says that clients are held back.
 static HELD_BACK: Limited = Limited::new(Duration::from_secs(10));
 
+/// While memory is short a publisher is held back for so long at a time, and so many times more.
+const LOOK: Duration = Duration::from_millis(250);
+const LOOKS: u8 = 7;
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Throttle {
     limits: SmallVec<[(Rates, Arc<Levels>); 2]>,
     /// While it is there, the client is not read.
     pause: Option<Pin<Box<Sleep>>>,
+    /// So many times more the pause begins anew if memory is still short at its end.
+    looks: u8,
 }
 
 /// What becomes of a message.
@@ -43,7 +49,12 @@ impl Throttle {
     pub(super) fn new(limits: impl IntoIterator<Item = (Rates, Arc<Levels>)>) -> Option<Box<Self>> {
         let is_one = |rates: &Rates| rates.messages.is_some() || rates.bytes.is_some();
         let limits: SmallVec<[_; 2]> = limits.into_iter().filter(|(rates, _)| is_one(rates)).collect();
-        (!limits.is_empty()).then(|| Box::new(Self { limits, pause: None }))
+        (!limits.is_empty()).then(|| Box::new(Self { limits, pause: None, looks: 0 }))
+    }
+
+    /// For one whose rates are not limited.
+    const fn unlimited() -> Self {
+        Self { limits: SmallVec::new_const(), pause: None, looks: 0 }
     }
 
     pub(super) const fn is_paused(&self) -> bool {
@@ -53,10 +64,6 @@ impl Throttle {
     /// Ready when the pause is over, never without one.
     pub(super) fn poll_rested(&mut self, context: &mut Context<'_>) -> Poll<()> {
         self.pause.as_mut().map_or(Poll::Pending, |pause| pause.as_mut().poll(context))
-    }
-
-    pub(super) fn end_pause(&mut self) {
-        self.pause = None;
     }
 
     fn spend_bytes(&self, count: u64, now: Instant) {
@@ -123,6 +130,30 @@ impl Connection {
             self.broker.board.limited("over_rate");
         }
         self.slow_down().map(|()| pace)
+    }
+
+    /// R36: memory is short, and it publishes. It is not read until there is memory again, and otherwise a little every two seconds:
+    /// so nobody is shut out for good, and what keep-alives and acknowledgements it sends is seen.
+    pub(super) fn hold_back(&mut self) {
+        self.broker.board.limited("max_memory");
+        self.read_bytes = READ_BYTES_MIN;
+        let throttle = self.throttle.get_or_insert_with(|| Box::new(Throttle::unlimited()));
+        if !throttle.is_paused() {
+            throttle.pause = Some(Box::pin(tokio::time::sleep(LOOK)));
+        }
+        throttle.looks = LOOKS;
+    }
+
+    /// A pause is over.
+    pub(super) fn go_on_reading(&mut self) {
+        let Some(throttle) = &mut self.throttle else { return };
+        if throttle.looks > 0 && self.broker.is_short_of_memory() {
+            throttle.looks -= 1;
+            throttle.pause = Some(Box::pin(tokio::time::sleep(LOOK)));
+            return;
+        }
+        (throttle.pause, throttle.looks) = (None, 0);
+        self.throttle.take_if(|throttle| throttle.limits.is_empty());
     }
 
     /// Ends it, or begins a pause, if it is over a rate.

@@ -10,6 +10,7 @@ mod five;
 mod hostile;
 mod limits;
 mod links;
+mod memory;
 mod model;
 pub(super) mod pki;
 mod sessions;

@@ -4,6 +4,7 @@ use crate::cli::text::{self, Span, Style, grouped, ms, since, until};
 use crate::cli::{replay, tool};
 use crate::clock::WallMs;
 use crate::telemetry::board::{BrokerStatus, HalfStatus, LinkState, LinkStatus, Status};
+use crate::telemetry::memory::MemoryStatus;
 use crate::units::ByteSize;
 
 /// The ledger's accounts in the order of the equation; others follow by name.
@@ -18,6 +19,7 @@ pub(super) fn lines(status: &Status, now: WallMs) -> Vec<Vec<Span>> {
     if let Some(error) = &status.broker.store_error {
         lines.push(vec![Span::new(Style::Bad, format!("       store: {error}"))]);
     }
+    lines.extend(memory(status.memory));
     for error in &status.broker.reload_errors {
         lines.push(vec![Span::new(Style::Bad, format!("       not reloaded: {error}"))]);
     }
@@ -81,6 +83,22 @@ fn broker(broker: &BrokerStatus) -> Vec<Span> {
         grouped(broker.owed),
         grouped(broker.retained),
     ))]
+}
+
+/// Nothing where it is not known.
+fn memory(memory: MemoryStatus) -> Option<Vec<Span>> {
+    let MemoryStatus { used_bytes, limit_bytes, short, shortages } = memory;
+    if used_bytes == 0 {
+        return None;
+    }
+    let (used, limit) = (ByteSize(used_bytes), ByteSize(limit_bytes));
+    let mut line = vec![Span::plain(format!("memory {used} of {limit}"))];
+    if short {
+        line.push(Span::new(Style::Bad, "  short: publishers are held back"));
+    } else if shortages > 0 {
+        line.push(Span::new(Style::Warn, format!("  was short {} times", grouped(shortages))));
+    }
+    Some(line)
 }
 
 fn counts(what: &str, counts: &std::collections::BTreeMap<String, u64>) -> Option<Vec<Span>> {

@@ -32,9 +32,14 @@ use super::raw::{Entry, Node, Value};
 use super::source::Place;
 use crate::config::Env;
 use crate::gateway::{Config, Outline, ReloadWhen};
+use crate::telemetry::memory;
+use crate::units::ByteSize;
 
 /// Long enough for any host name's first label; short enough to stand in each message.
 const SITE_BYTES_MAX: usize = 64;
+
+/// `max_memory` where nobody can tell how much there is.
+const MEMORY_UNKNOWN: ByteSize = ByteSize(256 << 20);
 
 /// The walk's state: what it may ask, and what it has found.
 #[derive(Debug)]
@@ -98,6 +103,7 @@ impl Resolver<'_> {
         let data_dir = self.data_dir(&top, &root.place);
         let choices = [("manual", ReloadWhen::Asked), ("watch", ReloadWhen::Changed)];
         let reload = self.choice(top.get("reload"), &choices).unwrap_or_default();
+        let max_memory = self.max_memory(&top);
         let broker = self.broker(top.get("broker"));
         let admin = self.admin(top.get("admin"), &broker.listeners);
         let mut links = self.links(top.get("links"), &data_dir);
@@ -112,7 +118,7 @@ impl Resolver<'_> {
         let routes = routes.into_iter().map(|route| route.route).collect();
         let links: Option<Vec<_>> = links.into_iter().map(|link| link.config).collect();
         let outline = Outline::default();
-        Some(Config { site, data_dir, reload, broker, links: links?, routes, admin, outline })
+        Some(Config { site, data_dir, reload, broker, links: links?, routes, admin, max_memory, outline })
     }
 
     fn site(&mut self, top: &Section<'_>) -> Arc<str> {
@@ -131,6 +137,20 @@ impl Resolver<'_> {
 
     fn data_dir(&mut self, top: &Section<'_>, root: &Place) -> PathBuf {
         self.path(top.get("data_dir")).unwrap_or_else(|| default_data_dir(root))
+    }
+
+    /// R36: a quarter of the machine's, where nothing is said.
+    fn max_memory(&mut self, top: &Section<'_>) -> ByteSize {
+        let default = self.env.memory_bytes.map_or(MEMORY_UNKNOWN, |all| ByteSize(all / 4)).max(memory::LEAST);
+        let Some(item) = top.get("max_memory") else { return default };
+        let place = item.place().clone();
+        let Some(given) = self.size(Some(item), memory::LEAST..=ByteSize(1 << 50)) else { return default };
+        if let Some(all) = self.env.memory_bytes.filter(|all| given.0 > *all) {
+            let wrong =
+                format!("`max_memory` is {given}, and there are {} of memory: it will never be reached", ByteSize(all));
+            self.mistakes.warning(&place, wrong, format!("without the key it is {default}"));
+        }
+        given
     }
 
     fn admin(&mut self, item: Option<Item<'_>>, listeners: &[crate::broker::Listener]) -> Option<SocketAddr> {

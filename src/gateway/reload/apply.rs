@@ -89,6 +89,7 @@ impl Shared {
             hand.stop(HALF_LIMIT).await;
         }
         self.links_changed.notify_one();
+        self.hub.memory().limit_to(config.max_memory);
         running.config = config;
         Ok(())
     }

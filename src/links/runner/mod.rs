@@ -164,12 +164,19 @@ trait Intake: Send + Sync + 'static {
         origin: Arc<Origin>,
         publication: Publication,
     ) -> impl Future<Output = Result<Receipt, OfferError>> + Send;
+
+    /// Whether less is to be taken in (R36).
+    fn is_short_of_memory(&self) -> bool;
 }
 
 impl Intake for Hub {
     async fn offer(self: Arc<Self>, origin: Arc<Origin>, publication: Publication) -> Result<Receipt, OfferError> {
         let mut answers = Self::offer(&self, &origin, vec![publication]).await;
         answers.pop().unwrap_or(Err(OfferError::Stopping))
+    }
+
+    fn is_short_of_memory(&self) -> bool {
+        self.memory().is_short()
     }
 }
 

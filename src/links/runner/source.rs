@@ -44,6 +44,9 @@ const UPKEEP_EACH_IDLE: Duration = Duration::from_millis(250);
 /// How long one slice of upkeep may take while messages wait to be received.
 const UPKEEP_SLICE: Duration = Duration::from_millis(2);
 
+/// R36: while memory is short, so long nothing more is received behind what has come.
+const SHORT_PAUSE: Duration = Duration::from_secs(1);
+
 /// How long a stopping source waits for open receipts (DESIGN.md section 9).
 const STOP_WAIT: Duration = Duration::from_secs(2);
 
@@ -76,6 +79,8 @@ struct Session<C: SourceConnection> {
     held_until: Option<Instant>,
     /// When to see next whether the link is still to be up.
     active_look: Option<Instant>,
+    /// Memory is short: nothing more is received before.
+    paused_until: Option<Instant>,
     refused: Option<String>,
     trouble: Option<String>,
 }
@@ -209,6 +214,7 @@ impl<S: Source, H: Intake> SourceRunner<S, H> {
             attended_at: since,
             held_until: None,
             active_look: self.common.active.is_some().then_some(since),
+            paused_until: None,
             refused: None,
             trouble: None,
         };
@@ -265,6 +271,8 @@ impl<S: Source, H: Intake> SourceRunner<S, H> {
             Event::Received(Ok(batch)) => {
                 batch.iter().filter(|received| received.again).for_each(|_| self.common.board.again());
                 session.backlog.extend(batch);
+                let is_short = self.hub.is_short_of_memory();
+                session.paused_until = is_short.then(|| self.common.now() + SHORT_PAUSE);
                 Ok(())
             }
             Event::Received(Err(error)) => Err(error),
@@ -452,11 +460,16 @@ impl<C: SourceConnection> Session<C> {
             }
         }
         let receiving = self.offering.is_none() && self.backlog.is_empty() && self.unsettled.len() < UNSETTLED_MAX;
+        let paused_until = self.paused_until.filter(|until| receiving && now < *until);
         let busy = self.settled_at.is_some_and(|at| now.duration_since(at) < Duration::from_secs(1));
         let slice = if busy { UPKEEP_EACH } else { UPKEEP_EACH_IDLE };
         let look = self.held_until.into_iter().chain(self.active_look).min();
         let Self { connection, offering, unsettled, .. } = self;
         let attend = async {
+            if let Some(until) = paused_until {
+                let upkeep = tokio::time::timeout_at(until, connection.upkeep()).await;
+                return Event::Upkeep(upkeep.unwrap_or(Ok(())));
+            }
             if !receiving {
                 return Event::Upkeep(connection.upkeep().await);
             }

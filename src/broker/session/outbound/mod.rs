@@ -169,7 +169,6 @@ impl Outbound {
     }
 
     /// Bytes in flight, about.
-    #[cfg(test)]
     pub(crate) const fn in_flight_bytes(&self) -> usize {
         self.flight_bytes
     }

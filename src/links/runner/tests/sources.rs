@@ -1,6 +1,7 @@
 //! The inbound runner.
 
 use std::collections::VecDeque;
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -30,6 +31,7 @@ struct World {
     connects: Mutex<u64>,
     upkeeps: Mutex<u64>,
     unreadable: Mutex<u64>,
+    is_short: AtomicBool,
     /// The remote forgets what it has sent.
     once: bool,
 }
@@ -124,6 +126,10 @@ impl Intake for World {
         receipt.add(mark, number);
         Ok(receipt)
     }
+
+    fn is_short_of_memory(&self) -> bool {
+        self.is_short.load(Ordering::Relaxed)
+    }
 }
 
 struct Running {
@@ -151,6 +157,7 @@ impl Running {
             connects: Mutex::default(),
             upkeeps: Mutex::default(),
             unreadable: Mutex::default(),
+            is_short: AtomicBool::new(false),
             once,
         });
         Self { world, common: common(TIMING), tasks: JoinSet::new() }
@@ -221,6 +228,23 @@ async fn r5_a_full_target_makes_a_source_wait_in_order_and_without_acknowledging
     running.world.log.advance(5);
     assert_eq!(running.acknowledged(5).await, [0, 1, 2, 3, 4]);
     assert_eq!(*running.world.connects.lock(), 1);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn r36_while_memory_is_short_a_source_receives_seldom_and_its_upkeep_and_acknowledgements_go_on() {
+    let running = Running::start(0..2);
+    running.world.is_short.store(true, Ordering::Relaxed);
+    let running = running.go();
+    eventually("offered", || running.offered().len() == 2).await;
+    running.world.messages.lock().push(2);
+    running.world.arrived.notify_one();
+    let before = *running.world.upkeeps.lock();
+    running.world.log.advance(2);
+    assert_eq!(running.acknowledged(2).await, [0, 1]);
+    eventually("upkeep", || *running.world.upkeeps.lock() > before + 3).await;
+    assert_eq!(running.offered(), [0, 1]);
+    eventually("offered", || running.offered() == [0, 1, 2]).await;
     running.stop().await;
 }
 

@@ -1,0 +1,104 @@
+//! What the broker does while memory is short (R36): publishers are read less ([`super::connection`]), new clients are refused, slow
+//! subscribers hold less ([`Allowance`]), and at last those are ended that hold most and take nothing ([`Broker::end_who_holds_most`]).
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use super::Broker;
+use super::store::SessionId;
+use crate::telemetry::limited::Limited;
+use crate::telemetry::shown::Shown;
+use crate::units::ByteSize;
+use crate::wire::ReasonCode;
+
+/// While memory is short, who takes nothing for so long is ended.
+const STUCK_MAX: Duration = Duration::from_secs(5);
+
+/// Less than this is not worth a connection.
+const HELD_MIN: usize = 16 << 10;
+
+/// Of those that are ended, so often one is logged; all are counted.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// What a slow subscriber may hold in memory, besides what is in flight to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Allowance {
+    /// Bytes that wait for its socket; beyond it QoS 0 is dropped and counted.
+    pub(super) outbox_bytes: usize,
+    /// Bytes of QoS 1 and 2 messages that wait for the window.
+    pub(super) queue_bytes: usize,
+}
+
+impl Allowance {
+    /// A megabyte is a second of what a field bus gateway takes, and ten thousand such clients are still bounded by their number.
+    pub(super) const USUAL: Self = Self { outbox_bytes: 1 << 20, queue_bytes: 4 << 20 };
+    /// While memory is short.
+    pub(super) const SHORT: Self = Self { outbox_bytes: 64 << 10, queue_bytes: 256 << 10 };
+
+    /// Why a message has none of it.
+    pub(super) const fn reason(self, is_full_as_usual: bool) -> &'static str {
+        if is_full_as_usual || self.outbox_bytes == Self::USUAL.outbox_bytes { "slow_subscriber" } else { "max_memory" }
+    }
+}
+
+/// Since when a client has taken nothing, and how often it had taken something by then.
+pub(super) type Stuck = HashMap<SessionId, (u32, Instant)>;
+
+impl Broker {
+    /// Whether less is to be taken in.
+    pub(super) fn is_short_of_memory(&self) -> bool {
+        self.hub.memory().is_short()
+    }
+
+    /// What a slow subscriber may hold now.
+    pub(super) fn allowance(&self) -> Allowance {
+        if self.is_short_of_memory() { Allowance::SHORT } else { Allowance::USUAL }
+    }
+
+    /// While memory is short nobody brings much, so who has something to take and takes none of it for seconds is what memory waits for:
+    /// those that hold most are ended (MQTT 5: reason 0x97), until what they hold makes up for what is too much. A kept session has
+    /// its messages in the store. Called now and then.
+    pub(super) fn end_who_holds_most(&self) {
+        let mut stuck = self.stuck.lock();
+        if !self.is_short_of_memory() {
+            *stuck = Stuck::new();
+            return;
+        }
+        let now = self.clock.now();
+        let clients: Vec<_> = self.clients.lock().values().cloned().collect();
+        let (mut seen, mut worst) = (Stuck::new(), Vec::new());
+        for client in clients {
+            let state = client.lock();
+            let Some(online) = state.online.as_ref().filter(|online| !online.kick.is_kicked()) else { continue };
+            let held = online.outbox.len() + state.outbound.queued_bytes() + state.outbound.in_flight_bytes();
+            if held < HELD_MIN {
+                continue;
+            }
+            let before = stuck.get(&client.id).filter(|(taken, _)| *taken == online.taken);
+            let since = before.map_or(now, |(_, since)| *since);
+            seen.insert(client.id, (online.taken, since));
+            let kick = std::sync::Arc::clone(&online.kick);
+            drop(state);
+            if now.saturating_duration_since(since) >= STUCK_MAX {
+                worst.push((held, client, kick));
+            }
+        }
+        *stuck = seen;
+        drop(stuck);
+        worst.sort_unstable_by_key(|(held, ..)| std::cmp::Reverse(*held));
+        let mut excess = self.hub.memory().excess();
+        for (held, client, kick) in worst {
+            if excess == 0 {
+                return;
+            }
+            excess = excess.saturating_sub(held as u64);
+            self.board.limited("max_memory_ended");
+            static LOGGED: Limited = Limited::new(LOG_EVERY);
+            if let Some(held_back) = LOGGED.pass(now) {
+                let (client, held) = (Shown(&client.name), ByteSize(held as u64));
+                tracing::warn!(%client, %held, held_back, "a client is ended: memory is short, and it takes nothing of what it is sent");
+            }
+            kick.with(ReasonCode::QuotaExceeded, &client);
+        }
+    }
+}

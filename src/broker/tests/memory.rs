@@ -1,0 +1,109 @@
+//! R36: what the broker does while memory is short.
+
+use std::time::Duration;
+
+use super::support::*;
+use crate::message::Qos;
+use crate::telemetry::memory::Change;
+use crate::units::ByteSize;
+use crate::wire::{Connect, Packet, ReasonCode, Version};
+
+/// As if the process held as much as it may.
+fn is_short(rig: &Rig) {
+    rig.hub.memory().limit_to(ByteSize(800));
+    assert_eq!(rig.hub.memory().note(800), Some(Change::Short));
+}
+
+fn is_relieved(rig: &Rig) {
+    assert_eq!(rig.hub.memory().note(100), Some(Change::Relieved));
+}
+
+#[tokio::test]
+async fn r36_a_publisher_is_held_back_until_there_is_memory_again_and_nobody_else_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let (mut one, mut other) = (rig.peer("one").await, rig.peer("other").await);
+    other.subscribe("a", Qos::AtLeastOnce).await;
+    is_short(&rig);
+    // What has come is taken; the pause follows it.
+    one.deliver("a", "1", Qos::AtLeastOnce, 1).await;
+    one.send(Packet::Publish(publish("a", "2", Qos::AtLeastOnce, 2))).await;
+    let first = other.publication().await;
+    assert_eq!(first.payload, &b"1"[..]);
+    other.send(Packet::Puback(ack(first.id.unwrap().get()))).await;
+    other.expect_silence().await;
+    let board = rig.board.snapshot();
+    assert_eq!((board.received, board.limited["max_memory"]), (1, 1));
+    is_relieved(&rig);
+    assert_eq!(one.receive().await, Packet::Puback(ack(2)));
+    assert_eq!(other.publication().await.payload, &b"2"[..]);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn r36_while_it_lasts_a_publisher_is_read_a_little_and_is_not_ended_for_its_silence() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let (mut one, _) = Peer::open(rig.address, Connect { keep_alive_s: 1, ..connect("one") }).await;
+    is_short(&rig);
+    for id in 1..=3 {
+        one.deliver("a", "x", Qos::AtLeastOnce, id).await;
+    }
+    assert_eq!(rig.board.snapshot().limited["max_memory"], 3);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn r36_new_clients_are_refused_in_the_words_of_their_version() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let mut inside = rig.peer("inside").await;
+    is_short(&rig);
+    for (version, code) in [(Version::V5, ReasonCode::QuotaExceeded), (Version::V311, ReasonCode::ServerUnavailable)] {
+        let (_, connack) = Peer::open(rig.address, Connect { version, ..connect("one") }).await;
+        assert_eq!(connack.code, code, "{version}");
+    }
+    inside.expect_silence().await;
+    assert_eq!(rig.board.snapshot().limited["max_memory_connections"], 2);
+    is_relieved(&rig);
+    rig.peer("one").await.expect_silence().await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn r36_who_holds_much_and_takes_nothing_is_ended_at_last_and_a_kept_session_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    // It never acknowledges.
+    let mut stuck = Peer::open(rig.address, kept("stuck")).await.0;
+    stuck.subscribe("a", Qos::AtLeastOnce).await;
+    let mut small = Peer::open(rig.address, kept("small")).await.0;
+    small.subscribe("b", Qos::AtLeastOnce).await;
+    let mut one = rig.peer("one").await;
+    one.deliver("b", "x", Qos::AtLeastOnce, 1).await;
+    for id in 1..=10 {
+        one.deliver("a", &"x".repeat(2_000), Qos::AtLeastOnce, id).await;
+    }
+    for _ in 0..10 {
+        stuck.publication().await;
+    }
+    is_short(&rig);
+    rig.broker.end_who_holds_most();
+    assert_eq!(rig.board.snapshot().limited.get("max_memory_ended"), None, "it has just been seen");
+    for (_, since) in rig.broker.stuck.lock().values_mut() {
+        *since -= Duration::from_secs(5);
+    }
+    rig.broker.end_who_holds_most();
+    let Packet::Disconnect(told) = stuck.receive().await else { panic!("not told") };
+    assert_eq!((told.code, rig.board.snapshot().limited["max_memory_ended"]), (ReasonCode::QuotaExceeded, 1));
+    assert_eq!(small.publication().await.payload, &b"x"[..]);
+    small.expect_silence().await;
+    is_relieved(&rig);
+    rig.until("its connection is over", |rig| rig.broker.figures().sessions_offline == 1).await;
+    let (mut again, connack) = Peer::open(rig.address, kept("stuck")).await;
+    assert!(connack.session_present);
+    for _ in 0..10 {
+        assert!(again.publication().await.dup);
+    }
+    rig.stop().await;
+}
