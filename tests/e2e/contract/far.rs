@@ -96,6 +96,64 @@ impl Far {
         }
     }
 
+    /// What a source reads is there.
+    pub(super) async fn prepare_source(&self) {
+        match &self.server {
+            Server::Mosquitto(..) | Server::Tidegate(..) => {}
+            Server::Rabbitmq(_, rabbit) => rabbit.declare_queue("commands").await,
+            Server::Kafka(kafka) => kafka.create_topic("commands", 3).await,
+        }
+    }
+
+    /// The link's own section as a source, and what a route takes from it to where.
+    pub(super) fn source(&self) -> (String, &'static str, &'static str) {
+        let port = self.proxy.port();
+        match &self.server {
+            Server::Mosquitto(..) | Server::Tidegate(..) => {
+                let link = self.link().replace(", qos: 1", ", client_id: edge, keep_alive: 5s");
+                (link, "far/up/#", "broker/cmd/{rest}")
+            }
+            Server::Rabbitmq(_, rabbit) => (
+                format!("rabbitmq: {{ url: \"{}\", prefetch: 50 }}", rabbit.url(port)),
+                "far/commands",
+                "broker/cmd/all",
+            ),
+            Server::Kafka(_) => {
+                // A member that was killed is missed by the group only after this.
+                let options = "options: { session.timeout.ms: 6000 }";
+                let link = format!("kafka: {{ brokers: [\"127.0.0.1:{port}\"], group: edge, {options} }}");
+                (link, "far/commands", "broker/cmd/all")
+            }
+        }
+    }
+
+    /// Where MQTT publishers publish, past the proxy.
+    pub(super) const fn mqtt_port(&self) -> Option<u16> {
+        match &self.server {
+            Server::Mosquitto(mosquitto, _) => Some(mosquitto.port),
+            Server::Tidegate(gateway, _) => Some(gateway.port),
+            Server::Rabbitmq(..) | Server::Kafka(_) => None,
+        }
+    }
+
+    /// Publishes past the proxy; returns when the server has acknowledged all.
+    pub(super) async fn publish(&self, marks: &[Mark]) {
+        match &self.server {
+            Server::Rabbitmq(_, rabbit) => rabbit.publish("commands", marks).await,
+            Server::Kafka(kafka) => kafka.publish("commands", marks).await,
+            Server::Mosquitto(..) | Server::Tidegate(..) => panic!("MQTT has publishers of its own"),
+        }
+    }
+
+    /// What the server still has for the gateway, as far as it tells.
+    pub(super) async fn left(&self, published: usize) -> usize {
+        match &self.server {
+            Server::Mosquitto(..) | Server::Tidegate(..) => 0,
+            Server::Rabbitmq(_, rabbit) => usize::try_from(rabbit.depth("commands").await).unwrap(),
+            Server::Kafka(kafka) => published - usize::try_from(kafka.committed("edge", "commands", 3)).unwrap(),
+        }
+    }
+
     /// Where routes lead.
     pub(super) const fn to(&self) -> &'static str {
         match self.kind {

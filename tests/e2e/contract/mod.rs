@@ -11,6 +11,7 @@
 //! `TIDEGATE_CONTRACT_SEEDS` raises the number of random mixes of each kind; `TIDEGATE_CONTRACT_SEED` runs that one alone.
 
 mod far;
+mod sources;
 mod watcher;
 
 use std::time::Duration;

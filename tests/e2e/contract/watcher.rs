@@ -92,7 +92,8 @@ impl Watcher {
 
 /// What is wrong with what the link says.
 fn lie(rule: Rule, link: &LinkStatus, window: u64) -> Option<String> {
-    let sink = link.sink.as_ref()?;
+    // The half that the suite is about.
+    let sink = link.sink.as_ref().or(link.source.as_ref())?;
     let wrong = match (rule, sink.state) {
         (_, LinkState::Misconfigured | LinkState::DeadLettersFull | LinkState::BufferFailed | LinkState::Paused) => {
             Some("no weather makes a link so")
