@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use proptest::prelude::*;
+use serde_json::Value;
 use tidegate::broker::auth::jwt::{Algorithm, KeySource};
 use tidegate::broker::auth::ldap::Find;
 use tidegate::buffer::{Compression, Lane, SyncMode, WhenFull};
@@ -407,6 +408,116 @@ proptest! {
         prop_assert!(code == 0 || code == 65);
         prop_assert!(!out.contains("hunter2"), "{}", out);
         prop_assert_eq!(out.contains(": error: "), code == 65, "{}", out);
+    }
+}
+
+/// Whether a value is as a schema says, as far as ours goes; where not.
+fn conforms(schema: &Value, rule: &Value, value: &Value, at: &str) -> Result<(), String> {
+    let wrong = |why: &str| Err(format!("{at}: {why}: {value}"));
+    if let Some(name) = rule["$ref"].as_str() {
+        let Some(rule) = schema.pointer(name.trim_start_matches('#')) else { return wrong("no such definition") };
+        return conforms(schema, rule, value, at);
+    }
+    if let Some(any) = rule["anyOf"].as_array() {
+        let tried: Vec<_> = any.iter().map(|rule| conforms(schema, rule, value, at)).collect();
+        return if tried.iter().any(Result::is_ok) { Ok(()) } else { tried.into_iter().next().unwrap_or(Ok(())) };
+    }
+    let types: Vec<&str> =
+        rule["type"].as_array().into_iter().flatten().chain([&rule["type"]]).filter_map(Value::as_str).collect();
+    let is_of = |kind: &&str| match *kind {
+        "object" => value.is_object(),
+        "array" => value.is_array(),
+        "string" => value.is_string(),
+        "number" => value.is_number(),
+        "integer" => value.is_u64() || value.is_i64(),
+        "boolean" => value.is_boolean(),
+        "null" => value.is_null(),
+        other => panic!("{at}: the type {other}"),
+    };
+    if !types.is_empty() && !types.iter().any(is_of) {
+        return wrong(&format!("no {types:?}"));
+    }
+    if rule["enum"].as_array().is_some_and(|all| !all.contains(value)) {
+        return wrong("none of the choices");
+    }
+    if let (Some(number), Some(least)) = (value.as_u64(), rule["minimum"].as_u64())
+        && (number < least || rule["maximum"].as_u64().is_some_and(|most| number > most))
+    {
+        return wrong("out of range");
+    }
+    if let (Some(text), Some(pattern)) = (value.as_str(), rule["pattern"].as_str()) {
+        let fits = match pattern {
+            r"\$\{(env|file):" => text.contains("${env:") || text.contains("${file:"),
+            "^[0-9][0-9_]*$" => {
+                text.starts_with(|c: char| c.is_ascii_digit()) && text.chars().all(|c| c.is_ascii_digit() || c == '_')
+            }
+            r"^[0-9][0-9._]*\s*[A-Za-z%]+(/[A-Za-z0-9]+)?$" => {
+                let rest = text.trim_start_matches(|c: char| c.is_ascii_digit() || matches!(c, '.' | '_')).trim_start();
+                rest.len() < text.len()
+                    && !rest.is_empty()
+                    && rest.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '%' | '/'))
+            }
+            other => panic!("{at}: the pattern {other}"),
+        };
+        if !fits {
+            return wrong("not of that form");
+        }
+    }
+    for (at_item, item) in value.as_array().into_iter().flatten().enumerate() {
+        if !rule["items"].is_null() {
+            conforms(schema, &rule["items"], item, &format!("{at}[{at_item}]"))?;
+        }
+    }
+    let Some(object) = value.as_object().filter(|_| types.contains(&"object")) else { return Ok(()) };
+    for key in rule["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        if !object.contains_key(key) {
+            return wrong(&format!("`{key}` is missing"));
+        }
+    }
+    for (key, value) in object {
+        let at = format!("{at}.{key}");
+        match (rule["properties"].get(key).unwrap_or(&Value::Null), &rule["additionalProperties"]) {
+            (Value::Null, Value::Bool(false)) => return Err(format!("{at}: no such key")),
+            (Value::Null, Value::Null) => {}
+            (Value::Null, rule) | (rule, _) => conforms(schema, rule, value, &at)?,
+        }
+    }
+    Ok(())
+}
+
+fn judged(text: &str) -> Result<(), String> {
+    let value: Value = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
+    let schema = config::schema();
+    conforms(&schema, &schema, &value, "")
+}
+
+#[test]
+fn the_schema_takes_every_good_file_and_finds_what_is_plainly_wrong() {
+    let mut files = yaml_files(Path::new("tests/config/good"));
+    files.extend(yaml_files(Path::new("routes")));
+    for folder in std::fs::read_dir("examples").unwrap() {
+        files.extend(yaml_files(&folder.unwrap().path()));
+    }
+    assert!(files.len() >= 8, "{files:?}");
+    for file in files {
+        let judgement = judged(&std::fs::read_to_string(&file).unwrap());
+        assert_eq!(judgement, Ok(()), "{}", file.display());
+    }
+    for (text, wrong) in [
+        ("linkz: {}", ".linkz: no such key"),
+        ("links: { a: { mqtt: { urll: x } } }", "`url` is missing"),
+        ("links: { a: { mqtt: { url: x }, in_flight: 0 } }", ".links.a.in_flight: out of range"),
+        ("links: { a: { mqtt: { url: x }, stall_after: 10 } }", ".links.a.stall_after"),
+        (
+            "links: { a: { mqtt: { url: x }, buffer: { when_full: drop } } }",
+            ".links.a.buffer.when_full: none of the choices",
+        ),
+        ("routes: { from: a, to: b }", ".routes: no"),
+        ("routes: [ { from: broker/a } ]", "`to` is missing"),
+        ("broker: { listeners: [ { bind: x, anonymous: maybe } ] }", ".anonymous: none of the choices"),
+    ] {
+        let told = judged(text).unwrap_err();
+        assert!(told.contains(wrong), "{text}: {told}");
     }
 }
 

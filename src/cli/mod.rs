@@ -73,6 +73,8 @@ enum Command {
         #[arg(long)]
         deny_warnings: bool,
     },
+    /// Print the JSON Schema of routes.yaml, for editors
+    Schema,
     /// Show what would become of a message, and why: exit code 0 if a route takes it, 1 if none does
     Explain(explain::Args),
     /// Run tests of routes: given a message, what has to leave. Exit code 1 if any fails
@@ -134,6 +136,7 @@ fn dispatch(cli: &Cli) -> Outcome {
             let file = config_file(one_file(file.as_deref(), cli.config.as_deref())?)?;
             check(&file, *no_secrets, check::Options { format: *format, deny_warnings: *deny_warnings })
         }
+        Command::Schema => tool::print_json(&config::schema()).map(|()| Exit::Done),
         Command::Explain(args) => explain::explain(args, &config_file(cli.config.as_deref())?),
         Command::Test(args) => test::test(args, || config_file(cli.config.as_deref())),
         Command::Status(args) => ask_for_status(args, &config_file(cli.config.as_deref())?),

@@ -4,7 +4,7 @@
 //! - `raw`: the YAML as a tree in which every key and value knows its place.
 //! - `resolve`: walks that tree once and reports every mistake of it, each with its place and a hint (R32).
 //! - `keys`: all keys, as data: accepted ones, and those that later versions bring. `mosquitto`: what others' options are called here.
-//! - [`render`]: how mistakes are shown.
+//! - [`schema`]: the same keys for editors. [`render`]: how mistakes are shown.
 //!
 //! # Invariants
 //! One run reports all mistakes. Nothing is ignored: an unknown key is an error. Behind this module nobody sees a string
@@ -19,6 +19,7 @@ mod mosquitto;
 mod outline;
 mod raw;
 mod resolve;
+mod schema;
 mod source;
 
 use std::io;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 
 pub use diagnostic::{Diagnostic, Severity, render, summary};
 pub use env::{Env, Lookup};
+pub use schema::schema;
 
 use crate::gateway::Config;
 use diagnostic::Mistakes;

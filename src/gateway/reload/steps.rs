@@ -110,8 +110,18 @@ fn step<'a>(there: &[There<'_>], config: &'a Config) -> Result<Step<'a>, Conflic
 }
 
 fn differs(own: &There<'_>, old: &Config, new: &Config) -> Does {
-    let remote = old.kind != new.kind || old.timing != new.timing || old.uses_both_halves() != new.uses_both_halves();
-    let remote = remote || old.rate != new.rate || old.active != new.active;
+    // All but what is looked at by itself: a key that is added later begins both halves anew.
+    let alike = Config {
+        buffer: old.buffer.clone(),
+        lanes: old.lanes.clone(),
+        has_sink: old.has_sink,
+        sources: old.sources.clone(),
+        renamed_from: old.renamed_from.clone(),
+        drain: old.drain,
+        in_flight: old.in_flight,
+        ..new.clone()
+    };
+    let remote = alike != *old || old.uses_both_halves() != new.uses_both_halves();
     let opens = if own.has_log {
         old.buffer != new.buffer || links::window(old) != links::window(new) || !own.has_lanes
     } else {
