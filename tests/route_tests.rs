@@ -133,6 +133,33 @@ fn r33_explain_says_what_each_route_does_and_why() {
 }
 
 #[test]
+fn r33_explain_shows_what_each_step_of_a_route_makes() {
+    let routes = r#"site: plant-7
+links: { hq: { mqtt: { url: "mqtt://127.0.0.1:2883" } } }
+routes:
+  - name: event
+    from: broker/{line}/temp
+    throttle: 10s
+    pick: temp
+    set: { payload.unit: C, property.line: "{line}", content_type: application/json }
+    envelope: { format: cloudevents-structured, time: "0", id: x }
+    to: hq/{topic}
+"#;
+    let folder = Folder::with(&[("routes.yaml", routes), ("hot.json", r#"{"temp":81.5,"raw":[1]}"#)]);
+    let told = folder.expect(0, &["explain", "a/temp", "--payload", "hot.json"]);
+    let event = r#"{"specversion":"1.0","id":"x","source":"/plant-7","type":"tidegate.message","subject":"a/temp","time":"1970-01-01T00:00:00Z","datacontenttype":"application/json","data":{"temp":81.5,"unit":"C"}}"#;
+    let lines = [
+        "  + event line=a".to_owned(),
+        "      throttle: lets it through".to_owned(),
+        r#"      pick: payload {"temp":81.5}"#.to_owned(),
+        r#"      set: payload {"temp":81.5,"unit":"C"}, content type application/json, property line=a"#.to_owned(),
+        format!("      envelope: payload {event}, content type application/cloudevents+json"),
+    ];
+    assert_eq!(told.lines().skip(1).take(5).collect::<Vec<_>>(), lines, "{told}");
+    assert!(told.contains(&format!("    payload {event}\n")), "{told}");
+}
+
+#[test]
 fn r33_a_question_that_is_wrong_is_wrong_usage() {
     let folder = Folder::with(&[("routes.yaml", &ROUTES.replace("{rest}x", ""))]);
     for (arguments, words) in [
@@ -229,7 +256,13 @@ fn blocks(text: &str, heading: &str) -> Vec<String> {
 fn the_reference_s_examples_do_what_it_says() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/routes.md");
     let reference = std::fs::read_to_string(file).unwrap();
-    for heading in ["### What a route makes of a message", "### `routes.envelope`", "### Route tests"] {
+    for heading in [
+        "### `routes.dedup`",
+        "### Sparkplug B",
+        "### What a route makes of a message",
+        "### `routes.envelope`",
+        "### Route tests",
+    ] {
         let blocks = blocks(&reference, heading);
         assert_eq!(blocks.len(), 2, "{heading}: routes, and their tests");
         let folder = Folder::with(&[("routes.yaml", &blocks[0]), ("routes.test.yaml", &blocks[1])]);

@@ -111,6 +111,7 @@ fn said(said: &Said) -> String {
         "taken" if because.is_empty() => format!("  + {route}{captured}"),
         "taken" => format!("  + {route}{captured}: {because} ({seen})"),
         "filtered" => format!("  - {route}{captured}: not {because} ({seen})"),
+        "suppressed" => format!("  - {route}{captured}: held back by {because}"),
         "excepted" => format!("  - {route}: except {because}"),
         _ => format!("  - {route}: the topic does not match {because}"),
     }

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -36,6 +38,9 @@ struct Suite {
 #[serde(deny_unknown_fields)]
 struct Case {
     name: String,
+    /// Messages that come first, for `throttle` and `dedup`; what becomes of them is not looked at.
+    #[serde(default)]
+    before: Vec<Given>,
     message: Given,
     /// All that leaves, in any order; what local clients get of the message as it was published does not count.
     expect: Vec<Expected>,
@@ -48,6 +53,8 @@ struct Given {
     from: Option<String>,
     /// A text as it is; anything else as JSON.
     payload: Option<Value>,
+    /// One that is no text, in base64.
+    payload_base64: Option<String>,
     qos: Option<u8>,
     #[serde(default)]
     retain: bool,
@@ -141,11 +148,26 @@ fn read(file: &Path) -> Result<Suite, Failure> {
 }
 
 fn judge(file: &Path, case: &Case, routes: &Routes) -> Verdict {
-    let given = &case.message;
-    let question = Question {
+    routes.forget();
+    let question = |given| question(given).map_err(|error| format!("payload_base64: {error}"));
+    let ask = |given| question(given).and_then(|question| routes.explain(&question).map_err(|error| error.to_string()));
+    let earlier = case.before.iter().map(ask).find_map(Result::err);
+    let differences = match earlier.map_or_else(|| ask(&case.message), Err) {
+        Ok(explained) => {
+            let routed = explained.outputs.into_iter().filter(|output| output.route.is_some());
+            compare(&case.expect, routed.collect())
+        }
+        Err(error) => vec![error],
+    };
+    Verdict { file: file.display().to_string(), name: case.name.clone(), passed: differences.is_empty(), differences }
+}
+
+fn question(given: &Given) -> Result<Question, base64::DecodeError> {
+    let bytes = given.payload_base64.as_ref().map(|text| BASE64_STANDARD.decode(text)).transpose()?;
+    Ok(Question {
         from: given.from.clone(),
         topic: given.topic.clone(),
-        payload: given.payload.as_ref().map(bytes_of).unwrap_or_default().into(),
+        payload: bytes.or_else(|| given.payload.as_ref().map(bytes_of)).unwrap_or_default().into(),
         qos: given.qos.unwrap_or(1),
         retain: given.retain,
         client_id: given.client_id.clone(),
@@ -153,15 +175,7 @@ fn judge(file: &Path, case: &Case, routes: &Routes) -> Verdict {
         time_ms: given.time,
         content_type: given.content_type.clone(),
         properties: given.properties.clone().into_iter().collect(),
-    };
-    let differences = match routes.explain(&question) {
-        Ok(explained) => {
-            let routed = explained.outputs.into_iter().filter(|output| output.route.is_some());
-            compare(&case.expect, routed.collect())
-        }
-        Err(error) => vec![error.to_string()],
-    };
-    Verdict { file: file.display().to_string(), name: case.name.clone(), passed: differences.is_empty(), differences }
+    })
 }
 
 /// Each expectation takes one output: one that fits, else the one of its name, whose differences are told.

@@ -248,10 +248,28 @@ pub(super) const LIVE_FIRST: Keys = Keys { section: "links.NAME.drain.live_first
 pub(super) const ROUTE: Keys = Keys {
     section: "routes",
     accepted: &[
-        "name", "from", "except", "where", "to", "key", "ttl", "priority", "qos", "retain", "pick", "drop", "set",
-        "payload", "envelope",
+        "name",
+        "from",
+        "except",
+        "where",
+        "to",
+        "key",
+        "ttl",
+        "priority",
+        "qos",
+        "retain",
+        "pick",
+        "drop",
+        "set",
+        "payload",
+        "envelope",
+        "throttle",
+        "dedup",
+        "decompress",
+        "decode",
+        "compress",
     ],
-    planned: &["transform", "throttle", "sample", "dedup", "batch", "retained", "decode", "compress", "decompress"],
+    planned: &["transform", "sample", "batch", "retained"],
 };
 
 pub(super) const ENVELOPE: Keys = Keys {
@@ -260,7 +278,9 @@ pub(super) const ENVELOPE: Keys = Keys {
     planned: &["extensions"],
 };
 
-pub(super) const ALL: [&Keys; 29] = [
+pub(super) const DEDUP: Keys = Keys { section: "routes.dedup", accepted: &["by", "again"], planned: &[] };
+
+pub(super) const ALL: [&Keys; 30] = [
     &TOP,
     &BROKER,
     &AUTH,
@@ -285,6 +305,7 @@ pub(super) const ALL: [&Keys; 29] = [
     &LIVE_FIRST,
     &ROUTE,
     &ENVELOPE,
+    &DEDUP,
     &JWT,
     &AUTH_HTTP,
     &LDAP,

@@ -44,7 +44,12 @@ impl Routes {
         Self { config, table }
     }
 
-    /// What would become of a message.
+    /// Forgets which messages were asked about: for the gates of routes the next one is the first.
+    pub fn forget(&self) {
+        self.table.forget();
+    }
+
+    /// What would become of a message, behind those that were asked about before.
     ///
     /// # Errors
     /// [`QuestionError`]: the question itself is wrong.

@@ -119,8 +119,8 @@ impl Shared {
         let identity = Identity { site: Arc::clone(&self.site), link: id.clone() };
         let sink = link.lanes.clone().zip(link.sink.clone()).filter(|_| sink).map(|(lanes, board)| {
             let (config, identity, clock) = (link.config.clone(), identity.clone(), Arc::clone(&self.clock));
-            let rate = link.rate.clone();
-            let run = |stop| links::run_sink(config, lanes, rate, identity, board, clock, stop);
+            let outflow = links::Outflow { lanes, rate: link.rate.clone(), hub: Arc::clone(&self.hub) };
+            let run = |stop| links::run_sink(config, outflow, identity, board, clock, stop);
             self.crews.sinks.spawn(format!("the sink of link `{id}`"), run)
         });
         let source = link.source.clone().filter(|_| source).map(|board| {

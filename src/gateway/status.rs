@@ -54,9 +54,10 @@ impl Shared {
 
     fn route_status(&self) -> Vec<RouteStatus> {
         let counted = self.hub.route_counts().into_iter().filter(|(_, counts)| *counts != Counts::default());
-        let shown = |(name, Counts { filtered, failed }): (Arc<str>, Counts)| RouteStatus {
+        let shown = |(name, Counts { filtered, suppressed, failed }): (Arc<str>, Counts)| RouteStatus {
             name: name.to_string(),
             filtered,
+            suppressed,
             failed,
         };
         counted.map(shown).collect()

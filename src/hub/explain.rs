@@ -9,7 +9,7 @@ use super::Source;
 use super::plan::{self, Plan};
 use crate::clock::{Moment, WallMs};
 use crate::message::{Message, MessageId, Origin, Properties, Qos};
-use crate::router::{Arrival, Captures, Endpoint, Route, Subject, Table, Verdict, View};
+use crate::router::{Arrival, Captures, Endpoint, Held, Route, Subject, Table, Verdict, View};
 use crate::topic::{TopicError, TopicName};
 
 /// A message that routes are asked about.
@@ -65,7 +65,8 @@ impl Question {
             time: self.time_ms.map_or(now, WallMs),
             time_unsync: false,
             expiry_s: None,
-            accepted: Moment { wall: now, ..Moment::default() },
+            // Gates count by it.
+            accepted: Moment { wall: now, up_ms: self.time_ms.unwrap_or(now.0), ..Moment::default() },
             origin: Origin {
                 site: Arc::clone(site),
                 client_id: text(&self.client_id),
@@ -106,9 +107,9 @@ pub struct Arrived {
 pub struct Said {
     /// Its name.
     pub route: String,
-    /// `taken`, `other_topic`, `excepted`, `filtered`.
+    /// `taken`, `other_topic`, `excepted`, `filtered`, `suppressed`.
     pub verdict: &'static str,
-    /// The pattern, or the condition, that decides.
+    /// The pattern, the condition, or the gate, that decides.
     pub because: String,
     /// What is captured, where the pattern matches.
     pub captures: Vec<(String, String)>,
@@ -164,32 +165,42 @@ impl Explanation {
     }
 }
 
-/// What an offer of `message` from `source` would do, by the plan that it would follow.
+/// What an offer of `message` from `source` would do, by the plan that it would follow. The gates of `table` remember it.
 #[must_use]
 pub fn explain(table: &Table, source: &Source, message: &Message) -> Explanation {
-    let plan = plan::plan(table, source, message);
+    let plan = plan::plan(table, source, message, Some(0));
+    for pass in &plan.passes {
+        table.enter(pass);
+        table.settle(pass);
+    }
     let subject = Subject::new(message);
     let topic = message.topic.as_str();
     let first = Arrival { from: &source.from, channel: source.channel.as_deref(), topic, subject: &subject };
-    let mut arrivals = vec![arrived(table, &first)];
+    let mut arrivals = vec![arrived(table, &plan, &first)];
     // A client's own publish is the first arrival itself.
     for local in plan.locals.iter().filter(|local| local.by.is_some()) {
         let subject = Subject::new(local.message.as_deref().unwrap_or(message));
         let topic = local.topic.as_str();
-        arrivals.push(arrived(table, &Arrival { from: &Endpoint::Broker, channel: None, topic, subject: &subject }));
+        arrivals.push(arrived(
+            table,
+            &plan,
+            &Arrival { from: &Endpoint::Broker, channel: None, topic, subject: &subject },
+        ));
     }
     Explanation { arrivals, outputs: outputs(table, &plan, message) }
 }
 
-fn arrived(table: &Table, arrival: &Arrival<'_, '_>) -> Arrived {
+fn arrived(table: &Table, plan: &Plan, arrival: &Arrival<'_, '_>) -> Arrived {
     let place = arrival.channel.unwrap_or(arrival.topic);
-    let said: Vec<_> = table.routes().iter().filter_map(|route| said(route, arrival)).collect();
+    let is_held = |at: usize| plan.held.contains(&(at, Held::Suppressed));
+    let said = (0..).zip(table.routes()).filter_map(|(at, route)| said(table, route, is_held(at), arrival));
+    let said: Vec<_> = said.collect();
     let elsewhere = table.routes().len() - said.len();
     Arrived { at: format!("{}/{place}", arrival.from), routes: said, elsewhere }
 }
 
-/// `None`: it does not begin there.
-fn said(route: &Route, arrival: &Arrival<'_, '_>) -> Option<Said> {
+/// `None`: it does not begin there. `held`: its gate holds the message back.
+fn said(table: &Table, route: &Route, held: bool, arrival: &Arrival<'_, '_>) -> Option<Said> {
     let own = |(name, text): (&str, &str)| (name.to_owned(), text.to_owned());
     let patterns = || {
         let begins = route.from.iter().filter(|from| from.endpoint == *arrival.from);
@@ -205,6 +216,9 @@ fn said(route: &Route, arrival: &Arrival<'_, '_>) -> Option<Said> {
             ("excepted", except.unwrap_or_default(), None)
         }
         Verdict::Filtered(captures) => ("filtered", condition.to_owned(), Some(captures)),
+        Verdict::Taken(captures) if held => {
+            ("suppressed", route.gate.as_ref().map(ToString::to_string).unwrap_or_default(), Some(captures))
+        }
         Verdict::Taken(captures) => ("taken", condition.to_owned(), Some(captures)),
     };
     let looks_at = captures
@@ -219,21 +233,26 @@ fn said(route: &Route, arrival: &Arrival<'_, '_>) -> Option<Said> {
         looks_at: looks_at.unwrap_or_default(),
         steps: captures
             .filter(|_| verdict == "taken")
-            .map_or_else(Vec::new, |captures| steps(route, arrival, &captures)),
+            .map_or_else(Vec::new, |captures| steps(table, route, arrival, &captures)),
     })
 }
 
-fn steps(route: &Route, arrival: &Arrival<'_, '_>, captures: &Captures<'_>) -> Vec<Step> {
+fn steps(table: &Table, route: &Route, arrival: &Arrival<'_, '_>, captures: &Captures<'_>) -> Vec<Step> {
     let binding = route.to.first().map(|to| to.binding).unwrap_or_default();
-    let mut steps = Vec::new();
+    let gate = route.gate.iter().map(|gate| Step { step: gate.key(), makes: vec!["lets it through".to_owned()] });
+    let mut steps: Vec<_> = gate.collect();
     let mut before = arrival.subject.message().clone();
     let mut told = |step: &'static str, after: &Message| {
         steps.push(Step { step, makes: differences(&before, after) });
         before = after.clone();
     };
-    // Why the rest cannot be made stands with what leaves.
-    let view = View::new(arrival.subject, captures);
-    drop(route.change.make_in_steps(view, binding, Some(&mut told)));
+    // Why a step cannot be made stands with what leaves.
+    let Ok(plain) = table.unpack(route, arrival, Some(&mut told)) else { return steps };
+    let made = match &plain {
+        None => route.change.make_in_steps(View::new(arrival.subject, captures), binding, Some(&mut told)),
+        Some(plain) => route.change.make_in_steps(View::new(&Subject::new(plain), captures), binding, Some(&mut told)),
+    };
+    drop(made);
     steps
 }
 

@@ -5,12 +5,13 @@
 //!
 //! 1. **Stamp**: id, event time, origin; the stamps of earlier gateways are taken over. What has passed this site
 //!    already is a loop and ends here, counted (R12). So does a copy of what has come before ([`copies`]).
-//! 2. **Plan** ([`plan`]): which local topics, which links; pure.
+//! 2. **Plan** ([`plan`]): which local topics, which links; pure but for what the gates of routes (`throttle`, `dedup`) remember.
 //! 3. **Admit**: every target's buffer is asked for room before anything is done. A refused publication leaves no
 //!    trace anywhere.
 //! 4. **Deliver** locally: the broker's subscribers, its retained store, its kept sessions.
 //! 5. **Append** to the links' logs; for an inbound QoS 2 publish only after the broker's store has committed it.
-//! 6. The **receipt** settles when all of these are durable. Nobody is acknowledged before that.
+//! 6. The **receipt** settles when all of these are durable. Nobody is acknowledged before that. One that a gate holds back waits for
+//!    what its route's logs hold already, since what it is held back for is among that.
 //!
 //! Routes and logs change while it runs ([`Hub::replace`]): an offer goes by one reading of both, and one that meets a log that is
 //! being taken away, or that waits for room while they change, is planned once more by the new ones. Receipts that are out settle
@@ -21,9 +22,11 @@
 mod answers;
 mod copies;
 mod explain;
+mod gated;
 mod logged;
 mod plan;
 mod receipt;
+mod remake;
 #[cfg(test)]
 mod tests;
 
@@ -48,6 +51,7 @@ use tokio::sync::watch;
 
 use self::answers::Given;
 use self::copies::{Arrival, Claim, Copies};
+use self::gated::Gated;
 use self::plan::{BadTopic, LinkTarget, LocalTarget, Plan};
 use crate::buffer::{Admission, Buffer, Lane, Lanes, Permit, Refused};
 use crate::clock::{Clock, Moment, WallMs};
@@ -178,6 +182,8 @@ pub struct Hub {
     unrouted: AtomicU64,
     bad_topics: AtomicU64,
     memory: Arc<Memory>,
+    /// Names the next offer: see [`Table::ask`].
+    offers: AtomicU64,
 }
 
 /// What offers go by, of one reading of `routes.yaml`.
@@ -188,8 +194,15 @@ struct Targets {
     buffers: FxHashMap<LinkId, Lanes>,
 }
 
-/// What is delivered to the broker's subscribers of one message.
-type Locals = SmallVec<[LocalTarget; 1]>;
+/// What is done with one message once all targets have room for it.
+struct Placed {
+    /// What is delivered to the broker's subscribers.
+    locals: SmallVec<[LocalTarget; 1]>,
+    appends: Vec<Append>,
+    gated: Gated,
+    /// Logs whose ends the receipt waits for: see [`Plan::behind`].
+    behind: SmallVec<[Buffer; 1]>,
+}
 
 /// Why an offer has no room.
 enum NoRoom {
@@ -205,8 +218,7 @@ struct Admitted {
     message: Arc<Message>,
     client_id: Option<Arc<str>>,
     packet_id: Option<u16>,
-    locals: Locals,
-    appends: Vec<Append>,
+    placed: Placed,
     /// Where others may bring the same.
     claim: Option<Claim>,
 }
@@ -242,6 +254,7 @@ impl Hub {
             unrouted: AtomicU64::new(0),
             bad_topics: AtomicU64::new(0),
             memory: Arc::default(),
+            offers: AtomicU64::new(0),
         }
     }
 
@@ -345,6 +358,7 @@ impl Hub {
         let mut given = Given::new(answers, batch.len());
         let mut ready = Vec::with_capacity(batch.len());
         let mut accepted = Moment::default();
+        let offer = self.offers.fetch_add(1, Ordering::Relaxed);
         for (slot, publication) in batch.into_iter().enumerate() {
             // One reading for all that need not wait: what waits for room has had all before it accepted.
             if ready.is_empty() {
@@ -363,9 +377,9 @@ impl Hub {
                     continue;
                 }
             };
-            match self.place(source, &message, &mut ready, &mut given).await {
-                Ok((locals, appends)) => {
-                    ready.push(Admitted { slot, message, client_id, packet_id, locals, appends, claim });
+            match self.place(source, &message, offer, &mut ready, &mut given).await {
+                Ok(placed) => {
+                    ready.push(Admitted { slot, message, client_id, packet_id, placed, claim });
                 }
                 Err(refused) => given.give(slot, Err(refused)),
             }
@@ -378,14 +392,15 @@ impl Hub {
         &self,
         source: &Source,
         message: &Message,
+        offer: u64,
         ready: &mut Vec<Admitted>,
         given: &mut Given<'_>,
-    ) -> Result<(Locals, Vec<Append>), OfferError> {
+    ) -> Result<Placed, OfferError> {
         let mut dropped = Vec::new();
         loop {
             let targets = self.targets.load_full();
-            let plan = plan::plan(&targets.table, source, message);
-            let is_nothing = plan == Plan::default();
+            let plan = plan::plan(&targets.table, source, message, Some(offer));
+            let (is_nothing, wanted) = (plan == Plan::default(), plan.links.len());
             match self.admit(&targets, message, plan.links, &mut dropped, ready, given).await {
                 Err(NoRoom::Changed) => {}
                 placed => {
@@ -395,7 +410,15 @@ impl Hub {
                     note_held(&targets.table, &plan.held, message);
                     self.note_bad_topics(source, &plan.bad_topics);
                     return match placed {
-                        Ok(appends) => Ok((plan.locals, appends)),
+                        Ok(appends) => {
+                            // What a full buffer dropped (`drop_newest`) holds nothing back.
+                            let passes = if appends.len() == wanted { plan.passes } else { SmallVec::new() };
+                            let logs = plan.behind.iter().filter_map(|(link, lane)| {
+                                targets.buffers.get(link).map(|lanes| lanes.lane(*lane).clone())
+                            });
+                            let (behind, gated) = (logs.collect(), Gated::enter(&targets.table, passes));
+                            Ok(Placed { locals: plan.locals, appends, gated, behind })
+                        }
                         Err(NoRoom::Refused(error)) => Err(error),
                         Err(NoRoom::Changed) => Err(OfferError::Stopping),
                     };
@@ -406,13 +429,14 @@ impl Hub {
 
     /// Offers once more, to the links alone, a QoS 2 message that the broker's store had committed when its connection or the gateway
     /// ended (R18). It keeps its id, so that a copy in a log is known as one. The one answer is in `answers`.
-    /// What `logged` says is in a log already is not appended there again.
+    /// What `logged` says is in a log already is not appended there again. The gates of routes are open: a gate may have been passed, and
+    /// the log not reached.
     pub async fn resume(&self, message: Message, logged: &Logged, answers: &Answers) {
         let source = Source { from: Endpoint::Broker, channel: None, takes_copies: false };
         let (mut given, mut dropped) = (Given::new(answers, 1), Vec::new());
         let answer = loop {
             let targets = self.targets.load_full();
-            let mut plan = plan::plan(&targets.table, &source, &message);
+            let mut plan = plan::plan(&targets.table, &source, &message, None);
             let mut receipt = Receipt::default();
             plan.links.retain(|target| match logged.of(&target.link, &message, target.ordinal) {
                 Some((mark, offset)) => {
@@ -592,7 +616,8 @@ impl Hub {
     async fn accept(&self, ready: &mut Vec<Admitted>, given: &mut Given<'_>) {
         let accepted = std::mem::take(ready);
         let mut stored = self.deliver(&accepted).into_iter();
-        for Admitted { slot, message, packet_id, locals, appends, claim, .. } in accepted {
+        for Admitted { slot, message, packet_id, placed, claim, .. } in accepted {
+            let Placed { locals, appends, gated, behind } = placed;
             let mut receipt = Receipt::default();
             let mut refused = None;
             for stored in stored.by_ref().take(locals.len()) {
@@ -625,6 +650,8 @@ impl Hub {
                 continue;
             }
             append(appends, &mut receipt);
+            gated.settle();
+            wait_behind(&behind, &mut receipt);
             if let Some(claim) = claim {
                 claim.accepted(receipt.clone());
             }
@@ -636,12 +663,12 @@ impl Hub {
     fn deliver(&self, accepted: &[Admitted]) -> Vec<Stored> {
         let mut deliveries = Vec::with_capacity(accepted.len());
         for one in accepted {
-            for (nth, local) in one.locals.iter().enumerate() {
+            for (nth, local) in one.placed.locals.iter().enumerate() {
                 // Only the first is the client's own publish; the others are what routes made of it.
                 let own = nth == 0;
                 let packet_id = one.packet_id.filter(|_| own);
                 let mut tails = Tails::default();
-                for append in one.appends.iter().filter(|_| packet_id.is_some()) {
+                for append in one.placed.appends.iter().filter(|_| packet_id.is_some()) {
                     tails.note(append.link.clone(), append.lane, append.buffer.end());
                 }
                 let client_id = one.client_id.as_ref().filter(|_| own);
@@ -712,6 +739,15 @@ fn append(appends: Vec<Append>, receipt: &mut Receipt) {
     for Append { buffer, permit, head, body, expires, .. } in appends {
         let offset = buffer.append(permit, &[&head, &body], expires);
         receipt.add(buffer.mark(), offset.0);
+    }
+}
+
+/// A message that a gate holds back since another went through is acknowledged no sooner than that one could be.
+fn wait_behind(logs: &[Buffer], receipt: &mut Receipt) {
+    for log in logs {
+        if let Some(last) = log.end().0.checked_sub(1) {
+            receipt.add(log.mark(), last);
+        }
     }
 }
 

@@ -15,7 +15,8 @@ use super::Source;
 use crate::buffer::Lane;
 use crate::message::{Envelope, Message};
 use crate::router::{
-    Arrival, Binding, Endpoint, Held, LinkId, Priority, Route, Subject, Table, Taken, To, Told, Unfilled, View,
+    Arrival, Asked, Binding, Endpoint, Held, LinkId, Pass, Priority, Route, Subject, Table, Taken, To, Told, Unfilled,
+    View,
 };
 use crate::topic::{LEVELS_MAX, TopicError, TopicName, is_too_deep};
 
@@ -34,6 +35,10 @@ pub(super) struct Plan {
     pub(super) bad_topics: Vec<BadTopic>,
     /// What routes held back or could not make, each with its place in the table.
     pub(super) held: SmallVec<[(usize, Held); 2]>,
+    /// What has gone through gates, and is to be remembered there once it is accepted.
+    pub(super) passes: SmallVec<[Pass; 1]>,
+    /// Where routes lead whose gates hold the message back: what it is held back for went there before.
+    pub(super) behind: SmallVec<[(LinkId, Lane); 1]>,
 }
 
 /// What a route made for the built-in broker, and nobody may publish to there.
@@ -87,9 +92,10 @@ pub(super) struct LinkTarget {
     pub(super) failure: Option<String>,
 }
 
-/// Follows the routes for `message` from `source`.
-pub(super) fn plan(table: &Table, source: &Source, message: &Message) -> Plan {
+/// Follows the routes for `message` from `source`. `offer`: which offer the gates of routes are asked for; without one all are open.
+pub(super) fn plan(table: &Table, source: &Source, message: &Message, offer: Option<u64>) -> Plan {
     let mut plan = Plan::default();
+    let asking = Asking { table, source, offer };
     if source.from == Endpoint::Broker {
         plan.locals.push(LocalTarget { topic: message.topic.clone(), message: None, by: None });
     }
@@ -97,7 +103,7 @@ pub(super) fn plan(table: &Table, source: &Source, message: &Message) -> Plan {
     let topic = message.topic.as_str();
     let first = Arrival { from: &source.from, channel: source.channel.as_deref(), topic, subject: &subject };
     let mut next = plan.locals.len();
-    follow(table, &first, source, None, &mut plan);
+    asking.follow(&first, None, &mut plan);
     for _ in 0..CHAIN_MAX {
         let new: SmallVec<[LocalTarget; 1]> = plan.locals.iter().skip(next).cloned().collect();
         if new.is_empty() {
@@ -107,8 +113,8 @@ pub(super) fn plan(table: &Table, source: &Source, message: &Message) -> Plan {
         for local in new {
             // The payload of the message as it came is parsed once for all of the chain.
             match &local.message {
-                None => follow_on(table, &local, &subject, source, &mut plan),
-                Some(changed) => follow_on(table, &local, &Subject::new(changed), source, &mut plan),
+                None => asking.follow_on(&local, &subject, &mut plan),
+                Some(changed) => asking.follow_on(&local, &Subject::new(changed), &mut plan),
             }
         }
     }
@@ -135,34 +141,71 @@ const fn lane(priority: Priority) -> Lane {
     }
 }
 
-/// What a route wrote to the broker arrives there.
-fn follow_on(table: &Table, local: &LocalTarget, subject: &Subject<'_>, source: &Source, plan: &mut Plan) {
-    let arrival = Arrival { from: &Endpoint::Broker, channel: None, topic: local.topic.as_str(), subject };
-    follow(table, &arrival, source, Some(local), plan);
+/// What stays the same along a message's way through the routes.
+#[derive(Clone, Copy)]
+struct Asking<'t> {
+    table: &'t Table,
+    source: &'t Source,
+    /// See [`plan`].
+    offer: Option<u64>,
 }
 
-/// Applies the routes that match one arrival. `chained`: it is what a route wrote to the broker.
-fn follow(table: &Table, arrival: &Arrival<'_, '_>, source: &Source, chained: Option<&LocalTarget>, plan: &mut Plan) {
-    table.route(arrival, |told| {
-        let taken = match told {
-            Told::Taken(taken) => taken,
-            Told::Held(at, held) => return plan.held.push((at, held)),
-        };
-        let mut made = MadeFor::default();
+impl Asking<'_> {
+    /// What a route wrote to the broker arrives there.
+    fn follow_on(self, local: &LocalTarget, subject: &Subject<'_>, plan: &mut Plan) {
+        let arrival = Arrival { from: &Endpoint::Broker, channel: None, topic: local.topic.as_str(), subject };
+        self.follow(&arrival, Some(local), plan);
+    }
+
+    /// Applies the routes that match one arrival. `chained`: it is what a route wrote to the broker.
+    fn follow(self, arrival: &Arrival<'_, '_>, chained: Option<&LocalTarget>, plan: &mut Plan) {
+        self.table.route(arrival, |told| {
+            let taken = match told {
+                Told::Taken(taken) => taken,
+                Told::Held(at, held) => return plan.held.push((at, held)),
+            };
+            match self.offer.map_or(Asked::Free, |offer| self.table.ask(&taken, arrival, offer)) {
+                Asked::Free => {}
+                Asked::Passes(pass) => plan.passes.push(pass),
+                Asked::Held => return plan.suppress(&taken),
+            }
+            match self.table.unpack(taken.route, arrival, None) {
+                Ok(None) => self.lead(&taken, arrival, MadeFor::new(chained), plan),
+                Ok(Some(plain)) => {
+                    let Arrival { from, channel, topic, .. } = *arrival;
+                    let unpacked = Arrival { from, channel, topic, subject: &Subject::new(&plain) };
+                    self.lead(&taken, &unpacked, MadeFor::new(chained), plan);
+                }
+                Err(error) => {
+                    let made = MadeFor { failure: Some(failure(taken.route, &error)), ..MadeFor::new(chained) };
+                    self.lead(&taken, arrival, made, plan);
+                }
+            }
+        });
+    }
+
+    /// To all targets of a route that takes the message; `arrival` has it unpacked.
+    fn lead(self, taken: &Taken<'_, '_>, arrival: &Arrival<'_, '_>, mut made: MadeFor<'_>, plan: &mut Plan) {
+        let is_chained = made.chained.is_some();
         for to in &taken.route.to {
-            let made = made.target(to.binding, &taken, arrival, chained);
+            let made = made.target(to.binding, taken, arrival);
             match &to.endpoint {
-                Endpoint::Broker => plan.deliver(&taken, to, arrival, made),
-                Endpoint::Link(_) if chained.is_some() && source.from == to.endpoint => {}
-                Endpoint::Link(link) => plan.send(&taken, to, link, arrival, made),
+                Endpoint::Broker => plan.deliver(taken, to, arrival, made),
+                Endpoint::Link(_) if is_chained && self.source.from == to.endpoint => {}
+                Endpoint::Link(link) => plan.send(taken, to, link, arrival, made),
             }
         }
-    });
+    }
 }
 
 /// What a route makes of a message, once for all its targets that get the same.
-#[derive(Default)]
-struct MadeFor(SmallVec<[(Binding, Made); 1]>);
+struct MadeFor<'c> {
+    made: SmallVec<[(Binding, Made); 1]>,
+    /// See [`Asking::follow`].
+    chained: Option<&'c LocalTarget>,
+    /// Why nothing can be made for any of them.
+    failure: Option<String>,
+}
 
 /// What one of them gets.
 struct Made {
@@ -170,40 +213,48 @@ struct Made {
     failure: Option<String>,
 }
 
-impl MadeFor {
-    /// `chained`: see [`follow`].
-    fn target(
-        &mut self,
-        binding: Binding,
-        taken: &Taken<'_, '_>,
-        arrival: &Arrival<'_, '_>,
-        chained: Option<&LocalTarget>,
-    ) -> &Made {
+impl<'c> MadeFor<'c> {
+    const fn new(chained: Option<&'c LocalTarget>) -> Self {
+        Self { made: SmallVec::new_const(), chained, failure: None }
+    }
+
+    fn target(&mut self, binding: Binding, taken: &Taken<'_, '_>, arrival: &Arrival<'_, '_>) -> &Made {
         let binding = if taken.route.change.is_by_binding() { binding } else { Binding::default() };
-        let at = self.0.iter().position(|(known, _)| *known == binding).unwrap_or_else(|| {
-            self.0.push((binding, Made::of(binding, taken, arrival, chained)));
-            self.0.len() - 1
+        let at = self.made.iter().position(|(known, _)| *known == binding).unwrap_or_else(|| {
+            let made = self.make(binding, taken, arrival);
+            self.made.push((binding, made));
+            self.made.len() - 1
         });
-        self.0.get(at).map_or(&Made::NOTHING, |(_, made)| made)
+        self.made.get(at).map_or(&Made::NOTHING, |(_, made)| made)
+    }
+
+    fn make(&self, binding: Binding, taken: &Taken<'_, '_>, arrival: &Arrival<'_, '_>) -> Made {
+        let unchanged = self.chained.and_then(|local| local.message.clone());
+        if taken.route.change.is_nothing() || self.failure.is_some() {
+            return Made { message: unchanged, failure: self.failure.clone() };
+        }
+        match taken.route.change.make(View::new(arrival.subject, &taken.captures), binding) {
+            Ok(message) => Made { message: Some(Arc::new(message)), failure: None },
+            Err(error) => Made { message: unchanged, failure: Some(failure(taken.route, &error)) },
+        }
     }
 }
 
 impl Made {
     const NOTHING: Self = Self { message: None, failure: None };
-
-    fn of(binding: Binding, taken: &Taken<'_, '_>, arrival: &Arrival<'_, '_>, chained: Option<&LocalTarget>) -> Self {
-        let unchanged = chained.and_then(|local| local.message.clone());
-        if taken.route.change.is_nothing() {
-            return Self { message: unchanged, failure: None };
-        }
-        match taken.route.change.make(View::new(arrival.subject, &taken.captures), binding) {
-            Ok(message) => Self { message: Some(Arc::new(message)), failure: None },
-            Err(error) => Self { message: unchanged, failure: Some(failure(taken.route, &error)) },
-        }
-    }
 }
 
 impl Plan {
+    /// A gate holds the message back.
+    fn suppress(&mut self, taken: &Taken<'_, '_>) {
+        self.held.push((taken.at, Held::Suppressed));
+        for to in &taken.route.to {
+            if let Endpoint::Link(link) = &to.endpoint {
+                self.behind.push((link.clone(), lane(taken.route.priority)));
+            }
+        }
+    }
+
     /// Adds a local topic, if it is new.
     fn deliver(&mut self, taken: &Taken<'_, '_>, to: &To, arrival: &Arrival<'_, '_>, made: &Made) {
         let Taken { at, route, captures } = taken;
@@ -261,9 +312,18 @@ impl Plan {
     }
 }
 
+/// What the reason of such a dead letter begins with; the route's name and "`: " follow.
+const FAILURE: &str = "transform: route `";
+
 /// The reason of the dead letter (R28).
-fn failure(route: &Route, error: &impl Display) -> String {
-    format!("transform: route `{}`: {error}", route.name)
+pub(super) fn failure(route: &Route, error: &impl Display) -> String {
+    format!("{FAILURE}{}`: {error}", route.name)
+}
+
+/// Whether it tells of this route.
+pub(super) fn is_failure_of(route: &Route, reason: &str) -> bool {
+    let behind = reason.strip_prefix(FAILURE).and_then(|rest| rest.strip_prefix(&*route.name));
+    behind.is_some_and(|rest| rest.starts_with("`: "))
 }
 
 fn local_topic(text: &str) -> Result<TopicName, NotLocal> {
@@ -293,7 +353,7 @@ mod tests {
 
     fn ask(table: &Table, from: &str, topic: &str) -> (Vec<String>, Vec<String>) {
         let from = Endpoint::of_address(&format!("{from}/x")).unwrap();
-        let plan = plan(table, &Source { from, channel: None, takes_copies: false }, &message(topic, b""));
+        let plan = plan(table, &Source { from, channel: None, takes_copies: false }, &message(topic, b""), None);
         let links = plan.links.iter().map(|to| format!("{}/{}.{}", to.link, to.destination, to.ordinal));
         (plan.locals.iter().map(|local| local.topic.to_string()).collect(), links.collect())
     }
@@ -327,7 +387,7 @@ mod tests {
             table(&[("hq/#", &["broker/{topic}", "broker/up/{rest}", "lake/t"]), ("hq/$SYS/#", &["broker/{topic}"])]);
         let bad = |topic: &str| {
             let source = Source { from: Endpoint::Link(LinkId::new("hq")), channel: None, takes_copies: false };
-            let plan = plan(&table, &source, &message(topic, b""));
+            let plan = plan(&table, &source, &message(topic, b""), None);
             let bad: Vec<_> = plan.bad_topics.iter().map(|bad| bad.why).collect();
             (plan.locals.len(), plan.links.len(), bad)
         };
@@ -358,7 +418,7 @@ mod tests {
         ]);
         let told = |payload: &'static [u8]| {
             let source = Source { from: Endpoint::Broker, channel: None, takes_copies: false };
-            let plan = plan(&table, &source, &message("a", payload));
+            let plan = plan(&table, &source, &message("a", payload), None);
             let payload = |made: &Option<Arc<Message>>| {
                 made.as_ref().map(|made| (String::from_utf8(made.payload.to_vec()).unwrap(), made.retain))
             };

@@ -7,10 +7,10 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::*;
-use crate::buffer::{Compression, Config as BufferConfig, SyncMode, WhenFull};
+use crate::buffer::{Compression, Config as BufferConfig, Offset, Outcome, SyncMode, WhenFull};
 use crate::clock;
 use crate::message::Envelope;
-use crate::router::{Form, From, Route, To};
+use crate::router::{Form, From, Gate, Route, Template, To};
 use crate::units::ByteSize;
 
 /// A broker that notes what it is given, and stores up to a mark that the test moves.
@@ -61,27 +61,31 @@ struct Bench {
 }
 
 fn bench(routes: &[(&str, &str)], links: &[(&str, WhenFull, u64)], stores: bool) -> Bench {
+    let route = |(from, to): &(&str, &str)| {
+        Route::new(from, vec![From::parse(from, Form::Topic).unwrap()], vec![To::parse(to).unwrap()])
+    };
+    bench_of(routes.iter().map(route).collect(), links, stores, SyncMode::Group)
+}
+
+fn bench_of(routes: Vec<Route>, links: &[(&str, WhenFull, u64)], stores: bool, sync: SyncMode) -> Bench {
     let dir = tempfile::tempdir().unwrap();
     let buffers: Vec<_> =
-        links.iter().map(|(name, when_full, size)| open(dir.path(), name, *when_full, *size)).collect();
-    let routes = routes.iter().map(|(from, to)| {
-        Route::new(from, vec![From::parse(from, Form::Topic).unwrap()], vec![To::parse(to).unwrap()])
-    });
+        links.iter().map(|(name, when_full, size)| open(dir.path(), name, *when_full, *size, sync)).collect();
     let logs = links.iter().zip(&buffers).map(|((name, ..), buffer)| (LinkId::new(name), buffer.clone().into()));
     let ids = IdSource::new("test".into(), 1);
-    let hub = Arc::new(Hub::new(ids, Table::new(routes.collect()), logs.collect(), clock::system()));
+    let hub = Arc::new(Hub::new(ids, Table::new(routes), logs.collect(), clock::system()));
     let local = Scripted::new(stores);
     hub.attach(Arc::<Scripted>::clone(&local));
     Bench { hub, buffers, local, _dir: dir }
 }
 
-fn open(dir: &std::path::Path, name: &str, when_full: WhenFull, size: u64) -> Buffer {
+fn open(dir: &std::path::Path, name: &str, when_full: WhenFull, size: u64, sync: SyncMode) -> Buffer {
     let config = BufferConfig {
         dir: dir.join(name),
         max_size: ByteSize(size),
         max_age: None,
         when_full,
-        sync: SyncMode::Group,
+        sync,
         min_free: Some(ByteSize(0)),
         compress: Compression::None,
         keep_delivered: None,
@@ -478,7 +482,7 @@ async fn r12_a_copy_waits_for_the_answer_to_the_first_and_goes_on_when_that_is_g
     drop(first);
     assert!(second.as_mut().now_or_never().is_none(), "now it is the first, and waits for room itself");
     for offset in 0..counter {
-        bench.buffers[0].settle(crate::buffer::Offset(offset), crate::buffer::Outcome::Delivered);
+        bench.buffers[0].settle(Offset(offset), Outcome::Delivered);
     }
     second.await;
     assert!(answers.take().iter().all(|(_, answer)| answer.is_ok()));
@@ -493,4 +497,111 @@ async fn r12_where_copies_are_kept_each_is_taken() {
         bench.hub.offer(&hq, vec![of_a_gateway(1, "ship")]).await.remove(0).unwrap().settled().await.unwrap();
     }
     assert_eq!((bench.hub.copies_dropped(), bench.buffers[0].stats().ledger.accepted), (0, 2));
+}
+
+/// One route to `cloud` with a gate.
+fn gated(gate: Gate, sync: SyncMode) -> Bench {
+    let mut route =
+        Route::new("gated", vec![From::parse("broker/t/#", Form::Topic).unwrap()], vec![To::parse("cloud/t").unwrap()]);
+    route.gate = Some(gate);
+    bench_of(vec![route], &[("cloud", WhenFull::DropOldest, 1 << 20)], false, sync)
+}
+
+const CHANGES: Gate = Gate::Changes { fields: Vec::new(), again: None };
+
+#[tokio::test]
+async fn r28_what_a_gate_holds_back_is_counted_delivered_locally_and_waits_for_what_it_is_held_back_for() {
+    let bench = gated(CHANGES, SyncMode::Group);
+    let batch =
+        vec![publication("t/a", b"1"), publication("t/a", b"1"), publication("t/b", b"1"), publication("t/a", b"2")];
+    let answers = bench.hub.offer(&from_broker(), batch).await;
+    assert_eq!(bench.buffers[0].end().0, 3);
+    assert_eq!(*bench.local.delivered.lock(), ["t/a", "t/a", "t/b", "t/a"]);
+    let counts: Vec<_> = bench.hub.route_counts().into_iter().map(|(_, counts)| counts).collect();
+    assert_eq!(counts, [Counts { suppressed: 1, ..Counts::default() }]);
+    for mut receipt in answers.into_iter().map(Result::unwrap) {
+        assert_eq!(receipt.settled().await, Ok(()));
+    }
+    // Another offer, when all of it is durable: there is nothing to wait for.
+    let answers = bench.hub.offer(&from_broker(), vec![publication("t/b", b"1")]).await;
+    assert_eq!(answers[0].as_ref().unwrap().decided(), Some(Ok(())));
+    assert_eq!(bench.buffers[0].end().0, 3);
+}
+
+#[tokio::test]
+async fn r28_what_is_held_back_is_acknowledged_no_sooner_than_what_it_is_held_back_for() {
+    // Nothing is durable before the remote confirms it, or an hour has passed.
+    let bench = gated(CHANGES, SyncMode::Spill(Duration::from_secs(3_600)));
+    let first = bench.hub.offer(&from_broker(), vec![publication("t/a", b"1")]).await.pop().unwrap();
+    let held = bench.hub.offer(&from_broker(), vec![publication("t/a", b"1")]).await.pop().unwrap();
+    let (mut first, mut held) = (first.unwrap(), held.unwrap());
+    assert_eq!((first.decided(), held.decided()), (None, None));
+    assert_eq!(records(&bench.buffers[0], 1).await.len(), 1);
+    bench.buffers[0].settle(Offset(0), Outcome::Delivered);
+    assert_eq!((first.settled().await, held.settled().await), (Ok(()), Ok(())));
+    assert_eq!(bench.buffers[0].end().0, 1);
+}
+
+#[tokio::test]
+async fn r28_a_message_that_was_refused_holds_nothing_back() {
+    let bench = gated(CHANGES, SyncMode::Group);
+    bench.local.no_room.store(true, Ordering::Relaxed);
+    let answers = bench.hub.offer(&from_broker(), vec![publication("t/a", b"1")]).await;
+    assert!(matches!(answers[0], Err(OfferError::StoreFull)), "{answers:?}");
+    bench.local.no_room.store(false, Ordering::Relaxed);
+    let again = bench.hub.offer(&from_broker(), vec![publication("t/a", b"1")]).await;
+    assert!(again[0].is_ok());
+    assert_eq!(bench.buffers[0].end().0, 1, "the publisher's second try went through");
+}
+
+#[tokio::test]
+async fn r18_a_resumed_exchange_is_held_back_by_no_gate() {
+    let bench = gated(Gate::NewIds, SyncMode::Group);
+    drop(bench.hub.offer(&from_broker(), vec![publication("t/a", b"1")]).await);
+    let message = records(&bench.buffers[0], 1).await.pop().unwrap().message;
+    let answers = Answers::default();
+    bench.hub.resume(message, &Logged::default(), &answers).await;
+    assert_eq!(bench.buffers[0].end().0, 2);
+}
+
+#[tokio::test]
+async fn r28_what_a_route_could_not_make_is_made_by_the_route_as_it_is_now() {
+    let route = |name: &str, to: &[&str], payload: Option<&str>| {
+        let from = vec![From::parse("broker/t/{line}", Form::Topic).unwrap()];
+        let mut route = Route::new(name, from, to.iter().map(|to| To::parse(to).unwrap()).collect());
+        route.change.payload = payload.map(|text| Template::parse_text(text).unwrap());
+        route
+    };
+    let links = [("cloud", WhenFull::DropOldest, BIG), ("lake", WhenFull::DropOldest, BIG)];
+    let broken = vec![route("r`: x", &["lake/t", "cloud/{line}/{payload.kind}"], Some("{payload.temp} C"))];
+    let bench = bench_of(broken, &links, false, SyncMode::Group);
+    drop(bench.hub.offer(&from_broker(), vec![publication("t/a", b"21.5")]).await);
+    let failed = records(&bench.buffers[0], 1).await.remove(0);
+    let cloud = LinkId::new("cloud");
+    let asked = |failed: &Envelope| bench.hub.remake(&cloud, failed);
+    let replace = |routes: Vec<Route>| {
+        let logs = [&cloud, &LinkId::new("lake")]
+            .map(LinkId::clone)
+            .into_iter()
+            .zip(bench.buffers.iter().cloned().map(Lanes::from));
+        bench.hub.replace(Some(Table::new(routes)), logs.collect());
+    };
+    let today = asked(&failed).unwrap_err();
+    assert_eq!(today, failed.failure.as_deref().unwrap(), "it is as it was");
+    let mended = || route("r`: x", &["lake/t", "cloud/{line}/x"], Some("{payload} C"));
+    replace(vec![mended()]);
+    let made = asked(&failed).unwrap();
+    assert_eq!((&*made.destination, &made.message.payload[..], made.failure.clone()), ("a/x", &b"21.5 C"[..], None));
+    assert_eq!((&made.message.id, made.ordinal), (&failed.message.id, failed.ordinal));
+    // Which of two targets is meant tells the template, and where none tells nothing is guessed.
+    replace(vec![route("r`: x", &["cloud/x", "cloud/y"], None)]);
+    assert_eq!(asked(&failed).unwrap_err(), today);
+    let known = Envelope { destination: "y".into(), ..failed.clone() };
+    assert_eq!(&*asked(&known).unwrap().destination, "y");
+    // No such route, or it takes another topic.
+    replace(vec![route("other", &["cloud/x"], None)]);
+    assert_eq!(asked(&failed).unwrap_err(), today);
+    let elsewhere = vec![From::parse("broker/u/#", Form::Topic).unwrap()];
+    replace(vec![Route { from: elsewhere, ..mended() }]);
+    assert_eq!(asked(&failed).unwrap_err(), today);
 }

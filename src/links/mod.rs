@@ -31,7 +31,7 @@ mod window;
 pub use active::{Active, LocalOffset, Span, SpanError};
 pub use rate::{RateLimit, SharedRate};
 pub use runner::replay::{Pick, Picked, Replay, ReplayEnd, ReplayKeeper, ReplayProgress};
-pub use runner::{run_replay, run_sink, run_source, window};
+pub use runner::{Outflow, run_replay, run_sink, run_source, window};
 pub use secret::Secret;
 pub use tls::Tls;
 

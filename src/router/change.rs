@@ -1,17 +1,21 @@
 //! What a route makes of a message on its way: another QoS, other fields, another payload. Pure: the message as it came, and
 //! out comes the one that the route's targets get.
 //!
-//! The steps go in this order, whatever the order in the file: `pick`, `drop`, `set`, `payload`, `envelope`, then `qos` and `retain`.
-//! Templates see the message as it came.
+//! The steps go in this order, whatever the order in the file: `decompress`, `decode`; `pick`, `drop`, `set`, `payload`, `envelope`,
+//! `compress`, then `qos` and `retain`. Templates see the message as it came, its payload decompressed and decoded.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use serde_json::Number;
 
+use super::coding::{CONTENT_ENCODING, Coding, CodingError, Unpack};
 use super::doc::{Doc, Path};
 use super::event::{self, Binding, Event};
 use super::json::{self, Leaf};
+use super::sparkplug::{self, Births, SparkplugError};
 use super::template::{Template, Unfilled};
 use super::view::{Part, View};
 use crate::message::{Message, Properties, Qos};
@@ -19,6 +23,10 @@ use crate::message::{Message, Properties, Qos};
 /// What a route changes; the default changes nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Change {
+    /// What the payload is taken out of first.
+    pub decompress: Option<Unpack>,
+    /// What the payload is written in, and is made JSON of.
+    pub decode: Option<Decode>,
     /// Only these fields of a JSON payload stay.
     pub pick: Vec<FieldPath>,
     /// These fields go.
@@ -29,10 +37,19 @@ pub struct Change {
     pub payload: Option<Template>,
     /// The message as an event of CloudEvents.
     pub envelope: Option<Event>,
+    /// What the payload is put into last.
+    pub compress: Option<Coding>,
     /// The QoS that its targets see.
     pub qos: Option<Qos>,
     /// Whether its targets keep it.
     pub retain: Option<bool>,
+}
+
+/// What a payload is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decode {
+    /// Eclipse Sparkplug 3.0.
+    SparkplugB,
 }
 
 /// A way into a payload: `a.b`.
@@ -75,6 +92,15 @@ pub enum ChangeError {
     /// `pick`, `drop` and `set` of fields need one.
     #[error("the payload is no JSON section, so it has no fields")]
     NoSection,
+    /// It cannot be decompressed.
+    #[error(transparent)]
+    Coding(#[from] CodingError),
+    /// It cannot be decoded.
+    #[error(transparent)]
+    Sparkplug(#[from] SparkplugError),
+    /// A library failed.
+    #[error("the payload cannot be compressed")]
+    Pack,
     /// CloudEvents has no such value.
     #[error("the event's `{0}` would be {1:?}: it has to be a text without control characters, and not empty")]
     Attribute(&'static str, String),
@@ -89,6 +115,17 @@ impl FieldPath {
     pub fn parse(text: &str) -> Option<Self> {
         let path: Path = text.split('.').map(Into::into).collect();
         (!path.iter().any(|name| name.is_empty())).then_some(Self(path))
+    }
+
+    /// The names on the way.
+    pub(super) const fn steps(&self) -> &[Box<str>] {
+        &self.0
+    }
+}
+
+impl fmt::Display for FieldPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("."))
     }
 }
 
@@ -121,7 +158,40 @@ impl Change {
         self.envelope.is_some()
     }
 
-    /// The message that the route's targets of this binding get.
+    /// The message with the payload that all else is about: decompressed and decoded. `None`: as it came. `topic`: the one that it
+    /// arrived on.
+    ///
+    /// # Errors
+    /// The payload is not as the route, or the message, says.
+    pub fn unpack(
+        &self,
+        message: &Message,
+        topic: &str,
+        births: &Mutex<Births>,
+        mut told: Told<'_>,
+    ) -> Result<Option<Message>, ChangeError> {
+        let is_empty = message.payload.is_empty();
+        let coding = self.decompress.filter(|_| !is_empty).map(|unpack| unpack.of(&message.properties)).transpose()?;
+        let mut plain = None;
+        if let Some(coding) = coding.flatten() {
+            let message = plain.insert(message.clone());
+            message.payload = coding.unpack(&message.payload)?.into();
+            message.properties.user.retain(|(name, _)| !name.eq_ignore_ascii_case(CONTENT_ENCODING));
+            tell(&mut told, "decompress", message);
+        }
+        let Some(Decode::SparkplugB) = self.decode else { return Ok(plain) };
+        let payload = &plain.as_ref().unwrap_or(message).payload;
+        if let Some(json) = sparkplug::decode(topic, payload, &mut births.lock())? {
+            let message = plain.get_or_insert_with(|| message.clone());
+            message.payload = json.into();
+            message.properties.content_type = Some("application/json".into());
+            message.properties.payload_is_utf8 = true;
+            tell(&mut told, "decode", message);
+        }
+        Ok(plain)
+    }
+
+    /// The message that the route's targets of this binding get. `view` is of what [`Change::unpack`] gave.
     ///
     /// # Errors
     /// The message lacks what is made of it.
@@ -154,6 +224,12 @@ impl Change {
         if let Some(event) = &self.envelope {
             event.wrap(view, binding, &mut message)?;
             tell(&mut told, "envelope", &message);
+        }
+        if let Some(coding) = self.compress.filter(|_| !message.payload.is_empty()) {
+            message.payload = coding.pack(&message.payload).ok_or(ChangeError::Pack)?.into();
+            message.properties.payload_is_utf8 = false;
+            event::put(&mut message.properties, CONTENT_ENCODING, coding.name());
+            tell(&mut told, "compress", &message);
         }
         message.qos = self.qos.unwrap_or(message.qos);
         Ok(message)
@@ -241,6 +317,11 @@ fn tell_fields(told: &mut Told<'_>, step: &'static str, doc: &Doc, message: &mut
 fn write(doc: &Doc, message: &mut Message) -> Result<(), ChangeError> {
     message.payload = serde_json::to_vec(doc).map_err(|_never| ChangeError::NoSection)?.into();
     Ok(())
+}
+
+/// A value of the payload in the one form that equal values have.
+pub(super) fn canonical(found: json::Found<'_, '_>) -> Vec<u8> {
+    serde_json::to_vec(&copied(found)).unwrap_or_default()
 }
 
 /// A value of the payload, whole.
@@ -365,6 +446,46 @@ mod tests {
         let lacking = Change { set: set(&[("payload.x", template("{payload.none}"))]), ..Change::default() };
         let missing = ChangeError::Unfilled(Unfilled::Missing("{payload.none}".to_owned()));
         assert_eq!(made(&lacking, &message("a", PRESS)).1, Some(missing));
+    }
+
+    fn unpacked(change: &Change, message: &Message) -> Result<Option<Message>, ChangeError> {
+        change.unpack(message, message.topic.as_str(), &Mutex::default(), None)
+    }
+
+    #[test]
+    fn a_payload_is_decompressed_first_and_compressed_last() {
+        let properties = |message: &Message| {
+            message.properties.user.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()
+        };
+        let mut before = message("a/b", b"");
+        before.payload = Coding::Gzip.pack(PRESS).unwrap().into();
+        before.properties.user = vec![("Content-Encoding".into(), "x-gzip".into()), ("k".into(), "v".into())];
+        let change = Change { decompress: Some(Unpack::AsTold), pick: paths(&["z"]), ..Change::default() };
+        let plain = unpacked(&change, &before).unwrap().unwrap();
+        assert_eq!((&plain.payload[..], properties(&plain)), (PRESS, vec!["k=v".to_owned()]));
+        let change = Change { compress: Some(Coding::Zstd), ..change };
+        let after = made(&change, &plain).0.unwrap();
+        assert_eq!(Coding::Zstd.unpack(&after.payload).unwrap(), br#"{"z":1}"#);
+        assert_eq!(properties(&after), ["k=v", "content-encoding=zstd"]);
+        // Nothing says that it is compressed; nothing is there to be compressed.
+        let empty = message("a/b", b"");
+        assert_eq!(unpacked(&change, &empty), Ok(None));
+        assert_eq!(made(&Change { compress: Some(Coding::Gzip), ..Change::default() }, &empty).0, Some(empty));
+        assert_eq!(unpacked(&change, &message("a/b", PRESS)), Ok(None));
+        let mut unknown = message("a/b", PRESS);
+        unknown.properties.user = vec![("content-encoding".into(), "br".into())];
+        let refused = Err(ChangeError::Coding(CodingError::Unknown("br".to_owned())));
+        assert_eq!(unpacked(&change, &unknown), refused);
+        let decode = Change { decode: Some(Decode::SparkplugB), ..change };
+        let mut before = message("spBv1.0/g/NDATA/n", b"");
+        before.payload = Coding::Gzip.pack(b"\x18\x07").unwrap().into();
+        before.properties.user = vec![("content-encoding".into(), "gzip".into())];
+        let json = unpacked(&decode, &before).unwrap().unwrap();
+        assert_eq!((&json.payload[..], properties(&json)), (&br#"{"metrics":[],"seq":7}"#[..], vec![]));
+        assert_eq!(json.properties.content_type.as_deref(), Some("application/json"));
+        let from = Change { decompress: Some(Unpack::From(Coding::Lz4)), ..Change::default() };
+        let refused = Err(ChangeError::Coding(CodingError::Not(Coding::Lz4)));
+        assert_eq!(unpacked(&from, &message("a/b", PRESS)), refused);
     }
 
     #[test]

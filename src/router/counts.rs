@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub enum Held {
     /// Its `where` is not true of the message.
     Filtered,
+    /// Its gate (`throttle`, `dedup`) does not let it through.
+    Suppressed,
     /// Its message lacks what the route makes of it: a dead letter for a link, nothing for the broker's clients (R28).
     Failed,
 }
@@ -15,6 +17,7 @@ pub enum Held {
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     filtered: AtomicU64,
+    suppressed: AtomicU64,
     failed: AtomicU64,
 }
 
@@ -23,6 +26,8 @@ pub(super) struct Counters {
 pub struct Counts {
     /// See [`Held::Filtered`].
     pub filtered: u64,
+    /// See [`Held::Suppressed`].
+    pub suppressed: u64,
     /// See [`Held::Failed`]; records and local deliveries.
     pub failed: u64,
 }
@@ -32,18 +37,25 @@ impl Counters {
     pub(super) fn note(&self, held: Held) -> u64 {
         let counter = match held {
             Held::Filtered => &self.filtered,
+            Held::Suppressed => &self.suppressed,
             Held::Failed => &self.failed,
         };
         counter.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     pub(super) fn read(&self) -> Counts {
-        Counts { filtered: self.filtered.load(Ordering::Relaxed), failed: self.failed.load(Ordering::Relaxed) }
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counts { filtered: read(&self.filtered), suppressed: read(&self.suppressed), failed: read(&self.failed) }
     }
 
     /// Goes on from where another's stands.
     pub(super) fn take_over(&self, earlier: &Self) {
-        self.filtered.store(earlier.filtered.load(Ordering::Relaxed), Ordering::Relaxed);
-        self.failed.store(earlier.failed.load(Ordering::Relaxed), Ordering::Relaxed);
+        for (counter, earlier) in [
+            (&self.filtered, &earlier.filtered),
+            (&self.suppressed, &earlier.suppressed),
+            (&self.failed, &earlier.failed),
+        ] {
+            counter.store(earlier.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
     }
 }

@@ -5,7 +5,8 @@
 //!   Kafka key, out of what was captured and of the message.
 //! - [`Subject`] is a message that routes are asked for: its payload is parsed at most once, and only if a route asks.
 //! - [`From`] and [`To`] are the two sides of a [`Route`], read from addresses such as `broker/factory/{line}/#` (R29).
-//! - [`Filter`] is a route's condition, [`Change`] what it makes of the message itself.
+//! - [`Filter`] is a route's condition, [`Gate`] what it lets through of those that fulfil it, [`Change`] what it makes of the
+//!   message itself.
 //! - [`Table`] indexes all routes, so that asking costs what matches and not what exists, and nothing is allocated for a
 //!   message that no route takes.
 //! - [`can_reach`](Template::can_reach) tells whether what one route writes is what another reads: the loop check of
@@ -18,23 +19,30 @@
 
 mod address;
 mod change;
+mod coding;
 mod counts;
 mod doc;
 mod event;
 mod filter;
+mod gate;
 mod json;
 mod pattern;
+mod protobuf;
+mod sparkplug;
 mod syntax;
 mod table;
 mod template;
 mod view;
 
 pub use address::Form;
-pub use change::{Change, ChangeError, FieldPath, Given, Place, Told as StepTold};
+pub use change::{Change, ChangeError, Decode, FieldPath, Given, Place, Told as StepTold};
+pub use coding::{CONTENT_ENCODING, Coding, CodingError, UNPACKED_BYTES_MAX, Unpack};
 pub use counts::{Counts, Held};
 pub use event::{Binding, Event, Mode};
 pub use filter::{Filter, FilterError, FilterProblem, Known, Mistake};
+pub use gate::{Asked, Gate, Pass, TOPICS_MAX};
 pub use pattern::{Captures, Pattern};
+pub use sparkplug::{Births, KNOWN_BYTES_MAX, SparkplugError};
 pub use syntax::{Problem, SyntaxError};
 pub use table::{Table, Taken, Told};
 pub use template::{Template, Unfilled};
@@ -168,6 +176,8 @@ pub struct Route {
     pub except: Vec<Pattern>,
     /// What has to be true of a message.
     pub filter: Option<Filter>,
+    /// What it lets through of those.
+    pub gate: Option<Gate>,
     /// At least one.
     pub to: Vec<To>,
     /// Kafka key.
@@ -184,8 +194,8 @@ impl Route {
     /// One that only leads somewhere, with everything else as it is without its key.
     #[must_use]
     pub fn new(name: &str, from: Vec<From>, to: Vec<To>) -> Self {
-        let (except, filter, key, ttl, priority, change) = Default::default();
-        Self { name: name.into(), from, except, filter, to, key, ttl, priority, change }
+        let (except, filter, gate, key, ttl, priority, change) = Default::default();
+        Self { name: name.into(), from, except, filter, gate, to, key, ttl, priority, change }
     }
 
     /// What it says to a message that may come by any of its `from`s: the first that matches counts.

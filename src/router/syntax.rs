@@ -42,6 +42,11 @@ pub enum Problem {
     /// `{a-b}`, `{}`.
     #[error("`{{{0}}}` is no name of a capture: letters, digits and `_`, not beginning with a digit")]
     CaptureName(String),
+    /// `{payload..a}`, `{other.x}`.
+    #[error(
+        "`{{{0}}}` is no part of a message: of those with a dot there are `{{payload.FIELD}}` and `{{property.NAME}}`"
+    )]
+    PartName(String),
     /// `$share` without a group or filter.
     #[error("a shared subscription is `$share/GROUP/FILTER`")]
     Share,

@@ -1,11 +1,16 @@
 //! The index over all routes: a tree of topic levels for each place that messages arrive from.
 
+use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
+use super::change::{ChangeError, Told as StepTold};
 use super::counts::{Counters, Counts, Held};
+use super::gate::{Asked, Pass, Seen};
 use super::pattern::{Level, Pattern};
-use super::{Arrival, Captures, Endpoint, LinkId, Route, Verdict};
+use super::sparkplug::Births;
+use super::{Arrival, Captures, Endpoint, LinkId, Route, Verdict, View};
+use crate::message::Message;
 
 /// All routes, indexed.
 ///
@@ -16,6 +21,10 @@ pub struct Table {
     routes: Vec<Route>,
     /// One for each route.
     counters: Vec<Counters>,
+    /// What has gone through the gates of those routes that have one.
+    seen: FxHashMap<usize, Mutex<Seen>>,
+    /// What the BIRTHs of Sparkplug's edge nodes have said to routes that decode them.
+    births: Mutex<Births>,
     broker: Origin,
     links: FxHashMap<LinkId, Origin>,
 }
@@ -95,6 +104,11 @@ impl Table {
                 index.insert(begins.pattern.as_ref(), Hit { route, from });
             }
         }
+        table.seen = (0..)
+            .zip(&routes)
+            .filter(|(_, route)| route.gate.is_some())
+            .map(|(at, _)| (at, Mutex::default()))
+            .collect();
         table.counters = routes.iter().map(|_| Counters::default()).collect();
         table.routes = routes;
         table
@@ -110,14 +124,67 @@ impl Table {
         self.routes.iter().zip(self.counters.iter().map(Counters::read))
     }
 
-    /// Goes on from where the table before it stood, for routes that have kept their names.
+    /// Goes on from where the table before it stood, for routes that have kept their names; with what has gone through, for
+    /// gates that are as they were.
     pub fn take_over(&self, earlier: &Self) {
-        let known: FxHashMap<&str, &Counters> =
-            earlier.routes.iter().map(|route| &*route.name).zip(&earlier.counters).collect();
-        for (route, counters) in self.routes.iter().zip(&self.counters) {
-            if let Some(earlier) = known.get(&*route.name) {
+        *self.births.lock() = std::mem::take(&mut *earlier.births.lock());
+        let known: FxHashMap<&str, usize> = earlier.routes.iter().map(|route| &*route.name).zip(0..).collect();
+        for (at, (route, counters)) in (0..).zip(self.routes.iter().zip(&self.counters)) {
+            let Some(before) = known.get(&*route.name) else { continue };
+            if let Some(earlier) = earlier.counters.get(*before) {
                 counters.take_over(earlier);
             }
+            let same = earlier.routes.get(*before).is_some_and(|earlier| earlier.gate == route.gate);
+            if let (true, Some(seen), Some(earlier)) = (same, self.seen.get(&at), earlier.seen.get(before)) {
+                *seen.lock() = std::mem::take(&mut *earlier.lock());
+            }
+        }
+    }
+
+    /// Whether a message that a route takes goes through its gate. `offer`: see [`gate`](super::gate).
+    pub fn ask(&self, taken: &Taken<'_, '_>, arrival: &Arrival<'_, '_>, offer: u64) -> Asked {
+        let (Some(gate), Some(seen)) = (&taken.route.gate, self.seen.get(&taken.at)) else { return Asked::Free };
+        let view = View::new(arrival.subject, &taken.captures);
+        seen.lock().ask(gate, taken.at, arrival.topic, view, offer)
+    }
+
+    /// Every target has room for what goes through.
+    pub fn enter(&self, pass: &Pass) {
+        self.with_seen(pass, Seen::enter);
+    }
+
+    /// It is in the logs.
+    pub fn settle(&self, pass: &Pass) {
+        self.with_seen(pass, Seen::settle);
+    }
+
+    /// It was refused after all.
+    pub fn withdraw(&self, pass: &Pass) {
+        self.with_seen(pass, Seen::withdraw);
+    }
+
+    /// What a route that takes a message takes out of its payload first: see [`Change::unpack`](super::Change::unpack).
+    ///
+    /// # Errors
+    /// The payload is not as the route says.
+    pub fn unpack(
+        &self,
+        route: &Route,
+        arrival: &Arrival<'_, '_>,
+        told: StepTold<'_>,
+    ) -> Result<Option<Message>, ChangeError> {
+        route.change.unpack(arrival.subject.message(), arrival.topic, &self.births, told)
+    }
+
+    /// Forgets what has gone through all gates, and all BIRTHs.
+    pub fn forget(&self) {
+        *self.births.lock() = Births::default();
+        self.seen.values().for_each(|seen| *seen.lock() = Seen::default());
+    }
+
+    fn with_seen(&self, pass: &Pass, change: fn(&mut Seen, &Pass)) {
+        if let Some(seen) = self.seen.get(&pass.route) {
+            change(&mut seen.lock(), pass);
         }
     }
 

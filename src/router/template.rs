@@ -336,7 +336,7 @@ mod tests {
             ("{{a}}", 0..1, Problem::Brace),
             ("x{}", 1..3, Problem::CaptureName(String::new())),
             ("é{a b}", 2..7, Problem::CaptureName("a b".into())),
-            ("{payload..a}", 0..12, Problem::CaptureName("payload..a".into())),
+            ("{payload..a}", 0..12, Problem::PartName("payload..a".into())),
             ("x{time:%Q}", 1..10, Problem::TimeFormat("%Q".into())),
         ] {
             assert_eq!(Template::parse(text).unwrap_err(), SyntaxError { span, problem }, "{text:?}");

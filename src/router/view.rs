@@ -133,7 +133,8 @@ impl Field {
         if super::syntax::is_capture_name(text) {
             return Ok(Self::Name(text.into()));
         }
-        Err(Problem::CaptureName(text.to_owned()))
+        let problem = if text.contains('.') { Problem::PartName } else { Problem::CaptureName };
+        Err(problem(text.to_owned()))
     }
 
     /// The value for one message; `None` where it has none.

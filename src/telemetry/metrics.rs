@@ -115,6 +115,9 @@ impl Families<'_, '_> {
         };
         let filtered = figure(|route| route.filtered);
         self.counter("tidegate_route_filtered", "Messages of which a route's `where` was not true", filtered)?;
+        let suppressed = figure(|route| route.suppressed);
+        let help = "Messages that a route's `throttle` or `dedup` held back";
+        self.counter("tidegate_route_suppressed", help, suppressed)?;
         let failed = figure(|route| route.failed);
         self.counter("tidegate_route_failed", "What a route could not make of a message that it took", failed)
     }
@@ -310,7 +313,7 @@ mod tests {
             ready: true,
             links: vec![link("cloud"), link("lake")],
             routes: vec![
-                RouteStatus { name: "telemetry".to_owned(), filtered: 9, failed: 4 },
+                RouteStatus { name: "telemetry".to_owned(), filtered: 9, suppressed: 3, failed: 4 },
                 RouteStatus { name: "quiet".to_owned(), ..RouteStatus::default() },
             ],
             memory: MemoryStatus { used_bytes: 30, limit_bytes: 100, short: false, shortages: 2 },
@@ -341,6 +344,7 @@ mod tests {
             "tidegate_link_messages_total{link=\"cloud\",direction=\"out\"} 7",
             "tidegate_link_dropped_total{link=\"lake\",direction=\"in\",reason=\"unreadable\"} 2",
             "tidegate_route_filtered_total{route=\"telemetry\"} 9",
+            "tidegate_route_suppressed_total{route=\"telemetry\"} 3",
             "tidegate_route_failed_total{route=\"telemetry\"} 4",
             "tidegate_memory_resident_bytes 30",
             "tidegate_memory_limit_bytes 100",

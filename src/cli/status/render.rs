@@ -41,8 +41,8 @@ pub(super) fn lines(status: &Status, now: WallMs) -> Vec<Vec<Span>> {
         lines.push(vec![Span::new(Style::Warn, unrouted)]);
     }
     for route in &status.routes {
-        let of_route =
-            [("filtered", route.filtered), ("failed", route.failed)].into_iter().filter(|(_, count)| *count > 0);
+        let of_route = [("filtered", route.filtered), ("suppressed", route.suppressed), ("failed", route.failed)];
+        let of_route = of_route.into_iter().filter(|(_, count)| *count > 0);
         let text: Vec<_> = of_route.map(|(what, count)| format!("{what} {}", grouped(count))).collect();
         let style = if route.failed > 0 { Style::Warn } else { Style::Plain };
         lines.push(vec![Span::new(style, format!("route  {}: {}", route.name, text.join(", ")))]);
@@ -343,9 +343,9 @@ link hq (rabbitmq)  online
         assert!(!shown(&status).contains("copies"));
         status.copies_dropped = 1_200;
         assert!(shown(&status).contains("\n       copies dropped: 1,200\n"), "{}", shown(&status));
-        status.routes = vec![RouteStatus { name: "day".to_owned(), filtered: 7, failed: 1_234 }];
+        status.routes = vec![RouteStatus { name: "day".to_owned(), filtered: 7, suppressed: 2, failed: 1_234 }];
         let page = shown(&status);
-        assert!(page.contains("\nroute  day: filtered 7, failed 1,234\n"), "{page}");
+        assert!(page.contains("\nroute  day: filtered 7, suppressed 2, failed 1,234\n"), "{page}");
     }
 
     #[test]

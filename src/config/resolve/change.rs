@@ -1,4 +1,5 @@
-//! What a route makes of a message: `pick`, `drop`, `set`, `payload`, `envelope`, `qos`, `retain`.
+//! What a route makes of a message: `pick`, `drop`, `set`, `payload`, `envelope`, `qos`, `retain`, `compress`,
+//! `decompress`, `decode`.
 
 use super::Resolver;
 use super::link::Draft;
@@ -8,12 +9,20 @@ use crate::config::raw::{Entry, Scalar, ScalarKind, Value};
 use crate::links::Kind;
 use crate::links::mqtt::Version;
 use crate::message::Qos;
-use crate::router::{Change, Endpoint, Event, FieldPath, From, Given, Mode, Place, Template, To};
+use crate::router::{
+    Change, Coding, Decode, Endpoint, Event, FieldPath, From, Given, Mode, Place, Template, To, Unpack,
+};
 
 impl Resolver<'_> {
     pub(super) fn change(&mut self, route: &Section<'_>, from: &[&From]) -> Change {
         let qos = self.number(route.get("qos"), 0..=2).and_then(|bits| u8::try_from(bits).ok());
+        let codings = [("gzip", Coding::Gzip), ("zstd", Coding::Zstd), ("lz4", Coding::Lz4)];
+        let unpack = codings.map(|(name, coding)| (name, Unpack::From(coding)));
+        let unpack: Vec<_> = unpack.into_iter().chain([("auto", Unpack::AsTold)]).collect();
         Change {
+            decompress: self.choice(route.get("decompress"), &unpack),
+            decode: self.choice(route.get("decode"), &[("sparkplug-b", Decode::SparkplugB)]),
+            compress: self.choice(route.get("compress"), &codings),
             pick: self.field_paths(route.get("pick")),
             drop: self.field_paths(route.get("drop")),
             set: self.set(route.get("set"), from),

@@ -8,6 +8,7 @@ mod broker;
 mod buffer;
 mod change;
 mod drain;
+mod gate;
 mod identity;
 mod limits;
 mod link;

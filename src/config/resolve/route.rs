@@ -68,6 +68,7 @@ impl Resolver<'_> {
                 self.only_for_links(section.get("priority"));
             }
             let priority = self.priority(section.get("priority"), &to, links);
+            let gate = self.gate(&section);
             let change = self.change(&section, &sources);
             self.check_qos(section.get("qos"), change.qos, &to, links);
             self.check_envelope(section.get("envelope"), &change, &to, links);
@@ -76,6 +77,7 @@ impl Resolver<'_> {
                 route: Route {
                     except,
                     filter,
+                    gate,
                     key,
                     ttl,
                     priority,
@@ -390,11 +392,12 @@ impl Resolver<'_> {
             let captured = names.iter().map(String::as_str).filter(|name| *name != "topic");
             let hint = match keys::nearest(name, captured.clone().chain(FIELDS)) {
                 Some(meant) => format!("did you mean `{{{meant}}}`?"),
-                None => format!(
-                    "{}of every message {}, `{{payload.FIELD}}`, `{{property.NAME}}`",
-                    captured.map(|name| format!("`{{{name}}}`, and ")).collect::<String>(),
-                    listed(FIELDS.map(|name| format!("{{{name}}}"))),
-                ),
+                None => {
+                    let names = listed(captured.map(|name| format!("{{{name}}}")));
+                    let captured = if names.is_empty() { String::new() } else { format!("captured: {names}; ") };
+                    let fields = listed(FIELDS.map(|name| format!("{{{name}}}")));
+                    format!("{captured}every message has {fields}, `{{payload.FIELD}}`, `{{property.NAME}}`")
+                }
             };
             let every = if from.len() > 1 { "every `from`" } else { "`from`" };
             let wrong = format!("`{{{name}}}` is not captured in {every} of this route");

@@ -7,7 +7,7 @@
 //! prefers to the routing key.
 //!
 //! **Properties.** As RabbitMQ's MQTT plugin does it: `delivery_mode` 1 for QoS 0, else 2; `expiration` in ms from what is left
-//! of the message's expiry; `content_type`; header `x-reply-to-topic`; `correlation_id` where the data is short UTF-8, else
+//! of the message's expiry; `content_type`; `content_encoding` from and to the user property `content-encoding`; header `x-reply-to-topic`; `correlation_id` where the data is short UTF-8, else
 //! header `x-correlation-id`. User properties are headers, repeated names an array (the order across different
 //! names is not kept: an AMQP table has none). Ours: `x-mqtt-qos`, `x-mqtt-retain`, `x-mqtt-utf8`, the `tg-` stamps,
 //! `message_id` = `tg-id`, `timestamp` in seconds. The user properties `CC` and `BCC` become `x-user-CC` and `x-user-BCC`,
@@ -55,6 +55,8 @@ const UTF8: &str = "x-mqtt-utf8";
 const TOPIC: &str = "x-mqtt-topic";
 /// Who a message came through, as RabbitMQ's federation has it: tables, the latest first.
 const RECEIVED_FROM: &str = "x-received-from";
+/// AMQP's `content_encoding`, under the name that it has everywhere else.
+const CONTENT_ENCODING: &str = "content-encoding";
 /// Headers that RabbitMQ itself acts upon, and what we write instead.
 const ROUTED_HEADERS: [(&str, &str); 2] = [("CC", "x-user-CC"), ("BCC", "x-user-BCC")];
 
@@ -90,7 +92,12 @@ pub(super) fn outgoing(record: &Outgoing, mapping: &Mapping) -> Result<Mapped, S
     let stamps = record.stamps(&mapping.site);
     let message_id = stamps.iter().find(|(name, _)| *name == headers::ID).map(|(_, id)| id.clone()).unwrap_or_default();
     let mut table = Table::default();
+    let mut encoding = None;
     for (name, value) in headers::unstamped(&message.properties).filter(|(name, _)| *name != RECEIVED_FROM) {
+        if name.eq_ignore_ascii_case(CONTENT_ENCODING) && encoding.is_none() {
+            encoding = Some(short("content encoding", value)?);
+            continue;
+        }
         let name = ROUTED_HEADERS.iter().find(|(ours, _)| *ours == name).map_or(name, |(_, renamed)| renamed);
         table.append(name, value)?;
     }
@@ -117,6 +124,9 @@ pub(super) fn outgoing(record: &Outgoing, mapping: &Mapping) -> Result<Mapped, S
     }
     if let Some(text) = &message.properties.content_type {
         properties = properties.with_content_type(short("content type", text)?);
+    }
+    if let Some(encoding) = encoding {
+        properties = properties.with_content_encoding(encoding);
     }
     if let Some(text) = &message.properties.response_topic {
         table.set(REPLY_TO_TOPIC, long(text))?;
@@ -206,7 +216,7 @@ impl Read {
         let stamped = self.properties.user.iter().any(|(name, _)| &**name == headers::ID);
         let message_id = text(properties.message_id()).filter(|_| !stamped);
         for (name, value) in [
-            ("amqp-content-encoding", text(properties.content_encoding())),
+            (CONTENT_ENCODING, text(properties.content_encoding())),
             ("amqp-reply-to", text(properties.reply_to())),
             ("amqp-message-id", message_id),
             ("amqp-type", text(properties.kind())),

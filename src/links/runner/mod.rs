@@ -52,32 +52,43 @@ struct Common {
     token: CancellationToken,
 }
 
-/// Runs a link's outbound half until `token` is cancelled: what is in `lanes` goes to the remote, no faster than `rate`.
+/// What a link's outbound half sends from.
+#[derive(Clone, Debug)]
+pub struct Outflow {
+    /// The link's logs.
+    pub lanes: Lanes,
+    /// No faster than this.
+    pub rate: SharedRate,
+    /// Its routes are asked for what they could not make of a message when it came.
+    pub hub: Arc<Hub>,
+}
+
+/// Runs a link's outbound half until `token` is cancelled: what is in its logs goes to the remote.
 ///
 /// Never fails: what goes wrong is a state on `board`. After the cancellation it returns within about three seconds.
 pub async fn run_sink(
     config: Config,
-    lanes: Lanes,
-    rate: SharedRate,
+    outflow: Outflow,
     identity: Identity,
     board: SharedHalf,
     clock: Arc<dyn Clock>,
     token: CancellationToken,
 ) {
     let common = Common::new(&config, board, clock, token);
+    let Outflow { lanes, rate, hub } = outflow;
     let (most, drain) = (config.in_flight, config.drain);
     match &config.kind {
         Kind::Mqtt(remote) => {
             let sink = mqtt::MqttSink::new(remote, &identity, config.uses_both_halves());
-            Box::pin(SinkRunner::new(common, sink, &lanes, drain, most).paced(&rate).run()).await;
+            Box::pin(SinkRunner::new(common, sink, &lanes, drain, most).paced(&rate).remade_by(&hub).run()).await;
         }
         Kind::Rabbitmq(remote) => {
             let sink = rabbitmq::RabbitSink::new(remote, &identity);
-            Box::pin(SinkRunner::new(common, sink, &lanes, drain, most).paced(&rate).run()).await;
+            Box::pin(SinkRunner::new(common, sink, &lanes, drain, most).paced(&rate).remade_by(&hub).run()).await;
         }
         Kind::Kafka(remote) => {
             let sink = kafka::KafkaSink::of_link(remote, &identity, config.in_flight);
-            Box::pin(SinkRunner::new(common, sink, &lanes, drain, most).paced(&rate).run()).await;
+            Box::pin(SinkRunner::new(common, sink, &lanes, drain, most).paced(&rate).remade_by(&hub).run()).await;
         }
     }
 }

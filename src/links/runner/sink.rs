@@ -16,6 +16,7 @@
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -29,6 +30,7 @@ use super::streams::Streams;
 use super::{ACTIVE_LOOK, Common};
 use crate::buffer::{DeadLetter, Lanes, Offset, Outcome, Place, Record, Refused};
 use crate::clock::Moment;
+use crate::hub::Hub;
 use crate::message::Envelope;
 use crate::telemetry::board::LinkState;
 use crate::units::show_duration;
@@ -52,6 +54,8 @@ const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(20);
 pub(super) struct SinkRunner<S: Sink> {
     common: Common,
     sink: S,
+    /// Whose routes are asked for what they could not make when it came.
+    hub: Option<Arc<Hub>>,
     streams: Streams,
     in_flight_configured: Option<usize>,
     backoff: Backoff,
@@ -151,6 +155,7 @@ impl<S: Sink> SinkRunner<S> {
             backoff: Backoff::new(common.timing.retry_delay_min, common.timing.retry_delay_max),
             common,
             sink,
+            hub: None,
             streams: Streams::new(lanes, drain),
             in_flight_configured,
             window,
@@ -166,6 +171,12 @@ impl<S: Sink> SinkRunner<S> {
     /// Keeps to this rate.
     pub(super) fn paced(mut self, rate: &SharedRate) -> Self {
         self.pacer = rate.pacer();
+        self
+    }
+
+    /// Has the routes of today make what they could not make when it came.
+    pub(super) fn remade_by(mut self, hub: &Arc<Hub>) -> Self {
+        self.hub = Some(Arc::clone(hub));
         self
     }
 
@@ -442,9 +453,19 @@ impl<S: Sink> SinkRunner<S> {
                 return Ok(());
             }
         };
-        if let Some(reason) = envelope.failure {
-            self.dead_letter(at, record.offset, record.body, reason.into(), before);
-            return Ok(());
+        if let Some(reason) = &envelope.failure {
+            // Its route may have been mended since.
+            let made = self
+                .hub
+                .as_ref()
+                .map_or_else(|| Err(reason.to_string()), |hub| hub.remake(&self.common.link, &envelope));
+            match made {
+                Ok(made) => envelope = made,
+                Err(reason) => {
+                    self.dead_letter(at, record.offset, record.body, reason, before);
+                    return Ok(());
+                }
+            }
         }
         // By the record, not by the message: the route may have given it a shorter life than its publisher.
         let expiry_left_s = record.expiry_left_s(envelope.message.accepted, now);

@@ -1,0 +1,55 @@
+//! A record that its route could not make of a message, made by that route as it is now (R28).
+
+use crate::message::Envelope;
+use crate::router::{Arrival, Captures, Endpoint, LinkId, Route, Subject, To, View};
+
+use super::{Hub, plan};
+
+impl Hub {
+    /// What the route of the same name makes today of a message that it could not make anything of when it came: the route was mended, and the
+    /// dead letter sent again. Its `where` and its gate are not asked: somebody decided that it is worth sending. The
+    /// message keeps its id and ordinal.
+    ///
+    /// # Errors
+    /// Why it cannot be made today either: the reason of its dead letter.
+    pub fn remake(&self, link: &LinkId, failed: &Envelope) -> Result<Envelope, String> {
+        let reason = failed.failure.as_deref().unwrap_or_default();
+        let targets = self.targets.load_full();
+        let of_reason = targets.table.routes().iter().filter(|route| plan::is_failure_of(route, reason));
+        let route = of_reason.max_by_key(|route| route.name.len());
+        let topic = failed.message.topic.as_str();
+        let found = route.and_then(|route| Some((route, captured(route, topic)?, target(route, link, failed)?)));
+        let Some((route, captures, to)) = found else { return Err(reason.to_owned()) };
+        let subject = Subject::new(&failed.message);
+        let arrival = Arrival { from: &Endpoint::Broker, channel: None, topic, subject: &subject };
+        let unpacked = targets.table.unpack(route, &arrival, None).map_err(|error| plan::failure(route, &error))?;
+        let plain = unpacked.as_ref().unwrap_or(&failed.message);
+        let subject = Subject::new(plain);
+        let view = View::new(&subject, &captures);
+        let message = if route.change.is_nothing() {
+            plain.clone()
+        } else {
+            route.change.make(view, to.binding).map_err(|error| plan::failure(route, &error))?
+        };
+        let key = route.key.as_ref().map(|key| key.fill_text(view)).transpose();
+        let key = key.map_err(|error| plan::failure(route, &error))?.map(Into::into);
+        let destination = to.template.fill(view).map_err(|error| plan::failure(route, &error))?.into();
+        Ok(Envelope { destination, key, ordinal: failed.ordinal, failure: None, message })
+    }
+}
+
+/// By the first `from` that the topic matches; where the message came from is not kept.
+fn captured<'r>(route: &'r Route, topic: &'r str) -> Option<Captures<'r>> {
+    route.from.iter().find_map(|from| match &from.pattern {
+        Some(pattern) => pattern.captures(topic),
+        None => Some(Captures::of(topic)),
+    })
+}
+
+/// The one that is written as it was; else the only one that leads to the link.
+fn target<'r>(route: &'r Route, link: &LinkId, failed: &Envelope) -> Option<&'r To> {
+    let here = |to: &&To| matches!(&to.endpoint, Endpoint::Link(name) if name == link);
+    let mut all = route.to.iter().filter(here);
+    let same = route.to.iter().filter(here).find(|to| to.template.as_str() == &*failed.destination);
+    same.or_else(|| all.next().filter(|_| all.next().is_none()))
+}
