@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::buffer::{Config as BufferConfig, Lane, Place};
 use crate::hub::Publication;
-use crate::message::{Envelope, headers};
+use crate::message::{Envelope, MessageId, headers};
 use crate::router::LinkId;
 
 mod active;
@@ -231,6 +231,23 @@ pub trait Sink: Send + 'static {
     fn connect(&mut self) -> impl Future<Output = Result<Self::Connection, LinkError>> + Send;
 }
 
+/// What a remote says of a lane: everything below `below` is with it, or was settled otherwise. The last record below it is named by
+/// its [`witness`], so that a log that was put back to an earlier state, and has given the same numbers to other records since, is
+/// told from the one that the remote speaks of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Confirmed {
+    /// The first place that the remote does not have.
+    pub below: Place,
+    /// Of the record before it.
+    pub witness: u32,
+}
+
+/// What names a record apart from its number: a checksum (CRC-32C) of its message's id.
+#[must_use]
+pub fn witness(id: &MessageId) -> u32 {
+    crc32c::crc32c(id.to_string().as_bytes())
+}
+
 /// A live outbound connection. Dropping it closes it at once.
 pub trait SinkConnection: Send {
     /// Puts one record on its way. Never waits, never blocks.
@@ -247,9 +264,8 @@ pub trait SinkConnection: Send {
         None
     }
 
-    /// How far the log with this id is by the remote's own account: in each lane that it knows of, everything below this place
-    /// is with it, or was settled otherwise (R26).
-    fn confirmed_below(&self, _buffer: &str) -> Vec<Place> {
+    /// How far the log with this id is by the remote's own account, in each lane that it knows of (R26).
+    fn confirmed_below(&self, _buffer: &str) -> Vec<Confirmed> {
         Vec::new()
     }
 

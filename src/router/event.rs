@@ -138,7 +138,8 @@ fn rfc3339(at: WallMs) -> Option<String> {
 fn read_time(text: &str) -> Result<String, ChangeError> {
     let made = match text.parse() {
         Ok(ms) => rfc3339(WallMs(ms)),
-        Err(_) => OffsetDateTime::parse(text, &Rfc3339).ok().map(|_time| text.to_owned()),
+        // Written anew: the parser takes more than RFC 3339 has, such as a blank before the hour.
+        Err(_) => OffsetDateTime::parse(text, &Rfc3339).ok().and_then(|time| time.format(&Rfc3339).ok()),
     };
     made.ok_or_else(|| ChangeError::Time(text.to_owned()))
 }

@@ -1,5 +1,8 @@
 //! R26: with `exactly_once` a consumer that reads what is committed sees each message once, whatever is killed and whenever.
 
+use std::fs;
+use std::path::Path;
+
 use rumqttc_v5::QoS;
 use tidegate::telemetry::board::LinkState;
 
@@ -106,4 +109,63 @@ async fn r26_two_gateways_of_one_transactional_id_are_told() {
     let told = first.wait_for_state("lake", LinkState::Misconfigured).await;
     let words = told.sink.and_then(|sink| sink.last_error).unwrap_or_default();
     assert!(words.contains("`transactional_id: plant`"), "{words}");
+}
+
+/// Copies a folder with all that is in it.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap() {
+            kind if kind.is_dir() => copy(&entry.path(), &target),
+            kind if kind.is_file() => drop(fs::copy(entry.path(), target).unwrap()),
+            _socket => {}
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r26_a_buffer_that_was_put_back_loses_nothing_to_the_numbers_that_kafka_knows() {
+    if left_out(&["kafka"]) {
+        return;
+    }
+    let kafka = Kafka::start().await;
+    kafka.create_topic("lake", 1).await;
+    let mut gateway = Gateway::start(&routes(&kafka, "")).await;
+    let mark = |number| Mark { publisher: 1, number };
+    let backup = tempfile::tempdir().unwrap();
+    for number in 0..20 {
+        if number == 10 {
+            gateway.wait_until_drained("lake").await;
+            assert!(gateway.terminate().await.success());
+            copy(gateway.data(), backup.path());
+            gateway.start_again().await;
+        }
+        publish_once(gateway.port, "one", "line/1", mark(number).payload(64)).await.unwrap();
+    }
+    gateway.wait_until_drained("lake").await;
+    gateway.kill_9();
+    fs::remove_dir_all(gateway.data()).unwrap();
+    copy(backup.path(), gateway.data());
+    // Kafka knows twenty numbers, and this log gives ten of them again: to other messages, and then goes beyond.
+    gateway.configure(&routes(&kafka, "").replace("retry:", "active: \"00:00-00:01\"\n    retry:"));
+    gateway.start_again().await;
+    let others: Vec<Mark> = (100..130).map(mark).collect();
+    for other in &others {
+        publish_once(gateway.port, "one", "line/1", other.payload(64)).await.unwrap();
+    }
+    assert!(gateway.terminate().await.success());
+    gateway.configure(&routes(&kafka, ""));
+    gateway.start_again().await;
+    let told = gateway.wait_for_state("lake", LinkState::Misconfigured).await;
+    let words = told.sink.and_then(|sink| sink.last_error).unwrap_or_default();
+    assert!(words.contains("other ones have these numbers"), "{words}");
+    assert_eq!(told.depth, 30, "nothing is taken for delivered");
+    assert!(gateway.terminate().await.success());
+    gateway.configure(&routes(&kafka, ", transactional_id: after-the-backup"));
+    gateway.start_again().await;
+    gateway.wait_until_drained("lake").await;
+    let all: Vec<Mark> = (0..20).map(mark).chain(others).collect();
+    Ledger::compare(all.clone(), &kafka.receive("lake", &all).await).assert_exact("read committed");
+    assert!(gateway.terminate().await.success());
 }

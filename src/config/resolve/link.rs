@@ -159,6 +159,26 @@ impl Resolver<'_> {
         }
     }
 
+    /// Of two producers with one `transactional.id` each ends the other, for ever (R26).
+    pub(super) fn check_transactions(&mut self, links: &[Draft<'_>]) {
+        let mut seen: Vec<(&str, &str)> = Vec::new();
+        for link in links {
+            let Some(Kind::Kafka(remote)) = link.config.as_ref().map(|config| &config.kind) else { continue };
+            let Some(id) = remote.transactional_id.as_deref() else { continue };
+            if let Some((_, other)) = seen.iter().find(|(known, _)| *known == id) {
+                let wrong =
+                    format!("link `{}` has the `transactional_id` of `{other}`: each would end the other", link.name);
+                self.mistakes.error(&link.place, wrong, "each link and each gateway needs one of its own".to_owned());
+            }
+            if remote.group.as_deref() == Some(id) {
+                let wrong = format!("the `group` and the `transactional_id` of link `{}` are one name", link.name);
+                let hint = "the buffer's place is kept in a group of the name of the `transactional_id`: it would be taken for the source's";
+                self.mistakes.error(&link.place, wrong, hint.to_owned());
+            }
+            seen.push((id, link.name));
+        }
+    }
+
     /// What two subscriptions of one link match comes twice, and would take every route twice.
     pub(super) fn check_shares(&mut self, links: &[Draft<'_>]) {
         for link in links {

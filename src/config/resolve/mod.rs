@@ -114,6 +114,7 @@ impl Resolver<'_> {
         self.check_disk(&links, &data_dir);
         self.check_channels(&links);
         self.check_shares(&links);
+        self.check_transactions(&links);
         self.check_drain(&routes, &links);
         self.check_unused(&links);
         let routes = routes.into_iter().map(|route| route.route).collect();

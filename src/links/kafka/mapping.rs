@@ -32,6 +32,7 @@ const RETAIN: &str = "x-mqtt-retain";
 const UTF8: &str = "x-mqtt-utf8";
 const EXPIRATION: &str = "expiration";
 const CONTENT_TYPE: &str = "content_type";
+const CONTENT_TYPE_OF_OTHERS: &str = "content-type";
 const REPLY_TO_TOPIC: &str = "x-reply-to-topic";
 const CORRELATION_ID: &str = "correlation_id";
 
@@ -142,8 +143,17 @@ impl Read {
             Some(CONTENT_TYPE) => self.properties.content_type = Some(text.into()),
             Some(REPLY_TO_TOPIC) => self.properties.response_topic = Some(text.into()),
             Some(CORRELATION_ID) => self.properties.correlation_data = Some(Bytes::copy_from_slice(value)),
+            // As other clients, and CloudEvents, name it; ours says the same beside it.
+            None if name == CONTENT_TYPE_OF_OTHERS && self.is_content_type(&text) => {
+                self.properties.content_type = Some(text.into());
+            }
             Some(_) | None => self.properties.user.push((name.into(), text.into())),
         }
+    }
+
+    /// Whether it is the content type as far as is known by now.
+    fn is_content_type(&self, text: &str) -> bool {
+        self.properties.content_type.as_deref().is_none_or(|known| known == text)
     }
 
     /// The known name, where this header is the first to bear it.
@@ -253,6 +263,21 @@ pub(super) mod tests {
         assert!(received.user.iter().any(|(name, _)| &**name == headers::ID));
         received.user.retain(|(name, _)| !name.starts_with(headers::PREFIX));
         assert_eq!(received, record.envelope.message.properties);
+    }
+
+    #[test]
+    fn the_content_type_is_known_by_the_name_that_others_give_it() {
+        let read = |headers: &[(&str, &str)]| {
+            let foreign = Incoming { topic: "t", payload: b"", timestamp_ms: None };
+            let headers = headers.iter().map(|(name, value)| (*name, Some(value.as_bytes())));
+            let properties = incoming(foreign, headers).unwrap().properties;
+            (properties.content_type, properties.user)
+        };
+        let (ours, theirs, other) = (("content_type", "a/b"), ("content-type", "a/b"), ("content-type", "c/d"));
+        for headers in [&[theirs][..], &[ours, theirs], &[theirs, ours]] {
+            assert_eq!(read(headers), (Some("a/b".into()), vec![]), "{headers:?}");
+        }
+        assert_eq!(read(&[ours, other]), (Some("a/b".into()), vec![("content-type".into(), "c/d".into())]));
     }
 
     #[test]

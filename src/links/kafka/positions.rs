@@ -2,59 +2,72 @@
 //! records themselves. Pure.
 //!
 //! Kafka keeps one number and a short text for a partition. The number says nothing of lanes, so what counts is the text:
-//! `tidegate BUFFER 0:118 1:7`, everything below 118 in the normal lane and below 7 in the high one. Each transaction writes all
-//! lanes, beside one of its own topics; each lane only ever rises, so of several texts the highest holds.
+//! `tidegate BUFFER 0:118:89ab12cd 1:7:00c0ffee`, everything below 118 in the normal lane and below 7 in the high one, each with the
+//! [`witness`](crate::links::witness) of its last record in hex. Each transaction writes all lanes, beside one of its own topics; each lane only ever rises, so of several
+//! texts the highest holds.
 
 use std::collections::BTreeMap;
 
 use crate::buffer::{Lane, Offset, Place};
+use crate::links::Confirmed;
 
 /// What the texts begin with.
 const BEGIN: &str = "tidegate";
 
-/// Of each log, by the id that begins its `tg-seq`: in each lane, everything below.
+/// Of each log, by the id that begins its `tg-seq`: in each lane, everything below, and the last record's witness.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Positions(BTreeMap<Box<str>, BTreeMap<Lane, u64>>);
+pub(super) struct Positions(BTreeMap<Box<str>, BTreeMap<Lane, (u64, u32)>>);
 
 impl Positions {
     /// Takes in what stands beside a topic. What is no text of ours says nothing.
     pub(super) fn read(&mut self, text: &str) {
         let mut words = text.split(' ');
         let (Some(BEGIN), Some(buffer)) = (words.next(), words.next()) else { return };
-        for (lane, below) in words.filter_map(|word| word.split_once(':')) {
-            let lane = Lane::ALL.into_iter().find(|known| known.number().to_string() == lane);
-            if let (Some(lane), Ok(below)) = (lane, below.parse()) {
-                self.raise(buffer, lane, below);
+        for word in words {
+            let mut parts = word.split(':');
+            let lane =
+                parts.next().and_then(|number| Lane::ALL.into_iter().find(|lane| lane.number().to_string() == number));
+            let below = parts.next().and_then(|below| below.parse().ok());
+            let witness = parts.next().and_then(|hex| u32::from_str_radix(hex, 16).ok());
+            if let (Some(lane), Some(below), Some(witness)) = (lane, below, witness) {
+                self.raise(buffer, lane, (below, witness));
             }
         }
     }
 
     /// A record is in Kafka, and everything before it in its lane is settled.
-    pub(super) fn pass(&mut self, buffer: &str, place: Place) {
-        self.raise(buffer, place.lane, place.offset.0.saturating_add(1));
+    pub(super) fn pass(&mut self, buffer: &str, place: Place, witness: u32) {
+        self.raise(buffer, place.lane, (place.offset.0.saturating_add(1), witness));
     }
 
-    fn raise(&mut self, buffer: &str, lane: Lane, below: u64) {
+    fn raise(&mut self, buffer: &str, lane: Lane, said: (u64, u32)) {
         if !self.0.contains_key(buffer) {
             self.0.insert(buffer.into(), BTreeMap::new());
         }
         let lanes = self.0.get_mut(buffer).map(|lanes| lanes.entry(lane).or_default());
         if let Some(known) = lanes {
-            *known = below.max(*known);
+            *known = said.max(*known);
         }
     }
 
-    /// In each lane of a log, the first place that Kafka does not have.
-    pub(super) fn of(&self, buffer: &str) -> Vec<Place> {
+    /// In each lane of a log, how far Kafka has it.
+    pub(super) fn of(&self, buffer: &str) -> Vec<Confirmed> {
         let lanes = self.0.get(buffer).into_iter().flatten();
-        lanes.map(|(lane, below)| Place { lane: *lane, offset: Offset(*below) }).collect()
+        let confirmed = |(lane, (below, witness)): (&Lane, &(u64, u32))| Confirmed {
+            below: Place { lane: *lane, offset: Offset(*below) },
+            witness: *witness,
+        };
+        lanes.map(confirmed).collect()
     }
 
     /// The text for a log, and the number beside it, which is for who looks at the group.
     pub(super) fn show(&self, buffer: &str) -> (String, i64) {
-        let places = self.of(buffer);
-        let lanes: Vec<_> = places.iter().map(|place| format!(" {}:{}", place.lane.number(), place.offset.0)).collect();
-        let all = places.iter().fold(0_u64, |all, place| all.saturating_add(place.offset.0));
+        let said = self.of(buffer);
+        let show = |Confirmed { below, witness }: &Confirmed| {
+            format!(" {}:{}:{witness:08x}", below.lane.number(), below.offset.0)
+        };
+        let lanes: Vec<_> = said.iter().map(show).collect();
+        let all = said.iter().fold(0_u64, |all, said| all.saturating_add(said.below.offset.0));
         (format!("{BEGIN} {buffer}{}", lanes.concat()), i64::try_from(all).unwrap_or(i64::MAX))
     }
 }
@@ -67,20 +80,24 @@ mod tests {
         Place { lane, offset: Offset(offset) }
     }
 
+    fn below(lane: Lane, offset: u64, witness: u32) -> Confirmed {
+        Confirmed { below: place(lane, offset), witness }
+    }
+
     #[test]
     fn r26_what_is_written_is_read_back_and_the_highest_of_several_holds() {
         let mut positions = Positions::default();
-        positions.pass("cafe0001", place(Lane::Normal, 6));
-        positions.pass("cafe0001", place(Lane::Low, 0));
+        positions.pass("cafe0001", place(Lane::Normal, 6), 0xa);
+        positions.pass("cafe0001", place(Lane::Low, 0), 0xb);
         let (earlier, _) = positions.show("cafe0001");
-        positions.pass("cafe0001", place(Lane::Normal, 117));
+        positions.pass("cafe0001", place(Lane::Normal, 117), 0x89ab_12cd);
         let (later, number) = positions.show("cafe0001");
-        assert_eq!((later.as_str(), number), ("tidegate cafe0001 0:118 2:1", 119));
+        assert_eq!((later.as_str(), number), ("tidegate cafe0001 0:118:89ab12cd 2:1:0000000b", 119));
         for order in [[&earlier, &later], [&later, &earlier]] {
             let mut read = Positions::default();
             order.into_iter().for_each(|text| read.read(text));
             assert_eq!(read, positions);
-            assert_eq!(read.of("cafe0001"), [place(Lane::Normal, 118), place(Lane::Low, 1)]);
+            assert_eq!(read.of("cafe0001"), [below(Lane::Normal, 118, 0x89ab_12cd), below(Lane::Low, 1, 0xb)]);
             assert_eq!(read.of("cafe0002"), [], "another log's numbers mean nothing here");
         }
     }
@@ -88,7 +105,15 @@ mod tests {
     #[test]
     fn what_others_wrote_beside_a_topic_says_nothing() {
         let mut read = Positions::default();
-        for text in ["", "tidegate", "tidegate a", "tidegate a 0", "tidegate a 7:1 0:x 0:-1", "a b 0:1", "metadata"] {
+        for text in [
+            "",
+            "tidegate",
+            "tidegate a",
+            "tidegate a 0",
+            "tidegate a 7:1:0 0:x:0 0:-1:0 0:1:x 0:1",
+            "a b 0:1",
+            "metadata",
+        ] {
             read.read(text);
         }
         assert!(read.of("a").is_empty() && read.of("b").is_empty(), "{read:?}");

@@ -27,7 +27,7 @@ use super::client::{self, GivenUp, Offloaded, Watch};
 use super::mapping;
 use super::transaction::{Failure, Outcome, Setup, Transactions};
 use crate::buffer::{Lane, Offset, Place};
-use crate::links::{Answer, Identity, LinkError, Outgoing, Sent, Sink, SinkConnection};
+use crate::links::{Answer, Confirmed, Identity, LinkError, Outgoing, Sent, Sink, SinkConnection};
 
 /// Enough for 70,000 records a second over a round trip of 50 ms; what a crash repeats is bounded by it (R9).
 const WINDOW: usize = 4_096;
@@ -232,7 +232,8 @@ impl SinkConnection for KafkaSinkConnection {
                 self.open += 1;
                 if let Some(transactions) = &mut self.transactions {
                     let now = tokio::time::Instant::from_std(crate::clock::now());
-                    transactions.took(record.place, &record.seq, &mapped.topic, now);
+                    let alone = self.suspects.contains(&record.place);
+                    transactions.took(&record, alone, &mapped.topic, now);
                 }
                 Ok(Sent::Queued)
             }
@@ -288,7 +289,7 @@ impl SinkConnection for KafkaSinkConnection {
         }
     }
 
-    fn confirmed_below(&self, buffer: &str) -> Vec<Place> {
+    fn confirmed_below(&self, buffer: &str) -> Vec<Confirmed> {
         self.transactions.as_ref().map(|transactions| transactions.positions(buffer)).unwrap_or_default()
     }
 

@@ -25,7 +25,7 @@ use super::client::{self, GivenUp, GivenUpGuard, Watch};
 use super::positions::Positions;
 use super::sink::Producer;
 use crate::buffer::Place;
-use crate::links::LinkError;
+use crate::links::{Confirmed, LinkError, Outgoing, witness};
 
 /// How long a transaction waits for more records. Each costs a marker in every partition that it touches, and some milliseconds;
 /// Kafka Streams has the same.
@@ -34,6 +34,11 @@ const LINGER: Duration = Duration::from_millis(100);
 const STEP: Duration = Duration::from_secs(1);
 /// `transaction.timeout.ms`, as librdkafka has it.
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// Payload bytes after which a transaction takes no more. All its records have to be in Kafka within [`TIMEOUT`] (librdkafka holds
+/// `message.timeout.ms` to it), also over a line of some 20 kB/s.
+const BYTES_MAX: usize = 1 << 20;
+/// Kafka's own topics: no record of ours goes there.
+const INTERNAL: [&str; 2] = ["__consumer_offsets", "__transaction_state"];
 /// The pause between tries that fail at once.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -59,6 +64,8 @@ pub(super) struct Transactions {
     next: Positions,
     buffer: Box<str>,
     open: Vec<Place>,
+    /// Payload bytes of it.
+    bytes: usize,
     /// A topic of the open transaction.
     topic: String,
     began: Option<Instant>,
@@ -140,6 +147,7 @@ impl Transactions {
             positions,
             buffer: "".into(),
             open: Vec::new(),
+            bytes: 0,
             topic: String::new(),
             began: None,
             hurried: false,
@@ -149,15 +157,19 @@ impl Transactions {
         })
     }
 
-    /// See [`super::KafkaSinkConnection`]: in each lane, the first place that is not in Kafka.
-    pub(super) fn positions(&self, buffer: &str) -> Vec<Place> {
+    /// How far a log is in Kafka.
+    pub(super) fn positions(&self, buffer: &str) -> Vec<Confirmed> {
         self.positions.of(buffer)
     }
 
     /// Whether a record may be put into the open transaction now. `alone`: only if it is its first.
     pub(super) fn takes(&self, alone: bool) -> bool {
-        let most = if alone { 1 } else { self.records_max };
-        self.ending.is_none() && self.failed.is_empty() && self.open.len() < most
+        let is_full = self.is_full() || alone && !self.open.is_empty();
+        self.ending.is_none() && self.failed.is_empty() && !is_full
+    }
+
+    const fn is_full(&self) -> bool {
+        self.open.len() >= self.records_max || self.bytes >= BYTES_MAX
     }
 
     /// The one record of the transaction, if it has just one.
@@ -165,19 +177,22 @@ impl Transactions {
         if let [only] = self.open.as_slice() { Some(*only) } else { None }
     }
 
-    /// A record was produced.
-    pub(super) fn took(&mut self, place: Place, seq: &str, topic: &str, now: Instant) {
+    /// A record was produced. `alone`: no other one may join it, so nothing is waited for.
+    pub(super) fn took(&mut self, record: &Outgoing, alone: bool, topic: &str, now: Instant) {
         if self.open.is_empty() {
+            (self.bytes, self.hurried) = (0, alone);
             topic.clone_into(&mut self.topic);
             self.began = Some(now);
         }
         // `BUFFER-LANE-NUMBER`.
-        let buffer = seq.split('-').next().unwrap_or_default();
+        let buffer = record.seq.split('-').next().unwrap_or_default();
         if *self.buffer != *buffer {
             self.buffer = buffer.into();
         }
-        self.next.pass(buffer, place);
-        self.open.push(place);
+        let message = &record.envelope.message;
+        self.next.pass(buffer, record.place, witness(&message.id));
+        self.bytes += message.payload.len();
+        self.open.push(record.place);
     }
 
     /// librdkafka gave a record up.
@@ -238,7 +253,7 @@ impl Transactions {
 
     fn due(&self) -> Option<Instant> {
         let began = self.began.filter(|_| !self.open.is_empty())?;
-        let now = self.hurried || !self.failed.is_empty() || self.open.len() >= self.records_max;
+        let now = self.hurried || !self.failed.is_empty() || self.is_full();
         Some(if now { began } else { began + LINGER })
     }
 
@@ -270,7 +285,7 @@ impl Thread {
         self.while_waited_for(watch, |step| self.producer.init_transactions(step))?;
         let group: BaseConsumer = setup.group.create().map_err(|error| client::not_created(&error))?;
         let all = self.while_waited_for(watch, |step| self.producer.client().fetch_metadata(None, step))?;
-        let topics = all.topics().iter().filter(|topic| topic.error().is_none() && !topic.name().starts_with("__"));
+        let topics = all.topics().iter().filter(|topic| topic.error().is_none() && !INTERNAL.contains(&topic.name()));
         let mut asked = TopicPartitionList::new();
         for topic in topics.filter(|topic| !topic.partitions().is_empty()) {
             asked.add_partition(topic.name(), 0);

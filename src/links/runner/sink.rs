@@ -258,9 +258,9 @@ impl<S: Sink> SinkRunner<S> {
         self.on = OnConnection::default();
         let limit = self.in_flight_configured.unwrap_or_else(|| self.sink.window());
         self.window.set_limit(connection.window_max().map_or(limit, |most| most.min(limit)));
-        if let Err(words) = self.streams.settle_below(&connection.confirmed_below(&self.streams.id)) {
+        if let Err(error) = self.streams.settle_below(&connection.confirmed_below(&self.streams.id)).await {
             drop(connection);
-            return Next::BackOff(LinkError::Misconfigured(words));
+            return Next::BackOff(error);
         }
         self.streams.begin(self.window.limit());
         // As long as the shortest pause between connections, and as much again: a line that lives so long gets a record through.

@@ -24,7 +24,9 @@ use futures_util::future::select_all;
 use super::super::Drain;
 use super::super::refusal::LossWatch;
 use super::super::window::{Fate, Flight, InFlight};
+use super::super::{Confirmed, LinkError, witness};
 use crate::buffer::{Buffer, Lane, Lanes, Mark, Offset, Outcome, Place, Reader, Record, Refused};
+use crate::message::Envelope;
 
 /// Bytes read from a buffer at once: enough for full speed with small messages, little to hold.
 const READ_BYTES_MAX: usize = 1 << 20;
@@ -86,6 +88,19 @@ impl Stream {
         }
     }
 
+    /// Whether the last record that the remote speaks of is the one that has this number here. One that was dropped or is damaged
+    /// speaks for nobody: then the number alone counts.
+    async fn has_sent(&self, said: &Confirmed) -> Result<bool, LinkError> {
+        let below = said.below.offset;
+        if below > self.buffer.end() {
+            return Ok(false);
+        }
+        let last = self.buffer.history(Offset(below.0.saturating_sub(1)), below).next(1, 1).await;
+        let last = last.map_err(|error| LinkError::Transient(format!("the buffer cannot be read: {error}")))?;
+        let sent = last.into_iter().find_map(|record| Envelope::decode(record.body).ok());
+        Ok(sent.is_none_or(|sent| witness(&sent.message.id) == said.witness))
+    }
+
     /// Forgets what it has read and sent.
     fn clear(&mut self) {
         for offset in self.flight.offsets() {
@@ -114,26 +129,25 @@ impl Streams {
         self.all.get(at)
     }
 
-    /// The remote has everything below these places, by its own account (R26): what the cursor does not know of yet is settled
+    /// The remote has all this, by its own account (R26): what the cursor does not know of yet is settled
     /// without being sent again. What became a dead letter meanwhile stays one.
     ///
     /// # Errors
-    /// The remote has more than the log ever had: this is another one's state.
-    pub(super) fn settle_below(&mut self, places: &[Place]) -> Result<(), String> {
-        let Self { all, id, .. } = self;
-        for stream in all.iter().filter(|stream| !stream.backfill) {
-            let Some(place) = places.iter().find(|place| place.lane == stream.lane) else { continue };
-            let (from, end) = (stream.reader.cursor(), stream.buffer.end());
-            if place.offset > end {
-                return Err(format!(
-                    "the remote has records of this buffer ({id}, lane {}) up to number {}, and it ends at {}: it was put back to an earlier state. With another `transactional_id` it goes on, and what it holds may be there already",
-                    stream.lane.name(),
-                    place.offset.0,
-                    end.0
-                ));
-            }
+    /// It speaks of records that the log does not have, or not under these numbers: of another state of it.
+    pub(super) async fn settle_below(&self, confirmed: &[Confirmed]) -> Result<(), LinkError> {
+        for stream in self.all.iter().filter(|stream| !stream.backfill) {
+            let Some(said) = confirmed.iter().find(|said| said.below.lane == stream.lane) else { continue };
+            let (place, from) = (said.below, stream.reader.cursor());
             if place.offset <= from {
                 continue;
+            }
+            if !stream.has_sent(said).await? {
+                return Err(LinkError::Misconfigured(format!(
+                    "the remote has records of this buffer ({}, lane {}) up to number {}, and here other ones have these numbers, or none yet: the buffer was put back to an earlier state, or another gateway has a copy of it. With another `transactional_id` it goes on, and what it holds may be there already",
+                    self.id,
+                    stream.lane.name(),
+                    place.offset.0,
+                )));
             }
             let letters: BTreeSet<Offset> = stream.buffer.dead_letters().offsets().into_iter().collect();
             for offset in (from.0..place.offset.0).map(Offset) {
