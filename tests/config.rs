@@ -16,7 +16,7 @@ use tidegate::cli::check::check;
 use tidegate::clock::{Moment, WallMs};
 use tidegate::config::{self, Env, Severity};
 use tidegate::gateway::Config;
-use tidegate::links::{self, Kind, mqtt, rabbitmq};
+use tidegate::links::{self, Kind, kafka, mqtt, rabbitmq};
 use tidegate::message::{Message, MessageId, Origin, Properties, Qos};
 use tidegate::router::{Arrival, Endpoint, LinkId, Subject, Table, Told, View};
 use tidegate::topic::TopicName;
@@ -287,6 +287,8 @@ fn every_key_arrives_where_it_belongs() {
     assert_eq!(lake.options.get("sasl.password").map(String::as_str), Some("hunter2"));
     assert_eq!((lake.compression.as_deref(), lake.group.as_deref()), (Some("zstd"), Some("plant-7")));
     assert_eq!(lake.message_bytes_max, 5 << 20);
+    assert_eq!((lake.tombstones, lake.start), (true, kafka::Start::Time(1_795_759_200_000)));
+    assert_eq!(lake.token, links::Secret::Command(vec!["token".to_owned(), "lake".to_owned()]));
     assert_eq!((lake.exactly_once, lake.transactional_id.as_deref()), (true, Some("plant-7-lake")));
 }
 

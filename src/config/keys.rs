@@ -223,6 +223,10 @@ pub(super) const KAFKA: Keys = Keys {
         "max_message",
         "exactly_once",
         "transactional_id",
+        "tombstones",
+        "start",
+        "token_file",
+        "token_command",
     ],
     planned: &["schema_registry"],
 };

@@ -103,17 +103,26 @@ pub(super) fn renewal(token: &str, now_s: u64) -> Option<Duration> {
     Some(left.saturating_sub(BEFORE_END).max(left / 10 * 9))
 }
 
+/// `sub` of a JWT.
+pub(super) fn subject(token: &str) -> Option<String> {
+    Some(claims(token)?.get("sub")?.as_str()?.to_owned())
+}
+
 /// `exp` of a JWT (RFC 7519), `se=` of a shared access signature (Azure).
 pub(super) fn end_s(token: &str) -> Option<u64> {
     if let Some(parameters) = token.strip_prefix("SharedAccessSignature ") {
         return parameters.split('&').find_map(|pair| pair.strip_prefix("se="))?.parse().ok();
     }
-    let mut parts = token.split('.');
-    let (_, claims, _, None) = (parts.next()?, parts.next()?, parts.next()?, parts.next()) else { return None };
-    let claims: serde_json::Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
+    let claims = claims(token)?;
     let end = claims.get("exp")?;
     // A NumericDate may have a fraction.
     end.as_u64().or_else(|| end.as_f64().and_then(|end| format!("{end:.0}").parse().ok()))
+}
+
+fn claims(token: &str) -> Option<serde_json::Value> {
+    let mut parts = token.split('.');
+    let (_, claims, _, None) = (parts.next()?, parts.next()?, parts.next()?, parts.next()) else { return None };
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()
 }
 
 #[cfg(test)]

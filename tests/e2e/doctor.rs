@@ -76,6 +76,79 @@ async fn doctor_at_kafka() {
     insta::assert_snapshot!("doctor_kafka_good", doctor(&link, &["lake", "--probe", "lake"], &[kafka.port]).await);
 }
 
+/// librdkafka counts milliseconds and repeats, and the system names what did not fit in words of its own.
+fn steady(said: &str) -> String {
+    let mut steady = String::new();
+    let mut rest = said;
+    while let Some((before, after)) = rest.split_once(" (after ") {
+        steady.push_str(before);
+        rest = after.split_once(')').map_or("", |(_, after)| after);
+    }
+    steady + rest
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_at_a_kafka_that_asks_who_is_there() {
+    if left_out(&["kafka"]) {
+        return;
+    }
+    let (room, ca, strangers) = (Room::new("pki"), Authority::new("ca of lake"), Authority::new("somebody"));
+    let server = ca.server();
+    for (name, text) in [
+        ("ca.pem", &ca.pem),
+        ("strangers.pem", &strangers.pem),
+        ("server.pem", &server.cert),
+        ("server.key", &server.key),
+    ] {
+        fs::write(room.file(name), text).unwrap();
+    }
+    let (kafka, [_, login]) = Kafka::start_secure(&room.file("")).await;
+    kafka.create_topic("lake", 1).await;
+    for (name, user, password, authority) in [
+        ("doctor_kafka_password", "plant-7", "wrong", "ca.pem"),
+        ("doctor_kafka_authority", "plant-7", "secret", "strangers.pem"),
+        ("doctor_kafka_permission", "reader", "secret", "ca.pem"),
+    ] {
+        let dir = room.file("").display().to_string();
+        let link = format!(
+            "links:\n  lake: {{ kafka: {{ brokers: [ \"127.0.0.1:{login}\" ], options: {{ security.protocol: SASL_SSL, ssl.ca.location: \"{dir}{authority}\", sasl.mechanism: PLAIN, sasl.username: {user}, sasl.password: {password} }} }} }}\nroutes:\n  - {{ from: \"broker/line/#\", to: lake/lake }}\n"
+        );
+        let said = steady(&doctor(&link, &[], &[login]).await);
+        let said =
+            said.lines().filter(|line| !line.contains("password stands in the file")).collect::<Vec<_>>().join("\n");
+        insta::assert_snapshot!(name, said);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_at_an_mqtt_broker_that_asks_who_is_there() {
+    if left_out(&["mosquitto"]) {
+        return;
+    }
+    let room = Room::new("users");
+    let made = std::process::Command::new("mosquitto_passwd")
+        .args(["-b", "-c"])
+        .arg(room.file("users"))
+        .args(["plant", "secret"])
+        .status();
+    assert!(made.unwrap().success());
+    fs::write(room.file("acl"), "user plant\ntopic write line/#\n").unwrap();
+    fs::write(room.file("conf"), format!("acl_file {}\n", room.file("acl").display())).unwrap();
+    let more = ["users", "conf"].map(|name| format!("{name}={}", room.file(name).display()));
+    let mosquitto = Mosquitto::start_with(&more).await;
+    fs::write(room.file("wrong"), "gust").unwrap();
+    fs::write(room.file("right"), "secret").unwrap();
+    for (name, password, to) in
+        [("doctor_mqtt_password", "wrong", "line/probe"), ("doctor_mqtt_permission", "right", "other/probe")]
+    {
+        let file = format!(", password_file: \"{}\"", room.file(password).display());
+        let link = mqtt_link(&format!("mqtt://plant@127.0.0.1:{}", mosquitto.port), &file);
+        let said = doctor(&link, &["hq", "--probe", to], &[mosquitto.port]).await;
+        assert!(!said.contains("gust") && !said.contains("secret"), "{said}");
+        insta::assert_snapshot!(name, said);
+    }
+}
+
 fn mqtt_link(url: &str, more: &str) -> String {
     format!(
         "links:\n  hq: {{ mqtt: {{ url: \"{url}\"{more} }} }}\nroutes:\n  - {{ from: \"broker/line/#\", to: \"hq/line/{{rest}}\" }}\n"

@@ -448,6 +448,14 @@ impl Kafka {
         Self::start_with(&[format!("proxied={behind}:{seen}")]).await
     }
 
+    /// With two more listeners, by the `ca.pem`, `server.pem` and `server.key` of a folder: one that demands a client's certificate, and one
+    /// for logins (plant-7 and reader, both `secret`). Only who is not known, plant-7, and certificates of that name may do anything.
+    pub(crate) async fn start_secure(certificates: &Path) -> (Self, [u16; 2]) {
+        let ports @ [mutual, login] = [free_port(), free_port()];
+        let certificates = format!("certs={}", certificates.display());
+        (Self::start_with(&[format!("mtls={mutual}"), format!("sasl_tls={login}"), certificates]).await, ports)
+    }
+
     async fn start_with(more: &[String]) -> Self {
         let (port, controller) = (free_port(), free_port());
         let mut arguments = vec![port.to_string(), format!("controller={controller}")];
@@ -504,6 +512,30 @@ impl Kafka {
         for confirm in confirms {
             confirm.await.unwrap().unwrap();
         }
+    }
+
+    /// The same, written at this time (ms since 1970).
+    pub(crate) async fn publish_at(&self, topic: &str, marks: &[Mark], ms: i64) {
+        let producer: FutureProducer = self.client().create().unwrap();
+        for mark in marks {
+            let payload = mark.payload(64);
+            let record: FutureRecord<'_, str, Vec<u8>> = FutureRecord::to(topic).payload(&payload).timestamp(ms);
+            producer.send_result(record).unwrap().await.unwrap().unwrap();
+        }
+    }
+
+    /// The first values of a topic's only partition.
+    pub(crate) async fn values(&self, topic: &str, count: usize) -> Vec<Option<Vec<u8>>> {
+        let consumer: StreamConsumer = self.client().set("group.id", "values").create().unwrap();
+        let mut from = rdkafka::TopicPartitionList::new();
+        from.add_partition_offset(topic, 0, rdkafka::Offset::Beginning).unwrap();
+        consumer.assign(&from).unwrap();
+        let mut values = Vec::new();
+        while values.len() < count {
+            let message = tokio::time::timeout(PATIENCE, consumer.recv()).await.expect("one more").unwrap();
+            values.push(message.payload().map(<[u8]>::to_vec));
+        }
+        values
     }
 
     /// How far a group has committed, summed over a topic's partitions.

@@ -33,7 +33,7 @@ impl Resolver<'_> {
         let alpn = self.texts(section.get("alpn"));
         let tls = self.remote_tls(&section, alpn);
         let state_topic = self.state_topic(section.get("state_topic"));
-        let looked_up = self.looked_up(&section);
+        let looked_up = self.looked_up(&section, "password_file", "password_command");
         let urls = self.mqtt_urls(&section)?;
         let addresses: Vec<Option<mqtt::Address>> = urls.iter().map(|(text, url)| self.address(text, url)).collect();
         let addresses = addresses.into_iter().collect::<Option<Vec<_>>>()?;
@@ -75,14 +75,19 @@ impl Resolver<'_> {
         Some(text.value)
     }
 
-    /// `password_file` or `password_command`.
-    fn looked_up(&mut self, section: &Section<'_>) -> Option<Secret> {
-        let file = self.readable(section.get("password_file")).map(Secret::File);
-        let command =
-            section.get("password_command").map(|_| Secret::Command(self.texts(section.get("password_command"))));
-        if let (Some(_), Some(item)) = (section.get("password_file"), section.get("password_command")) {
-            self.mistakes.error(item.place(), "`password_file` says already where the password is", None);
+    /// A file or a command, by the names of their keys.
+    pub(super) fn looked_up(
+        &mut self,
+        section: &Section<'_>,
+        file: &'static str,
+        command: &'static str,
+    ) -> Option<Secret> {
+        let (at_file, at_command) = (section.get(file), section.get(command));
+        if let (Some(_), Some(item)) = (&at_file, &at_command) {
+            self.mistakes.error(item.place(), format!("`{file}` says already where it is"), None);
         }
+        let file = self.readable(at_file).map(Secret::File);
+        let command = at_command.map(|item| Secret::Command(self.texts(Some(item))));
         file.or(command)
     }
 

@@ -22,7 +22,7 @@ const KAFKA_MESSAGE_MAX: ByteSize = ByteSize(1_000_000_000);
 /// R3.
 pub(super) const MESSAGE_DEFAULT: ByteSize = ByteSize(1 << 20);
 /// librdkafka properties that have a key of their own, or that the promise stands on.
-const KAFKA_LOCKED: [(&str, &str); 16] = [
+const KAFKA_LOCKED: [(&str, &str); 17] = [
     ("bootstrap.servers", "the key `brokers`"),
     ("metadata.broker.list", "the key `brokers`"),
     ("acks", "the key `acks`"),
@@ -33,6 +33,7 @@ const KAFKA_LOCKED: [(&str, &str); 16] = [
     ("message.max.bytes", "the key `max_message`"),
     ("enable.idempotence", "the key `acks`"),
     ("transactional.id", "the key `transactional_id`"),
+    ("auto.offset.reset", "the key `start`"),
     ("transaction.timeout.ms", "Tidegate, which ends a transaction in time,"),
     ("enable.auto.offset.store", "Tidegate, which stores an offset when its message is safe,"),
     ("enable.auto.commit", "Tidegate, which commits what it has stored,"),
@@ -167,6 +168,9 @@ impl Resolver<'_> {
         let compression = self.choice(section.get("compression"), &codecs);
         let group = self.text(section.get("group")).map(|text| text.value);
         let largest = self.size(section.get("max_message"), PACKET_BYTES_MIN..=KAFKA_MESSAGE_MAX);
+        let tombstones = self.boolean(section.get("tombstones")).unwrap_or(false);
+        let start = self.kafka_start(section.get("start"));
+        let token = self.looked_up(&section, "token_file", "token_command");
         let (exactly_once, transactional_id) = self.exactly_once(&section, acks);
         let options = section.get("options").map(|item| self.kafka_options(&item)).unwrap_or_default();
         let Some(list) = section.get("brokers") else {
@@ -190,7 +194,25 @@ impl Resolver<'_> {
             message_bytes_max: u32::try_from(largest.unwrap_or(MESSAGE_DEFAULT).0).unwrap_or(u32::MAX),
             exactly_once,
             transactional_id,
+            tombstones,
+            start: start.unwrap_or_default(),
+            token: token.unwrap_or_default(),
         })
+    }
+
+    fn kafka_start(&mut self, item: Option<Item<'_>>) -> Option<kafka::Start> {
+        let text = self.text(item)?;
+        let time = || OffsetDateTime::parse(&text.value, &Rfc3339).ok()?.unix_timestamp().checked_mul(1_000);
+        let start = match text.value.as_str() {
+            "earliest" => Some(kafka::Start::Earliest),
+            "latest" => Some(kafka::Start::Latest),
+            _ => time().map(kafka::Start::Time),
+        };
+        if start.is_none() {
+            let hint = "`earliest`, `latest`, and a time such as `2026-11-27T06:00:00Z` are".to_owned();
+            self.mistakes.error(text.place(), format!("`{}` is no place to begin at", text.given), hint);
+        }
+        start
     }
 
     fn exactly_once(&mut self, section: &Section<'_>, acks: Option<&str>) -> (bool, Option<String>) {

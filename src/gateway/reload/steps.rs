@@ -154,6 +154,9 @@ mod tests {
             message_bytes_max: 1 << 20,
             exactly_once: false,
             transactional_id: None,
+            tombstones: false,
+            start: kafka::Start::Earliest,
+            token: crate::links::Secret::None,
         };
         Config {
             id: LinkId::new(name),

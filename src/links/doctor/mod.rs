@@ -342,6 +342,10 @@ fn advice(step: &'static str, words: &str, hopeless: bool) -> (Cause, &'static s
             Cause::Permission,
             "the remote does not know this user with this password: look at both, and at the secret's file",
         ),
+        "login" if has(&["certificate"]) => (
+            Cause::Configuration,
+            "the certificate does not hold: look at the authority's file (Kafka: `ssl.ca.location` below `options`), its dates, and the host's name",
+        ),
         "login" if has(&["NotAuthorized", "Banned"]) => {
             (Cause::Permission, "the remote does not let us in: look at user, password and client id, and at its rules")
         }

@@ -5,17 +5,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rdkafka::client::Client;
+use rdkafka::client::{Client, OAuthToken};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Statistics};
 
 use super::Config;
-use crate::links::{Identity, LinkError};
+use crate::links::{Identity, LinkError, Secret, secret};
 
 /// How often librdkafka reports its counters.
 const STATISTICS_INTERVAL_MS: &str = "2000";
+/// How long a token holds that does not say when it ends.
+const TOKEN_LIFE_S: u64 = 3600;
 /// One look at the cluster while connecting; between two of them the errors are looked at.
 const LOOK: Duration = Duration::from_millis(250);
 /// A connect that nobody waits for any more ends by itself. The runner's own timeout is shorter.
@@ -327,9 +329,56 @@ impl<T: Send + Sync + 'static> Drop for Offloaded<T> {
     }
 }
 
+/// Where SASL OAUTHBEARER's tokens come from. librdkafka asks for the next one before the last has ended.
+#[derive(Clone, Debug)]
+pub(super) struct Tokens {
+    secret: Secret,
+    runtime: Option<tokio::runtime::Handle>,
+}
+
+impl Tokens {
+    pub(super) fn new(config: &Config) -> Self {
+        Self { secret: config.token.clone(), runtime: tokio::runtime::Handle::try_current().ok() }
+    }
+
+    /// Whether there are any.
+    pub(super) fn any(&self) -> bool {
+        self.secret != Secret::None
+    }
+
+    /// On a thread of its own, since librdkafka may ask on one of the runtime's.
+    pub(super) fn next(&self) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        let runtime = self.runtime.as_ref().ok_or("no runtime to look a token up")?;
+        let looked_up = std::thread::scope(|scope| scope.spawn(|| runtime.block_on(self.secret.look_up())).join());
+        let token = looked_up.map_err(|_panicked| "looking the token up failed")??;
+        let token = token.ok_or("`token_file` or `token_command` says where the token is")?;
+        let now_s = crate::clock::wall().0 / 1_000;
+        let end_s = secret::end_s(&token).unwrap_or(now_s + TOKEN_LIFE_S);
+        let lifetime_ms = i64::try_from(end_s.saturating_mul(1_000)).unwrap_or(i64::MAX);
+        Ok(OAuthToken { principal_name: secret::subject(&token).unwrap_or_default(), lifetime_ms, token })
+    }
+}
+
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// A cluster that nobody connects to.
+    pub(in crate::links::kafka) fn config() -> Config {
+        Config {
+            brokers: vec!["a:1".to_owned(), "b:2".to_owned()],
+            acks: "all".to_owned(),
+            compression: None,
+            group: None,
+            options: std::collections::BTreeMap::new(),
+            message_bytes_max: 1 << 20,
+            exactly_once: false,
+            transactional_id: None,
+            tombstones: false,
+            start: super::super::Start::Earliest,
+            token: Secret::None,
+        }
+    }
 
     #[test]
     fn the_reason_that_helps_wins_over_the_many_that_follow_from_it() {
@@ -369,18 +418,9 @@ mod tests {
 
     #[test]
     fn the_promise_s_settings_win_over_the_operator_s() {
-        let config = Config {
-            brokers: vec!["a:1".to_owned(), "b:2".to_owned()],
-            acks: "all".to_owned(),
-            compression: None,
-            group: None,
-            options: [("linger.ms", "50"), ("enable.auto.offset.store", "true")]
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .into(),
-            message_bytes_max: 1 << 20,
-            exactly_once: false,
-            transactional_id: None,
-        };
+        let options = [("linger.ms", "50"), ("enable.auto.offset.store", "true")];
+        let options = options.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let config = Config { options, ..config() };
         let identity = Identity { site: "s".into(), link: crate::router::LinkId::new("l") };
         let settings = settings(&config, &identity, &[("linger.ms", "5")], &[("enable.auto.offset.store", "false")]);
         assert_eq!(settings.get("linger.ms"), Some("50"));

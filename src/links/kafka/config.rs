@@ -2,6 +2,20 @@
 
 use std::collections::BTreeMap;
 
+use crate::links::Secret;
+
+/// Where a group without positions begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Start {
+    /// At the first record that is still there.
+    #[default]
+    Earliest,
+    /// With what comes from then on.
+    Latest,
+    /// With what was written from then on; milliseconds since 1970.
+    Time(i64),
+}
+
 /// A Kafka cluster.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Config {
@@ -22,6 +36,12 @@ pub struct Config {
     pub exactly_once: bool,
     /// Default `tidegate-SITE-LINK`.
     pub transactional_id: Option<String>,
+    /// An empty payload is a null value: in a compacted topic it deletes. Default false.
+    pub tombstones: bool,
+    /// Where a group without positions begins.
+    pub start: Start,
+    /// The token of SASL OAUTHBEARER; none: librdkafka's own ways.
+    pub token: Secret,
 }
 
 impl std::fmt::Debug for Config {

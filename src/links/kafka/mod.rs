@@ -25,7 +25,7 @@ mod sink;
 mod source;
 mod transaction;
 
-pub use config::Config;
+pub use config::{Config, Start};
 pub(super) use examine::examine;
 #[cfg(test)]
 pub(super) use mapping::tests::back as hop;

@@ -16,6 +16,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rdkafka::ClientContext;
 use rdkafka::Statistics;
+use rdkafka::client::OAuthToken;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
@@ -23,7 +24,7 @@ use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProd
 use tokio::sync::Notify;
 
 use super::Config;
-use super::client::{self, GivenUp, Offloaded, Watch};
+use super::client::{self, GivenUp, Offloaded, Tokens, Watch};
 use super::mapping;
 use super::transaction::{Failure, Outcome, Setup, Transactions};
 use crate::buffer::{Lane, Offset, Place};
@@ -77,7 +78,7 @@ impl KafkaSink {
         // What is still being committed counts as not yet known, and is asked for again.
         let last = [("group.id", id.as_str()), ("isolation.level", "read_committed"), ("enable.auto.commit", "false")];
         let group = client::settings(&self.config, &self.identity, &[], &last);
-        Some(Setup { id, group, records_max })
+        Some(Setup { id, group, records_max, tokens: Tokens::new(&self.config) })
     }
 
     fn settings(&self) -> rdkafka::ClientConfig {
@@ -125,7 +126,7 @@ impl Sink for KafkaSink {
 
     async fn connect(&mut self) -> Result<KafkaSinkConnection, LinkError> {
         let shared = Arc::new(Shared::default());
-        let context = Reports(Arc::clone(&shared));
+        let context = Reports(Arc::clone(&shared), Tokens::new(&self.config));
         let settings = self.settings();
         let given_up = GivenUp::default();
         let _guard = given_up.guard();
@@ -152,6 +153,7 @@ impl Sink for KafkaSink {
             shared,
             site: Arc::clone(&self.identity.site),
             message_bytes_max: self.config.message_bytes_max,
+            tombstones: self.config.tombstones,
             open: 0,
             solo: None,
             suspects: BTreeSet::new(),
@@ -170,6 +172,8 @@ pub struct KafkaSinkConnection {
     shared: Arc<Shared>,
     site: Arc<str>,
     message_bytes_max: u32,
+    /// An empty payload is no value.
+    tombstones: bool,
     /// Records without a report.
     open: usize,
     /// The record that was sent with none before it open, while none followed: its batch is its own.
@@ -219,14 +223,13 @@ impl SinkConnection for KafkaSinkConnection {
             mapped.headers.iter().fold(OwnedHeaders::new_with_capacity(mapped.headers.len()), |out, header| {
                 out.insert(Header { key: &header.0, value: Some(header.1.as_slice()) })
             });
-        let produced = producer.send(
-            BaseRecord::with_opaque_to(&mapped.topic, opaque)
-                .key(mapped.key.as_slice())
-                .payload(&*record.envelope.message.payload)
-                .timestamp(mapped.timestamp_ms)
-                .headers(headers),
-        );
-        match produced {
+        let payload = &*record.envelope.message.payload;
+        let out = BaseRecord::with_opaque_to(&mapped.topic, opaque)
+            .key(mapped.key.as_slice())
+            .timestamp(mapped.timestamp_ms)
+            .headers(headers);
+        let out = if self.tombstones && payload.is_empty() { out } else { out.payload(payload) };
+        match producer.send(out) {
             Ok(()) => {
                 self.solo = (self.open == 0).then_some(record.place);
                 self.open += 1;
@@ -491,9 +494,15 @@ fn closed() -> LinkError {
 }
 
 /// The producer's callbacks; they run on its own threads and only hand over.
-pub(super) struct Reports(Arc<Shared>);
+pub(super) struct Reports(Arc<Shared>, Tokens);
 
 impl ClientContext for Reports {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _config: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.1.next()
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         client::log(level, facility, message);
     }
@@ -571,16 +580,8 @@ mod tests {
     fn r26_the_producer_is_idempotent_and_no_option_changes_that() {
         let settings = |acks: &str| {
             let options = [("enable.idempotence", "false"), ("message.timeout.ms", "1000"), ("linger.ms", "50")];
-            let config = Config {
-                brokers: vec!["a:1".to_owned()],
-                acks: acks.to_owned(),
-                compression: None,
-                group: None,
-                options: options.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
-                message_bytes_max: 1 << 20,
-                exactly_once: false,
-                transactional_id: None,
-            };
+            let options = options.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+            let config = Config { acks: acks.to_owned(), options, ..client::tests::config() };
             let identity = Identity { site: "s".into(), link: crate::router::LinkId::new("l") };
             KafkaSink::new(&config, &identity).settings()
         };

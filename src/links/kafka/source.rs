@@ -10,16 +10,17 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use rdkafka::ClientContext;
+use rdkafka::client::OAuthToken;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance, StreamConsumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
-use rdkafka::{Statistics, TopicPartitionList};
+use rdkafka::{Offset, Statistics, TopicPartitionList};
 
-use super::Config;
-use super::client::{self, GivenUp, Offloaded, Watch};
+use super::client::{self, GivenUp, Offloaded, Tokens, Watch};
 use super::mapping::{self, Incoming};
 use super::offsets::{Offsets, Partition};
+use super::{Config, Start};
 use crate::links::{Identity, LinkError, Received, Source, SourceConnection};
 
 /// R24.
@@ -53,7 +54,7 @@ impl KafkaSource {
         let group = self.config.group.clone().unwrap_or_else(|| format!("{site}-{link}"));
         let fetch_bytes_max = self.config.message_bytes_max.max(4 << 20).to_string();
         let ours = [
-            ("auto.offset.reset", "earliest"),
+            ("auto.offset.reset", if self.config.start == Start::Latest { "latest" } else { "earliest" }),
             ("partition.assignment.strategy", "cooperative-sticky"),
             ("queued.max.messages.kbytes", QUEUED_KIB_MAX),
             ("queued.min.messages", "1000"),
@@ -74,7 +75,8 @@ impl Source for KafkaSource {
 
     async fn connect(&mut self) -> Result<KafkaSourceConnection, LinkError> {
         let shared = Arc::new(Shared::default());
-        let context = Group(Arc::clone(&shared));
+        let context = Group(Arc::clone(&shared), Tokens::new(&self.config));
+        let start = self.config.start;
         let (settings, topics) = (self.settings(), self.topics.clone());
         let given_up = GivenUp::default();
         let _guard = given_up.guard();
@@ -90,6 +92,9 @@ impl Source for KafkaSource {
                     client::topic_error(consumer.client(), topic, look)
                 })??;
             }
+            if let Start::Time(ms) = start {
+                client::await_cluster(&shared.watch, &given_up, |look| begin_at(consumer, &topics, ms, look))?;
+            }
             let names: Vec<_> = topics.iter().map(String::as_str).collect();
             consumer.subscribe(&names).map_err(|error| LinkError::Misconfigured(error.to_string()))?;
             Ok(offloaded)
@@ -98,6 +103,33 @@ impl Source for KafkaSource {
         shared.watch.clear();
         Ok(KafkaSourceConnection { consumer, shared, over: None, unreadable: 0 })
     }
+}
+
+/// Gives the group positions where it has none: the first record from that time on. Where others are in the group already, it is theirs to know.
+/// `None`: no answer yet.
+fn begin_at(consumer: &Consumer, topics: &[String], ms: i64, look: Duration) -> Option<()> {
+    hear_errors(consumer);
+    let mut asked = TopicPartitionList::new();
+    for topic in topics {
+        let metadata = consumer.fetch_metadata(Some(topic), look).ok()?;
+        let found = metadata.topics().iter().find(|found| found.name() == topic)?;
+        for partition in found.partitions() {
+            asked.add_partition(topic, partition.id());
+        }
+    }
+    let committed = consumer.committed_offsets(asked, look).ok()?;
+    let mut wanted = TopicPartitionList::new();
+    for partition in committed.elements().iter().filter(|partition| partition.offset() == Offset::Invalid) {
+        wanted.add_partition_offset(partition.topic(), partition.partition(), Offset::Offset(ms)).ok()?;
+    }
+    if wanted.count() == 0 {
+        return Some(());
+    }
+    let found = consumer.offsets_for_times(wanted, look).ok()?;
+    if let Err(error) = consumer.commit(&found, CommitMode::Sync) {
+        tracing::debug!(%error, "the group has members already, or no place at that time");
+    }
+    Some(())
 }
 
 /// A consumer hears of errors only while it is polled. Nothing is subscribed to yet, so no record can come.
@@ -253,9 +285,15 @@ fn closed() -> LinkError {
 }
 
 /// The consumer's callbacks.
-struct Group(Arc<Shared>);
+struct Group(Arc<Shared>, Tokens);
 
 impl ClientContext for Group {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _config: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.1.next()
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         client::log(level, facility, message);
     }

@@ -14,14 +14,16 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
-use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerGroupMetadata};
+use rdkafka::client::OAuthToken;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::producer::Producer as _;
-use rdkafka::{ClientConfig, Offset as Position, TopicPartitionList};
+use rdkafka::{ClientConfig, ClientContext, Offset as Position, TopicPartitionList};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::client::{self, GivenUp, GivenUpGuard, Watch};
+use super::client::{self, GivenUp, GivenUpGuard, Tokens, Watch};
 use super::positions::Positions;
 use super::sink::Producer;
 use crate::buffer::Place;
@@ -51,7 +53,25 @@ pub(super) struct Setup {
     pub(super) group: ClientConfig,
     /// Records of one transaction at most.
     pub(super) records_max: usize,
+    pub(super) tokens: Tokens,
 }
+
+/// The group's client, which only asks for its position.
+struct Asking(Tokens);
+
+impl ClientContext for Asking {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        client::log(level, facility, message);
+    }
+
+    fn generate_oauth_token(&self, _config: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.0.next()
+    }
+}
+
+impl ConsumerContext for Asking {}
 
 /// A connection's transactions.
 #[derive(Debug)]
@@ -283,7 +303,13 @@ struct Thread {
 impl Thread {
     fn begin(&self, setup: &Setup, watch: &Watch) -> Result<(Positions, ConsumerGroupMetadata), LinkError> {
         self.while_waited_for(watch, |step| self.producer.init_transactions(step))?;
-        let group: BaseConsumer = setup.group.create().map_err(|error| client::not_created(&error))?;
+        let asking = Asking(setup.tokens.clone());
+        let group: BaseConsumer<Asking> =
+            setup.group.create_with_context(asking).map_err(|error| client::not_created(&error))?;
+        if setup.tokens.any() {
+            // It asks for its token when it is polled; nothing is subscribed to, so nothing else comes.
+            drop(group.poll(STEP));
+        }
         let all = self.while_waited_for(watch, |step| self.producer.client().fetch_metadata(None, step))?;
         let topics = all.topics().iter().filter(|topic| topic.error().is_none() && !INTERNAL.contains(&topic.name()));
         let mut asked = TopicPartitionList::new();
