@@ -138,12 +138,19 @@ impl Lanes {
         let needed: Vec<Lane> = Lane::ALL.into_iter().filter(is_needed).collect();
         let own_window = part_of(window, needed.len());
         let name = config.dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let (mut lanes, mut recoveries, mut normal) = (Vec::new(), Vec::new(), None);
+        let (mut lanes, mut recoveries, mut normal): (Vec<(Lane, Buffer)>, _, _) = (Vec::new(), Vec::new(), None);
         for lane in needed {
             let own = Config { dir: lane.folder(&config.dir), ..config.clone() };
             let thread = if lane == Lane::Normal { name.clone() } else { format!("{name}-{}", lane.name()) };
             let opened = Buffer::open_as(&thread, Arc::new(storage::Disk), &own, own_window, Arc::clone(clock));
-            let (buffer, recovery) = opened?;
+            let (buffer, recovery) = match opened {
+                Ok(opened) => opened,
+                Err(error) => {
+                    // Whoever opens the link again finds none of them locked.
+                    lanes.iter().for_each(|(_, buffer)| buffer.close_here());
+                    return Err(error);
+                }
+            };
             if lane == Lane::Normal {
                 normal = Some(buffer.clone());
             }
@@ -191,8 +198,9 @@ impl Lanes {
         self.iter().for_each(|(_, buffer)| buffer.hurry());
     }
 
-    /// Seals all of them, see [`Buffer::seal`].
+    /// Seals all of them at once, see [`Buffer::seal`]: what has room in one may wait for room in another.
     pub async fn seal(&self) {
+        self.iter().for_each(|(_, buffer)| buffer.inner.shared.seal(true));
         for (_, buffer) in self.iter() {
             buffer.seal().await;
         }

@@ -186,9 +186,11 @@ pub use storage::make_dir;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use self::state::{Shared, Verdict};
@@ -280,8 +282,8 @@ pub enum Refused {
     /// A failed write or sync that could not be mended: `buffer_failed`.
     #[error("the buffer failed: {0}")]
     Failed(Arc<str>),
-    /// Stopping.
-    #[error("the gateway is stopping")]
+    /// The gateway stops, or opens the log anew.
+    #[error("the buffer is closed: the gateway stops, or reads its configuration again")]
     Closed,
 }
 
@@ -500,6 +502,7 @@ struct Inner {
     dir: PathBuf,
     dead_letters: DeadLetters,
     id: String,
+    writer: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Drop for Inner {
@@ -536,8 +539,9 @@ impl Buffer {
         let shared = Arc::clone(&log.shared);
         dead_letters.resume(&*storage, &shared).map_err(failed)?;
         let id = log.id();
-        writer::start(log, name).map_err(failed)?;
-        Ok((Self { inner: Arc::new(Inner { shared, storage, dir: config.dir.clone(), dead_letters, id }) }, recovery))
+        let writer = Mutex::new(Some(writer::start(log, name).map_err(failed)?));
+        let dir = config.dir.clone();
+        Ok((Self { inner: Arc::new(Inner { shared, storage, dir, dead_letters, id, writer }) }, recovery))
     }
 
     /// Asks for room for `bytes` (R5: all targets are asked before any is appended to). With `when_full: block` this
@@ -681,12 +685,23 @@ impl Buffer {
     }
 
     /// Refuses new offers, writes and syncs what is staged, saves the cursor, ends the writer thread. Idempotent.
-    /// Readers end with [`Refused::Closed`].
+    /// Readers end with [`Refused::Closed`]. Whoever still has the log, its files are not written when this returns: not its
+    /// dead-letter log either.
     pub async fn close(&self) {
+        self.inner.dead_letters.close().await;
         let mut ended = self.inner.shared.ended.subscribe();
         self.inner.shared.close();
         // The sender lives as long as this buffer, so waiting cannot fail.
         let _ended = ended.wait_for(|ended| *ended).await;
+    }
+
+    /// The same for a log that nobody has used, on a thread that may block.
+    fn close_here(&self) {
+        self.inner.shared.close();
+        if let Some(writer) = self.inner.writer.lock().take() {
+            // A writer that panicked has told so.
+            drop(writer.join());
+        }
     }
 }
 

@@ -2,20 +2,20 @@
 
 use std::io;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use super::log::Log;
 use super::state::Shared;
 
 /// Starts the thread of a log. It ends when the log is closed.
-pub(super) fn start(mut log: Log, name: &str) -> io::Result<()> {
+pub(super) fn start(mut log: Log, name: &str) -> io::Result<JoinHandle<()>> {
     let shared = Arc::clone(&log.shared);
     log.pace.patient = true;
     // Names of threads are cut at 15 bytes by Linux.
     std::thread::Builder::new().name(format!("buf-{name}")).spawn(move || {
         let ending = Ending(shared);
         run(log, &ending.0);
-    })?;
-    Ok(())
+    })
 }
 
 fn run(mut log: Log, shared: &Shared) {

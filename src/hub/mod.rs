@@ -175,6 +175,8 @@ pub struct Hub {
     targets: ArcSwap<Targets>,
     /// Counts the changes of `targets`.
     changes: watch::Sender<u64>,
+    /// The change that is about to come.
+    announced: watch::Sender<u64>,
     local: OnceLock<Arc<dyn Local>>,
     copies: Arc<Copies>,
     stopping: AtomicBool,
@@ -247,6 +249,7 @@ impl Hub {
                 buffers: buffers.into_iter().collect(),
             }),
             changes: watch::Sender::new(0),
+            announced: watch::Sender::new(0),
             local: OnceLock::new(),
             copies: Arc::default(),
             stopping: AtomicBool::new(false),
@@ -288,6 +291,12 @@ impl Hub {
         self.changes.send_modify(|change| *change += 1);
     }
 
+    /// A [`Hub::replace`] follows soon, and logs are sealed for it: from now on an offer that waits for room in one log keeps no room in
+    /// others, which would hold the seal up.
+    pub fn announce(&self) {
+        self.announced.send_replace(self.targets.load().change + 1);
+    }
+
     /// From now on offers go by these routes (`None`: the same) and these logs, all at once. What routes of the same name have counted
     /// goes on. Logs that are left out have to be sealed before ([`Lanes::seal`]).
     pub fn replace(&self, table: Option<Table>, buffers: Vec<(LinkId, Lanes)>) {
@@ -309,6 +318,13 @@ impl Hub {
         let mut changes = self.changes.subscribe();
         // The sender lives as long as this hub, so waiting cannot fail.
         drop(changes.wait_for(|changes| *changes > change).await);
+    }
+
+    /// Returns when a change after `change` is about to come. Cancel safe.
+    async fn announced_since(&self, change: u64) {
+        let mut announced = self.announced.subscribe();
+        // As above.
+        drop(announced.wait_for(|announced| *announced > change).await);
     }
 
     /// What the gateway holds in memory: whoever brings messages asks it whether more may come (R36).
@@ -547,7 +563,7 @@ impl Hub {
     }
 
     /// Asks every target for room. Where one has to be waited for, what was admitted before it is accepted first: a
-    /// blocked message holds back its successors, never its predecessors.
+    /// blocked message holds back its successors, never its predecessors. Nor does it hold back a change ([`Hub::announce`]).
     /// `dropped`: targets that have dropped it already, which counts once.
     async fn admit(
         &self,
@@ -585,10 +601,16 @@ impl Hub {
                 None => {
                     self.accept(ready, given).await;
                     given.show();
+                    let has_room = !appends.is_empty();
                     tokio::select! {
                         biased;
                         admission = buffer.admit(bytes) => admission,
                         () = self.changed_since(among.change) => return Err(NoRoom::Changed),
+                        () = self.announced_since(among.change), if has_room => {
+                            drop(appends);
+                            self.changed_since(among.change).await;
+                            return Err(NoRoom::Changed);
+                        }
                     }
                 }
             };

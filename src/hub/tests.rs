@@ -410,6 +410,40 @@ async fn a_seal_returns_when_what_had_room_has_come() {
     receipt.settled().await.unwrap();
 }
 
+#[tokio::test]
+async fn r06_an_offer_that_waits_for_room_holds_up_no_seal_once_a_change_is_announced() {
+    let links = [("tight", WhenFull::Block, 1 << 20), ("lake", WhenFull::DropOldest, BIG)];
+    let bench = bench(&[("broker/#", "lake/t"), ("broker/#", "tight/t")], &links, false);
+    let payload: &'static [u8] = Box::leak(vec![7; 60_000].into_boxed_slice());
+    let source = from_broker();
+    let (mut offer, answers) = loop {
+        let answers = Arc::new(Answers::default());
+        let (to, source) = (Arc::clone(&answers), source.clone());
+        let hub = Arc::clone(&bench.hub);
+        let mut offer = Box::pin(async move { hub.offer_each(&source, vec![publication("a", payload)], &to).await });
+        if tokio::time::timeout(Duration::from_millis(200), &mut offer).await.is_err() {
+            break (offer, answers);
+        }
+    };
+    let taken = bench.buffers[1].stats().next.0;
+    let mut seal = Box::pin(bench.buffers[1].seal());
+    assert!(seal.as_mut().now_or_never().is_none(), "it has room there, and waits for room in the other");
+    bench.hub.announce();
+    assert!(offer.as_mut().now_or_never().is_none());
+    assert!(seal.now_or_never().is_some(), "it has given that back");
+    bench.buffers[1].unseal();
+    // Nothing has changed: it goes on to wait for room, with what it had.
+    let buffers = [("tight", 0), ("lake", 1)].map(|(name, at)| (LinkId::new(name), bench.buffers[at].clone().into()));
+    bench.hub.replace(None, buffers.into());
+    assert!(offer.as_mut().now_or_never().is_none());
+    for offset in 0..bench.buffers[0].stats().next.0 {
+        bench.buffers[0].settle(Offset(offset), Outcome::Delivered);
+    }
+    offer.await;
+    answers.take().remove(0).1.unwrap().settled().await.unwrap();
+    assert_eq!(bench.buffers[1].stats().next.0, taken + 1, "once");
+}
+
 /// As another gateway's message comes, by one way or another.
 fn of_a_gateway(counter: u64, path: &str) -> Publication {
     let mut publication = publication("a", b"1");

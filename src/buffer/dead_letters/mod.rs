@@ -32,6 +32,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use self::reserve::Reserve;
 use self::row::{Fate, Row};
@@ -92,6 +93,8 @@ pub struct DeadLetters {
     letters: Arc<Mutex<Letters>>,
     /// One is sent again at a time.
     sending: tokio::sync::Mutex<()>,
+    /// What waits for the log while it is sent again waits no longer: the next start finishes it, or takes it back.
+    closing: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -109,7 +112,8 @@ struct Letters {
     damaged: Vec<(u64, u64)>,
     /// The file has been copied as it was, since a letter had to give its number to another record.
     is_kept: bool,
-    failed: Option<Arc<str>>,
+    /// Why no row is written any more.
+    failed: Option<Refused>,
 }
 
 /// What the rows come to.
@@ -312,7 +316,8 @@ impl DeadLetters {
         };
         let mut notes = letters.load()?;
         notes.extend(letters.reserve_at_start());
-        Ok((Self { letters: Arc::new(Mutex::new(letters)), sending: tokio::sync::Mutex::default() }, notes))
+        let letters = Arc::new(Mutex::new(letters));
+        Ok((Self { letters, sending: tokio::sync::Mutex::default(), closing: CancellationToken::new() }, notes))
     }
 
     /// Stores and syncs; returns when it is durable. A letter that is there already (same offset, same record) is not stored twice; one of
@@ -338,6 +343,17 @@ impl DeadLetters {
             }
             Err(_no_runtime) => act(&mut letters.lock()),
         }
+    }
+
+    /// Writes no row any more when this returns, whoever still has the log: the file may be opened again. What is under way ends before.
+    pub(super) async fn close(&self) {
+        self.closing.cancel();
+        let _last = self.sending.lock().await;
+        let fence = |letters: &mut Letters| {
+            letters.failed.get_or_insert(Refused::Closed);
+            Ok(())
+        };
+        drop(self.with(fence).await);
     }
 
     /// How many there are.
@@ -496,7 +512,7 @@ impl Letters {
     }
 
     fn is_sound(&self) -> Result<(), Refused> {
-        self.failed.as_ref().map_or(Ok(()), |reason| Err(Refused::Failed(Arc::clone(reason))))
+        self.failed.clone().map_or(Ok(()), Err)
     }
 
     fn append(&mut self, row: &Row, bytes: &[u8]) -> Result<(), Refused> {
@@ -511,8 +527,9 @@ impl Letters {
             Err(error) => {
                 // After a failed sync nobody knows what the file holds: it is not used again before the next start.
                 let reason: Arc<str> = format!("{}: {error}", self.path().display()).into();
-                self.failed = Some(Arc::clone(&reason));
-                Err(Refused::Failed(reason))
+                let failed = Refused::Failed(reason);
+                self.failed = Some(failed.clone());
+                Err(failed)
             }
         }
     }

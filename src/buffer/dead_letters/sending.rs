@@ -43,15 +43,17 @@ impl Buffer {
         let letters = &self.inner.dead_letters;
         let _one_at_a_time = letters.sending.lock().await;
         let letter = letters.with(move |letters| letters.read(id)).await?.ok_or(SendError::NotThere(id.0))?;
-        self.is_settled(id).await?;
-        let permit = self.room_for(letter.body.len()).await?.ok_or(SendError::Full(id.0))?;
+        let closing = || SendError::Refused(Refused::Closed);
+        letters.closing.run_until_cancelled(self.is_settled(id)).await.ok_or_else(closing)??;
+        let room =
+            letters.closing.run_until_cancelled(self.room_for(letter.body.len())).await.ok_or_else(closing)??;
+        let permit = room.ok_or(SendError::Full(id.0))?;
         let from = self.inner.shared.state.lock().next;
         letters.with(move |letters| letters.note(Fate::Sending { letter: id, from })).await?;
         let offset = self.append(permit, &[&letter.body], None);
-        if let Err(rejected) = self.mark().passed(offset.0).await {
-            // Whether it is in the log is not known here; the next start looks.
-            return Err(SendError::Refused(Refused::Failed(rejected.0)));
-        }
+        // Where it does not pass, whether it is in the log is not known here; the next start looks.
+        let passed = letters.closing.run_until_cancelled(self.mark().passed(offset.0)).await.ok_or_else(closing)?;
+        passed.map_err(|rejected| SendError::Refused(Refused::Failed(rejected.0)))?;
         let shared = Arc::clone(&self.inner.shared);
         letters
             .with(move |letters| {
@@ -73,7 +75,8 @@ impl Buffer {
         if !letters.offsets().contains(&id) {
             return Err(SendError::NotThere(id.0));
         }
-        self.is_settled(id).await?;
+        let closing = || SendError::Refused(Refused::Closed);
+        letters.closing.run_until_cancelled(self.is_settled(id)).await.ok_or_else(closing)??;
         letters.with(move |letters| letters.note(Fate::Dropped { letter: id })).await?;
         Ok(())
     }

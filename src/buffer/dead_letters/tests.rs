@@ -260,12 +260,16 @@ mod in_a_buffer {
     use crate::units::ByteSize;
 
     fn open(dir: &Path) -> Buffer {
+        open_with(dir, SyncMode::Group)
+    }
+
+    fn open_with(dir: &Path, sync: SyncMode) -> Buffer {
         let config = Config {
             dir: dir.to_owned(),
             max_size: ByteSize(1 << 20),
             max_age: None,
             when_full: WhenFull::DropNewest,
-            sync: SyncMode::Group,
+            sync,
             min_free: Some(ByteSize(0)),
             compress: super::super::super::Compression::None,
             keep_delivered: None,
@@ -369,6 +373,46 @@ mod in_a_buffer {
             let once_more = open(copy.path());
             check(&once_more, if stage == 0 { DEAD } else { BACK });
         }
+    }
+
+    #[tokio::test]
+    async fn what_still_has_a_closed_log_writes_nothing_into_a_file_that_is_open_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let stale = with_a_letter(dir.path()).await;
+        stale.is_settled(Offset(1)).await.unwrap();
+        stale.close().await;
+        let buffer = open(dir.path());
+        buffer.dead_letters().put(letter(7)).await.unwrap();
+        let file = || std::fs::read(dir.path().join("dead-letters/letters")).unwrap();
+        let before = file();
+        let closed = SendError::Refused(Refused::Closed);
+        assert_eq!(stale.drop_letter(Offset(1)).await, Err(closed.clone()));
+        assert_eq!(stale.send_letter(Offset(1)).await, Err(closed));
+        assert_eq!(stale.dead_letters().drop_letter(Offset(1)).await, Err(Refused::Closed));
+        assert_eq!(stale.dead_letters().put(letter(8)).await, Err(Refused::Closed));
+        assert!(file() == before, "another has the file");
+        buffer.drop_letter(Offset(1)).await.unwrap();
+        buffer.close().await;
+        assert_eq!(open(dir.path()).dead_letters().list().letters, [letter(7)]);
+    }
+
+    #[tokio::test]
+    async fn r07_a_close_waits_for_no_letter_that_is_sent_and_the_next_start_finishes_it() {
+        let dir = tempfile::tempdir().unwrap();
+        with_a_letter(dir.path()).await.close().await;
+        let buffer = open_with(dir.path(), SyncMode::Spill(std::time::Duration::from_secs(3_600)));
+        let close = async {
+            while buffer.end() < Offset(4) {
+                tokio::task::yield_now().await;
+            }
+            buffer.close().await;
+        };
+        let (sent, ()) = tokio::join!(buffer.send_letter(Offset(1)), close);
+        assert_eq!(sent, Err(SendError::Refused(Refused::Closed)));
+        let again = open(dir.path());
+        check(&again, BACK);
+        assert!(again.dead_letters().is_empty());
+        assert_eq!(&again.reader().next(9, 999).await.unwrap().remove(0).body[..], b"two");
     }
 
     fn copy_all(from: &Path, to: &Path) {

@@ -320,3 +320,45 @@ async fn r14_a_lane_exists_when_a_route_uses_it_or_its_folder_is_there() {
     assert_eq!(Lane::found_in(&config.dir).len(), 2);
     lanes.close().await;
 }
+
+#[tokio::test]
+async fn r14_what_has_room_in_one_lane_and_waits_for_room_in_another_holds_no_seal_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { when_full: WhenFull::Block, max_size: ByteSize(1 << 20), ..super::face::config(dir.path()) };
+    let (lanes, _) = Lanes::open(&config, 16, &[Lane::Low], &crate::clock::system()).unwrap();
+    let Ok(Admission::Granted(permit)) = lanes.lane(Lane::Normal).admit(100).await else { panic!("no room") };
+    let low = lanes.lane(Lane::Low);
+    // It holds its room in the normal lane until this one has decided.
+    let waits = async move {
+        loop {
+            match low.admit(60_000).await {
+                Ok(Admission::Granted(permit)) => drop(low.append(permit, &[&[7; 60_000]], None)),
+                Ok(Admission::DroppedNewest) => panic!("it blocks"),
+                Err(refused) => break assert_eq!(refused, Refused::Closed),
+            }
+        }
+        drop(permit);
+    };
+    let both = async { tokio::join!(waits, lanes.seal()) };
+    tokio::time::timeout(Duration::from_secs(10), both).await.expect("the seal of one lane waits for the other");
+    lanes.close().await;
+}
+
+#[tokio::test]
+async fn r14_where_a_lane_does_not_open_the_others_are_let_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = super::face::config(&dir.path().join("hq"));
+    let clock = crate::clock::system();
+    let (lanes, _) = Lanes::open(&config, 16, &[Lane::High, Lane::Low], &clock).unwrap();
+    lanes.close().await;
+    drop(lanes);
+    let meta = config.dir.join("low/meta");
+    std::fs::remove_file(&meta).unwrap();
+    std::fs::create_dir(&meta).unwrap();
+    for _ in 0..20 {
+        let error = Lanes::open(&config, 16, &[], &clock).unwrap_err();
+        assert!(error.to_string().contains("low"), "{error}");
+    }
+    std::fs::remove_dir(&meta).unwrap();
+    Lanes::open(&config, 16, &[], &clock).unwrap().0.close().await;
+}

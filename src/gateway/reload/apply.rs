@@ -21,7 +21,8 @@ use crate::router::{LinkId, Table};
 
 /// How long a half of a link may take to end: as its own stages, and a little more.
 const HALF_LIMIT: Duration = Duration::from_secs(5);
-/// How long messages that are being taken may keep a buffer from being closed: they wait for the broker's store at most.
+/// How long what has room in a buffer may keep it from being closed: a QoS 2 message waits for the broker's store, a dead letter that is
+/// sent again for its disk.
 const SEAL_LIMIT: Duration = Duration::from_secs(10);
 
 /// Logs that were opened, or why one could not be, and what was done until then.
@@ -143,10 +144,18 @@ impl Shared {
     async fn exchange(&self, parts: &Parts, steps: &Steps<'_>) -> Result<LinksAndOrphans, (Trouble, LinksAndOrphans)> {
         let closing: Vec<&Arc<Link>> = parts.links.iter().filter(|link| steps.closes(&link.config.id)).collect();
         let logs: Vec<&Lanes> = closing.iter().filter_map(|link| link.lanes.as_ref()).collect();
+        if !logs.is_empty() {
+            // On each way from here offers see the links that there are then.
+            self.hub.announce();
+        }
         let sealed = join_all(logs.iter().map(|lanes| lanes.seal()));
         if tokio::time::timeout(SEAL_LIMIT, sealed).await.is_err() {
             logs.iter().for_each(|lanes| lanes.unseal());
-            let text = "messages that are being taken wait for the broker's store; nothing was changed".to_owned();
+            let names: Vec<_> = closing.iter().map(|link| format!("`{}`", link.config.id)).collect();
+            let text = format!(
+                "messages that have room in a buffer ({}) have not come into it: the broker's store or a disk is too slow; nothing was changed",
+                names.join(", ")
+            );
             return Err((Trouble { code: 69, text }, (parts.links.clone(), parts.orphans.clone())));
         }
         let left = parts.orphans.iter().filter(|orphan| steps.closes(&LinkId::new(&orphan.name)));
