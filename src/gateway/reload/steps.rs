@@ -212,7 +212,7 @@ mod tests {
             ("in_flight as it is", |c| c.in_flight = Some(links::window(&config("a"))), SINK),
             ("rate", |c| c.rate = Some(NO_RATE), Does { opens: false, ..ALL }),
             ("active", |c| c.active = Active::new(vec!["sat".parse().unwrap()]), Does { opens: false, ..ALL }),
-            ("copies", |c| c.takes_copies = true, Does { source: true, ..NOTHING }),
+            ("copies", |c| c.takes_copies = true, Does { opens: false, ..ALL }),
             ("timing", |c| c.timing.stall_after = Duration::from_secs(1), Does { opens: false, ..ALL }),
             (
                 "remote",
