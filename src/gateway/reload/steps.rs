@@ -156,7 +156,7 @@ mod tests {
             transactional_id: None,
             tombstones: false,
             start: kafka::Start::Earliest,
-            token: crate::links::Secret::None,
+            token: links::Secret::None,
         };
         Config {
             id: LinkId::new(name),
