@@ -3,8 +3,11 @@
 //! The broker's store notes with each exchange how far the logs went that its message is about to be appended to. The append comes
 //! after the store's commit, so the record, if there is one, lies behind that: after a kill only that stretch is read.
 
+use std::collections::BTreeMap;
+
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::plan::LinkTarget;
 use super::{Hub, Mark};
 use crate::buffer::{Lane, Offset};
 use crate::message::{Envelope, Message, MessageId, headers};
@@ -46,21 +49,44 @@ impl Tails {
 }
 
 /// What [`Hub::find`] found.
+///
+/// A record's ordinal tells it from others of its message only as long as the routes are the same, and between the append and now they may have
+/// changed. So what counts is what the record says; among those that say the same, how many there are.
 #[derive(Clone, Debug, Default)]
-pub struct Logged(FxHashMap<Key, (Mark, Offset)>);
+pub struct Logged(FxHashMap<Key, BTreeMap<u16, (Mark, Offset)>>);
 
-/// A record: its link, and which one it is of which part of which message.
-type Key = (LinkId, MessageId, Box<str>, u16);
+/// Records that say the same: their link, of which part of which message they are, and their [`likeness`].
+type Key = (LinkId, MessageId, Box<str>, u32);
 
 impl Logged {
-    /// The record of a message in a link's log: what becomes durable when.
-    pub(super) fn of(&self, link: &LinkId, message: &Message, ordinal: u16) -> Option<(Mark, Offset)> {
+    /// Takes out those targets of a message whose records are in the logs. Answers the records: what becomes durable when.
+    pub(super) fn take(&self, message: &Message, targets: &mut Vec<LinkTarget>) -> Vec<(Mark, Offset)> {
+        let mut taken = Vec::new();
         // Nothing was found as a rule.
         if self.0.is_empty() {
-            return None;
+            return taken;
         }
-        self.0.get(&(link.clone(), message.id.clone(), headers::part(message).into(), ordinal)).cloned()
+        let mut like: FxHashMap<Key, usize> = FxHashMap::default();
+        targets.retain(|target| {
+            let made = target.message.as_deref().unwrap_or(message);
+            let likeness = likeness(&target.destination, target.key.as_deref(), &made.payload);
+            let key = (target.link.clone(), message.id.clone(), headers::part(message).into(), likeness);
+            let records = self.0.get(&key);
+            let earlier = like.entry(key).or_default();
+            let found = records.and_then(|records| records.values().nth(*earlier)).cloned();
+            *earlier += 1;
+            let is_wanted = found.is_none();
+            taken.extend(found);
+            is_wanted
+        });
+        taken
     }
+}
+
+/// A checksum of what a remote gets to see.
+fn likeness(destination: &str, key: Option<&str>, payload: &[u8]) -> u32 {
+    let parts = [destination.as_bytes(), b"\0", key.unwrap_or_default().as_bytes(), b"\0", payload];
+    parts.into_iter().fold(0, crc32c::crc32c_append)
 }
 
 impl Hub {
@@ -91,8 +117,10 @@ impl Hub {
                     let Ok(envelope) = Envelope::decode(record.body) else { continue };
                     if ids.contains(&envelope.message.id) {
                         let part = headers::part(&envelope.message).into();
-                        let key = (link.clone(), envelope.message.id, part, envelope.ordinal);
-                        logged.0.insert(key, (buffer.mark(), record.offset));
+                        let payload = &envelope.message.payload;
+                        let like = likeness(&envelope.destination, envelope.key.as_deref(), payload);
+                        let records = logged.0.entry((link.clone(), envelope.message.id, part, like)).or_default();
+                        records.insert(envelope.ordinal, (buffer.mark(), record.offset));
                     }
                 }
             }

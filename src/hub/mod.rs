@@ -454,13 +454,7 @@ impl Hub {
             let targets = self.targets.load_full();
             let mut plan = plan::plan(&targets.table, &source, &message, None);
             let mut receipt = Receipt::default();
-            plan.links.retain(|target| match logged.of(&target.link, &message, target.ordinal) {
-                Some((mark, offset)) => {
-                    receipt.add(mark, offset.0);
-                    false
-                }
-                None => true,
-            });
+            logged.take(&message, &mut plan.links).into_iter().for_each(|(mark, offset)| receipt.add(mark, offset.0));
             match self.admit(&targets, &message, plan.links, &mut dropped, &mut Vec::new(), &mut given).await {
                 Ok(appends) => {
                     append(appends, &mut receipt);

@@ -209,6 +209,43 @@ async fn r18_a_resumed_message_goes_only_to_the_logs_that_lack_it() {
 }
 
 #[tokio::test]
+async fn r18_routes_that_have_changed_since_neither_repeat_a_record_nor_hide_that_one_is_missing() {
+    let (first, second, third) = (("broker/#", "lake/t"), ("broker/#", "lake/u"), ("broker/#", "lake/v"));
+    let bench = bench(&[second, third], &[("lake", WhenFull::DropOldest, BIG)], false);
+    let replace = |routes: &[(&str, &str)]| {
+        let made = routes.iter().enumerate().map(|(n, (from, to))| {
+            Route::new(&format!("r{n}"), vec![From::parse(from, Form::Topic).unwrap()], vec![To::parse(to).unwrap()])
+        });
+        let logs = [(LinkId::new("lake"), Lanes::from(bench.buffers[0].clone()))];
+        bench.hub.replace(Some(Table::new(made.collect())), logs.into_iter().collect());
+    };
+    bench.hub.offer(&from_broker(), vec![publication("a", b"1")]).await.remove(0).unwrap().settled().await.unwrap();
+    let message = records(&bench.buffers[0], 2).await[0].message.clone();
+    let destinations = async || {
+        let end = usize::try_from(bench.buffers[0].end().0).unwrap();
+        records(&bench.buffers[0], end).await.into_iter().map(|record| record.destination).collect::<Vec<_>>()
+    };
+    let resume = async || {
+        let logged = bench.hub.find(&[(message.id.clone(), Tails::decode("normal 0 lake\n"))]).await;
+        let answers = Answers::default();
+        bench.hub.resume(message.clone(), &logged, &answers).await;
+        answers.take().remove(0).1.unwrap().settled().await.unwrap();
+    };
+    // A route before them takes the first ordinal: what is missing is its record alone.
+    replace(&[first, second, third]);
+    resume().await;
+    assert_eq!(destinations().await, ["u".into(), "v".into(), "t".into()]);
+    // One is gone, and another one has its ordinal: that one's record is not there.
+    replace(&[("broker/#", "lake/w"), third]);
+    resume().await;
+    assert_eq!(destinations().await, ["u".into(), "v".into(), "t".into(), "w".into()]);
+    // Two that say the same are two.
+    replace(&[third, third]);
+    resume().await;
+    assert_eq!(bench.buffers[0].end().0, 5);
+}
+
+#[tokio::test]
 async fn r05_what_the_store_refuses_reaches_no_log_but_at_qos_0() {
     let bench = bench(&[("broker/#", "lake/t")], &[("lake", WhenFull::DropOldest, BIG)], true);
     bench.local.store.fail("its disk is gone");
