@@ -13,6 +13,17 @@ use super::{Bind, BindError, Broker, Config};
 /// How long a listener may take to end. It waits for nothing.
 const LISTENER_LIMIT: Duration = Duration::from_secs(5);
 
+/// Why other settings cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// A listener.
+    #[error(transparent)]
+    Listener(#[from] BindError),
+    /// With a file that cannot be used nobody of it could log in, or nothing would be allowed.
+    #[error("{0}; mend it, or leave `auth` as it was")]
+    Auth(String),
+}
+
 /// Settings for which all is there that may not be had. Dropped, it is let go.
 #[derive(Debug)]
 pub struct Prepared {
@@ -36,8 +47,8 @@ impl Broker {
     /// Gets what other settings need: sockets and files. Nothing changes.
     ///
     /// # Errors
-    /// [`BindError`]: which address, and why.
-    pub async fn prepare(self: &Arc<Self>, config: Config) -> Result<Prepared, BindError> {
+    /// [`PrepareError`]: which address or file, and why.
+    pub async fn prepare(self: &Arc<Self>, config: Config) -> Result<Prepared, PrepareError> {
         let mut there: Vec<Open> = self.open.lock().clone();
         let mut listeners = Vec::new();
         for listener in &config.listeners {
@@ -57,6 +68,10 @@ impl Broker {
         let current = self.config.load_full();
         let is_same = config.auth == current.auth && config.names_count() == current.names_count();
         let auth = if is_same { None } else { self.other_auth(&config).await };
+        let errors = auth.as_ref().map(|auth| auth.errors()).unwrap_or_default();
+        if !errors.is_empty() {
+            return Err(PrepareError::Auth(errors.join("; ")));
+        }
         Ok(Prepared { config, auth, listeners })
     }
 

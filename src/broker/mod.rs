@@ -50,7 +50,7 @@ mod tests;
 mod topics;
 mod transport;
 
-pub use change::Prepared;
+pub use change::{PrepareError, Prepared};
 pub use config::{
     Bind, CertificateUser, ClientCert, Config, Listener, ProxyTerms, TlsConfig, TlsVersions, WebSocketTerms,
 };

@@ -68,6 +68,9 @@ pub enum BuildError {
     /// A listener of the broker.
     #[error("{0}")]
     Listener(broker::BindError),
+    /// A file that logins or rules are in.
+    #[error("{0}")]
+    Auth(broker::PrepareError),
     /// The admin page's address.
     #[error("admin: cannot listen on {address}: {error}")]
     Admin {
@@ -76,6 +79,15 @@ pub enum BuildError {
         /// Why.
         error: io::Error,
     },
+}
+
+impl From<broker::PrepareError> for BuildError {
+    fn from(error: broker::PrepareError) -> Self {
+        match error {
+            broker::PrepareError::Listener(error) => Self::Listener(error),
+            wrong @ broker::PrepareError::Auth(_) => Self::Auth(wrong),
+        }
+    }
 }
 
 impl BuildError {
@@ -91,7 +103,7 @@ impl BuildError {
                 77
             }
             Self::Data { .. } | Self::Buffer { .. } | Self::Store(_) => 74,
-            Self::Renamed { .. } => 65,
+            Self::Renamed { .. } | Self::Auth(_) => 65,
             Self::Locked { .. } | Self::Listener(_) | Self::Admin { .. } => 69,
         }
     }

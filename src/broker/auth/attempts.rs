@@ -53,6 +53,12 @@ impl Attempts {
         Self { points_max, failed: Mutex::default() }
     }
 
+    /// What `before` knows of addresses counts here too.
+    pub(super) fn go_on_from(&self, before: &Self) {
+        let known = before.failed.lock().clone();
+        *self.failed.lock() = known;
+    }
+
     /// Whether a login from `address` is looked at. `None`: a Unix socket.
     pub(super) fn may_try(&self, address: Option<IpAddr>, now: Instant) -> bool {
         let Some(most) = self.points_max else { return true };
@@ -119,6 +125,19 @@ mod tests {
         assert!(attempts.may_try("2001:db8:0:1::1".parse().ok(), start));
         assert!(!attempts.may_try(address, start + Duration::from_secs(6)));
         assert!(attempts.may_try(address, start + Duration::from_secs(8)));
+    }
+
+    #[test]
+    fn what_takes_their_place_knows_the_failures_too() {
+        let (attempts, start) = (attempts(), crate::clock::now());
+        let address = Some(IpAddr::from([10, 0, 0, 1]));
+        for _ in 0..200 {
+            attempts.note_failure(address, start);
+        }
+        let next = self::attempts();
+        assert!(next.may_try(address, start));
+        next.go_on_from(&attempts);
+        assert!(!next.may_try(address, start));
     }
 
     #[test]

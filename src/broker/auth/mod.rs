@@ -385,6 +385,8 @@ impl Authenticator {
     /// Takes the place of `before`. Answers what that changes for those whom `before` has let in; logins that others vouched for stay
     /// until their connections end.
     pub(super) fn succeed(&self, before: &Self) -> Changes {
+        // Who guesses passwords does not begin anew because somebody edits a rule.
+        self.attempts.go_on_from(&before.attempts);
         let (old, new) = (before.users.load(), self.users.load());
         let users: HashSet<Box<str>> = old.changed(&new).map(Into::into).collect();
         let (mut moved, earlier) = (self.moved.lock(), before.moved.lock());

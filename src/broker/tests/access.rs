@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::support::*;
 use crate::broker::auth::{AclSource, Config as Auth};
-use crate::broker::{Config, Listener};
+use crate::broker::{Config, Listener, PrepareError};
 use crate::message::Qos;
 use crate::router::Table;
 use crate::wire::{
@@ -331,5 +331,28 @@ async fn who_is_taken_out_of_the_file_is_ended_and_others_stay() {
     assert_eq!(told.code, ReasonCode::NotAuthorized);
     bob.expect_silence().await;
     assert_eq!(code(&rig, of("alice", connect("alice"))).await, ReasonCode::BadUserNameOrPassword);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn other_rules_beside_a_file_of_users_that_cannot_be_read_change_nothing() {
+    let site = Site::new("pattern #\n");
+    let rig = site.start().await;
+    fs::write(site.file("others"), "user alice\ntopic a\n").unwrap();
+    let other = || {
+        let mut config = Config::clone(&rig.broker.config.load());
+        config.auth.acl = AclSource::File(site.file("others"));
+        config
+    };
+    fs::write(site.file("users"), "alice:no entry\n").unwrap();
+    let refused = rig.broker.prepare(other()).await.unwrap_err();
+    assert!(matches!(&refused, PrepareError::Auth(words) if words.contains("users")), "{refused}");
+    assert_eq!(code(&rig, of("alice", connect("alice"))).await, ReasonCode::Success, "logins go on as they were");
+    site.users(&["alice"]);
+    let prepared = rig.broker.prepare(other()).await.unwrap();
+    rig.broker.change(prepared).await;
+    let mut alice = enter(&rig, of("alice", connect("alice"))).await;
+    assert_eq!(suback(&mut alice, &["a", "b"]).await, [ReasonCode::GrantedQos1, ReasonCode::NotAuthorized]);
+    assert_eq!(code(&rig, of("bob", connect("bob"))).await, ReasonCode::BadUserNameOrPassword);
     rig.stop().await;
 }

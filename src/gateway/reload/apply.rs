@@ -59,7 +59,7 @@ impl Shared {
         let broker = if config.broker == running.config.broker {
             None
         } else {
-            let prepared = self.broker.prepare(config.broker.clone()).await.map_err(BuildError::Listener);
+            let prepared = self.broker.prepare(config.broker.clone()).await.map_err(BuildError::from);
             Some(prepared.map_err(|error| Trouble { code: error.exit_code(), text: told(&error) })?)
         };
         let ended = self.end(running, &parts, &steps).await;
