@@ -13,6 +13,7 @@ use crate::support::ledger::{Ledger, Mark};
 use crate::support::pki::Authority;
 use crate::support::process::Room;
 use crate::support::remote::{Kafka, left_out};
+use crate::support::wait::{PATIENCE, until_true};
 
 fn link(port: u16, more: &str) -> String {
     format!(
@@ -152,4 +153,27 @@ async fn a_new_group_begins_where_it_is_told_and_goes_on_from_there() {
         Ledger::compare(expected, &arrived).assert_kept(group, 0);
         assert!(arrived.iter().all(|delivery| group == "all" || delivery.mark().number >= 20), "{arrived:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_is_not_left_while_a_rate_holds_a_batch() {
+    if left_out(&["kafka"]) {
+        return;
+    }
+    let kafka = Kafka::start().await;
+    kafka.create_topic("orders", 1).await;
+    let all = marks(0..300);
+    kafka.publish("orders", &all).await;
+    // A batch of 256 takes longer than librdkafka may go without a poll here.
+    let gateway = Gateway::start(&format!(
+        "links:\n  lake:\n    kafka: {{ brokers: \"127.0.0.1:{}\", group: slow, options: {{ max.poll.interval.ms: 6000, session.timeout.ms: 6000 }} }}\n    rate: {{ messages: 25/s, burst: 200ms }}\nroutes:\n  - {{ from: lake/orders, to: broker/orders }}\n",
+        kafka.port
+    ))
+    .await;
+    let machine = Subscriber::start(gateway.port, "machine", "orders", QoS::AtLeastOnce).await;
+    let arrived = machine.receive(&all).await;
+    until_true("all is committed", PATIENCE, || kafka.committed("slow", "orders", 1) == 300).await;
+    Ledger::compare(all, &arrived).assert_exact("under a rate");
+    assert_eq!(machine.count(), 300, "nothing came twice");
+    assert!(!gateway.log().contains("connection lost"), "{}", gateway.log());
 }

@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rdkafka::ClientContext;
@@ -29,6 +29,9 @@ const COMMIT_INTERVAL_MS: &str = "50";
 const BATCH_MAX: usize = 256;
 /// What librdkafka may fetch ahead of us, in all partitions.
 const QUEUED_KIB_MAX: &str = "4096";
+/// Who does not ask for records for so long only looks after the group. librdkafka leaves it when it is not polled for `max.poll.interval.ms` (5 minutes),
+/// and a rate, or a full buffer, may hold a batch for longer.
+const POLL_EACH: Duration = Duration::from_secs(1);
 /// How long a good-bye may take: leaving the group needs a broker that answers.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -101,7 +104,16 @@ impl Source for KafkaSource {
         });
         let consumer = consumer.await?;
         shared.watch.clear();
-        Ok(KafkaSourceConnection { consumer, shared, over: None, unreadable: 0 })
+        let polled = crate::clock::now();
+        Ok(KafkaSourceConnection {
+            consumer,
+            shared,
+            over: None,
+            unreadable: 0,
+            polled,
+            is_paused: false,
+            early: Vec::new(),
+        })
     }
 }
 
@@ -155,6 +167,11 @@ pub struct KafkaSourceConnection {
     /// An error that came behind records: told with the next call.
     over: Option<LinkError>,
     unreadable: u64,
+    polled: Instant,
+    /// No records are fetched: nobody asks for them.
+    is_paused: bool,
+    /// Records that came all the same.
+    early: Vec<Received<KafkaToken>>,
 }
 
 /// What the callbacks tell. They run inside of `receive`, on its thread.
@@ -172,6 +189,11 @@ impl SourceConnection for KafkaSourceConnection {
     async fn receive(&mut self) -> Result<Vec<Received<KafkaToken>>, LinkError> {
         if let Some(error) = &self.over {
             return Err(error.clone());
+        }
+        self.polled = crate::clock::now();
+        self.go_on()?;
+        if !self.early.is_empty() {
+            return Ok(std::mem::take(&mut self.early));
         }
         let Some(consumer) = self.consumer.get() else { return Err(closed()) };
         loop {
@@ -205,9 +227,11 @@ impl SourceConnection for KafkaSourceConnection {
         Ok(())
     }
 
-    /// librdkafka commits by itself.
+    /// librdkafka commits by itself, as long as it is polled.
     async fn upkeep(&mut self) -> Result<(), LinkError> {
-        std::future::pending().await
+        tokio::time::sleep_until((self.polled + POLL_EACH).into()).await;
+        self.polled = crate::clock::now();
+        self.look_after()
     }
 
     fn take_unreadable(&mut self) -> u64 {
@@ -234,6 +258,36 @@ impl SourceConnection for KafkaSourceConnection {
             Ok(Err(error)) => tracing::debug!(%error, "the last offsets were not committed"),
             Err(_elapsed) => tracing::debug!("the kafka consumer is still closing"),
         }
+    }
+}
+
+impl KafkaSourceConnection {
+    /// Polls, without records.
+    fn look_after(&mut self) -> Result<(), LinkError> {
+        let Some(consumer) = self.consumer.get() else { return Err(closed()) };
+        // Each time: partitions may have been assigned meanwhile.
+        let assigned = consumer.assignment().and_then(|assigned| consumer.pause(&assigned));
+        assigned.map_err(|error| LinkError::Transient(error.to_string()))?;
+        self.is_paused = true;
+        for _ in 0..BATCH_MAX {
+            let next = std::pin::pin!(consumer.recv());
+            match next.poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(Ok(message)) => self.shared.received(&message, &mut self.early, &mut self.unreadable),
+                Poll::Ready(Err(error)) => self.shared.consumption_error(&error)?,
+                Poll::Pending => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Fetches records again.
+    fn go_on(&mut self) -> Result<(), LinkError> {
+        if !std::mem::take(&mut self.is_paused) {
+            return Ok(());
+        }
+        let Some(consumer) = self.consumer.get() else { return Err(closed()) };
+        let assigned = consumer.assignment().and_then(|assigned| consumer.resume(&assigned));
+        assigned.map_err(|error| LinkError::Transient(error.to_string()))
     }
 }
 
