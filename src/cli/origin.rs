@@ -1,6 +1,6 @@
 //! The file, or folder, that a gateway runs by, read as often as it is asked for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::config::{self, Env};
-use crate::gateway::{Loaded, Origin};
+use crate::config::{self, Diagnostic, Env};
+use crate::gateway::{Config, Loaded, Origin};
 
 /// See the module.
 #[derive(Debug)]
@@ -36,6 +36,24 @@ impl File {
         Self { path: path.to_owned(), looks: Mutex::default() }
     }
 
+    /// Reads it, and remembers what state of which files that was.
+    fn load_by(&self, real: Env) -> Result<(Config, Vec<Diagnostic>), Vec<Diagnostic>> {
+        let read: Arc<Mutex<BTreeMap<PathBuf, Stamp>>> = Arc::default();
+        let note = Arc::clone(&read);
+        // Each stamp is older than what is read: a change in between is read once more.
+        let file = move |path: &Path| {
+            note.lock().entry(path.to_owned()).or_insert_with(|| stamp(path.to_owned()));
+            (real.file)(path)
+        };
+        let env = Env { file: Box::new(file), ..real };
+        let mut taken: Vec<_> = config::files(&self.path).into_iter().map(stamp).collect();
+        let loaded = config::load(&self.path, &env);
+        let (named, stamps): (BTreeSet<_>, Vec<_>) = std::mem::take(&mut *read.lock()).into_iter().unzip();
+        taken.extend(stamps);
+        *self.looks.lock() = Looks { named, seen: taken.clone(), taken };
+        loaded
+    }
+
     /// Symbolic links are followed: secrets and configurations are mounted by them, and what changes is the link.
     fn stamps(&self, named: &BTreeSet<PathBuf>) -> Vec<Stamp> {
         let mut files = config::files(&self.path);
@@ -52,23 +70,7 @@ fn stamp(path: PathBuf) -> Stamp {
 
 impl Origin for File {
     fn load(&self) -> Result<Loaded, String> {
-        let read: Arc<Mutex<BTreeSet<PathBuf>>> = Arc::default();
-        let (real, note) = (Env::real(), Arc::clone(&read));
-        let file = move |path: &Path| {
-            note.lock().insert(path.to_owned());
-            (real.file)(path)
-        };
-        let env = Env { file: Box::new(file), ..Env::real() };
-        // Older than what is read: a change in between is read once more.
-        let before = config::files(&self.path).into_iter().map(stamp).collect::<Vec<_>>();
-        let loaded = config::load(&self.path, &env);
-        let named = std::mem::take(&mut *read.lock());
-        let mut looks = self.looks.lock();
-        let mut taken = before;
-        taken.extend(named.iter().cloned().map(stamp));
-        *looks = Looks { named, seen: taken.clone(), taken };
-        drop(looks);
-        match loaded {
+        match self.load_by(Env::real()) {
             Ok((config, warnings)) => Ok(Loaded { config, warnings: config::render(&warnings) }),
             Err(mistakes) => Err(format!("{}{}", config::render(&mistakes), config::summary(&mistakes))),
         }
@@ -114,6 +116,24 @@ mod tests {
         assert!(told.contains("error") && !told.contains("hunter"), "{told}");
         assert_eq!(is_due(&file), [false, false], "a bad one is told of once");
         fs::remove_file(&path).unwrap();
+        assert_eq!(is_due(&file), [false, true]);
+    }
+
+    #[test]
+    fn a_secret_that_changes_while_it_is_read_is_due() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("routes.yaml");
+        fs::write(folder.path().join("secret"), "hunter2").unwrap();
+        fs::write(&path, TEXT).unwrap();
+        let file = File::new(&path);
+        let read = |path: &Path| {
+            let text = (Env::real().file)(path);
+            if path.ends_with("secret") {
+                fs::write(path, "another one").unwrap();
+            }
+            text
+        };
+        file.load_by(Env { file: Box::new(read), ..Env::real() }).unwrap();
         assert_eq!(is_due(&file), [false, true]);
     }
 

@@ -22,17 +22,18 @@ pub(super) fn carry(config: &Config, clock: &Arc<dyn Clock>) -> Result<(), Build
     Ok(())
 }
 
-pub(super) fn carry_one(links: &Path, link: &LinkId, old: &LinkId, clock: &Arc<dyn Clock>) -> Result<(), BuildError> {
+/// Answers whether the folder was moved.
+pub(super) fn carry_one(links: &Path, link: &LinkId, old: &LinkId, clock: &Arc<dyn Clock>) -> Result<bool, BuildError> {
     let (from, to) = (links.join(old.as_str()), links.join(link.as_str()));
     if !from.is_dir() {
         tracing::info!(%link, %old, "nothing is buffered under the old name: `renamed_from` can go");
-        return Ok(());
+        return Ok(false);
     }
     if to.is_dir() {
         let has_taken = |dir: &Path| has_taken_records(dir, link, clock);
         if !has_taken(&from)? {
             tracing::info!(%link, %old, folder = %from.display(), "the buffer of the old name never held a record; it stays where it is");
-            return Ok(());
+            return Ok(false);
         }
         if has_taken(&to)? {
             return Err(BuildError::Renamed { link: link.clone(), old: old.clone(), from, to });
@@ -43,7 +44,7 @@ pub(super) fn carry_one(links: &Path, link: &LinkId, old: &LinkId, clock: &Arc<d
     let moved = fs::rename(&from, &to).and_then(|()| sync(links));
     moved.map_err(|error| BuildError::Data { path: from, error })?;
     tracing::info!(%link, %old, "the buffer of the old name is this link's now");
-    Ok(())
+    Ok(true)
 }
 
 /// Whether one of the link's logs ever took a record. One that is delivered counts too: the ledger remembers it.
@@ -60,7 +61,7 @@ fn has_taken_records(dir: &Path, link: &LinkId, clock: &Arc<dyn Clock>) -> Resul
     Ok(false)
 }
 
-fn sync(dir: &Path) -> io::Result<()> {
+pub(super) fn sync(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
@@ -84,17 +85,17 @@ mod tests {
         recovery.buffered
     }
 
-    fn carry(links: &Path) -> Result<(), BuildError> {
+    fn carry(links: &Path) -> Result<bool, BuildError> {
         carry_one(links, &LinkId::new("new"), &LinkId::new("old"), &clock::system())
     }
 
     #[test]
     fn r34_the_buffer_of_the_old_name_is_the_new_ones_and_stays_so() {
         let links = tempfile::tempdir().unwrap();
-        carry(links.path()).unwrap();
+        assert!(!carry(links.path()).unwrap());
         put(&links.path().join("old"), 3);
-        for _ in 0..2 {
-            carry(links.path()).unwrap();
+        for moves in [true, false] {
+            assert_eq!(carry(links.path()).unwrap(), moves);
             assert!(!links.path().join("old").exists());
             assert_eq!(buffered(&links.path().join("new")), 3);
         }
@@ -109,7 +110,7 @@ mod tests {
             if half {
                 fs::remove_file(links.path().join("new/meta")).unwrap();
             }
-            carry(links.path()).unwrap();
+            assert!(carry(links.path()).unwrap());
             assert_eq!(buffered(&links.path().join("new")), 3);
         }
     }
@@ -119,7 +120,7 @@ mod tests {
         let links = tempfile::tempdir().unwrap();
         put(&links.path().join("old"), 0);
         put(&links.path().join("new"), 2);
-        carry(links.path()).unwrap();
+        assert!(!carry(links.path()).unwrap());
         assert_eq!(buffered(&links.path().join("new")), 2);
     }
 

@@ -171,6 +171,8 @@ async fn stop(shared: &Shared) {
     if tokio::time::timeout(STAGE_LIMIT, shared.replays.stop()).await.is_err() {
         tracing::warn!("a replay did not end in time and was cut off; it goes on after the next start");
     }
+    // A reload that took longer than its limit may have published others.
+    let parts = shared.parts();
     for link in &parts.links {
         if let Some(lanes) = &link.lanes {
             lanes.close().await;

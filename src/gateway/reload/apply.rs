@@ -214,12 +214,17 @@ impl Shared {
                     tracing::error!(%error, folder = %to.display(), "a buffer could not be moved back");
                 }
             }
+            if !moved.is_empty()
+                && let Err(error) = rename::sync(&folder)
+            {
+                tracing::warn!(%error, folder = %folder.display(), "that buffers were moved back is not synced");
+            }
             let links = links.into_iter().map(|(link, is_closed)| {
                 if !is_closed {
                     return link;
                 }
                 let lanes = open_lanes(&link.config, &clock).unwrap_or_else(|error| {
-                    tracing::error!(%error, "a buffer could not be opened again: its offers are refused until a restart");
+                    tracing::error!(%error, "a buffer could not be opened again: its offers are refused until a reload or a restart can open it");
                     None
                 });
                 Arc::new(Link::new(link.config.clone(), lanes, Some(&link), &clock))
@@ -267,11 +272,14 @@ fn open_all(folder: &std::path::Path, wanted: Vec<Wanted>, clock: &Arc<dyn Clock
     let mut opened = Opened::default();
     for Wanted { config, adopts } in &wanted {
         let Some(old) = adopts else { continue };
-        if let Err(error) = rename::carry_one(folder, &config.id, old, clock) {
-            opened.error = Some(error);
-            return opened;
+        match rename::carry_one(folder, &config.id, old, clock) {
+            Ok(true) => opened.moved.push((folder.join(old.as_str()), folder.join(config.id.as_str()))),
+            Ok(false) => {}
+            Err(error) => {
+                opened.error = Some(error);
+                return opened;
+            }
         }
-        opened.moved.push((folder.join(old.as_str()), folder.join(config.id.as_str())));
     }
     for Wanted { config, .. } in wanted {
         if !config.buffer.dir.exists() {

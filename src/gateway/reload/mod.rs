@@ -20,7 +20,7 @@ mod steps;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -32,6 +32,8 @@ use crate::router::LinkId;
 
 /// How often the files are looked at with `reload: watch`.
 const LOOK: Duration = Duration::from_secs(1);
+/// With `reload: watch` a file that was refused for what may pass by itself, such as an address that is in use, is tried again after this.
+const AGAIN: Duration = Duration::from_secs(30);
 /// Lines of a refusal that are logged; `status` and `tidegate reload` have all.
 const LINES_LOGGED: usize = 20;
 
@@ -69,6 +71,13 @@ pub struct ReloadReport {
     pub warnings: String,
 }
 
+impl ReloadReport {
+    /// It was refused, and not for what the file says.
+    const fn may_pass_later(&self) -> bool {
+        self.code != 0 && self.code != 65
+    }
+}
+
 /// What a reload changes.
 pub(super) struct Running {
     pub(super) config: Config,
@@ -99,24 +108,31 @@ impl Trouble {
 
 /// Reloads when it is asked to, and with `reload: watch` when files change, until `stop`.
 pub(super) async fn follow(shared: Arc<Shared>, stop: CancellationToken) {
+    let mut again = None;
     loop {
         let by = tokio::select! {
             () = stop.cancelled() => return,
             () = shared.asked.notified() => Some("SIGHUP"),
-            () = tokio::time::sleep(LOOK) => shared.has_changed_files().await.then_some("a change of its files"),
+            () = tokio::time::sleep(LOOK) => shared.by_itself(again).await,
         };
         // Not within the select: a reload that was begun is brought to its end.
         if let Some(by) = by {
-            shared.reload(by).await;
+            let report = shared.reload(by).await;
+            again = report.may_pass_later().then(|| shared.clock.now() + AGAIN);
         }
     }
 }
 
 impl Shared {
-    async fn has_changed_files(&self) -> bool {
+    /// Why to reload without having been asked. `again`: what was refused is to be tried then.
+    async fn by_itself(&self, again: Option<Instant>) -> Option<&'static str> {
         let watches = self.running.lock().await.as_ref().is_some_and(|own| own.config.reload == ReloadWhen::Changed);
-        let Some(origin) = self.origin.clone().filter(|_| watches) else { return false };
-        tokio::task::spawn_blocking(move || origin.is_due()).await.unwrap_or(false)
+        let origin = self.origin.clone().filter(|_| watches)?;
+        if again.is_some_and(|again| self.clock.now() >= again) {
+            return Some("another try");
+        }
+        let is_due = tokio::task::spawn_blocking(move || origin.is_due()).await.unwrap_or(false);
+        is_due.then_some("a change of its files")
     }
 
     /// Reads the configuration again and puts it in force, or says why not.

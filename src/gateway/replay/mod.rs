@@ -227,6 +227,8 @@ impl Shared {
             let words = format!("{RUNNING_MAX} replays run already: cancel one, or wait until it is done");
             return Err(ReplayError::Refused(words));
         }
+        // A reload that is under way may close what is planned here; one that comes waits until the replay is known to it.
+        let _no_reload = self.running.lock().await;
         let plan = Plan::of(self, request)?;
         let id = format!("{:08x}", rand::random::<u32>());
         let status = ReplayStatus {
