@@ -145,19 +145,7 @@ mod tests {
     use crate::units::ByteSize;
 
     fn config(name: &str) -> Config {
-        let remote = kafka::Config {
-            brokers: vec!["k:9092".to_owned()],
-            acks: "all".to_owned(),
-            compression: None,
-            group: None,
-            options: std::collections::BTreeMap::new(),
-            message_bytes_max: 1 << 20,
-            exactly_once: false,
-            transactional_id: None,
-            tombstones: false,
-            start: kafka::Start::Earliest,
-            token: links::Secret::None,
-        };
+        let remote = kafka::Config::of(&["k:9092"]);
         Config {
             id: LinkId::new(name),
             kind: Kind::Kafka(remote),

@@ -365,19 +365,7 @@ pub(super) mod tests {
 
     /// A cluster that nobody connects to.
     pub(in crate::links::kafka) fn config() -> Config {
-        Config {
-            brokers: vec!["a:1".to_owned(), "b:2".to_owned()],
-            acks: "all".to_owned(),
-            compression: None,
-            group: None,
-            options: std::collections::BTreeMap::new(),
-            message_bytes_max: 1 << 20,
-            exactly_once: false,
-            transactional_id: None,
-            tombstones: false,
-            start: super::super::Start::Earliest,
-            token: Secret::None,
-        }
+        Config::of(&["a:1", "b:2"])
     }
 
     #[test]

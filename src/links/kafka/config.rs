@@ -50,3 +50,23 @@ impl std::fmt::Debug for Config {
         f.debug_struct("Config").field("brokers", &self.brokers).field("acks", &self.acks).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+impl Config {
+    /// All by default.
+    pub(crate) fn of(brokers: &[&str]) -> Self {
+        Self {
+            brokers: brokers.iter().map(|broker| (*broker).to_owned()).collect(),
+            acks: "all".to_owned(),
+            compression: None,
+            group: None,
+            options: BTreeMap::new(),
+            message_bytes_max: 1 << 20,
+            exactly_once: false,
+            transactional_id: None,
+            tombstones: false,
+            start: Start::default(),
+            token: Secret::None,
+        }
+    }
+}

@@ -208,6 +208,16 @@ impl Common {
         self.active.as_ref().is_some_and(|active| !active.is_open(self.clock.wall(), &offset))
     }
 
+    /// Whether the times to be up have ended. `look` is when to look at the clock again: it is not the same call for each message.
+    fn has_left_its_times(&self, look: &mut Option<tokio::time::Instant>) -> bool {
+        let now = self.now();
+        if self.active.is_none() || look.is_some_and(|look| look > now) {
+            return false;
+        }
+        *look = Some(now + ACTIVE_LOOK);
+        self.is_outside()
+    }
+
     /// Outside of the times to be up: state `paused` until they begin. Answers whether to go on; `false`: cancelled.
     async fn pause_until_active(&self) -> bool {
         let mut paused = false;

@@ -25,7 +25,7 @@ use super::super::rate::{Pacer, SharedRate};
 use super::super::refusal::{RefusalRun, Verdict};
 use super::super::window::{Fate, Flight, InFlight, Window};
 use super::super::{Answer, LinkError, Outgoing, Sent, Sink, SinkConnection};
-use super::{ACTIVE_LOOK, Common};
+use super::Common;
 use crate::buffer::{History, Lane, Lanes, Offset, Place, Record};
 use crate::message::Envelope;
 use crate::telemetry::board::LinkState;
@@ -322,7 +322,7 @@ impl<S: Sink> ReplayRunner<S> {
 
     /// Does all that can be done now, then waits for one event and applies it.
     async fn turn(&mut self, connection: &mut S::Connection) -> Result<Option<End>, LinkError> {
-        if self.has_left_its_times() {
+        if self.common.has_left_its_times(&mut self.on.active_look) {
             return Ok(Some(End::Outside));
         }
         self.rewind_if_due();
@@ -343,15 +343,6 @@ impl<S: Sink> ReplayRunner<S> {
             Event::Look => self.on.queue_full = false,
         }
         self.check_stall()
-    }
-
-    fn has_left_its_times(&mut self) -> bool {
-        let now = self.common.now();
-        if self.common.active.is_none() || self.on.active_look.is_some_and(|look| look > now) {
-            return false;
-        }
-        self.on.active_look = Some(now + ACTIVE_LOOK);
-        self.common.is_outside()
     }
 
     async fn next_event(&mut self, connection: &mut S::Connection) -> Event {

@@ -26,8 +26,8 @@ use super::super::rate::{Pacer, SharedRate};
 use super::super::refusal::{RefusalRun, Verdict};
 use super::super::window::{Fate, Window};
 use super::super::{Answer, Drain, LinkError, Outgoing, Sent, Sink, SinkConnection};
+use super::Common;
 use super::streams::Streams;
-use super::{ACTIVE_LOOK, Common};
 use crate::buffer::{DeadLetter, Lanes, Offset, Outcome, Place, Record, Refused};
 use crate::clock::Moment;
 use crate::hub::Hub;
@@ -304,7 +304,7 @@ impl<S: Sink> SinkRunner<S> {
 
     /// Does all that can be done now, then waits for one event and applies it.
     async fn turn(&mut self, connection: &mut S::Connection) -> ControlFlow<End> {
-        if self.has_left_its_times() {
+        if self.common.has_left_its_times(&mut self.on.active_look) {
             return ControlFlow::Break(End::Outside);
         }
         self.write_letters().await;
@@ -322,16 +322,6 @@ impl<S: Sink> SinkRunner<S> {
         self.show_online();
         let event = self.next_event(connection).await;
         self.apply(event)
-    }
-
-    /// The clock is looked at now and then: it is not the same call for each message.
-    fn has_left_its_times(&mut self) -> bool {
-        let now = self.common.now();
-        if self.common.active.is_none() || self.on.active_look.is_some_and(|look| look > now) {
-            return false;
-        }
-        self.on.active_look = Some(now + ACTIVE_LOOK);
-        self.common.is_outside()
     }
 
     async fn next_event(&mut self, connection: &mut S::Connection) -> Event {

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::super::backoff::Backoff;
 use super::super::rate::{Pacer, SharedRate};
 use super::super::{LinkError, Received, Source, SourceConnection};
-use super::{ACTIVE_LOOK, Common, Intake, origin};
+use super::{Common, Intake, origin};
 use crate::hub::{OfferError, Publication, Receipt, Rejected, Source as Origin};
 use crate::telemetry::board::LinkState;
 use crate::units::show_duration;
@@ -222,7 +222,7 @@ impl<S: Source, H: Intake> SourceRunner<S, H> {
             self.show_trouble(&mut session);
             self.offer_next(&mut session);
             self.common.board.set_in_flight(session.in_flight());
-            if self.has_left_its_times(&mut session) {
+            if self.common.has_left_its_times(&mut session.active_look) {
                 break End::Outside;
             }
             let event = session.next_event(&self.common).await;
@@ -248,16 +248,6 @@ impl<S: Source, H: Intake> SourceRunner<S, H> {
         self.common.board.set_in_flight(0);
         self.common.board.set_held_by_rate(false);
         next
-    }
-
-    /// The clock is looked at now and then: it is not the same call for each message.
-    fn has_left_its_times(&self, session: &mut Session<S::Connection>) -> bool {
-        let now = self.common.now();
-        if session.active_look.is_none_or(|look| look > now) {
-            return false;
-        }
-        session.active_look = Some(now + ACTIVE_LOOK);
-        self.common.is_outside()
     }
 
     fn apply(
