@@ -147,8 +147,7 @@ async fn a_new_group_begins_where_it_is_told_and_goes_on_from_there() {
     };
     for (group, start, expected) in [("all", "earliest", marks(0..40)), ("some", "2026-01-01T00:00:00Z", marks(20..40))]
     {
-        let gateway = Gateway::start(&routes(group, start)).await;
-        let machine = Subscriber::start(gateway.port, "machine", "orders", QoS::AtLeastOnce).await;
+        let (_gateway, machine) = Subscriber::before(&routes(group, start), "orders").await;
         let arrived = machine.receive(&expected).await;
         Ledger::compare(expected, &arrived).assert_kept(group, 0);
         assert!(arrived.iter().all(|delivery| group == "all" || delivery.mark().number >= 20), "{arrived:?}");
@@ -165,12 +164,11 @@ async fn a_group_is_not_left_while_a_rate_holds_a_batch() {
     let all = marks(0..300);
     kafka.publish("orders", &all).await;
     // A batch of 256 takes longer than librdkafka may go without a poll here.
-    let gateway = Gateway::start(&format!(
+    let routes = format!(
         "links:\n  lake:\n    kafka: {{ brokers: \"127.0.0.1:{}\", group: slow, options: {{ max.poll.interval.ms: 6000, session.timeout.ms: 6000 }} }}\n    rate: {{ messages: 25/s, burst: 200ms }}\nroutes:\n  - {{ from: lake/orders, to: broker/orders }}\n",
         kafka.port
-    ))
-    .await;
-    let machine = Subscriber::start(gateway.port, "machine", "orders", QoS::AtLeastOnce).await;
+    );
+    let (gateway, machine) = Subscriber::before(&routes, "orders").await;
     let arrived = machine.receive(&all).await;
     until_true("all is committed", PATIENCE, || kafka.committed("slow", "orders", 1) == 300).await;
     Ledger::compare(all, &arrived).assert_exact("under a rate");

@@ -107,8 +107,7 @@ async fn a_stream_is_read_from_its_beginning_and_goes_on_where_it_was_over_a_kil
         "links:\n  cloud: {{ rabbitmq: {{ url: \"{}\", streams: {{ events: first }}, prefetch: 50 }} }}\nroutes:\n  - {{ from: cloud/events, to: broker/events }}\n",
         rabbit.url(rabbit.port)
     );
-    let mut gateway = Gateway::start(&routes).await;
-    let machine = Subscriber::start(gateway.port, "machine", "events", QoS::AtLeastOnce).await;
+    let (mut gateway, machine) = Subscriber::before(&routes, "events").await;
     Ledger::compare(marks(300), &machine.receive(&marks(300)).await).assert_kept("from its beginning", 0);
     let written = gateway.data().join("streams/cloud.json");
     until_true("the position is written", PATIENCE, || {

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::gateway::Gateway;
 use super::ledger::{Delivery, Mark};
 use super::wait::{PATIENCE, until};
 
@@ -294,6 +295,16 @@ impl Subscriber {
         let what = format!("{client_id} is subscribed to {filter}");
         until(&what, PATIENCE, async || if subscriber.sessions() > 0 { Ok(()) } else { Err("no SUBACK".into()) }).await;
         subscriber
+    }
+
+    /// A gateway, and its client `machine`, which is subscribed before the links and routes of `rest` are there: what a source reads at once
+    /// has somebody to go to.
+    pub(crate) async fn before(rest: &str, filter: &str) -> (Gateway, Self) {
+        let gateway = Gateway::start("").await;
+        let machine = Self::start(gateway.port, "machine", filter, QoS::AtLeastOnce).await;
+        gateway.configure(rest);
+        gateway.hang_up();
+        (gateway, machine)
     }
 
     /// Subscriptions made: more than one if the broker forgot the session.
