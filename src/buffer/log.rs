@@ -426,10 +426,14 @@ impl Log {
             }
         }
         state.in_write = 0;
-        // Under the lock, so that whoever sees the mark also finds the records. Those who wait are woken behind it: they take it next.
+        // Under the lock, so that whoever sees the mark also finds the records.
         let step = self.shared.mark.step(last.next);
+        // They take the lock next. Few are woken under it: so they come together, and are one batch again. Of many the first would stand
+        // before it while the others are still being woken (docs/performance.md has both).
+        let (under, behind) = if step.wakes_few() { (Some(step), None) } else { (None, Some(step)) };
+        drop(under);
         drop(guard);
-        drop(step);
+        drop(behind);
     }
 
     /// Closes the active segment with its footer. A footer that cannot be written is made up for at the next start.

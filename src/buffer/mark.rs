@@ -192,6 +192,16 @@ impl MarkSender {
 #[derive(Debug)]
 pub(super) struct Step<'a>(Option<(&'a MarkSender, Wakers)>);
 
+/// So many come to a lock at once without being in each other's way.
+const FEW: usize = 64;
+
+impl Step<'_> {
+    /// Whether it wakes few.
+    pub(super) fn wakes_few(&self) -> bool {
+        self.0.as_ref().is_none_or(|(_, wakers)| wakers.0.len() <= FEW)
+    }
+}
+
 impl Drop for Step<'_> {
     fn drop(&mut self) {
         if let Some((sender, wakers)) = self.0.take() {
