@@ -362,6 +362,7 @@ fn r3_the_page_of_limits_has_the_defaults_of_the_code() {
         ("broker.retained_bytes_max", broker.retained_bytes_max.to_string()),
         ("broker.connect_timeout", show_duration(broker.connect_timeout)),
         ("broker.connections_max", broker.connections_max.to_string()),
+        ("broker.sessions_max", broker.sessions_max.to_string()),
         ("broker.handshakes_max", broker.handshakes_max.to_string()),
         ("broker.auth.failed_logins_max", broker.auth.failed_logins_max.unwrap().to_string()),
         ("buffer.max_size", buffer.max_size.to_string()),

@@ -40,6 +40,8 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// Clients that are connected at most. Default 10,000.
     pub connections_max: usize,
+    /// Sessions that are kept, connected or not, at most. Default 50,000.
+    pub sessions_max: usize,
     /// Connections of one listener that have not come so far, at most. Default 4,000.
     pub handshakes_max: usize,
     /// The longest keep-alive of an MQTT 5 client: one that asks for more, or for none, is told this one (Server Keep Alive).
@@ -85,6 +87,7 @@ impl Default for Config {
             retained_bytes_max: ByteSize(256 << 20),
             connect_timeout: Duration::from_secs(10),
             connections_max: 10_000,
+            sessions_max: 50_000,
             handshakes_max: 4_000,
             keep_alive_max: None,
             server_reference: None,

@@ -80,6 +80,8 @@ pub(super) struct Own {
     pub(super) is_connected: bool,
     /// A session that is kept.
     pub(super) is_kept: bool,
+    /// A session that is kept is there, whoever's it is.
+    pub(super) is_there: bool,
 }
 
 /// Why a session cannot be had now.
@@ -140,7 +142,7 @@ impl Broker {
         let is_theirs = state.terms.user.as_ref() == user;
         // It is counted as a session if it is kept, and as this user's only then.
         let is_kept = is_theirs && state.held.as_ref().is_some_and(|held| held.key().as_ref() == user);
-        Own { is_connected: is_theirs && state.online.is_some(), is_kept }
+        Own { is_connected: is_theirs && state.online.is_some(), is_kept, is_there: state.held.is_some() }
     }
 
     /// `Err`: somebody holds it.
@@ -680,7 +682,8 @@ impl Broker {
         // The groups of who is not here are not known: a rule for one counts from its next CONNECT on.
         let user = state.terms.user.clone();
         state.limits = limits::rule_of(&self.config.load().limits, user.as_deref(), &[]);
-        state.held = Some(user).filter(|_| state.terms.kept).and_then(|user| self.users.session(user.as_ref(), None));
+        state.held =
+            Some(user).filter(|_| state.terms.kept).and_then(|user| self.users.session(user.as_ref(), None, None).ok());
         state.ended = Some(row.ended.unwrap_or(now));
         state.will_due = state.terms.will.as_ref().map(|_| delay_s);
         drop(state);

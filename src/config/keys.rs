@@ -31,6 +31,7 @@ pub(super) const BROKER: Keys = Keys {
         "retained_bytes_max",
         "connect_timeout",
         "connections_max",
+        "sessions_max",
         "handshakes_max",
         "keep_alive_max",
         "server_reference",
@@ -135,6 +136,7 @@ pub(super) const LISTENER_LIMITS: Keys = Keys {
     accepted: &[
         "connections",
         "connections_per_address",
+        "handshakes_per_address",
         "connection_rate",
         "message_rate",
         "byte_rate",

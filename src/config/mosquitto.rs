@@ -71,7 +71,7 @@ const OPTIONS: [(&[&str], &str); 42] = [
     (&["global_max_connections"], "its name here is `connections_max`, of `broker`"),
     (
         &["global_max_clients"],
-        "write `limits: [ { user: \"*\", sessions: .. } ]` below `broker`, for the sessions of each user",
+        "its name here is `sessions_max`, of `broker`; for each user write `limits: [ { user: \"*\", sessions: .. } ]`",
     ),
     (
         &["max_inflight_messages", "max_inflight_bytes"],

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::super::limits::usage::{Arrival, UserHeld, Verdict, Why};
+use super::super::limits::usage::{Arrival, TooMany, UserHeld, Verdict, Why};
 use super::super::limits::{self, UserLimits};
 use super::End;
 use crate::broker::Broker;
 use crate::broker::places::Place;
 use crate::broker::registry::Claim;
 use crate::broker::transport::Peer;
+use crate::hub::OfferError;
 use crate::units::ByteSize;
 use crate::wire::ReasonCode;
 
@@ -41,6 +42,7 @@ impl Why {
         match self {
             Self::Address => (ReasonCode::QuotaExceeded, "there are too many connections from this address"),
             Self::Rate => (ReasonCode::ConnectionRateExceeded, "connections come too fast; try again later"),
+            Self::Handshakes => (ReasonCode::ServerBusy, "too many connections from this address are not let in yet"),
         }
     }
 }
@@ -58,13 +60,11 @@ impl Broker {
     /// A connection has come. `None`: it is closed, too many that are to be told why are here already.
     pub(super) fn arrive(&self, peer: &Peer) -> Option<Arrival> {
         let own = &peer.listener.limits;
-        if own.connections_per_address.is_none() && own.connection_rate.is_none() {
-            return Some(Arrival::welcome());
-        }
         // A listener lies where it lies for as long as clients of it are there.
         let listener = Arc::as_ptr(&peer.listener).addr();
         let arrivals = Arc::clone(self.arrivals.lock().entry(listener).or_default());
-        let arrival = arrivals.arrive(own, peer.address.map(|address| address.ip()), self.clock.now());
+        let (address, most) = (peer.address.map(|address| address.ip()), self.config.load().handshakes_max);
+        let arrival = arrivals.arrive(own, address, most, self.clock.now());
         match arrival.verdict {
             Verdict::Welcome => {}
             Verdict::Told(why) => self.board.limited(why.name()),
@@ -77,7 +77,8 @@ impl Broker {
         Some(arrival)
     }
 
-    /// Finds the limits of a client's user and takes what it is about to hold of them. `Err`: in words, what it has too many of.
+    /// Finds the limits of a client's user and takes what it is about to hold of them, and of what all may have together. `Err`: in words,
+    /// what there is too much of.
     pub(super) fn take_up(&self, claim: &mut Claim) -> Result<Option<UserHeld>, String> {
         let user = claim.terms.user.clone();
         let user = user.as_ref();
@@ -98,8 +99,20 @@ impl Broker {
         let held = self.users.connection(user, connections);
         let held = held.ok_or_else(|| too_many("user_connections", "connections", connections))?;
         if claim.terms.kept {
-            let session = self.users.session(user, sessions);
-            let session = session.ok_or_else(|| too_many("user_sessions", "sessions that are kept", sessions))?;
+            // One that is there already is gone on with, or gives its place to this one.
+            let is_new = !own.is_there;
+            if is_new && !self.store.has_room() {
+                self.board.refused("store_full");
+                return Err(OfferError::StoreFull.to_string());
+            }
+            let all = Some(self.config.load().sessions_max).filter(|_| is_new);
+            let session = self.users.session(user, sessions, all).map_err(|of| match of {
+                TooMany::Own => too_many("user_sessions", "sessions that are kept", sessions),
+                TooMany::All => {
+                    self.board.limited("sessions_max");
+                    "as many sessions are kept as may be (`broker.sessions_max`)".to_owned()
+                }
+            })?;
             *claim.held.get_mut() = Some(session);
         }
         claim.limits = rule;

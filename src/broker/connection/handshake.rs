@@ -63,7 +63,7 @@ pub(super) async fn greet(
     broker: &Arc<Broker>,
     mut stream: Stream,
     mut input: BytesMut,
-    (peer, arrival): (Peer, Arrival),
+    (peer, mut arrival): (Peer, Arrival),
     mut place: Place,
     deadline: tokio::time::Instant,
 ) -> Option<Box<Connection>> {
@@ -108,6 +108,7 @@ pub(super) async fn greet(
             return None;
         }
     };
+    arrival.enter();
     decoder.set_size_max(size_max);
     stream.allow(size_max);
     broker.board.packets_in.fetch_add(1, Ordering::Relaxed);

@@ -59,6 +59,8 @@ pub struct ListenerLimits {
     pub connections: Option<usize>,
     /// Connections at a time from one address. Default: no limit.
     pub connections_per_address: Option<usize>,
+    /// Connections from one address that are not let in yet. Default: a quarter of `handshakes_max`, but for this machine itself.
+    pub handshakes_per_address: Option<usize>,
     /// New connections. Default: no limit.
     pub connection_rate: Option<Rate>,
     /// Default: no limit.
@@ -74,6 +76,7 @@ impl ListenerLimits {
         Self {
             connections: None,
             connections_per_address: None,
+            handshakes_per_address: None,
             connection_rate: None,
             rates: Rates::UNLIMITED,
             packet_bytes_max: None,

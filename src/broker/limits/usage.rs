@@ -10,9 +10,31 @@ use parking_lot::Mutex;
 
 use super::rate::Level;
 
-/// Counts by key. Keys are chosen by clients, so the map keeps std's keyed hash.
+/// Counts by key, and in all. Keys are chosen by clients, so the map keeps std's keyed hash.
 #[derive(Debug)]
-struct Counts<K>(Mutex<HashMap<K, usize>>);
+struct Counts<K>(Mutex<Tally<K>>);
+
+/// See [`Counts`].
+#[derive(Debug)]
+struct Tally<K> {
+    by_key: HashMap<K, usize>,
+    all: usize,
+}
+
+impl<K> Default for Tally<K> {
+    fn default() -> Self {
+        Self { by_key: HashMap::new(), all: 0 }
+    }
+}
+
+/// Of what there are too many already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::broker) enum TooMany {
+    /// Of this one's.
+    Own,
+    /// Of all together.
+    All,
+}
 
 impl<K> Default for Counts<K> {
     fn default() -> Self {
@@ -23,19 +45,28 @@ impl<K> Default for Counts<K> {
 impl<K: Hash + Eq + Clone> Counts<K> {
     /// `None`: it holds `most` already.
     fn take(self: &Arc<Self>, key: K, most: Option<usize>) -> Option<Held<K>> {
+        self.take_of_all(key, most, None).ok()
+    }
+
+    /// One more, unless it holds `most` already, or all together hold `all`.
+    fn take_of_all(self: &Arc<Self>, key: K, most: Option<usize>, all: Option<usize>) -> Result<Held<K>, TooMany> {
         let mut counts = self.0.lock();
-        let count = counts.entry(key.clone()).or_default();
-        if most.is_some_and(|most| *count >= most) {
-            return None;
+        let count = counts.by_key.get(&key).copied().unwrap_or(0);
+        if most.is_some_and(|most| count >= most) {
+            return Err(TooMany::Own);
         }
-        *count += 1;
+        if all.is_some_and(|all| counts.all >= all) {
+            return Err(TooMany::All);
+        }
+        counts.by_key.insert(key.clone(), count + 1);
+        counts.all += 1;
         drop(counts);
-        Some(Held { of: Arc::clone(self), key })
+        Ok(Held { of: Arc::clone(self), key })
     }
 
     #[cfg(test)]
     fn count(&self, key: &K) -> usize {
-        self.0.lock().get(key).copied().unwrap_or(0)
+        self.0.lock().by_key.get(key).copied().unwrap_or(0)
     }
 }
 
@@ -56,10 +87,11 @@ impl<K: Hash + Eq> Held<K> {
 impl<K: Hash + Eq> Drop for Held<K> {
     fn drop(&mut self) {
         let mut counts = self.of.0.lock();
-        if let Some(count) = counts.get_mut(&self.key) {
+        counts.all = counts.all.saturating_sub(1);
+        if let Some(count) = counts.by_key.get_mut(&self.key) {
             *count = count.saturating_sub(1);
             if *count == 0 {
-                counts.remove(&self.key);
+                counts.by_key.remove(&self.key);
             }
         }
     }
@@ -89,9 +121,14 @@ impl Users {
         self.connections.take(user.cloned(), most)
     }
 
-    /// One more kept session of a user, unless it has `most` already.
-    pub(in crate::broker) fn session(&self, user: Option<&Arc<str>>, most: Option<usize>) -> Option<UserHeld> {
-        self.sessions.take(user.cloned(), most)
+    /// One more kept session of a user, unless it has `most` already, or there are `all`.
+    pub(in crate::broker) fn session(
+        &self,
+        user: Option<&Arc<str>>,
+        most: Option<usize>,
+        all: Option<usize>,
+    ) -> Result<UserHeld, TooMany> {
+        self.sessions.take_of_all(user.cloned(), most, all)
     }
 
     /// The rates' levels that all connections of a user share.
@@ -122,6 +159,8 @@ const TOLD_MAX: usize = 8;
 #[derive(Debug, Default)]
 pub(in crate::broker) struct Arrivals {
     addresses: Arc<Counts<IpAddr>>,
+    /// Those that are not let in yet.
+    unfinished: Arc<Counts<IpAddr>>,
     told: Arc<Counts<IpAddr>>,
     new: Mutex<Level>,
 }
@@ -132,6 +171,8 @@ pub(in crate::broker) struct Arrival {
     pub(in crate::broker) verdict: Verdict,
     /// What it holds while it is there.
     _held: Option<Held<IpAddr>>,
+    /// What it holds until it is let in.
+    unfinished: Option<Box<Held<IpAddr>>>,
 }
 
 /// What becomes of a connection that has come.
@@ -146,9 +187,9 @@ pub(in crate::broker) enum Verdict {
 }
 
 impl Arrival {
-    /// One that nothing limits.
-    pub(in crate::broker) const fn welcome() -> Self {
-        Self { verdict: Verdict::Welcome, _held: None }
+    /// It is let in: another may be under way in its place.
+    pub(in crate::broker) fn enter(&mut self) {
+        self.unfinished = None;
     }
 }
 
@@ -159,6 +200,8 @@ pub(in crate::broker) enum Why {
     Address,
     /// See [`super::ListenerLimits::connection_rate`].
     Rate,
+    /// See [`super::ListenerLimits::handshakes_per_address`].
+    Handshakes,
 }
 
 impl Why {
@@ -167,16 +210,18 @@ impl Why {
         match self {
             Self::Address => "connections_per_address",
             Self::Rate => "connection_rate",
+            Self::Handshakes => "handshakes_per_address",
         }
     }
 }
 
 impl Arrivals {
-    /// A connection from `address` has come; `None`: one without an address (a Unix socket).
+    /// A connection from `address` has come; `None`: one without an address (a Unix socket). `handshakes_max`: of all addresses.
     pub(in crate::broker) fn arrive(
         &self,
         limits: &super::ListenerLimits,
         address: Option<IpAddr>,
+        handshakes_max: usize,
         now: Instant,
     ) -> Arrival {
         let address = address.map(network);
@@ -184,19 +229,34 @@ impl Arrivals {
         if !is_slow {
             return self.refuse(Why::Rate, address);
         }
-        let (Some(most), Some(address)) = (limits.connections_per_address, address) else { return Arrival::welcome() };
-        match self.addresses.take(address, Some(most)) {
-            Some(held) => Arrival { verdict: Verdict::Welcome, _held: Some(held) },
-            None => self.refuse(Why::Address, Some(address)),
+        let welcome = |held, unfinished| Arrival { verdict: Verdict::Welcome, _held: held, unfinished };
+        let Some(address) = address else { return welcome(None, None) };
+        let Some(unfinished) = self.unfinished.take(address, handshakes_of(limits, address, handshakes_max)) else {
+            return self.refuse(Why::Handshakes, Some(address));
+        };
+        let unfinished = Some(Box::new(unfinished));
+        match limits.connections_per_address.map(|most| self.addresses.take(address, Some(most))) {
+            None => welcome(None, unfinished),
+            Some(Some(held)) => welcome(Some(held), unfinished),
+            Some(None) => self.refuse(Why::Address, Some(address)),
         }
     }
 
     fn refuse(&self, why: Why, address: Option<IpAddr>) -> Arrival {
-        let Some(address) = address else { return Arrival { verdict: Verdict::Told(why), _held: None } };
+        let Some(address) = address else {
+            return Arrival { verdict: Verdict::Told(why), _held: None, unfinished: None };
+        };
         let held = self.told.take(address, Some(TOLD_MAX));
         let verdict = if held.is_some() { Verdict::Told(why) } else { Verdict::Closed(why) };
-        Arrival { verdict, _held: held }
+        Arrival { verdict, _held: held, unfinished: None }
     }
+}
+
+/// How many connections from one address may be under way. Where nothing is said it is a quarter of all, but for this machine itself:
+/// a proxy here brings everybody's.
+fn handshakes_of(limits: &super::ListenerLimits, address: IpAddr, handshakes_max: usize) -> Option<usize> {
+    let share = Some((handshakes_max / 4).max(1)).filter(|_| !address.is_loopback());
+    limits.handshakes_per_address.or(share)
 }
 
 #[cfg(test)]
@@ -215,11 +275,16 @@ mod tests {
         let first = users.connection(Some(&anna), Some(2)).unwrap();
         let _second = users.connection(Some(&anna), Some(2)).unwrap();
         assert!(users.connection(Some(&anna), Some(2)).is_none());
-        assert!(users.connection(None, Some(2)).is_some() && users.session(Some(&anna), Some(1)).is_some());
+        assert!(users.connection(None, Some(2)).is_some() && users.session(Some(&anna), Some(1), Some(1)).is_ok());
         drop(first);
         assert!(users.connection(Some(&anna), Some(2)).is_some());
         assert_eq!(users.connections.count(&Some(anna)), 1);
-        assert_eq!((users.connections.0.lock().len(), users.sessions.0.lock().len()), (1, 0));
+        assert_eq!((users.connections.0.lock().by_key.len(), users.sessions.0.lock().by_key.len()), (1, 0));
+        let ben = users.session(None, Some(1), Some(1)).unwrap();
+        assert_eq!(users.session(None, Some(1), Some(1)).unwrap_err(), TooMany::Own);
+        assert_eq!(users.session(Some(&"ben".into()), Some(1), Some(1)).unwrap_err(), TooMany::All);
+        drop(ben);
+        assert_eq!(users.sessions.0.lock().all, 0);
     }
 
     #[test]
@@ -239,7 +304,7 @@ mod tests {
         let (arrivals, now) = (Arrivals::default(), crate::clock::now());
         let limits = ListenerLimits { connections_per_address: Some(2), ..ListenerLimits::unlimited() };
         let address = |last| Some(IpAddr::from(Ipv4Addr::new(10, 0, 0, last)));
-        let arrive = |from| arrivals.arrive(&limits, from, now);
+        let arrive = |from| arrivals.arrive(&limits, from, 400, now);
         let (first, second) = (arrive(address(1)), arrive(Some("::ffff:10.0.0.1".parse().unwrap())));
         assert_eq!((first.verdict, second.verdict), (Verdict::Welcome, Verdict::Welcome));
         let told: Vec<_> = (0..TOLD_MAX).map(|_| arrive(address(1))).collect();
@@ -255,9 +320,28 @@ mod tests {
         assert_eq!(arrive(address(1)).verdict, Verdict::Welcome);
         drop(told);
         let limits = ListenerLimits { connection_rate: Rate::parse_count("3/s").ok(), ..limits };
-        let arrived: Vec<_> = (0..4).map(|n| arrivals.arrive(&limits, address(n + 10), now)).collect();
+        let arrived: Vec<_> = (0..4).map(|n| arrivals.arrive(&limits, address(n + 10), 400, now)).collect();
         assert_eq!((arrived[2].verdict, arrived[3].verdict), (Verdict::Welcome, Verdict::Told(Why::Rate)));
         let later = now + Duration::from_millis(334);
-        assert_eq!(arrivals.arrive(&limits, address(20), later).verdict, Verdict::Welcome);
+        assert_eq!(arrivals.arrive(&limits, address(20), 400, later).verdict, Verdict::Welcome);
+    }
+
+    #[test]
+    fn one_address_may_have_a_quarter_of_the_connections_that_are_under_way_and_this_machine_all() {
+        let (arrivals, now) = (Arrivals::default(), crate::clock::now());
+        let (limits, address) = (ListenerLimits::unlimited(), |last| Some(IpAddr::from(Ipv4Addr::new(10, 0, 0, last))));
+        let arrive = |limits: &ListenerLimits, from| arrivals.arrive(limits, from, 8, now);
+        let mut two = [arrive(&limits, address(1)), arrive(&limits, address(1))];
+        let third = arrive(&limits, address(1));
+        assert_eq!((two[1].verdict, third.verdict), (Verdict::Welcome, Verdict::Told(Why::Handshakes)));
+        assert_eq!(arrive(&limits, address(2)).verdict, Verdict::Welcome);
+        two[0].enter();
+        assert_eq!(arrive(&limits, address(1)).verdict, Verdict::Welcome, "who is let in makes room");
+        let own: Vec<_> = (0..20).map(|_| arrive(&limits, Some(Ipv4Addr::LOCALHOST.into())).verdict).collect();
+        assert!(own.iter().all(|verdict| *verdict == Verdict::Welcome));
+        let strict = ListenerLimits { handshakes_per_address: Some(1), ..limits };
+        let _one = arrive(&strict, Some(Ipv4Addr::LOCALHOST.into()));
+        assert_eq!(arrive(&strict, Some(Ipv4Addr::LOCALHOST.into())).verdict, Verdict::Told(Why::Handshakes));
+        drop((two, third));
     }
 }

@@ -415,6 +415,11 @@ impl Store {
         }
     }
 
+    /// Whether there is room for more that must be stored.
+    pub(super) fn has_room(&self) -> bool {
+        Unit { staged: &mut self.shared.staged.lock() }.has_room()
+    }
+
     /// Asks for what a session has in flight: rows with a packet id, oldest first.
     pub(super) fn in_flight(&self, session: SessionId) -> oneshot::Receiver<Page> {
         self.read(session, What::InFlight)

@@ -217,6 +217,62 @@ async fn a_user_s_connections_and_kept_sessions_are_bounded_and_its_own_may_be_t
 }
 
 #[tokio::test]
+async fn sessions_that_are_kept_are_bounded_in_all_also_after_a_kill_and_a_full_store_takes_no_new_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = || Config { sessions_max: 2, ..Config::default() };
+    let rig = Rig::with(dir.path(), config(), Table::default(), Vec::new()).await;
+    let _two = [Peer::open(rig.address, kept("one")).await, Peer::open(rig.address, kept("two")).await];
+    let (_, connack) = Peer::open(rig.address, kept("three")).await;
+    assert_eq!(connack.code, ReasonCode::QuotaExceeded);
+    assert!(connack.properties.reason.unwrap().contains("sessions_max"));
+    // Clean ones are not counted, and one that is there may be gone on with, or begun anew.
+    rig.peer("three").await.expect_silence().await;
+    for connect in [kept("one"), Connect { clean_start: true, ..kept("two") }] {
+        assert_eq!(Peer::open(rig.address, connect).await.1.code, ReasonCode::Success);
+    }
+    assert_eq!(rig.board.snapshot().limited["sessions_max"], 1);
+    rig.until("both are away", |rig| rig.broker.figures().sessions_offline == 2).await;
+    let copy = rig.crash(dir.path());
+    rig.stop().await;
+    let rig = Rig::with(copy.path(), config(), Table::default(), Vec::new()).await;
+    assert_eq!(Peer::open(rig.address, kept("three")).await.1.code, ReasonCode::QuotaExceeded);
+    // One ends: another has its place, unless the store takes nothing new.
+    drop(rig.peer("one").await);
+    rig.until("it is away", |rig| rig.board.snapshot().clients == 0).await;
+    rig.broker.store.fill(true);
+    let (_, connack) = Peer::open(rig.address, kept("three")).await;
+    assert_eq!((connack.code, rig.board.snapshot().refused["store_full"]), (ReasonCode::QuotaExceeded, 1));
+    assert_eq!(Peer::open(rig.address, kept("two")).await.1.code, ReasonCode::Success, "what is there goes on");
+    rig.peer("clean").await.expect_silence().await;
+    rig.broker.store.fill(false);
+    assert_eq!(Peer::open(rig.address, kept("three")).await.1.code, ReasonCode::Success);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn silent_connections_of_one_address_leave_places_for_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = ListenerLimits { handshakes_per_address: Some(2), ..ListenerLimits::unlimited() };
+    let mut config = Config { connect_timeout: Duration::from_secs(600), handshakes_max: 12, ..Config::default() };
+    config.listeners[0].limits = limits;
+    let rig = Rig::with(dir.path(), config, Table::default(), Vec::new()).await;
+    // Two may be under way, eight are to be told why not; others are closed at once.
+    let mut silent = Vec::new();
+    for _ in 0..20 {
+        silent.push(TcpStream::connect(rig.address).await.unwrap());
+    }
+    let mut rest = [0];
+    assert_eq!(soon(silent.last_mut().unwrap().read(&mut rest)).await.unwrap_or(0), 0);
+    let elsewhere = tokio::net::TcpSocket::new_v4().unwrap();
+    elsewhere.bind(([127, 0, 0, 2], 0).into()).unwrap();
+    let elsewhere = elsewhere.connect(rig.address).await.unwrap();
+    Peer::over(Box::new(elsewhere), connect("other")).await.0.expect_silence().await;
+    assert!(rig.board.snapshot().limited["handshakes_per_address"] >= 9);
+    drop(silent);
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn only_a_kept_session_of_its_own_spares_a_user_its_limit_of_sessions() {
     let dir = tempfile::tempdir().unwrap();
     let anna = || UserLimits { sessions: Some(1), ..UserLimits::of(Whom::User(Glob::like("anna"))) };
@@ -231,7 +287,7 @@ async fn only_a_kept_session_of_its_own_spares_a_user_its_limit_of_sessions() {
     let (_, connack) = Peer::open(rig.address, of_anna(kept("free"))).await;
     assert_eq!(connack.code, ReasonCode::QuotaExceeded);
     drop(Peer::open(rig.address, of_anna(connect("one"))).await);
-    rig.until("she is away", |rig| rig.broker.users.session(Some(&"anna".into()), Some(1)).is_some()).await;
+    rig.until("she is away", |rig| rig.broker.users.session(Some(&"anna".into()), Some(1), None).is_ok()).await;
     let (_, connack) = Peer::open(rig.address, of_anna(kept("free"))).await;
     assert_eq!((connack.code, connack.session_present), (ReasonCode::Success, true));
     let (_, connack) = Peer::open(rig.address, of_anna(kept("three"))).await;

@@ -59,6 +59,10 @@ impl Resolver<'_> {
         if let Some(connections) = connections.and_then(|connections| usize::try_from(connections).ok()) {
             config.connections_max = connections;
         }
+        let sessions = self.number(section.get("sessions_max"), 1..=10_000_000);
+        if let Some(sessions) = sessions.and_then(|sessions| usize::try_from(sessions).ok()) {
+            config.sessions_max = sessions;
+        }
         let handshakes = self.number(section.get("handshakes_max"), 1..=1_000_000);
         if let Some(handshakes) = handshakes.and_then(|handshakes| usize::try_from(handshakes).ok()) {
             config.handshakes_max = handshakes;

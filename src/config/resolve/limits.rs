@@ -19,6 +19,7 @@ impl Resolver<'_> {
         let section = self.section(&item, &keys::LISTENER_LIMITS);
         limits.connections = self.how_many(&section, "connections");
         limits.connections_per_address = self.how_many(&section, "connections_per_address");
+        limits.handshakes_per_address = self.how_many(&section, "handshakes_per_address");
         limits.connection_rate = self.count_rate(section.get("connection_rate"));
         limits.packet_bytes_max = self.size(section.get("max_packet_size"), PACKET_BYTES_MIN..=PACKET_BYTES_MAX);
         limits.rates = self.rates(&section);
