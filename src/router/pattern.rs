@@ -100,6 +100,16 @@ impl Pattern {
         })
     }
 
+    /// The levels that are spelled out before the first that is not.
+    #[must_use]
+    pub fn stem(&self) -> Vec<&str> {
+        let spelled = self.levels.iter().map_while(|level| match level {
+            Level::Exact(text) => Some(&**text),
+            Level::One(_) | Level::Rest => None,
+        });
+        spelled.collect()
+    }
+
     /// Whether it matches every topic that `other` matches.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {

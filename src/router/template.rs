@@ -204,6 +204,51 @@ impl Template {
         overlap(&shapes, &pattern.levels)
     }
 
+    /// What it makes of the topics of `narrow`, which `pattern` covers, by their levels and not by the names that captures have:
+    /// two templates that make the same of them have the same text here. For comparing alone.
+    #[must_use]
+    pub fn placed(&self, pattern: Option<&Pattern>, narrow: Option<&Pattern>) -> String {
+        let levels = narrow.map_or(&[][..], |narrow| &narrow.levels);
+        let ours = pattern.map_or(&[][..], |pattern| &pattern.levels);
+        let mut text = String::new();
+        for part in &self.parts {
+            let (name, span) = match part {
+                Part::Literal(literal) => {
+                    text.push_str(literal);
+                    continue;
+                }
+                Part::Field(Field::Name(name), span) => (&**name, span),
+                Part::Field(_, span) => ("", span),
+            };
+            let captured = ours.iter().position(|level| match level {
+                Level::One(Some(own)) => **own == *name,
+                Level::Rest => name == "rest",
+                Level::Exact(_) | Level::One(None) => false,
+            });
+            let taken = match captured {
+                Some(at) if name == "rest" => at..levels.len().max(at),
+                Some(at) => at..at + 1,
+                None if name == "topic" && narrow.is_some() => 0..levels.len(),
+                None => {
+                    text.push_str(self.text.get(span.clone()).unwrap_or_default());
+                    continue;
+                }
+            };
+            if taken.is_empty() && text.ends_with('/') {
+                text.pop();
+            }
+            let levels = levels.iter().enumerate().skip(taken.start).take(taken.len());
+            let shown = levels.map(|(at, level)| match level {
+                Level::Exact(exact) => exact.to_string(),
+                // No topic holds NUL.
+                Level::One(_) => format!("\0{at}\0"),
+                Level::Rest => format!("\0{at}#\0"),
+            });
+            text.push_str(&shown.collect::<Vec<_>>().join("/"));
+        }
+        text
+    }
+
     /// Whether it gives back every topic that `pattern` matches, unchanged.
     #[must_use]
     pub fn is_identity_of(&self, pattern: &Pattern) -> bool {
@@ -433,7 +478,49 @@ mod tests {
         }
     }
 
+    #[test]
+    fn templates_that_make_the_same_of_a_pattern_s_topics_are_known() {
+        for (template, wide, other, narrow, expected) in [
+            ("up/{topic}", "f/#", "up/f/{l}/{m}", "f/{l}/{m}", true),
+            ("up/{rest}", "f/#", "up/{l}/{m}", "f/{l}/{m}", true),
+            ("up/{rest}", "f/#", "up/a/{rest}", "f/a/#", true),
+            ("up/{rest}", "f/#", "up", "f", true),
+            ("{b}-{a}", "{a}/{b}", "{y}-x", "x/{y}", true),
+            ("{payload.n}", "f/#", "{payload.n}", "f/a", true),
+            ("up/{rest}", "f/#", "up/f/{l}/x", "f/{l}/+", false),
+            ("{a}.{b}", "{a}/{b}", "{b}.{a}", "{a}/{b}", false),
+            ("{a}", "{a}/#", "{a}", "+/{a}", false),
+            ("{payload.n}", "f/#", "{payload.m}", "f/a", false),
+        ] {
+            let [template, other] = [template, other].map(|text| Template::parse(text).unwrap());
+            let [wide, narrow] = [wide, narrow].map(|text| Pattern::parse(text).unwrap());
+            let same = template.placed(Some(&wide), Some(&narrow)) == other.placed(Some(&narrow), Some(&narrow));
+            assert_eq!(same, expected, "{template} of {wide}, {other} of {narrow}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn templates_that_are_placed_alike_make_the_same_of_every_topic(
+            wide in "(([ab]|\\+|\\{x\\})/){0,2}([ab]|\\{y\\}|#)",
+            narrow in "(([ab]|\\+|\\{x\\}|\\{y\\})/){0,2}([ab]|\\{z\\}|#)",
+            template in "(([ab]|\\{[xyz]\\}|\\{rest\\})/){0,2}([ab]|\\{[xyz]\\}|\\{rest\\}|\\{topic\\})",
+            other in "(([ab]|\\{[xyz]\\}|\\{rest\\})/){0,2}([ab]|\\{[xyz]\\}|\\{rest\\}|\\{topic\\})",
+            topic in "[abc](/[abc]){0,3}",
+        ) {
+            let (Ok(wide), Ok(narrow)) = (Pattern::parse(&wide), Pattern::parse(&narrow)) else { return Ok(()) };
+            let [template, other] = [&template, &other].map(|text| Template::parse(text).unwrap());
+            if wide.covers(&narrow) && narrow.matches(&topic)
+                && template.placed(Some(&wide), Some(&narrow)) == other.placed(Some(&narrow), Some(&narrow))
+            {
+                let message = message(&topic, b"");
+                let subject = Subject::new(&message);
+                let [wide, narrow] = [&wide, &narrow].map(|pattern| pattern.captures(&topic).unwrap());
+                let made = template.fill(View::new(&subject, &wide)).ok();
+                prop_assert_eq!(made, other.fill(View::new(&subject, &narrow)).ok(), "{} and {}", template, other);
+            }
+        }
+
         #[test]
         fn what_a_template_makes_is_within_its_reach(
             template in "(([ab]|\\{x\\}|a\\{x\\}|\\{rest\\})/){0,3}([ab]|\\{x\\}|\\{rest\\}|\\{topic\\})",

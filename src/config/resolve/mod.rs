@@ -19,6 +19,7 @@ mod rate;
 mod remote;
 mod route;
 mod secrets;
+mod shadows;
 mod value;
 
 use std::net::SocketAddr;
@@ -110,6 +111,7 @@ impl Resolver<'_> {
         let mut links = self.links(top.get("links"), &data_dir);
         let routes = self.routes(top.get("routes"), &mut links);
         self.check_loops(&routes, &links);
+        self.check_shadows(&routes);
         self.check_room(&links, broker.max_packet_size);
         self.check_disk(&links, &data_dir);
         self.check_channels(&links);

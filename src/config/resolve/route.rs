@@ -29,6 +29,8 @@ const TTL_MAX: Duration = Duration::from_secs(u32::MAX as u64);
 #[derive(Debug)]
 pub(super) struct Draught {
     pub(super) route: Route,
+    /// One for each of `route.from`.
+    pub(super) from: Vec<Place>,
     /// One for each of `route.to`.
     pub(super) to: Vec<Place>,
 }
@@ -73,6 +75,7 @@ impl Resolver<'_> {
             self.check_qos(section.get("qos"), change.qos, &to, links);
             self.check_envelope(section.get("envelope"), &change, &to, links);
             routes.push(Draught {
+                from: from.iter().map(|(_, text)| text.place().clone()).collect(),
                 to: to.iter().map(|(_, text)| text.place().clone()).collect(),
                 route: Route {
                     except,
@@ -356,7 +359,7 @@ impl Resolver<'_> {
         None
     }
 
-    /// QoS 2 is more than RabbitMQ and Kafka know, and than an MQTT link asks for unless it is told to.
+    /// QoS 2 is more than RabbitMQ knows, than Kafka does without transactions, and than an MQTT link asks for unless it is told to.
     fn check_qos(&mut self, item: Option<Item<'_>>, qos: Option<Qos>, to: &[(To, &Text<'_>)], links: &[Draft<'_>]) {
         let (Some(item), Some(Qos::ExactlyOnce)) = (item, qos) else { return };
         for (to, _) in to {
@@ -366,11 +369,17 @@ impl Resolver<'_> {
                 Some(Kind::Mqtt(mqtt)) if mqtt.qos < Qos::ExactlyOnce => {
                     (format!("`{name}` is published to with QoS 1 at most"), format!("set `qos: 2` at link `{name}`"))
                 }
-                Some(Kind::Rabbitmq(_) | Kind::Kafka(_)) => {
+                Some(Kind::Kafka(kafka)) if !kafka.exactly_once => {
+                    let hint = format!(
+                        "set `exactly_once: true` at link `{name}`, or have its readers drop copies by `tg-id`"
+                    );
+                    (format!("`{name}` has no QoS 2: what goes there arrives at least once"), hint)
+                }
+                Some(Kind::Rabbitmq(_)) => {
                     let hint = "a receiver drops copies by `tg-id`".to_owned();
                     (format!("`{name}` has no QoS 2: what goes there arrives at least once"), hint)
                 }
-                Some(Kind::Mqtt(_)) | None => continue,
+                Some(Kind::Mqtt(_) | Kind::Kafka(_)) | None => continue,
             };
             self.mistakes.warning(item.place(), wrong, hint);
         }
