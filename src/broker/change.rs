@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::auth::Authenticator;
+use super::limits;
 use super::listener::Open;
 use super::{Bind, BindError, Broker, Config};
 
@@ -100,6 +101,7 @@ impl Broker {
             self.auth.store(auth);
             self.take_note_of(&changes);
         }
+        self.limit_anew();
         let (mut next, mut new) = (Vec::new(), Vec::new());
         for slot in listeners {
             match slot {
@@ -128,6 +130,23 @@ impl Broker {
             set_mode(&open.listening.entrance.listener.bind);
             self.watch(open);
             self.accept_by(open).await;
+        }
+    }
+
+    /// What sessions that are there may be owed, by the limits that are in force now. The rates and the packet size of a connection stay
+    /// until it ends.
+    fn limit_anew(&self) {
+        let (config, auth, listeners) = (self.config.load_full(), self.auth.load_full(), self.listeners_by_name());
+        let clients: Vec<_> = self.clients.lock().values().cloned().collect();
+        for client in clients {
+            let mut state = client.lock();
+            if let Some(at) = &mut state.kept_at
+                && let Some(listener) = listeners.get(&**at.name())
+            {
+                at.listener = Arc::clone(listener);
+            }
+            let groups = state.granted.as_ref().map(|granted| auth.groups_of(granted)).unwrap_or_default();
+            state.limits = limits::rule_of(&config.limits, state.terms.user.as_deref(), &groups);
         }
     }
 

@@ -21,7 +21,7 @@ use super::auth::acl::{Rights, Verdicts};
 use super::bell::Bell;
 use super::index::Share;
 use super::limits::UserLimits;
-use super::limits::usage::UserHeld;
+use super::limits::usage::{KeptAt, UserHeld};
 use super::memory::Allowance;
 use super::owed::Owed;
 use super::session::{Assigned, Entry, Inbound, Outbound, Row, Transmit, Window};
@@ -82,6 +82,8 @@ pub(super) struct State {
     pub(super) limits: Option<Arc<UserLimits>>,
     /// What it counts as among its user's kept sessions.
     pub(super) held: Option<UserHeld>,
+    /// What it counts as among the kept sessions of the listener where it came in.
+    pub(super) kept_at: Option<KeptAt>,
     pub(super) subscriptions: HashMap<Arc<str>, SubscriptionRow>,
     /// Bytes of their filters.
     pub(super) filter_bytes: usize,
@@ -302,6 +304,7 @@ impl Client {
             owed: Owed::default(),
             limits: None,
             held: None,
+            kept_at: None,
             subscriptions: HashMap::new(),
             filter_bytes: 0,
             ended: None,
@@ -381,7 +384,8 @@ impl State {
             Version::V5 => 5,
         };
         let (id, name) = (client.id, Arc::clone(&client.name));
-        SessionRow { id, client: name, version, kept, expiry_s, ended: self.ended, user, will, will_delay_s }
+        let listener = self.kept_at.as_ref().map(|at| Arc::clone(at.name()));
+        SessionRow { id, client: name, version, kept, expiry_s, ended: self.ended, user, will, will_delay_s, listener }
     }
 
     /// Whether its time is over at `now`.

@@ -294,8 +294,11 @@ impl Broker {
     /// What a push into the store is bounded by.
     pub(super) fn push_terms(&self, state: &State, now: Moment) -> PushTerms<'_> {
         let (limits, config) = (state.limits.as_deref(), self.config.load());
-        let rows_max = limits.and_then(|limits| limits.session_messages_max).unwrap_or(config.session_messages_max);
-        let bytes_max = limits.and_then(|limits| limits.session_bytes_max).unwrap_or(config.session_bytes_max).0;
+        let here = state.kept_at.as_ref().map(|at| &at.listener.limits);
+        let rows = [limits.and_then(|user| user.session_messages_max), here.and_then(|here| here.session_messages_max)];
+        let bytes = [limits.and_then(|user| user.session_bytes_max), here.and_then(|here| here.session_bytes_max)];
+        let rows_max = rows.into_iter().flatten().min().unwrap_or(config.session_messages_max);
+        let bytes_max = bytes.into_iter().flatten().min().unwrap_or(config.session_bytes_max).0;
         PushTerms { rows_max, bytes_max, now, room: self.allowance(), board: &self.board }
     }
 

@@ -12,7 +12,7 @@
 //! - [`memory`]: what is done while memory is short.
 //! - [`ended`]: what the log says of clients that are refused or ended.
 //! - [`reload`]: files that are read again while it runs. [`change`]: other settings while it runs.
-//! - [`registry`]: which client id is which session; take-over, resumption, expiry, wills.
+//! - [`registry`]: which client id is which session; take-over, resumption, expiry, wills. [`restore`]: what the store held at the start.
 //! - [`local`]: what the hub delivers here, to subscribers, kept sessions and the retained store.
 //! - [`auth`]: who may come in, and what they may publish and read.
 //! - [`sys`]: the broker's figures below `$SYS/`.
@@ -42,6 +42,7 @@ mod places;
 mod registry;
 mod reload;
 mod remembered;
+mod restore;
 mod session;
 mod store;
 mod sys;

@@ -13,21 +13,20 @@ use parking_lot::Mutex;
 use super::Broker;
 use super::auth::{By, Changes, Granted};
 use super::client::{Aliases, Client, Delivery, Kick, Online, PAGE_ROWS, State, Tail, Terms};
+use super::config::Listener;
 use super::convert;
 use super::index::{Share, Wanted};
-use super::limits::usage::UserHeld;
-use super::limits::{self, UserLimits};
-use super::owed::Owed;
+use super::limits::UserLimits;
+use super::limits::usage::{KeptAt, UserHeld};
 use super::session::{Entry, Row};
-use super::store::{Loaded, Op, OwedRow, Page, SessionId, SessionRow, encode_body};
-use super::topics::Subscriber;
+use super::store::{Op, OwedRow, Page, SessionId, encode_body};
 use crate::clock::Moment;
 use crate::hub::{Answers, OfferError};
 use crate::message::Message;
 use crate::telemetry::limited::Limited;
 use crate::telemetry::shown::Shown;
 use crate::topic::TopicName;
-use crate::wire::{ReasonCode, Version};
+use crate::wire::ReasonCode;
 
 /// Retained messages that are expired in one step, under the store's lock.
 const RETAINED_STEP: usize = 1_000;
@@ -62,6 +61,8 @@ pub(super) struct Claim {
     pub(super) limits: Option<Arc<UserLimits>>,
     /// For a new session that is kept.
     pub(super) held: Mutex<Option<UserHeld>>,
+    /// The same, of its listener's.
+    pub(super) kept_at: Mutex<Option<KeptAt>>,
 }
 
 /// Why a client is not let in after all.
@@ -82,6 +83,8 @@ pub(super) struct Own {
     pub(super) is_kept: bool,
     /// A session that is kept is there, whoever's it is.
     pub(super) is_there: bool,
+    /// It came in at this listener.
+    pub(super) is_at_listener: bool,
 }
 
 /// Why a session cannot be had now.
@@ -135,14 +138,19 @@ impl Broker {
         Ok(Attached { client, kick, resumed, position, unreadable })
     }
 
-    /// What `user` has under this client id.
-    pub(super) fn session_of(&self, name: &str, user: Option<&Arc<str>>) -> Own {
+    /// What `user` has under this client id, and whether `listener` has it.
+    pub(super) fn session_of(&self, name: &str, user: Option<&Arc<str>>, listener: &Listener) -> Own {
         let Some(client) = self.clients.lock().get(name).cloned() else { return Own::default() };
         let state = client.lock();
         let is_theirs = state.terms.user.as_ref() == user;
         // It is counted as a session if it is kept, and as this user's only then.
         let is_kept = is_theirs && state.held.as_ref().is_some_and(|held| held.key().as_ref() == user);
-        Own { is_connected: is_theirs && state.online.is_some(), is_kept, is_there: state.held.is_some() }
+        Own {
+            is_connected: is_theirs && state.online.is_some(),
+            is_kept,
+            is_there: state.held.is_some(),
+            is_at_listener: state.kept_at.as_ref().is_some_and(|at| at.listener.bind.is_at(&listener.bind)),
+        }
     }
 
     /// `Err`: somebody holds it.
@@ -192,6 +200,9 @@ impl Broker {
         let is_counted = state.held.as_ref().is_some_and(|held| *held.key() == claim.terms.user);
         if claim.terms.kept && !is_counted {
             state.held = claim.held.lock().take();
+        }
+        if claim.terms.kept {
+            state.kept_at = claim.kept_at.lock().take();
         }
         state.ended = None;
         state.outbound.handle_connect(claim.window);
@@ -364,7 +375,7 @@ impl Broker {
         let mut state = client.lock();
         state.outbound.clear();
         let owed = std::mem::take(&mut state.owed).rows();
-        state.held = None;
+        (state.held, state.kept_at) = (None, None);
         state.subscriptions.clear();
         state.filter_bytes = 0;
         let stored = std::mem::take(&mut state.stored);
@@ -604,90 +615,6 @@ impl Broker {
             Some(will) => self.publish_will(client, will, after),
             None => self.settle(&after),
         }
-    }
-
-    /// Takes up what the store held. A session that was connected when the gateway ended counts as disconnected now; so its
-    /// will is due after its delay (R20).
-    pub(super) fn restore(&self, loaded: Loaded) {
-        let now = self.clock.moment();
-        let mut by_id = std::collections::HashMap::new();
-        let mut highest = 0;
-        for row in loaded.sessions {
-            highest = highest.max(row.id.0);
-            let client = Arc::new(self.restored(row, now));
-            by_id.insert(client.id, Arc::clone(&client));
-            // They come by their numbers: a later one took an earlier one's place, whose end the kill cut short.
-            if let Some(earlier) = self.clients.lock().insert(Arc::clone(&client.name), client) {
-                by_id.remove(&earlier.id);
-                self.superseded.lock().push(earlier);
-            }
-        }
-        for (id, row) in loaded.subscriptions {
-            highest = highest.max(id.0);
-            let (Some(client), Ok(wanted)) = (by_id.get(&id), Wanted::parse(&row.filter)) else { continue };
-            let subscriber = Subscriber {
-                client: Arc::clone(client),
-                options: convert::options_from(row.options),
-                subscription_id: row.subscription_id,
-            };
-            self.topics.subscribe(&wanted, subscriber);
-            let mut state = client.lock();
-            state.filter_bytes += row.filter.len();
-            state.subscriptions.insert(Arc::clone(&row.filter), row);
-        }
-        for (topic, message) in loaded.retained {
-            if let Ok(topic) = TopicName::new(&topic) {
-                self.topics.retain(&topic, Some(message), now);
-            }
-        }
-        for row in loaded.inbound {
-            highest = highest.max(row.session.0);
-            if let Some(client) = by_id.get(&row.session) {
-                if let Some(message) = &row.unfinished {
-                    self.unfinished.lock().push((message.id.clone(), row.tails));
-                }
-                client.lock().inbound.restore(row.packet_id, row.unfinished);
-            }
-        }
-        let superseded = self.superseded.lock();
-        for (id, rows, bytes) in loaded.owed {
-            highest = highest.max(id.0);
-            let client = by_id.get(&id).or_else(|| superseded.iter().find(|client| client.id == id));
-            if let Some(client) = client {
-                client.lock().owed = Owed::restored(rows, bytes);
-            }
-        }
-        drop(superseded);
-        self.next_session.store(highest + 1, Ordering::Relaxed);
-    }
-
-    fn restored(&self, row: SessionRow, now: Moment) -> Client {
-        let version = match row.version {
-            3 => Version::V31,
-            4 => Version::V311,
-            _ => Version::V5,
-        };
-        let terms = Terms {
-            version,
-            kept: row.kept,
-            expiry_s: row.expiry_s,
-            user: row.user,
-            will: row.will,
-            will_delay_s: row.will_delay_s,
-        };
-        let delay_s = if terms.kept { terms.will_delay_s.min(terms.expiry_s) } else { 0 };
-        let client = Client::new(row.id, row.client, terms, self.config.load().window());
-        let mut state = client.lock();
-        state.stored = true;
-        // The groups of who is not here are not known: a rule for one counts from its next CONNECT on.
-        let user = state.terms.user.clone();
-        state.limits = limits::rule_of(&self.config.load().limits, user.as_deref(), &[]);
-        state.held =
-            Some(user).filter(|_| state.terms.kept).and_then(|user| self.users.session(user.as_ref(), None, None).ok());
-        state.ended = Some(row.ended.unwrap_or(now));
-        state.will_due = state.terms.will.as_ref().map(|_| delay_s);
-        drop(state);
-        client
     }
 
     /// R18: exchanges that were delivered here, and that links may lack, are offered to the links once more. Their receipts go to

@@ -143,6 +143,9 @@ pub(super) const LISTENER_LIMITS: Keys = Keys {
         "burst",
         "over_rate",
         "max_packet_size",
+        "sessions",
+        "session_messages_max",
+        "session_bytes_max",
     ],
     planned: &[],
 };

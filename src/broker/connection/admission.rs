@@ -79,14 +79,14 @@ impl Broker {
 
     /// Finds the limits of a client's user and takes what it is about to hold of them, and of what all may have together. `Err`: in words,
     /// what there is too much of.
-    pub(super) fn take_up(&self, claim: &mut Claim) -> Result<Option<UserHeld>, String> {
+    pub(super) fn take_up(&self, claim: &mut Claim, peer: &Peer) -> Result<Option<UserHeld>, String> {
         let user = claim.terms.user.clone();
         let user = user.as_ref();
         let rule: Option<Arc<UserLimits>> = {
             let groups = self.auth.load().groups_of(&claim.granted);
             limits::rule_of(&self.config.load().limits, user.map(|user| &**user), &groups)
         };
-        let own = self.session_of(&claim.name, user);
+        let own = self.session_of(&claim.name, user, &peer.listener);
         // It takes the place of the connection, or the session, that it has under this client id.
         let connections = rule.as_ref().and_then(|rule| rule.connections).filter(|_| !own.is_connected);
         let sessions = rule.as_ref().and_then(|rule| rule.sessions).filter(|_| !own.is_kept);
@@ -114,6 +114,12 @@ impl Broker {
                 }
             })?;
             *claim.held.get_mut() = Some(session);
+            let here = peer.listener.limits.sessions.filter(|_| !own.is_at_listener);
+            let kept_at = self.users.session_at(&peer.listener, here).ok_or_else(|| {
+                self.board.limited("listener_sessions");
+                "this listener keeps as many sessions as it may (`limits.sessions`)".to_owned()
+            })?;
+            *claim.kept_at.get_mut() = Some(kept_at);
         }
         claim.limits = rule;
         Ok(Some(held))

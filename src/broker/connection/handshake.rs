@@ -300,7 +300,7 @@ async fn open(
     let Admitted { granted, proof } = admitted;
     let (expires, method) = (granted.expires, connect.properties.auth_method.clone());
     let claimed =
-        claim_of((broker, &config), connect, granted).and_then(|mut claim| match broker.take_up(&mut claim) {
+        claim_of((broker, &config), connect, granted).and_then(|mut claim| match broker.take_up(&mut claim, &peer) {
             Ok(connection) => Ok((claim, connection)),
             Err(text) => {
                 let (code, packet_bytes_max) = (ReasonCode::QuotaExceeded, claim.packet_bytes_max);
@@ -443,6 +443,7 @@ fn claim_of((broker, config): (&Broker, &Config), connect: Connect, granted: Gra
         alias_max: connect.properties.topic_alias_maximum.unwrap_or(0),
         limits: None,
         held: Mutex::default(),
+        kept_at: Mutex::default(),
     })
 }
 

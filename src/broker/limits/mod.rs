@@ -67,6 +67,12 @@ pub struct ListenerLimits {
     pub rates: Rates,
     /// Default: `max_packet_size` of the broker.
     pub packet_bytes_max: Option<ByteSize>,
+    /// Sessions that are kept, connected or not, of those that came in here last. Default: `sessions_max` of the broker alone counts.
+    pub sessions: Option<usize>,
+    /// Messages owed to each of them. Default: `session_messages_max` of the broker.
+    pub session_messages_max: Option<u64>,
+    /// Their bytes. Default: `session_bytes_max` of the broker.
+    pub session_bytes_max: Option<ByteSize>,
 }
 
 impl ListenerLimits {
@@ -80,6 +86,9 @@ impl ListenerLimits {
             connection_rate: None,
             rates: Rates::UNLIMITED,
             packet_bytes_max: None,
+            sessions: None,
+            session_messages_max: None,
+            session_bytes_max: None,
         }
     }
 }
@@ -108,9 +117,9 @@ pub struct UserLimits {
     pub rates: Rates,
     /// Default: that of the listener or the broker; the smallest counts.
     pub packet_bytes_max: Option<ByteSize>,
-    /// Messages owed to each of its sessions. Default: `session_messages_max` of the broker.
+    /// Messages owed to each of its sessions. Default: that of the listener or the broker; of the two first the smallest counts.
     pub session_messages_max: Option<u64>,
-    /// Their bytes. Default: `session_bytes_max` of the broker.
+    /// Their bytes. Default: likewise.
     pub session_bytes_max: Option<ByteSize>,
 }
 

@@ -9,6 +9,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::rate::Level;
+use crate::broker::Listener;
 
 /// Counts by key, and in all. Keys are chosen by clients, so the map keeps std's keyed hash.
 #[derive(Debug)]
@@ -100,6 +101,21 @@ impl<K: Hash + Eq> Drop for Held<K> {
 /// A user's connection or session; anonymous clients count as one user without a name.
 pub(in crate::broker) type UserHeld = Held<Option<Arc<str>>>;
 
+/// Where a kept session came in last, as one of that listener's sessions.
+#[derive(Debug)]
+pub(in crate::broker) struct KeptAt {
+    /// With the limits that count for it.
+    pub(in crate::broker) listener: Arc<Listener>,
+    held: Held<Arc<str>>,
+}
+
+impl KeptAt {
+    /// The listener, as `bind` has it.
+    pub(in crate::broker) const fn name(&self) -> &Arc<str> {
+        self.held.key()
+    }
+}
+
 /// How far the messages and bytes of one client or user are ahead of their rates.
 #[derive(Debug, Default)]
 pub(in crate::broker) struct Levels {
@@ -112,6 +128,8 @@ pub(in crate::broker) struct Levels {
 pub(in crate::broker) struct Users {
     connections: Arc<Counts<Option<Arc<str>>>>,
     sessions: Arc<Counts<Option<Arc<str>>>>,
+    /// By the listener.
+    kept_at: Arc<Counts<Arc<str>>>,
     levels: Mutex<HashMap<Option<Arc<str>>, Arc<Levels>>>,
 }
 
@@ -129,6 +147,12 @@ impl Users {
         all: Option<usize>,
     ) -> Result<UserHeld, TooMany> {
         self.sessions.take_of_all(user.cloned(), most, all)
+    }
+
+    /// One more kept session of those that came in at a listener, unless there are `most` already.
+    pub(in crate::broker) fn session_at(&self, listener: &Arc<Listener>, most: Option<usize>) -> Option<KeptAt> {
+        let held = self.kept_at.take(listener.bind.to_string().into(), most)?;
+        Some(KeptAt { listener: Arc::clone(listener), held })
     }
 
     /// The rates' levels that all connections of a user share.

@@ -96,8 +96,8 @@ fn run_text(run: u64) -> String {
 
 fn session(transaction: &Transaction<'_>, row: &SessionRow) -> rusqlite::Result<()> {
     let sql = "INSERT OR REPLACE INTO session
-               (id, client, version, kept, expiry_s, ended_ms, user, will, will_delay_s, ended_up, ended_boot)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+               (id, client, version, kept, expiry_s, ended_ms, user, will, will_delay_s, ended_up, ended_boot, listener)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
     let will = row.will.as_ref().map(|will| super::encode_body(will));
     transaction.prepare_cached(sql)?.execute(params![
         number(row.id.0),
@@ -111,6 +111,7 @@ fn session(transaction: &Transaction<'_>, row: &SessionRow) -> rusqlite::Result<
         row.will_delay_s,
         row.ended.map(|at| number(at.packed())),
         row.ended.map(|at| at.boot),
+        row.listener,
     ])?;
     Ok(())
 }

@@ -31,6 +31,8 @@ pub(crate) struct SessionRow {
     pub(crate) will: Option<Arc<Message>>,
     /// How long after.
     pub(crate) will_delay_s: u32,
+    /// Where a kept one came in last, as `bind` has it.
+    pub(crate) listener: Option<Arc<str>>,
 }
 
 /// A subscription.
@@ -107,7 +109,7 @@ pub(super) fn all(connection: &Connection) -> Loaded {
     let mut loaded = Loaded {
         sessions: rows(
             connection,
-            "SELECT id, client, version, kept, expiry_s, ended_ms, user, will, will_delay_s, ended_up, ended_boot
+            "SELECT id, client, version, kept, expiry_s, ended_ms, user, will, will_delay_s, ended_up, ended_boot, listener
              FROM session ORDER BY id",
             &mut damaged,
             session,
@@ -248,6 +250,7 @@ fn session(row: &Row<'_>) -> rusqlite::Result<SessionRow> {
         user: row.get::<_, Option<String>>(6)?.map(Into::into),
         will,
         will_delay_s: row.get(8)?,
+        listener: row.get::<_, Option<String>>(11)?.map(Into::into),
     })
 }
 

@@ -7,7 +7,7 @@ use rusqlite::{Connection, ErrorCode};
 use super::StoreError;
 
 /// The format, in SQLite's `user_version`.
-const FORMAT: i64 = 3;
+const FORMAT: i64 = 4;
 
 /// From format 1, which knew of what is owed neither the shared subscription nor the size, and of an exchange not where the logs ended.
 const FROM_1: &str = "
@@ -30,7 +30,12 @@ CREATE TABLE copies (
 ) WITHOUT ROWID;
 ";
 
-/// But for what [`FROM_2`] adds.
+/// From format 3, which did not know where a session came in.
+const FROM_3: &str = "
+ALTER TABLE session ADD COLUMN listener TEXT;
+";
+
+/// But for what [`FROM_2`] and [`FROM_3`] add.
 const TABLES: &str = "
 CREATE TABLE session (
     id INTEGER PRIMARY KEY,
@@ -150,9 +155,10 @@ fn prepare(path: &Path) -> Result<Connection, StoreError> {
     connection.set_prepared_statement_cache_capacity(32);
     let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(fail)?;
     let steps = match found {
-        0 => vec![TABLES, FROM_2],
-        1 => vec![FROM_1, FROM_2],
-        2 => vec![FROM_2],
+        0 => vec![TABLES, FROM_2, FROM_3],
+        1 => vec![FROM_1, FROM_2, FROM_3],
+        2 => vec![FROM_2, FROM_3],
+        3 => vec![FROM_3],
         FORMAT => Vec::new(),
         found => return Err(StoreError::Newer { path: path.to_owned(), found, known: FORMAT }),
     };

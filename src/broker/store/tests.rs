@@ -20,6 +20,7 @@ fn row(id: SessionId) -> SessionRow {
         user: Some("anna".into()),
         will: Some(Arc::new(message("will/topic", b"gone"))),
         will_delay_s: 3,
+        listener: Some("127.0.0.1:1883".into()),
     }
 }
 
@@ -230,7 +231,7 @@ async fn r36_a_store_of_format_1_is_upgraded_and_keeps_all_that_was_in_it() {
     // Twice: the second time it is what the first made of it.
     for _ in 0..2 {
         let (store, loaded) = Store::open(dir.path()).unwrap();
-        assert_eq!(loaded.sessions, [SessionRow { will: None, ..row(SESSION) }]);
+        assert_eq!(loaded.sessions, [SessionRow { will: None, listener: None, ..row(SESSION) }]);
         let subscription = SubscriptionRow { filter: "a/#".into(), options: 0x0E, subscription_id: Some(9) };
         assert_eq!(loaded.subscriptions, [(SESSION, subscription)]);
         assert_eq!((loaded.retained.len(), loaded.last_seq, loaded.damaged), (1, 2, 0));
@@ -247,7 +248,7 @@ async fn r36_a_store_of_format_1_is_upgraded_and_keeps_all_that_was_in_it() {
     }
     let format = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
     let found = Connection::open(&path).unwrap().query_row("PRAGMA user_version", [], format).unwrap();
-    assert_eq!(found, 3);
+    assert_eq!(found, 4);
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod enhanced;
 mod five;
 mod hostile;
 mod limits;
+mod limits_each;
 mod links;
 mod memory;
 mod model;

@@ -22,6 +22,8 @@ impl Resolver<'_> {
         limits.handshakes_per_address = self.how_many(&section, "handshakes_per_address");
         limits.connection_rate = self.count_rate(section.get("connection_rate"));
         limits.packet_bytes_max = self.size(section.get("max_packet_size"), PACKET_BYTES_MIN..=PACKET_BYTES_MAX);
+        limits.sessions = self.how_many(&section, "sessions");
+        (limits.session_messages_max, limits.session_bytes_max) = self.owed(&section);
         limits.rates = self.rates(&section);
         limits
     }
@@ -37,8 +39,7 @@ impl Resolver<'_> {
             rule.connections = self.how_many(&section, "connections");
             rule.sessions = self.how_many(&section, "sessions");
             rule.packet_bytes_max = self.size(section.get("max_packet_size"), PACKET_BYTES_MIN..=PACKET_BYTES_MAX);
-            rule.session_messages_max = self.number(section.get("session_messages_max"), 1..=1_000_000_000);
-            rule.session_bytes_max = self.size(section.get("session_bytes_max"), PACKET_BYTES_MIN..=ByteSize(1 << 50));
+            (rule.session_messages_max, rule.session_bytes_max) = self.owed(&section);
             rule.rates = self.rates(&section);
             if rules.iter().any(|earlier| {
                 earlier.whom == rule.whom
@@ -94,6 +95,12 @@ impl Resolver<'_> {
             }
         }
         rates
+    }
+
+    /// What may be owed to a session: messages, and their bytes.
+    fn owed(&mut self, section: &Section<'_>) -> (Option<u64>, Option<ByteSize>) {
+        let messages = self.number(section.get("session_messages_max"), 1..=1_000_000_000);
+        (messages, self.size(section.get("session_bytes_max"), PACKET_BYTES_MIN..=ByteSize(1 << 50)))
     }
 
     fn how_many(&mut self, section: &Section<'_>, key: &'static str) -> Option<usize> {
