@@ -1,20 +1,21 @@
 #!/bin/bash
-# start.sh DATA_DIR AMQP_PORT [mgmt=PORT] [amqps=PORT certs=DIR] [epmd=PORT dist=PORT] [conf=FILE]     a private RabbitMQ node on 127.0.0.1, in the foreground
+# start.sh DATA_DIR AMQP_PORT [mgmt=PORT] [amqps=PORT certs=DIR] [plugins=A,B] [epmd=PORT dist=PORT] [conf=FILE]     a private RabbitMQ node on 127.0.0.1, in the foreground
 #   mgmt=PORT            the management API (guest:guest), and its plugin
 #   amqps=PORT certs=DIR AMQP over TLS by DIR/ca.pem, server.pem, server.key; a client's certificate is asked for, has to be that
 #                        authority's where there is one, and can log in with its common name (SASL EXTERNAL)
+#   plugins=A,B          more of them, such as rabbitmq_mqtt,rabbitmq_shovel
 #   epmd=PORT dist=PORT  Erlang's own two ports (default: free ones, found by trying; pass them if several start at once)
 #   conf=FILE            further lines for rabbitmq.conf
 # The process keeps its pid, becomes the Erlang VM, and takes its epmd with it however it dies. Log: DATA_DIR/rabbit.log
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-usage() { sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 64; }
+usage() { sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 64; }
 [ $# -ge 2 ] || usage
 mkdir -p "$1"; data=$(cd "$1" && pwd); port=$2; shift 2
 declare -A o=()
 for kv; do
   case $kv in
-    mgmt=*|amqps=*|certs=*|epmd=*|dist=*|conf=*) o[${kv%%=*}]=${kv#*=} ;;
+    mgmt=*|amqps=*|certs=*|plugins=*|epmd=*|dist=*|conf=*) o[${kv%%=*}]=${kv#*=} ;;
     *) echo "start.sh: unknown argument '$kv'" >&2; usage ;;
   esac
 done
@@ -25,7 +26,7 @@ epmd_port=${o[epmd]:-$(free_port)}; dist_port=${o[dist]:-$(free_port)}
 # The node's name is its identity on disk: made once, kept, so that a restart may use other ports.
 [ -s "$data/node" ] || echo "peer-$(od -An -N4 -tx1 /dev/urandom | tr -d ' ')@localhost" >"$data/node"
 
-plugins=()
+IFS=, read -r -a plugins <<<"${o[plugins]:-}"
 [ -z "${o[mgmt]:-}" ] || plugins+=(rabbitmq_management)
 [ -z "${o[amqps]:-}" ] || plugins+=(rabbitmq_auth_mechanism_ssl)
 echo "[$(IFS=,; echo "${plugins[*]}")]." >"$data/enabled_plugins"
