@@ -45,7 +45,7 @@ pub(super) const BROKER: Keys = Keys {
 
 pub(super) const AUTH: Keys = Keys {
     section: "broker.auth",
-    accepted: &["users", "jwt", "http", "ldap", "failed_logins_max", "groups", "acl", "acl_file"],
+    accepted: &["users", "jwt", "http", "ldap", "failed_logins_max", "login_max", "groups", "acl", "acl_file"],
     planned: &[],
 };
 

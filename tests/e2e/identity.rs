@@ -2,7 +2,7 @@
 //! directory, and SCRAM. The clients are an independent library's (rumqttc).
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use base64::Engine;
@@ -73,6 +73,23 @@ async fn may_publish(client: &AsyncClient, events: &mut EventLoop, topic: &str) 
     }
 }
 
+/// The connection is ended since its login has.
+async fn expect_its_login_to_end(events: &mut EventLoop) {
+    let end = timeout(PATIENCE, async {
+        loop {
+            if let Err(error) = events.poll().await {
+                break error;
+            }
+        }
+    });
+    let end = end.await.expect("the login's end is the connection's");
+    assert!(
+        matches!(&end, ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, .. })
+            if *reason_code == DisconnectReasonCode::MaximumConnectTime),
+        "{end:?}"
+    );
+}
+
 fn now_s() -> u64 {
     tidegate::clock::wall().0 / 1_000
 }
@@ -131,19 +148,7 @@ async fn a_token_lets_in_says_what_its_client_may_and_ends_the_connection() {
     let (client, mut events) = connect(options(gateway.port, "anna", &token(&claims(3)))).await.unwrap();
     assert!(may_publish(&client, &mut events, "factory/press-7/temp").await);
     assert!(!may_publish(&client, &mut events, "factory/press-8/temp").await);
-    let end = timeout(PATIENCE, async {
-        loop {
-            if let Err(error) = events.poll().await {
-                break error;
-            }
-        }
-    });
-    let end = end.await.expect("the token's end is the connection's");
-    assert!(
-        matches!(&end, ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, .. })
-            if *reason_code == DisconnectReasonCode::MaximumConnectTime),
-        "{end:?}"
-    );
+    expect_its_login_to_end(&mut events).await;
     assert_eq!(provider.requests().len(), 1, "the keys were fetched once");
     assert!(!gateway.log().contains(&forged), "no password stands in the log");
 }
@@ -185,6 +190,22 @@ async fn a_program_decides_and_while_it_fails_nobody_gets_in() {
     assert_eq!((&asked["client_id"], &asked["protocol"]), (&json!("press-7"), &json!("5.0")));
     assert!(asked["address"].as_str().unwrap().starts_with("127.0.0.1:"));
     assert!(!gateway.log().contains("secret"), "no password stands in the log");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_not_known_any_more_stays_connected_no_longer_than_login_max() {
+    let knows = Arc::new(AtomicBool::new(true));
+    let known = Arc::clone(&knows);
+    let program = Server::start(None, move |_: &Request| {
+        Some((200, json!({ "allow": known.load(Ordering::Relaxed) }).to_string()))
+    });
+    let auth = format!("  auth: {{ login_max: 1s, http: {{ url: \"http://{}/\" }} }}\n", program.address);
+    let gateway = Gateway::start(&auth).await;
+    let (_client, mut events) = connect(options(gateway.port, "anna", "secret")).await.unwrap();
+    expect_its_login_to_end(&mut events).await;
+    assert_eq!(log_in(gateway.port, "anna", "secret").await, Ok(()), "as long as it is known it comes again");
+    knows.store(false, Ordering::Relaxed);
+    assert_eq!(log_in(gateway.port, "anna", "secret").await, Err(ConnectReturnCode::BadUserNamePassword));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::acl::Acl;
 use super::{http, jwt, ldap};
@@ -22,6 +23,9 @@ pub struct Config {
     /// From so many failed logins of an address on, of which one is healed in 2 s, its logins are refused without a look at them;
     /// `None`: never. Default 100.
     pub failed_logins_max: Option<NonZeroU32>,
+    /// How long a login by a certificate, a token, a program or a directory lives at most: then the client is ended, and logs in again.
+    /// Default: as long as its connection.
+    pub login_max: Option<Duration>,
     /// Groups by user.
     pub groups: BTreeMap<Arc<str>, Vec<Arc<str>>>,
     /// What clients may publish and read. Default: everything.
@@ -36,6 +40,7 @@ impl Default for Config {
             http: None,
             ldap: None,
             failed_logins_max: NonZeroU32::new(100),
+            login_max: None,
             groups: BTreeMap::new(),
             acl: AclSource::Everything,
         }

@@ -206,6 +206,7 @@ pub(super) struct Authenticator {
     /// `None`: everything is allowed.
     acl: ArcSwapOption<Acl>,
     groups: BTreeMap<Arc<str>, Vec<Arc<str>>>,
+    login_max: Option<Duration>,
     hashing: Hashing,
     attempts: Attempts,
     refusals: Limited,
@@ -236,6 +237,7 @@ impl Authenticator {
             acl_file,
             acl: ArcSwapOption::new(acl),
             groups,
+            login_max: config.login_max,
             hashing: Hashing::new(),
             attempts: Attempts::new(config.failed_logins_max),
             refusals: Limited::new(LOG_EVERY),
@@ -250,7 +252,8 @@ impl Authenticator {
     /// Who a client is. `now` is when it asked. Waits for the check of a password, and longer for the answer to one that is wrong.
     pub(super) async fn authenticate(&self, login: &Login<'_>, now: Instant) -> Verdict {
         if let Some(user) = login.certificate_user {
-            return Verdict::Granted(Granted { user: Some(user.into()), by: By::Certificate, ..Granted::default() });
+            let (user, expires) = (Some(user.into()), self.end_of_login(None));
+            return Verdict::Granted(Granted { user, by: By::Certificate, expires, ..Granted::default() });
         }
         let has_credentials = login.user.is_some() || login.password.is_some();
         if self.methods.is_empty() || !has_credentials {

@@ -19,17 +19,17 @@ use crate::clock::{self, Clock, Moment, WallMs};
 
 /// A clock that goes as a test says.
 #[derive(Debug)]
-struct Hand {
+pub(super) struct Hand {
     begun: Instant,
     passed_ms: AtomicU64,
 }
 
 impl Hand {
-    fn new() -> Arc<Self> {
+    pub(super) fn new() -> Arc<Self> {
         Arc::new(Self { begun: clock::now(), passed_ms: AtomicU64::new(0) })
     }
 
-    fn pass(&self, time: Duration) {
+    pub(super) fn pass(&self, time: Duration) {
         self.passed_ms.fetch_add(u64::try_from(time.as_millis()).unwrap(), Ordering::Relaxed);
     }
 }

@@ -62,8 +62,17 @@ impl Authenticator {
         expires: Option<WallMs>,
     ) -> Answer {
         let groups = groups.iter().map(|group| Arc::from(&**group)).collect();
-        let expires = expires.and_then(|at| self.instant_of(at));
+        let expires = self.end_of_login(expires.and_then(|at| self.instant_of(at)));
         Answer::Granted(Granted { user, groups, rules, expires, by: By::Others, since: 0 })
+    }
+
+    /// When a login ends that begins now: by what vouched for it, or by `login_max`, whichever is first. Nobody says here that a user is not
+    /// known there any more; so it has to come again. A tenth of the time is left to chance: who came in together, after a restart, does not come
+    /// again together.
+    pub(super) fn end_of_login(&self, expires: Option<Instant>) -> Option<Instant> {
+        let Some(most) = self.login_max else { return expires };
+        let end = self.clock.now() + most.mul_f64(1.0 - rand::random::<f64>() / 10.0);
+        Some(expires.map_or(end, |expires| expires.min(end)))
     }
 
     /// A moment of the wall clock, as a timer needs it. What has passed meanwhile is now.

@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Resolver;
 use super::value::{Item, Section, beside, listed};
@@ -11,6 +12,10 @@ use crate::broker::auth::acl::{Acl, Asks, Glob, Grants, Pattern, Rule, Who, Whom
 use crate::broker::auth::users::Users;
 use crate::broker::auth::{AclSource, Config, LineError, acl_file};
 use crate::config::keys;
+
+/// What `login_max` may be.
+const LOGIN_MIN: Duration = Duration::from_secs(1);
+const LOGIN_MAX: Duration = Duration::from_secs(365 * 86_400);
 
 impl Resolver<'_> {
     pub(super) fn auth(&mut self, item: Option<Item<'_>>) -> Config {
@@ -27,6 +32,7 @@ impl Resolver<'_> {
         if let Some(most) = self.number(section.get("failed_logins_max"), 0..=1_000_000) {
             config.failed_logins_max = u32::try_from(most).ok().and_then(NonZeroU32::new);
         }
+        config.login_max = self.duration(section.get("login_max"), LOGIN_MIN..=LOGIN_MAX);
         if let Some(groups) = section.get("groups") {
             self.groups(&groups, &mut config);
         }
