@@ -27,6 +27,11 @@ const LOG_EVERY: Duration = Duration::from_secs(10);
 /// So much of a batch is copied for subscribers before it is told of ([`crate::telemetry::memory::Memory::brought`]).
 const BROUGHT_MAX: u64 = 1 << 20;
 
+tokio::task_local! {
+    /// There while a will is offered: its client is gone, and nobody can be told that it is refused.
+    pub(super) static OFFERS_A_WILL: ();
+}
+
 /// Whether a delivery has the room that it needs.
 enum Room {
     Enough,
@@ -128,8 +133,9 @@ impl Broker {
             }
             // Nothing else is retained or removed meanwhile: that takes the store's lock.
             job.is_retained_full = !self.may_retain(delivery);
-            // A client's own publish is refused, so that it knows. What links and routes bring, and QoS 0, is delivered all the same.
-            if job.is_retained_full && delivery.client_id.is_some() && delivery.message.qos != Qos::AtMostOnce {
+            // A client's own publish is refused, so that it knows. What links and routes bring, QoS 0 and wills are delivered all the same.
+            let is_told = delivery.client_id.is_some() && delivery.message.qos != Qos::AtMostOnce;
+            if job.is_retained_full && is_told && OFFERS_A_WILL.try_with(|()| ()).is_err() {
                 return Room::NotRetained;
             }
             self.hand_out(&mut job, round, Some(unit));

@@ -18,6 +18,7 @@ use super::convert;
 use super::index::{Share, Wanted};
 use super::limits::UserLimits;
 use super::limits::usage::{KeptAt, UserHeld};
+use super::local::OFFERS_A_WILL;
 use super::session::{Entry, Row};
 use super::store::{Op, OwedRow, Page, SessionId, encode_body};
 use crate::clock::Moment;
@@ -460,7 +461,8 @@ impl Broker {
         }
         let Some(broker) = self.me.upgrade() else { return };
         self.tasks.spawn(async move {
-            for answer in broker.hub.offer(&convert::source(), vec![convert::will_publication(&will)]).await {
+            let (source, batch) = (convert::source(), vec![convert::will_publication(&will)]);
+            for answer in OFFERS_A_WILL.scope((), broker.hub.offer(&source, batch)).await {
                 let settled = match answer {
                     Ok(mut receipt) => receipt.settled().await.map_err(|error| error.to_string()),
                     // The store still has it: it is published after the next start.

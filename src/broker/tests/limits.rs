@@ -13,7 +13,7 @@ use crate::broker::limits::{ListenerLimits, OverRate, Rates, UserLimits, Whom};
 use crate::message::Qos;
 use crate::router::{Form, From, Route, Table, To};
 use crate::units::{ByteSize, Rate};
-use crate::wire::{Connect, Packet, ReasonCode, Version};
+use crate::wire::{Connect, Packet, ReasonCode, Version, Will, WillProperties};
 
 async fn rig_for(dir: &tempfile::TempDir, listener: ListenerLimits, users: Option<UserLimits>) -> Rig {
     let mut config = Config::default();
@@ -451,6 +451,31 @@ async fn what_is_retained_is_bounded_in_bytes_and_what_does_not_grow_always_is_p
     assert_eq!(kept_values(&rig).await, [("r/b".to_owned(), 880)]);
     assert_eq!(retain(&mut one, "r/b", "", Qos::AtLeastOnce).await, ReasonCode::Success);
     assert_eq!(rig.broker.topics.retained_bytes(), 0);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_will_is_delivered_and_not_retained_where_there_is_no_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { retained_messages_max: 1, ..Config::default() };
+    let rig = Rig::with(dir.path(), config, Table::default(), Vec::new()).await;
+    let (mut one, mut live) = (rig.peer("one").await, rig.peer("live").await);
+    assert_eq!(retain(&mut one, "r/a", "1", Qos::AtLeastOnce).await, ReasonCode::Success);
+    live.subscribe("w/#", Qos::AtLeastOnce).await;
+    let will = Will {
+        topic: "w/a".into(),
+        payload: bytes::Bytes::from_static(b"gone"),
+        qos: Qos::AtLeastOnce,
+        retain: true,
+        properties: WillProperties::default(),
+    };
+    drop(Peer::open(rig.address, Connect { will: Some(will), ..connect("lost") }).await);
+    assert_eq!(live.publication().await.payload, &b"gone"[..]);
+    let board = rig.board.snapshot();
+    assert_eq!((rig.broker.figures().retained, board.dropped["retained_full"]), (1, 1));
+    assert_eq!((board.refused.get("retained_full"), board.dropped.get("will_refused")), (None, None));
+    // Who is there is still refused.
+    assert_eq!(retain(&mut one, "w/a", "1", Qos::AtLeastOnce).await, ReasonCode::QuotaExceeded);
     rig.stop().await;
 }
 
