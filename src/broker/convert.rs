@@ -16,26 +16,33 @@ pub(super) fn source() -> Source {
     Source { from: Endpoint::Broker, channel: None, takes_copies: false }
 }
 
-/// Below this a payload is copied: it would keep a whole read in memory, and copying it costs less than the allocation.
+/// Below this a payload is always copied: that costs less than the allocation.
 const SMALL: usize = 4 << 10;
 
-/// A client's PUBLISH. The payload is copied out of a read that is much larger than itself, so that a small message that is
-/// kept long does not keep the read.
+/// A payload may keep so many times itself in memory. What waits for slow subscribers is bounded by its payloads' bytes.
+const KEPT_MAX: usize = 4;
+
+/// A client's PUBLISH. The payload is copied out of a read that is much larger than itself, so that a message that is kept long does not
+/// keep the read. `held`: the bytes of the buffer that it is part of.
 pub(super) fn publication(
     publish: Publish,
     topic: TopicName,
     client: &Arc<str>,
     user: Option<&Arc<str>>,
     packet_id: Option<u16>,
+    held: usize,
 ) -> Publication {
+    let mut properties = publish.properties.application;
+    properties.correlation_data = properties.correlation_data.map(|data| Bytes::copy_from_slice(&data));
+    let is_copied = publish.payload.len() < SMALL.max(held / KEPT_MAX);
     Publication {
         topic,
-        payload: if publish.payload.len() < SMALL { Bytes::copy_from_slice(&publish.payload) } else { publish.payload },
+        payload: if is_copied { Bytes::copy_from_slice(&publish.payload) } else { publish.payload },
         qos: publish.qos,
         retain: publish.retain,
         expiry_s: publish.properties.expiry_s,
         time_ms: None,
-        properties: publish.properties.application,
+        properties,
         client_id: Some(Arc::clone(client)),
         user: user.cloned(),
         packet_id,
@@ -99,5 +106,61 @@ pub(super) fn options_from(byte: u8) -> SubscribeOptions {
             2 => RetainHandling::DoNotSend,
             _ => RetainHandling::Send,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::PublishProperties;
+
+    #[test]
+    fn a_message_keeps_no_read_that_is_more_than_four_times_its_payload() {
+        let of = |len, held| {
+            let read = Bytes::from(vec![7; held]);
+            let mut properties = PublishProperties::default();
+            properties.application.correlation_data = Some(read.slice(..10));
+            let (payload, topic) = (read.slice(held - len..), TopicName::new("a").unwrap());
+            let publish = Publish {
+                dup: false,
+                qos: Qos::AtMostOnce,
+                retain: false,
+                topic: "a".into(),
+                id: None,
+                properties,
+                payload,
+            };
+            let made = publication(publish, topic, &"c".into(), None, None, held);
+            assert_eq!((made.payload.len(), &made.properties.correlation_data.unwrap()[..]), (len, &[7; 10][..]));
+            drop(made.payload);
+            read.is_unique()
+        };
+        let shared = |len, held| {
+            let read = Bytes::from(vec![7; held]);
+            let publish = Publish {
+                dup: false,
+                qos: Qos::AtMostOnce,
+                retain: false,
+                topic: "a".into(),
+                id: None,
+                properties: PublishProperties::default(),
+                payload: read.slice(..len),
+            };
+            let made = publication(publish, TopicName::new("a").unwrap(), &"c".into(), None, None, held);
+            let is_shared = made.payload.as_ptr() == read.as_ptr();
+            drop(made);
+            is_shared
+        };
+        assert!(of(100, 2 << 10), "what has correlation data keeps no read either");
+        for (len, held, is_shared) in [
+            (100, 2 << 10, false),
+            (4 << 10, 4 << 10, true),
+            (5 << 10, 64 << 10, false),
+            (16 << 10, 64 << 10, true),
+            (20 << 10, 2 << 20, false),
+            (1 << 20, 2 << 20, true),
+        ] {
+            assert_eq!(shared(len, held), is_shared, "{len} of {held}");
+        }
     }
 }

@@ -490,6 +490,7 @@ impl Connection {
             decoder,
             input,
             read_bytes: READ_BYTES_MIN,
+            input_held: 0,
             output: BytesMut::new(),
             publishes: Acks::default(),
             others: Acks::default(),

@@ -132,6 +132,8 @@ struct Connection {
     decoder: Decoder,
     input: BytesMut,
     read_bytes: usize,
+    /// Bytes of the buffer that `input` is what is left of.
+    input_held: usize,
     output: BytesMut,
     /// PUBACK and PUBREC, in order of receipt.
     publishes: Acks<Reply, Wait>,
@@ -459,6 +461,7 @@ impl Connection {
     fn take_packets(&mut self) -> Result<bool, End> {
         let mut packets = Packets { board: &Arc::clone(&self.broker).board, count: 0 };
         let mut is_publisher = false;
+        self.input_held = self.input_held.max(self.input.capacity());
         while self.may_read() && !self.input.is_empty() {
             match self.decoder.decode(&mut self.input) {
                 Ok(Some(packet)) => {
@@ -472,7 +475,7 @@ impl Connection {
         }
         if self.input.is_empty() {
             // An idle connection holds no read buffer.
-            self.input = BytesMut::new();
+            (self.input, self.input_held) = (BytesMut::new(), 0);
         }
         // What has been read is dealt with first.
         self.slow_down()?;

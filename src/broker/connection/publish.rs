@@ -164,7 +164,7 @@ impl Connection {
         self.broker.board.publish_bytes_in.fetch_add(publish.payload.len() as u64, Ordering::Relaxed);
         let packet_id = matches!(slot, Slot::Pubrec(..)).then_some(id);
         let (client, user) = (&self.attached.client.name, self.user.as_ref());
-        let publication = convert::publication(publish, topic, client, user, packet_id);
+        let publication = convert::publication(publish, topic, client, user, packet_id, self.input_held);
         self.pending.push(publication, slot);
         Ok(())
     }
