@@ -78,9 +78,8 @@ impl Broker {
 
     /// It reads files.
     async fn other_auth(self: &Arc<Self>, config: &Config) -> Option<Arc<Authenticator>> {
-        let (secret, clock) = (self.auth.load().own_secret(), Arc::clone(&self.clock));
-        let (auth, names_count) = (config.auth.clone(), config.names_count());
-        let open = move || Arc::new(Authenticator::open(auth, names_count, secret, clock));
+        let (before, auth, names_count) = (self.auth.load_full(), config.auth.clone(), config.names_count());
+        let open = move || Arc::new(before.successor(auth, names_count));
         let opened = tokio::task::spawn_blocking(open).await;
         opened.inspect_err(|error| tracing::error!(%error, "logins go on as before")).ok()
     }

@@ -74,7 +74,7 @@ fn stamps<'a>(files: impl IntoIterator<Item = &'a Path>) -> Vec<Stamp> {
 
 impl Watch {
     /// Of files that have been read just now.
-    fn taken<'a>(files: impl IntoIterator<Item = &'a Path>) -> Self {
+    pub(super) fn taken<'a>(files: impl IntoIterator<Item = &'a Path>) -> Self {
         let taken = stamps(files);
         Self { seen: taken.clone(), taken }
     }

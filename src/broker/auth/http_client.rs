@@ -2,7 +2,7 @@
 //! time and size, redirects are not followed.
 
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,8 +12,10 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use parking_lot::Mutex;
 
 use super::tls::{self, TlsError};
+use crate::broker::reload::Watch;
 
 /// Connections that are kept open without a request.
 const IDLE_MAX: usize = 16;
@@ -29,8 +31,9 @@ type Inner = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 pub(super) struct HttpClient {
     /// A file of PEM certificates that servers are checked by, in place of the web's.
     ca: Option<PathBuf>,
-    /// Made as soon as that file can be used.
-    inner: OnceLock<Inner>,
+    /// Made as soon as that file can be used, and again when it has changed.
+    inner: Mutex<Option<Inner>>,
+    watch: Mutex<Watch>,
     timeout: Duration,
 }
 
@@ -49,13 +52,21 @@ pub(super) enum HttpError {
 
 impl HttpClient {
     /// `timeout`: for a whole exchange, connecting included.
-    pub(super) const fn new(ca: Option<PathBuf>, timeout: Duration) -> Self {
-        Self { ca, inner: OnceLock::new(), timeout }
+    pub(super) fn new(ca: Option<PathBuf>, timeout: Duration) -> Self {
+        let watch = Mutex::new(Watch::taken(ca.as_deref()));
+        Self { ca, inner: Mutex::default(), watch, timeout }
     }
 
-    fn inner(&self) -> Result<&Inner, HttpError> {
-        if let Some(inner) = self.inner.get() {
-            return Ok(inner);
+    /// The file of its authority is read again: if it has changed, or in any case (`always`). Connections that are open live on.
+    pub(super) fn reload(&self, always: bool) {
+        if self.ca.is_some() && self.watch.lock().is_due(self.ca.as_deref(), always) {
+            *self.inner.lock() = None;
+        }
+    }
+
+    fn inner(&self) -> Result<Inner, HttpError> {
+        if let Some(inner) = &*self.inner.lock() {
+            return Ok(inner.clone());
         }
         let config = tls::client_config(self.ca.as_deref())?;
         let mut tcp = HttpConnector::new();
@@ -68,7 +79,7 @@ impl HttpClient {
             .pool_idle_timeout(IDLE_FOR)
             .pool_max_idle_per_host(IDLE_MAX)
             .build(https.https_or_http().enable_http1().wrap_connector(tcp));
-        Ok(self.inner.get_or_init(|| client))
+        Ok(self.inner.lock().get_or_insert(client).clone())
     }
 
     pub(super) async fn get(&self, url: &Uri, body_max: usize) -> Result<(StatusCode, Bytes), HttpError> {

@@ -166,9 +166,9 @@ enum Method {
     /// The file of users.
     Users,
     /// Tokens.
-    Jwt(Box<jwt::Jwt>),
+    Jwt(Arc<jwt::Jwt>),
     /// A program.
-    Http(Box<http::Hook>),
+    Http(Arc<http::Hook>),
     /// A directory.
     Ldap(Arc<ldap::Ldap>),
 }
@@ -219,7 +219,24 @@ impl Authenticator {
     /// With the files as they are now. One that cannot be read, or has a mistake, lets nobody in until it is mended, and says so.
     /// `names_count`: some listener takes users from certificates, so a name must never be taken on trust.
     pub(super) fn open(config: Config, names_count: bool, own_secret: OwnSecret, clock: Arc<dyn Clock>) -> Self {
-        let methods = methods(&config, &clock);
+        let methods = methods(&config, &clock, &[]);
+        Self::with(methods, config, names_count, own_secret, clock)
+    }
+
+    /// The same for one that is to [succeed](Self::succeed) this one: a method whose settings are the same is the same, with the keys it has
+    /// fetched and the answers it remembers.
+    pub(super) fn successor(&self, config: Config, names_count: bool) -> Self {
+        let methods = methods(&config, &self.clock, &self.methods);
+        Self::with(methods, config, names_count, self.own_secret(), Arc::clone(&self.clock))
+    }
+
+    fn with(
+        methods: Vec<Method>,
+        config: Config,
+        names_count: bool,
+        own_secret: OwnSecret,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let Config { users, groups, acl, .. } = config;
         let has_rules = acl != AclSource::Everything;
         let (acl, acl_file) = match acl {
@@ -420,8 +437,11 @@ impl Authenticator {
             self.acl.store(Some(Arc::new(acl)));
         }
         for method in &self.methods {
-            if let Method::Jwt(method) = method {
-                method.reload(always);
+            match method {
+                Method::Users => {}
+                Method::Jwt(method) => method.reload(always),
+                Method::Http(method) => method.reload(always),
+                Method::Ldap(method) => method.reload(always),
             }
         }
         changes
@@ -440,13 +460,31 @@ impl Authenticator {
     }
 }
 
-/// In their order.
-fn methods(config: &Config, clock: &Arc<dyn Clock>) -> Vec<Method> {
-    let users = config.users.iter().map(|_path| Method::Users);
-    let jwt = config.jwt.iter().map(|config| Method::Jwt(Box::new(jwt::Jwt::open(config, Arc::clone(clock)))));
-    let http = config.http.iter().map(|config| Method::Http(Box::new(http::Hook::open(config, Arc::clone(clock)))));
-    let ldap = config.ldap.iter().map(|config| Method::Ldap(Arc::new(ldap::Ldap::open(config, Arc::clone(clock)))));
-    users.chain(jwt).chain(http).chain(ldap).collect()
+/// In their order. Of `before` those that have the same settings are taken.
+fn methods(config: &Config, clock: &Arc<dyn Clock>, before: &[Method]) -> Vec<Method> {
+    let mut methods: Vec<Method> = config.users.iter().map(|_path| Method::Users).collect();
+    if let Some(config) = &config.jwt {
+        let same = before.iter().find_map(|method| match method {
+            Method::Jwt(method) if method.is_by(config) => Some(Arc::clone(method)),
+            Method::Users | Method::Jwt(_) | Method::Http(_) | Method::Ldap(_) => None,
+        });
+        methods.push(Method::Jwt(same.unwrap_or_else(|| Arc::new(jwt::Jwt::open(config, Arc::clone(clock))))));
+    }
+    if let Some(config) = &config.http {
+        let same = before.iter().find_map(|method| match method {
+            Method::Http(method) if method.is_by(config) => Some(Arc::clone(method)),
+            Method::Users | Method::Jwt(_) | Method::Http(_) | Method::Ldap(_) => None,
+        });
+        methods.push(Method::Http(same.unwrap_or_else(|| Arc::new(http::Hook::open(config, Arc::clone(clock))))));
+    }
+    if let Some(config) = &config.ldap {
+        let same = before.iter().find_map(|method| match method {
+            Method::Ldap(method) if method.is_by(config) => Some(Arc::clone(method)),
+            Method::Users | Method::Jwt(_) | Method::Http(_) | Method::Ldap(_) => None,
+        });
+        methods.push(Method::Ldap(same.unwrap_or_else(|| Arc::new(ldap::Ldap::open(config, Arc::clone(clock))))));
+    }
+    methods
 }
 
 const fn busy() -> Verdict {

@@ -94,10 +94,8 @@ impl std::fmt::Debug for PasswordText<'_> {
 /// The method.
 #[derive(Debug)]
 pub(super) struct Hook {
-    url: Uri,
-    headers: Vec<(HeaderName, HeaderValue)>,
+    config: Config,
     client: HttpClient,
-    timeout: Duration,
     turns: Semaphore,
     cache: Cache<Answer>,
     clock: Arc<dyn Clock>,
@@ -123,14 +121,22 @@ impl Remembered for Answer {
 impl Hook {
     pub(super) fn open(config: &Config, clock: Arc<dyn Clock>) -> Self {
         Self {
-            url: config.url.clone(),
-            headers: config.headers.clone(),
+            config: config.clone(),
             client: HttpClient::new(config.ca.clone(), config.timeout),
-            timeout: config.timeout,
             turns: Semaphore::new(config.requests_max.clamp(1, Semaphore::MAX_PERMITS)),
             cache: Cache::new(config.cache),
             clock,
         }
+    }
+
+    /// Whether it goes by these settings.
+    pub(super) fn is_by(&self, config: &Config) -> bool {
+        self.config == *config
+    }
+
+    /// Its authority's file is read again: if it has changed, or in any case (`always`).
+    pub(super) fn reload(&self, always: bool) {
+        self.client.reload(always);
     }
 
     /// Asks, or remembers.
@@ -144,9 +150,9 @@ impl Hook {
         if let Some(answer) = key.as_ref().and_then(|key| self.cache.get(key, self.clock.now(), self.clock.wall())) {
             return answer;
         }
-        let answer = match tokio::time::timeout(self.timeout, self.ask(body)).await {
+        let answer = match tokio::time::timeout(self.config.timeout, self.ask(body)).await {
             Ok(answer) => answer,
-            Err(_elapsed) => Answer::Away(format!("no answer within {} ms", self.timeout.as_millis())),
+            Err(_elapsed) => Answer::Away(format!("no answer within {} ms", self.config.timeout.as_millis())),
         };
         if let Some(key) = key {
             self.cache.put(key, &answer, self.clock.now());
@@ -157,8 +163,8 @@ impl Hook {
     async fn ask(&self, body: Bytes) -> Answer {
         // The semaphore is never closed.
         let _turn = self.turns.acquire().await.ok();
-        let mut request = Request::post(&self.url).header(CONTENT_TYPE, "application/json");
-        for (name, value) in &self.headers {
+        let mut request = Request::post(&self.config.url).header(CONTENT_TYPE, "application/json");
+        for (name, value) in &self.config.headers {
             request = request.header(name, value);
         }
         let request = match request.body(Full::new(body)) {

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::keys::{self, Key};
 use super::token::{self, Token, TokenError};
-use super::{Claims, Config, KeySource, Terms};
+use super::{Claims, Config, KeySource};
 use crate::broker::auth::http_client::{HttpClient, HttpError};
 use crate::broker::auth::watched::Watched;
 use crate::clock::Clock;
@@ -21,7 +21,7 @@ const JWKS_BYTES_MAX: usize = 256 << 10;
 /// The method. Keys are shared by all logins; whoever needs newer ones fetches them for all.
 #[derive(Debug)]
 pub(in crate::broker::auth) struct Jwt {
-    terms: Terms,
+    config: Config,
     origin: Origin,
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
@@ -82,16 +82,26 @@ impl Jwt {
                 refresh: *refresh,
             },
         };
-        let (terms, state) = (config.terms.clone(), Mutex::new(state));
-        Self { terms, origin, clock, state, fetching: tokio::sync::Mutex::default() }
+        let (config, state) = (config.clone(), Mutex::new(state));
+        Self { config, origin, clock, state, fetching: tokio::sync::Mutex::default() }
     }
 
-    /// Reads a file of keys again: if it has changed, or in any case (`always`). One with a mistake leaves the old keys in force.
+    /// Whether it goes by these settings.
+    pub(in crate::broker::auth) fn is_by(&self, config: &Config) -> bool {
+        self.config == *config
+    }
+
+    /// Reads a file of keys again: if it has changed, or in any case (`always`). One with a mistake leaves the old keys in force. Of keys
+    /// behind an address the same goes for its authority.
     pub(in crate::broker::auth) fn reload(&self, always: bool) {
-        if let Origin::File { file, is_pem } = &self.origin
-            && let Some(read) = read_file(file, *is_pem, always)
-        {
-            self.take_file(file, read);
+        match &self.origin {
+            Origin::Fixed => {}
+            Origin::Url { client, .. } => client.reload(always),
+            Origin::File { file, is_pem } => {
+                if let Some(read) = read_file(file, *is_pem, always) {
+                    self.take_file(file, read);
+                }
+            }
         }
     }
 
@@ -116,14 +126,14 @@ impl Jwt {
             Ok(keys) => keys,
             Err(why) => return Verdict::NoKeys(why),
         };
-        let verified = match token.verify(&keys, &self.terms) {
+        let verified = match token.verify(&keys, &self.config.terms) {
             Err(TokenError::UnknownKey(_)) => match self.keys(true).await {
-                Ok(keys) => token.verify(&keys, &self.terms),
+                Ok(keys) => token.verify(&keys, &self.config.terms),
                 Err(why) => return Verdict::NoKeys(why),
             },
             verified => verified,
         };
-        match verified.and_then(|()| token.claims(&self.terms, self.clock.wall(), user)) {
+        match verified.and_then(|()| token.claims(&self.config.terms, self.clock.wall(), user)) {
             Ok(claims) => Verdict::Good(claims),
             Err(error) => Verdict::Bad(error.to_string()),
         }

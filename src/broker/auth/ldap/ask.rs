@@ -1,11 +1,12 @@
 //! A login at the directory: a connection of its own, a bind, and where it is asked for the user's groups.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ldap3::{
     Ldap as Handle, LdapConnAsync, LdapConnSettings, LdapError as WireError, Scope, SearchEntry, SearchOptions,
 };
+use parking_lot::Mutex;
 use rustls::ClientConfig;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -13,6 +14,7 @@ use tokio::task::JoinSet;
 use super::{Account, Config, Find, Groups};
 use crate::broker::auth::cache::{Cache, Remembered};
 use crate::broker::auth::tls::{self, TlsError};
+use crate::broker::reload::Watch;
 use crate::clock::{Clock, WallMs};
 
 /// A user name's bytes at most; directories have shorter ones.
@@ -40,8 +42,9 @@ mod code {
 #[derive(Debug)]
 pub(in crate::broker::auth) struct Ldap {
     config: Config,
-    /// Made as soon as the authority's file can be used.
-    tls: OnceLock<Arc<ClientConfig>>,
+    /// Made as soon as the authority's file can be used, and again when it has changed.
+    tls: Mutex<Option<Arc<ClientConfig>>>,
+    watch: Mutex<Watch>,
     turns: Semaphore,
     cache: Cache<Verdict>,
     clock: Arc<dyn Clock>,
@@ -78,7 +81,20 @@ impl Ldap {
     pub(in crate::broker::auth) fn open(config: &Config, clock: Arc<dyn Clock>) -> Self {
         let turns = Semaphore::new(config.connections_max.clamp(1, Semaphore::MAX_PERMITS));
         let cache = Cache::new(config.cache);
-        Self { config: config.clone(), tls: OnceLock::new(), turns, cache, clock }
+        let watch = Mutex::new(Watch::taken(config.ca.as_deref()));
+        Self { config: config.clone(), tls: Mutex::default(), watch, turns, cache, clock }
+    }
+
+    /// Whether it goes by these settings.
+    pub(in crate::broker::auth) fn is_by(&self, config: &Config) -> bool {
+        self.config == *config
+    }
+
+    /// Its authority's file is read again: if it has changed, or in any case (`always`).
+    pub(in crate::broker::auth) fn reload(&self, always: bool) {
+        if self.config.ca.is_some() && self.watch.lock().is_due(self.config.ca.as_deref(), always) {
+            *self.tls.lock() = None;
+        }
     }
 
     /// Judges a login, or remembers what the directory said of it.
@@ -160,14 +176,12 @@ impl Ldap {
     }
 
     async fn connect(&self) -> Result<Connection, AskError> {
-        let tls = match self.tls.get() {
+        let known = self.tls.lock().clone();
+        let tls = match known {
             Some(tls) => tls,
-            None => {
-                let made = tls::client_config(self.config.ca.as_deref())?;
-                self.tls.get_or_init(|| made)
-            }
+            None => Arc::clone(self.tls.lock().insert(tls::client_config(self.config.ca.as_deref())?)),
         };
-        let settings = LdapConnSettings::new().set_config(Arc::clone(tls)).set_starttls(self.config.starttls);
+        let settings = LdapConnSettings::new().set_config(tls).set_starttls(self.config.starttls);
         let (connection, ldap) = LdapConnAsync::from_url_with_settings(settings, &self.config.url).await?;
         let mut driver = JoinSet::new();
         driver.spawn(connection.drive());

@@ -7,9 +7,10 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::broker::Listener;
+use crate::broker::auth::jwt::tests::{named_token, public_jwk};
 use crate::broker::auth::server::{Request, Server};
 use crate::broker::auth::services::Hand;
-use crate::broker::auth::{Authenticator, Config, Granted, Login, OwnSecret, Verdict, http};
+use crate::broker::auth::{Authenticator, Config, Granted, Login, OwnSecret, Verdict, http, jwt};
 use crate::broker::transport::Peer;
 use crate::clock::Clock;
 use crate::wire::{ReasonCode, Version};
@@ -72,4 +73,40 @@ async fn a_login_by_others_ends_by_their_word_or_by_login_max_whichever_is_first
     for auth in [bounded, endless] {
         assert_eq!(granted(&auth, login("soon"), &hand).await.unwrap().expires, minute);
     }
+}
+
+#[tokio::test]
+async fn a_successor_has_the_keys_and_answers_of_methods_that_are_as_they_were() {
+    let keys = Server::start(None, |_: &Request| Some((200, json!({ "keys": [public_jwk("one")] }).to_string())));
+    let program = Server::start(None, |_: &Request| Some((200, json!({ "allow": true }).to_string())));
+    let hand = Hand::new();
+    let config = Config {
+        jwt: Some(jwt::Config {
+            keys: jwt::KeySource::JwksUrl {
+                url: format!("http://{}/", keys.address).parse().unwrap(),
+                ca: None,
+                timeout: Duration::from_secs(20),
+                refresh: Duration::from_secs(3_600),
+            },
+            terms: jwt::Terms::default(),
+        }),
+        http: Some(hook(&program, Duration::from_secs(60))),
+        ..Config::default()
+    };
+    let secret = OwnSecret::open(Path::new("/nowhere"));
+    let first = Authenticator::open(config.clone(), false, secret, Arc::<Hand>::clone(&hand));
+    let token = named_token("one");
+    let asked = async |auth: &Authenticator| {
+        granted(auth, Login { user: None, password: Some(token.as_bytes()), ..login("") }, &hand).await.unwrap();
+        granted(auth, login("anna"), &hand).await.unwrap();
+        (keys.requests().len(), program.requests().len())
+    };
+    assert_eq!(asked(&first).await, (1, 1));
+    let other_groups = Config { groups: [("anna".into(), vec!["night".into()])].into(), ..config.clone() };
+    let second = first.successor(other_groups, false);
+    second.succeed(&first);
+    assert_eq!(asked(&second).await, (1, 1));
+    let other_hook = Config { http: Some(hook(&program, Duration::from_secs(90))), ..config };
+    let third = second.successor(other_hook, false);
+    assert_eq!(asked(&third).await, (1, 2), "what was said by other settings is not taken");
 }
