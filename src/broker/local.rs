@@ -15,7 +15,7 @@ use super::memory::Allowance;
 use super::store::{Op, Unit, encode_body};
 use super::topics::Match;
 use crate::clock::Moment;
-use crate::hub::{KeptChanges, Local, LocalDelivery, Stored};
+use crate::hub::{HeldRow, KeptChanges, Local, LocalDelivery, Mark, Stored};
 use crate::message::{Message, Qos};
 use crate::telemetry::limited::Limited;
 use crate::telemetry::shown::Shown;
@@ -62,6 +62,25 @@ impl Local for Broker {
             has_room
         });
         is_kept
+    }
+
+    fn staged(&self) -> Option<(Mark, u64)> {
+        Some((self.store_mark.clone(), self.store.last_staged()?))
+    }
+
+    fn hold(&self, row: HeldRow) -> Stored {
+        let (has_room, position) = self.store.stage(|unit| {
+            let has_room = unit.has_room();
+            if has_room {
+                unit.push(Op::Hold(Box::new(row)));
+            }
+            has_room
+        });
+        if has_room { self.stored(position) } else { Stored::NoRoom }
+    }
+
+    fn unhold(&self, route: &Arc<str>, topic: &Arc<str>, id: String) {
+        self.store.stage_one(Op::Unhold(Arc::clone(route), Arc::clone(topic), id));
     }
 }
 

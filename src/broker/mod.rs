@@ -156,6 +156,7 @@ impl Broker {
     ) -> Result<Arc<Self>, StoreError> {
         let (store, mut loaded) = Store::open(dir)?;
         hub.restore_copies(std::mem::take(&mut loaded.copies));
+        hub.restore_samples(std::mem::take(&mut loaded.held));
         let broker = Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             auth: ArcSwap::from_pointee(Authenticator::open(

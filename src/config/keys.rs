@@ -273,12 +273,13 @@ pub(super) const ROUTE: Keys = Keys {
         "payload",
         "envelope",
         "throttle",
+        "sample",
         "dedup",
         "decompress",
         "decode",
         "compress",
     ],
-    planned: &["transform", "sample", "batch", "retained"],
+    planned: &["transform", "batch", "retained"],
 };
 
 pub(super) const ENVELOPE: Keys = Keys {

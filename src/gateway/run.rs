@@ -27,6 +27,9 @@ const RELOAD_LIMIT: Duration = Duration::from_secs(20);
 /// How often a reading is taken of what each link has moved, for its rate; and how much a kill forgets of what is a copy (R12).
 const RATE_EVERY: Duration = Duration::from_secs(1);
 
+/// How often samples are looked at without an event: a machine that slept has passed their intervals.
+const SAMPLES_LOOK: Duration = Duration::from_secs(60);
+
 /// Why a gateway ended by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -77,6 +80,8 @@ impl Gateway {
         crews.intake.spawn("the broker".to_owned(), |stop| bound.serve(stop));
         shared.resume_replays();
         let announcer = Arc::clone(&shared);
+        let samples = Arc::clone(&shared);
+        crews.intake.spawn("the samples".to_owned(), |stop| let_samples_go(samples, stop));
         crews.intake.spawn("the announcements below $SYS".to_owned(), |stop| announce::run(announcer, stop));
         *shared.running.lock().await = Some(Running { config, hands, admin });
         let follower = Arc::clone(&shared);
@@ -145,6 +150,18 @@ async fn sample_rates(shared: Arc<Shared>, stop: CancellationToken) {
     }
 }
 
+/// Sends on what samples hold, when their intervals are over.
+async fn let_samples_go(shared: Arc<Shared>, stop: CancellationToken) {
+    loop {
+        let next = shared.hub.let_go().unwrap_or(SAMPLES_LOOK).min(SAMPLES_LOOK);
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = shared.hub.due_sooner() => {}
+            () = tokio::time::sleep(next) => {}
+        }
+    }
+}
+
 /// What ends with an error says so; that it ended is told by its crew.
 fn ended(part: &str, result: std::io::Result<()>) {
     if let Err(error) = result {
@@ -182,6 +199,7 @@ async fn stop(shared: &Shared) {
         lanes.close().await;
     }
     shared.hub.keep_copies();
+    shared.hub.keep_samples();
     shared.broker.close().await;
     finish("admin", &shared.crews.admin).await;
     tracing::info!("stopped");

@@ -6,11 +6,12 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::Source;
-use super::plan::{self, Plan};
+use super::plan::{self, Gates, Plan};
 use crate::clock::{Moment, WallMs};
 use crate::message::{Message, MessageId, Origin, Properties, Qos};
-use crate::router::{Arrival, Captures, Endpoint, Held, Route, Subject, Table, Verdict, View};
+use crate::router::{Arrival, Captures, Endpoint, Gate, Held, Route, Subject, Table, Verdict, View};
 use crate::topic::{TopicError, TopicName};
+use crate::units::show_duration;
 
 /// A message that routes are asked about.
 #[derive(Clone, Debug, Default)]
@@ -168,7 +169,7 @@ impl Explanation {
 /// What an offer of `message` from `source` would do, by the plan that it would follow. The gates of `table` remember it.
 #[must_use]
 pub fn explain(table: &Table, source: &Source, message: &Message) -> Explanation {
-    let plan = plan::plan(table, source, message, Some(0));
+    let plan = plan::plan(table, source, message, Gates { offer: Some(0), has_samples: false });
     for pass in &plan.passes {
         table.enter(pass);
         table.settle(pass);
@@ -239,7 +240,14 @@ fn said(table: &Table, route: &Route, held: bool, arrival: &Arrival<'_, '_>) -> 
 
 fn steps(table: &Table, route: &Route, arrival: &Arrival<'_, '_>, captures: &Captures<'_>) -> Vec<Step> {
     let binding = route.to.first().map(|to| to.binding).unwrap_or_default();
-    let gate = route.gate.iter().map(|gate| Step { step: gate.key(), makes: vec!["lets it through".to_owned()] });
+    let says = |gate: &Gate| match gate {
+        Gate::Sample(every) => {
+            let every = show_duration(*every);
+            format!("lets it go when {every} are over, unless another of its topic comes before")
+        }
+        Gate::Throttle(_) | Gate::NewIds | Gate::Changes { .. } => "lets it through".to_owned(),
+    };
+    let gate = route.gate.iter().map(|gate| Step { step: gate.key(), makes: vec![says(gate)] });
     let mut steps: Vec<_> = gate.collect();
     let mut before = arrival.subject.message().clone();
     let mut told = |step: &'static str, after: &Message| {

@@ -27,6 +27,8 @@ mod logged;
 mod plan;
 mod receipt;
 mod remake;
+mod samples;
+mod terms;
 #[cfg(test)]
 mod tests;
 
@@ -36,6 +38,8 @@ pub use copies::{KeptChanges, KeptPage, OriginKey};
 pub use explain::{Arrived, Explanation, Output, Question, Said, Step, WrongMessage, explain};
 pub use logged::{Logged, Tails};
 pub use receipt::Receipt;
+pub use samples::{HELD_BYTES_MAX, HELD_MAX, HeldRow};
+pub use terms::{Local, LocalDelivery, OfferError, Publication, Source, Stored};
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -52,121 +56,17 @@ use tokio::sync::watch;
 use self::answers::Given;
 use self::copies::{Arrival, Claim, Copies};
 use self::gated::Gated;
-use self::plan::{BadTopic, LinkTarget, LocalTarget, Plan};
+use self::plan::{BadTopic, Gates, LinkTarget, LocalTarget, Plan, Sampled};
+use self::samples::Samples;
 use crate::buffer::{Admission, Buffer, Lane, Lanes, Permit, Refused};
 use crate::clock::{Clock, Moment, WallMs};
-use crate::message::{IdSource, Message, Origin, Properties, Qos, headers};
+use crate::message::{IdSource, Message, Origin, Qos, headers};
 use crate::router::{Counts, Endpoint, Held, LinkId, Table};
 use crate::telemetry::memory::Memory;
 use crate::telemetry::shown::Shown;
-use crate::topic::TopicName;
 
 /// Of a topic that may be very long, so much is logged.
 const TOPIC_CHARS_LOGGED: usize = 200;
-
-/// What a publisher brings, before the hub stamps it (id, event time, origin) into a [`Message`].
-#[derive(Clone, Debug)]
-pub struct Publication {
-    /// Its topic.
-    pub topic: TopicName,
-    /// Opaque.
-    pub payload: Bytes,
-    /// As published.
-    pub qos: Qos,
-    /// As published.
-    pub retain: bool,
-    /// Message Expiry Interval, seconds.
-    pub expiry_s: Option<u32>,
-    /// Event time by the remote (AMQP timestamp, Kafka timestamp), ms since the epoch; `None`: now.
-    pub time_ms: Option<u64>,
-    /// Properties, stamps of earlier gateways included (the hub adopts them).
-    pub properties: Properties,
-    /// Who, for MQTT clients of the built-in broker.
-    pub client_id: Option<Arc<str>>,
-    /// The client's user name.
-    pub user: Option<Arc<str>>,
-    /// For an inbound QoS 2 PUBLISH of a client: its packet id, handed through to [`Local::deliver`], so that the
-    /// store commits the inbound id and the outbound entries as one unit (R18).
-    pub packet_id: Option<u16>,
-}
-
-/// Where a batch comes from.
-#[derive(Clone, Debug)]
-pub struct Source {
-    /// The broker, or a link.
-    pub from: Endpoint,
-    /// The RabbitMQ queue or Kafka topic.
-    pub channel: Option<Arc<str>>,
-    /// What it brings is taken also where it has come before (R12).
-    pub takes_copies: bool,
-}
-
-/// One message for the built-in broker's subscribers.
-#[derive(Clone, Debug)]
-pub struct LocalDelivery<'a> {
-    /// The topic to deliver on (a route may have changed it; `message.topic` is the original).
-    pub topic: &'a TopicName,
-    /// Shared by all receivers.
-    pub message: &'a Arc<Message>,
-    /// The publishing client (No Local; QoS 2 inbound state), for a client's own publish only.
-    pub client_id: Option<&'a Arc<str>>,
-    /// See [`Publication::packet_id`].
-    pub packet_id: Option<u16>,
-    /// For an inbound QoS 2 PUBLISH: where the logs end that it is about to be appended to. The store keeps it with the inbound
-    /// id, for [`Hub::find`].
-    pub tails: Tails,
-}
-
-/// The built-in broker as the hub sees it: one more outlet.
-pub trait Local: Send + Sync {
-    /// Delivers to subscribers, stores what kept sessions and the retained store are owed. Does not wait: one answer for
-    /// each delivery. Deliveries come in order.
-    fn deliver(&self, batch: &[LocalDelivery<'_>]) -> Vec<Stored>;
-
-    /// Keeps what is known of copies (R12), soon, and answers whether it will. Does not wait.
-    fn keep_copies(&self, changes: KeptChanges) -> bool;
-}
-
-/// What a delivery needed of the broker's store.
-#[derive(Clone, Debug)]
-pub enum Stored {
-    /// Nothing.
-    Nothing,
-    /// This position must be durable before its publisher is acknowledged (R1).
-    At(Mark, u64),
-    /// Room, and there is none: nothing of the delivery was done.
-    NoRoom,
-    /// Room among what is retained, and there is none: nothing of it was done.
-    RetainedFull,
-}
-
-/// Why a publication was not accepted; nothing of it was delivered or stored anywhere (R5).
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OfferError {
-    /// A target's buffer is full and its policy is `reject`: MQTT 5 reason 0x97.
-    #[error("link `{link}` refuses: its buffer is full")]
-    Full {
-        /// Which.
-        link: LinkId,
-    },
-    /// A target's buffer failed: MQTT 5 reason 0x80 (or 0x83).
-    #[error("link `{link}` refuses: {reason}")]
-    Failed {
-        /// Which.
-        link: LinkId,
-        /// Why.
-        reason: Arc<str>,
-    },
-    /// The broker's store has no room, for now: MQTT 5 reason 0x97.
-    #[error("the broker's store takes nothing new: its disk is full or too slow")]
-    StoreFull,
-    /// As much is retained as may be, and this would be more: MQTT 5 reason 0x97.
-    #[error("as much is retained as may be: `retained_messages_max` or `retained_bytes_max` of the broker")]
-    RetainedFull,
-    /// The gateway is stopping.
-    #[error("the gateway is stopping")]
-    Stopping,
-}
 
 /// See the module.
 pub struct Hub {
@@ -186,6 +86,7 @@ pub struct Hub {
     memory: Arc<Memory>,
     /// Names the next offer: see [`Table::ask`].
     offers: AtomicU64,
+    samples: Samples,
 }
 
 /// What offers go by, of one reading of `routes.yaml`.
@@ -204,6 +105,10 @@ struct Placed {
     gated: Gated,
     /// Logs whose ends the receipt waits for: see [`Plan::behind`].
     behind: SmallVec<[Buffer; 1]>,
+    /// See [`Plan::is_behind_store`].
+    is_behind_store: bool,
+    /// What comes into samples.
+    sampled: Vec<Sampled>,
 }
 
 /// Why an offer has no room.
@@ -258,6 +163,7 @@ impl Hub {
             bad_topics: AtomicU64::new(0),
             memory: Arc::default(),
             offers: AtomicU64::new(0),
+            samples: Samples::default(),
         }
     }
 
@@ -308,6 +214,7 @@ impl Hub {
                 Arc::new(table)
             },
         );
+        self.let_go_before(&earlier, &table);
         let change = earlier.change + 1;
         self.targets.store(Arc::new(Targets { change, table, buffers: buffers.into_iter().collect() }));
         self.changes.send_modify(|changes| *changes += 1);
@@ -374,7 +281,7 @@ impl Hub {
         let mut given = Given::new(answers, batch.len());
         let mut ready = Vec::with_capacity(batch.len());
         let mut accepted = Moment::default();
-        let offer = self.offers.fetch_add(1, Ordering::Relaxed);
+        let offer = self.next_offer();
         for (slot, publication) in batch.into_iter().enumerate() {
             // One reading for all that need not wait: what waits for room has had all before it accepted.
             if ready.is_empty() {
@@ -403,6 +310,10 @@ impl Hub {
         self.accept(&mut ready, &mut given).await;
     }
 
+    fn next_offer(&self) -> u64 {
+        self.offers.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// Plans a message and asks for room for it, by the targets as they are now; again where they change meanwhile.
     async fn place(
         &self,
@@ -415,31 +326,49 @@ impl Hub {
         let mut dropped = Vec::new();
         loop {
             let targets = self.targets.load_full();
-            let plan = plan::plan(&targets.table, source, message, Some(offer));
-            let (is_nothing, wanted) = (plan == Plan::default(), plan.links.len());
-            match self.admit(&targets, message, plan.links, &mut dropped, ready, given).await {
+            let mut plan = plan::plan(&targets.table, source, message, Gates::of(offer));
+            if !plan.sampled.is_empty() && !self.samples.has_room(&plan.sampled) {
+                plan = plan::plan(&targets.table, source, message, Gates { offer: Some(offer), has_samples: false });
+            }
+            let is_nothing = plan == Plan::default();
+            let links = std::mem::take(&mut plan.links);
+            let wanted = links.len();
+            match self.admit(&targets, message, links, &mut dropped, ready, given).await {
                 Err(NoRoom::Changed) => {}
-                placed => {
+                asked => {
                     if is_nothing {
                         self.note_unrouted(source, message);
                     }
-                    note_held(&targets.table, &plan.held, message);
-                    self.note_bad_topics(source, &plan.bad_topics);
-                    return match placed {
-                        Ok(appends) => {
-                            // What a full buffer dropped (`drop_newest`) holds nothing back.
-                            let passes = if appends.len() == wanted { plan.passes } else { SmallVec::new() };
-                            let logs = plan.behind.iter().filter_map(|(link, lane)| {
-                                targets.buffers.get(link).map(|lanes| lanes.lane(*lane).clone())
-                            });
-                            let (behind, gated) = (logs.collect(), Gated::enter(&targets.table, passes));
-                            Ok(Placed { locals: plan.locals, appends, gated, behind })
-                        }
-                        Err(NoRoom::Refused(error)) => Err(error),
-                        Err(NoRoom::Changed) => Err(OfferError::Stopping),
-                    };
+                    return self.placed(&targets, source, message, plan, asked, wanted);
                 }
             }
+        }
+    }
+
+    /// What becomes of a plan whose records have room, or have not; `wanted` is how many they are.
+    fn placed(
+        &self,
+        targets: &Targets,
+        source: &Source,
+        message: &Message,
+        plan: Plan,
+        asked: Result<Vec<Append>, NoRoom>,
+        wanted: usize,
+    ) -> Result<Placed, OfferError> {
+        note_held(&targets.table, &plan.held, message);
+        self.note_bad_topics(source, &plan.bad_topics);
+        match asked {
+            Ok(appends) => {
+                // What a full buffer dropped (`drop_newest`) holds nothing back.
+                let passes = if appends.len() == wanted { plan.passes } else { SmallVec::new() };
+                let logs = plan.behind.iter();
+                let logs = logs.filter_map(|(link, lane)| Some(targets.buffers.get(link)?.lane(*lane).clone()));
+                let (behind, gated) = (logs.collect(), Gated::enter(&targets.table, passes));
+                let Plan { locals, sampled, is_behind_store, .. } = plan;
+                Ok(Placed { locals, appends, gated, behind, is_behind_store, sampled })
+            }
+            Err(NoRoom::Refused(error)) => Err(error),
+            Err(NoRoom::Changed) => Err(OfferError::Stopping),
         }
     }
 
@@ -449,14 +378,19 @@ impl Hub {
     /// the log not reached.
     pub async fn resume(&self, message: Message, logged: &Logged, answers: &Answers) {
         let source = Source { from: Endpoint::Broker, channel: None, takes_copies: false };
+        let message = Arc::new(message);
         let (mut given, mut dropped) = (Given::new(answers, 1), Vec::new());
         let answer = loop {
             let targets = self.targets.load_full();
-            let mut plan = plan::plan(&targets.table, &source, &message, None);
+            let mut plan = plan::plan(&targets.table, &source, &message, Gates::OPEN);
             let mut receipt = Receipt::default();
             logged.take(&message, &mut plan.links).into_iter().for_each(|(mark, offset)| receipt.add(mark, offset.0));
+            let sampled = std::mem::take(&mut plan.sampled);
             match self.admit(&targets, &message, plan.links, &mut dropped, &mut Vec::new(), &mut given).await {
                 Ok(appends) => {
+                    if !self.hold_all(sampled, &message, &mut receipt) {
+                        break Err(OfferError::StoreFull);
+                    }
                     append(appends, &mut receipt);
                     break Ok(receipt);
                 }
@@ -633,7 +567,7 @@ impl Hub {
         let accepted = std::mem::take(ready);
         let mut stored = self.deliver(&accepted).into_iter();
         for Admitted { slot, message, packet_id, placed, claim, .. } in accepted {
-            let Placed { locals, appends, gated, behind } = placed;
+            let Placed { locals, appends, gated, behind, is_behind_store, sampled } = placed;
             let mut receipt = Receipt::default();
             let mut refused = None;
             for stored in stored.by_ref().take(locals.len()) {
@@ -665,14 +599,37 @@ impl Hub {
                 given.give(slot, Err(OfferError::Failed { link, reason }));
                 continue;
             }
+            if !sampled.is_empty() && !self.hold_all(sampled, &message, &mut receipt) && comes_again {
+                given.give(slot, Err(OfferError::StoreFull));
+                continue;
+            }
             append(appends, &mut receipt);
             gated.settle();
             wait_behind(&behind, &mut receipt);
+            if let Some((mark, last)) = self.local.get().filter(|_| is_behind_store).and_then(|local| local.staged()) {
+                receipt.add(mark, last);
+            }
             if let Some(claim) = claim {
                 claim.accepted(receipt.clone());
             }
             given.give(slot, Ok(receipt));
         }
+    }
+
+    /// Whether samples hold all of these, and the store has room for that.
+    fn hold_all(&self, sampled: Vec<Sampled>, message: &Arc<Message>, receipt: &mut Receipt) -> bool {
+        if sampled.is_empty() {
+            return true;
+        }
+        let targets = self.targets.load();
+        sampled.into_iter().all(|one| match self.hold(&targets.table, one, message) {
+            Stored::Nothing => true,
+            Stored::At(mark, position) => {
+                receipt.add(mark, position);
+                true
+            }
+            Stored::NoRoom | Stored::RetainedFull => false,
+        })
     }
 
     /// One call to the broker for the whole batch; one answer for each local topic of each message, in order.

@@ -15,14 +15,18 @@ use super::Source;
 use crate::buffer::Lane;
 use crate::message::{Envelope, Message};
 use crate::router::{
-    Arrival, Asked, Binding, Endpoint, Held, LinkId, Pass, Priority, Route, Subject, Table, Taken, To, Told, Unfilled,
-    View,
+    Arrival, Asked, Binding, Endpoint, Gate, Held, LinkId, Pass, Priority, Route, Subject, Table, Taken, To, Told,
+    Unfilled, View,
 };
 use crate::topic::{LEVELS_MAX, TopicError, TopicName, is_too_deep};
 
 /// Routes behind routes that are followed for one message. More than two levels are hard to follow for people too; a cycle
 /// of templates that grow (`{rest}/x`) ends here.
 const CHAIN_MAX: usize = 8;
+
+/// The ordinals of what a sample lets go begin here, each 256 behind the one before, where its message goes other ways too: what left at
+/// once has the numbers below (R11).
+const HELD_ORDINALS: u16 = 0x8000;
 
 /// What is to be done.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -39,6 +43,32 @@ pub(super) struct Plan {
     pub(super) passes: SmallVec<[Pass; 1]>,
     /// Where routes lead whose gates hold the message back: what it is held back for went there before.
     pub(super) behind: SmallVec<[(LinkId, Lane); 1]>,
+    /// And one of them to the broker.
+    pub(super) is_behind_store: bool,
+    /// What is to wait in samples.
+    pub(super) sampled: Vec<Sampled>,
+    /// The number of the first record that it makes for a link.
+    first_ordinal: u16,
+}
+
+/// A message on its way into a sample.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Sampled {
+    /// The route's name.
+    pub(super) route: Arc<str>,
+    /// The topic that it arrived on there.
+    pub(super) topic: Arc<str>,
+    /// How long it waits.
+    pub(super) every: Duration,
+    /// What a route before made of the message; `None`: the message as it came.
+    pub(super) message: Option<Arc<Message>>,
+    pub(super) source: Source,
+    /// A route wrote it to the broker.
+    pub(super) is_chained: bool,
+    /// See [`Plan::first_ordinal`].
+    pub(super) ordinal: u16,
+    /// How many samples it was in before: as with [`CHAIN_MAX`], a cycle ends.
+    pub(super) round: usize,
 }
 
 /// What a route made for the built-in broker, and nobody may publish to there.
@@ -92,33 +122,88 @@ pub(super) struct LinkTarget {
     pub(super) failure: Option<String>,
 }
 
-/// Follows the routes for `message` from `source`. `offer`: which offer the gates of routes are asked for; without one all are open.
-pub(super) fn plan(table: &Table, source: &Source, message: &Message, offer: Option<u64>) -> Plan {
+/// How the gates of routes are asked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gates {
+    /// For which offer; without one they are open, samples excepted.
+    pub(super) offer: Option<u64>,
+    /// What comes to a sample waits there; else it goes on, as the last of its interval.
+    pub(super) has_samples: bool,
+}
+
+impl Gates {
+    /// As messages meet them.
+    pub(super) const fn of(offer: u64) -> Self {
+        Self { offer: Some(offer), has_samples: true }
+    }
+
+    /// Open for all but samples.
+    pub(super) const OPEN: Self = Self { offer: None, has_samples: true };
+}
+
+/// Follows the routes for `message` from `source`.
+pub(super) fn plan(table: &Table, source: &Source, message: &Message, gates: Gates) -> Plan {
     let mut plan = Plan::default();
-    let asking = Asking { table, source, offer };
+    let asking = Asking { table, source, gates, round: 0 };
     if source.from == Endpoint::Broker {
         plan.locals.push(LocalTarget { topic: message.topic.clone(), message: None, by: None });
     }
     let subject = Subject::new(message);
     let topic = message.topic.as_str();
     let first = Arrival { from: &source.from, channel: source.channel.as_deref(), topic, subject: &subject };
-    let mut next = plan.locals.len();
+    let next = plan.locals.len();
     asking.follow(&first, None, &mut plan);
-    for _ in 0..CHAIN_MAX {
-        let new: SmallVec<[LocalTarget; 1]> = plan.locals.iter().skip(next).cloned().collect();
-        if new.is_empty() {
-            break;
-        }
-        next = plan.locals.len();
-        for local in new {
-            // The payload of the message as it came is parsed once for all of the chain.
-            match &local.message {
-                None => asking.follow_on(&local, &subject, &mut plan),
-                Some(changed) => asking.follow_on(&local, &Subject::new(changed), &mut plan),
+    asking.follow_chain(next, &subject, &mut plan);
+    plan
+}
+
+/// The same for what a sample lets go: by its route alone, and on from there. `None`: there is no such route any more, or it takes
+/// nothing from there.
+pub(super) fn plan_held(table: &Table, held: &Sampled, message: &Arc<Message>, gates: Gates) -> Option<Plan> {
+    let (at, route) = table.routes().iter().enumerate().find(|(_, route)| route.name == held.route)?;
+    let subject = Subject::new(message);
+    let (from, channel) =
+        if held.is_chained { (&Endpoint::Broker, None) } else { (&held.source.from, held.source.channel.as_deref()) };
+    let arrival = Arrival { from, channel, topic: &held.topic, subject: &subject };
+    let captures = route.captures(&arrival)?;
+    let mut plan = Plan { first_ordinal: held.ordinal, ..Plan::default() };
+    let asking = Asking { table, source: &held.source, gates, round: held.round + 1 };
+    // Its topic is one that was delivered to the broker before.
+    let topic = TopicName::new(&held.topic).ok()?;
+    let local = LocalTarget { topic, message: Some(Arc::clone(message)), by: None };
+    asking.take(&Taken { at, route, captures }, &arrival, held.is_chained.then_some(&local), &mut plan);
+    asking.follow_chain(0, &subject, &mut plan);
+    Some(plan)
+}
+
+impl Asking<'_> {
+    /// Routes on what routes wrote to the broker, from the local at `next` on. `subject`: the message as it came.
+    fn follow_chain(self, mut next: usize, subject: &Subject<'_>, plan: &mut Plan) {
+        self.follow_locals(&mut next, subject, plan);
+        let goes_at_once = !plan.links.is_empty();
+        for (place, sampled) in (0_u16..).zip(&mut plan.sampled) {
+            if goes_at_once || place > 0 {
+                sampled.ordinal = HELD_ORDINALS.saturating_add(place.saturating_mul(256));
             }
         }
     }
-    plan
+
+    fn follow_locals(self, next: &mut usize, subject: &Subject<'_>, plan: &mut Plan) {
+        for _ in 0..CHAIN_MAX {
+            let new: SmallVec<[LocalTarget; 1]> = plan.locals.iter().skip(*next).cloned().collect();
+            if new.is_empty() {
+                break;
+            }
+            *next = plan.locals.len();
+            for local in new {
+                // The payload of the message as it came is parsed once for all of the chain.
+                match &local.message {
+                    None => self.follow_on(&local, subject, plan),
+                    Some(changed) => self.follow_on(&local, &Subject::new(changed), plan),
+                }
+            }
+        }
+    }
 }
 
 impl LinkTarget {
@@ -146,8 +231,9 @@ const fn lane(priority: Priority) -> Lane {
 struct Asking<'t> {
     table: &'t Table,
     source: &'t Source,
-    /// See [`plan`].
-    offer: Option<u64>,
+    gates: Gates,
+    /// See [`Sampled::round`].
+    round: usize,
 }
 
 impl Asking<'_> {
@@ -164,24 +250,88 @@ impl Asking<'_> {
                 Told::Taken(taken) => taken,
                 Told::Held(at, held) => return plan.held.push((at, held)),
             };
-            match self.offer.map_or(Asked::Free, |offer| self.table.ask(&taken, arrival, offer)) {
+            match self.ask(&taken, arrival) {
                 Asked::Free => {}
                 Asked::Passes(pass) => plan.passes.push(pass),
-                Asked::Held => return plan.suppress(&taken),
+                Asked::Held => return self.suppress(&taken, arrival, chained, plan),
+                Asked::Waits(every) => return self.sample(&taken, arrival, every, chained, plan),
             }
-            match self.table.unpack(taken.route, arrival, None) {
-                Ok(None) => self.lead(&taken, arrival, MadeFor::new(chained), plan),
-                Ok(Some(plain)) => {
-                    let Arrival { from, channel, topic, .. } = *arrival;
-                    let unpacked = Arrival { from, channel, topic, subject: &Subject::new(&plain) };
-                    self.lead(&taken, &unpacked, MadeFor::new(chained), plan);
-                }
-                Err(error) => {
-                    let made = MadeFor { failure: Some(failure(taken.route, &error)), ..MadeFor::new(chained) };
-                    self.lead(&taken, arrival, made, plan);
-                }
-            }
+            self.take(&taken, arrival, chained, plan);
         });
+    }
+
+    fn ask(self, taken: &Taken<'_, '_>, arrival: &Arrival<'_, '_>) -> Asked {
+        match (&taken.route.gate, self.gates) {
+            (None, _) | (Some(Gate::Sample(_)), Gates { has_samples: false, .. }) => Asked::Free,
+            (Some(Gate::Sample(every)), _) => Asked::Waits(*every),
+            (Some(_), Gates { offer: Some(offer), .. }) => self.table.ask(taken, arrival, offer),
+            (Some(_), Gates { offer: None, .. }) => Asked::Free,
+        }
+    }
+
+    /// A gate holds the message back. What it is held back for went where the route leads, and from the broker on to where others lead.
+    fn suppress(
+        self,
+        taken: &Taken<'_, '_>,
+        arrival: &Arrival<'_, '_>,
+        chained: Option<&LocalTarget>,
+        plan: &mut Plan,
+    ) {
+        plan.held.push((taken.at, Held::Suppressed));
+        let links = taken.route.to.iter().filter_map(|to| match &to.endpoint {
+            Endpoint::Link(link) => Some((link.clone(), lane(taken.route.priority))),
+            Endpoint::Broker => None,
+        });
+        let before = plan.behind.len();
+        plan.behind.extend(links);
+        if plan.behind.len() - before < taken.route.to.len() {
+            plan.is_behind_store = true;
+            let (mut went, mut next) = (Plan::default(), 0);
+            let open = Self { gates: Gates { offer: None, has_samples: false }, ..self };
+            open.take(taken, arrival, chained, &mut went);
+            open.follow_locals(&mut next, arrival.subject, &mut went);
+            plan.behind.extend(went.links.into_iter().map(|target| (target.link, target.lane)));
+        }
+    }
+
+    /// What a sample takes is made something of when it goes, so that what it gives up costs little.
+    fn sample(
+        self,
+        taken: &Taken<'_, '_>,
+        arrival: &Arrival<'_, '_>,
+        every: Duration,
+        chained: Option<&LocalTarget>,
+        plan: &mut Plan,
+    ) {
+        if self.round >= CHAIN_MAX {
+            return plan.held.push((taken.at, Held::Suppressed));
+        }
+        plan.sampled.push(Sampled {
+            route: Arc::clone(&taken.route.name),
+            topic: arrival.topic.into(),
+            every,
+            message: chained.and_then(|local| local.message.clone()),
+            source: self.source.clone(),
+            is_chained: chained.is_some(),
+            ordinal: 0,
+            round: self.round,
+        });
+    }
+
+    /// What a route makes of a message that it takes, and its gate lets through.
+    fn take(self, taken: &Taken<'_, '_>, arrival: &Arrival<'_, '_>, chained: Option<&LocalTarget>, plan: &mut Plan) {
+        match self.table.unpack(taken.route, arrival, None) {
+            Ok(None) => self.lead(taken, arrival, MadeFor::new(chained), plan),
+            Ok(Some(plain)) => {
+                let Arrival { from, channel, topic, .. } = *arrival;
+                let unpacked = Arrival { from, channel, topic, subject: &Subject::new(&plain) };
+                self.lead(taken, &unpacked, MadeFor::new(chained), plan);
+            }
+            Err(error) => {
+                let made = MadeFor { failure: Some(failure(taken.route, &error)), ..MadeFor::new(chained) };
+                self.lead(taken, arrival, made, plan);
+            }
+        }
     }
 
     /// To all targets of a route that takes the message; `arrival` has it unpacked.
@@ -245,16 +395,6 @@ impl Made {
 }
 
 impl Plan {
-    /// A gate holds the message back.
-    fn suppress(&mut self, taken: &Taken<'_, '_>) {
-        self.held.push((taken.at, Held::Suppressed));
-        for to in &taken.route.to {
-            if let Endpoint::Link(link) = &to.endpoint {
-                self.behind.push((link.clone(), lane(taken.route.priority)));
-            }
-        }
-    }
-
     /// Adds a local topic, if it is new.
     fn deliver(&mut self, taken: &Taken<'_, '_>, to: &To, arrival: &Arrival<'_, '_>, made: &Made) {
         let Taken { at, route, captures } = taken;
@@ -304,7 +444,7 @@ impl Plan {
             key,
             ttl: route.ttl,
             lane: lane(route.priority),
-            ordinal: u16::try_from(earlier).unwrap_or(u16::MAX),
+            ordinal: u16::try_from(earlier).unwrap_or(u16::MAX).saturating_add(self.first_ordinal),
             message: made.message.clone(),
             by: *at,
             failure,
@@ -353,7 +493,7 @@ mod tests {
 
     fn ask(table: &Table, from: &str, topic: &str) -> (Vec<String>, Vec<String>) {
         let from = Endpoint::of_address(&format!("{from}/x")).unwrap();
-        let plan = plan(table, &Source { from, channel: None, takes_copies: false }, &message(topic, b""), None);
+        let plan = plan(table, &Source { from, channel: None, takes_copies: false }, &message(topic, b""), Gates::OPEN);
         let links = plan.links.iter().map(|to| format!("{}/{}.{}", to.link, to.destination, to.ordinal));
         (plan.locals.iter().map(|local| local.topic.to_string()).collect(), links.collect())
     }
@@ -387,7 +527,7 @@ mod tests {
             table(&[("hq/#", &["broker/{topic}", "broker/up/{rest}", "lake/t"]), ("hq/$SYS/#", &["broker/{topic}"])]);
         let bad = |topic: &str| {
             let source = Source { from: Endpoint::Link(LinkId::new("hq")), channel: None, takes_copies: false };
-            let plan = plan(&table, &source, &message(topic, b""), None);
+            let plan = plan(&table, &source, &message(topic, b""), Gates::OPEN);
             let bad: Vec<_> = plan.bad_topics.iter().map(|bad| bad.why).collect();
             (plan.locals.len(), plan.links.len(), bad)
         };
@@ -418,7 +558,7 @@ mod tests {
         ]);
         let told = |payload: &'static [u8]| {
             let source = Source { from: Endpoint::Broker, channel: None, takes_copies: false };
-            let plan = plan(&table, &source, &message("a", payload), None);
+            let plan = plan(&table, &source, &message("a", payload), Gates::OPEN);
             let payload = |made: &Option<Arc<Message>>| {
                 made.as_ref().map(|made| (String::from_utf8(made.payload.to_vec()).unwrap(), made.retain))
             };

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub enum Held {
     /// Its `where` is not true of the message.
     Filtered,
-    /// Its gate (`throttle`, `dedup`) does not let it through.
+    /// Its gate (`throttle`, `sample`, `dedup`) does not let it through.
     Suppressed,
     /// Its message lacks what the route makes of it: a dead letter for a link, nothing for the broker's clients (R28).
     Failed,

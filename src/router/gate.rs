@@ -7,6 +7,8 @@
 //! 2. [`enter`](super::Table::enter): every target has room for it. From here on it holds back those that come behind it in the same offer.
 //! 3. [`settle`](super::Table::settle): it is in the logs, and holds back everybody's. Or [`withdraw`](super::Table::withdraw).
 //!
+//! A sample ([`Gate::Sample`]) holds nothing back for good: what it takes waits in the hub until its time is over, or another takes its place.
+//!
 //! Two offers at the same time may so both let a message through where one would have done: too much rather than too little.
 //! Memory is bounded: of each route the last [`TOPICS_MAX`] topics (or ids) are remembered, as numbers of 128 bits, half of them at least;
 //! one that is forgotten lets its next message through.
@@ -29,6 +31,8 @@ pub const TOPICS_MAX: usize = 65_536;
 pub enum Gate {
     /// The first message of a topic, and then none for so long.
     Throttle(Duration),
+    /// The last message of a topic within so long, when that time is over.
+    Sample(Duration),
     /// No message whose id has gone through. What is replayed goes through always (R12).
     NewIds,
     /// No message that says the same as the last one of its topic that has gone through.
@@ -49,6 +53,8 @@ pub enum Asked {
     Passes(Pass),
     /// It is held back.
     Held,
+    /// It waits for so long, and goes then unless another of its topic has come.
+    Waits(Duration),
 }
 
 /// One message that goes through a gate.
@@ -88,6 +94,7 @@ impl Gate {
     pub const fn key(&self) -> &'static str {
         match self {
             Self::Throttle(_) => "throttle",
+            Self::Sample(_) => "sample",
             Self::NewIds | Self::Changes { .. } => "dedup",
         }
     }
@@ -98,6 +105,7 @@ impl fmt::Display for Gate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Throttle(every) => write!(f, "throttle: {}", show_duration(*every)),
+            Self::Sample(every) => write!(f, "sample: {}", show_duration(*every)),
             Self::NewIds => f.write_str("dedup: id"),
             Self::Changes { fields, again } => {
                 let named = fields.iter().map(|field| format!("payload.{field}")).collect::<Vec<_>>().join(", ");
@@ -117,6 +125,7 @@ impl Seen {
         let message = view.subject.message();
         let (key, value, every) = match gate {
             Gate::Throttle(every) => (self.number(topic), 0, Some(*every)),
+            Gate::Sample(every) => return Asked::Waits(*every),
             Gate::NewIds if headers::replay(message).is_some() => return Asked::Free,
             Gate::NewIds => (self.number(&message.id), 0, None),
             Gate::Changes { fields, again } => {
@@ -210,7 +219,7 @@ mod tests {
         let mut seen = Seen::default();
         let mut one = |(offer, message): (usize, &Message)| match ask(&mut seen, gate, message, offer as u64) {
             Asked::Free => true,
-            Asked::Held => false,
+            Asked::Held | Asked::Waits(_) => false,
             Asked::Passes(pass) => {
                 seen.enter(&pass);
                 seen.settle(&pass);

@@ -212,7 +212,20 @@ impl Route {
         verdict
     }
 
-    /// The same for one of its `from`s.
+    /// What its patterns capture of a message that it took before: neither `except` nor `where` is asked again.
+    #[must_use]
+    pub fn captures<'v>(&'v self, arrival: &Arrival<'v, '_>) -> Option<Captures<'v>> {
+        let from = self
+            .from
+            .iter()
+            .filter(|from| from.endpoint == *arrival.from && from.channel.as_deref() == arrival.channel);
+        from.into_iter().find_map(|from| match &from.pattern {
+            Some(pattern) => pattern.captures(arrival.topic),
+            None => Some(Captures::of(arrival.topic)),
+        })
+    }
+
+    /// [`Route::judge`] for one of its `from`s.
     fn judge_from<'v>(&'v self, at: usize, arrival: &Arrival<'v, '_>) -> Verdict<'v> {
         let Some(from) = self.from.get(at) else { return Verdict::OtherSource };
         if from.endpoint != *arrival.from || from.channel.as_deref() != arrival.channel {

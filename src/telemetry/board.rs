@@ -376,7 +376,7 @@ pub struct RouteStatus {
     /// Messages of which its `where` was not true.
     #[serde(default)]
     pub filtered: u64,
-    /// Messages that its `throttle` or `dedup` held back (R28).
+    /// Messages that its `throttle`, `sample` or `dedup` held back (R28).
     #[serde(default)]
     pub suppressed: u64,
     /// What it could not make of messages: dead letters, and local deliveries that did not happen (R28).

@@ -116,7 +116,7 @@ impl Families<'_, '_> {
         let filtered = figure(|route| route.filtered);
         self.counter("tidegate_route_filtered", "Messages of which a route's `where` was not true", filtered)?;
         let suppressed = figure(|route| route.suppressed);
-        let help = "Messages that a route's `throttle` or `dedup` held back";
+        let help = "Messages that a route's `throttle`, `sample` or `dedup` held back";
         self.counter("tidegate_route_suppressed", help, suppressed)?;
         let failed = figure(|route| route.failed);
         self.counter("tidegate_route_failed", "What a route could not make of a message that it took", failed)

@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::load::{SessionRow, SubscriptionRow};
 use super::{Op, OweOp, SessionId, codec};
-use crate::hub::{KeptChanges, KeptPage, OriginKey};
+use crate::hub::{HeldRow, KeptChanges, KeptPage, OriginKey};
 
 /// Applies all of `ops` or nothing.
 pub(super) fn commit(connection: &mut Connection, ops: &[Op]) -> rusqlite::Result<()> {
@@ -73,6 +73,14 @@ fn apply(transaction: &Transaction<'_>, op: &Op) -> rusqlite::Result<()> {
             run("DELETE FROM inbound WHERE session = ?1 AND packet_id = ?2", &[&number(id.0), packet_id])
         }
         Op::Copies(changes) => copies(transaction, changes),
+        Op::Hold(row) => {
+            let HeldRow { route, topic, id, body } = &**row;
+            let sql = "INSERT OR REPLACE INTO held (route, topic, id, body) VALUES (?1, ?2, ?3, ?4)";
+            run(sql, &[route, topic, id, &&*codec::seal(body)])
+        }
+        Op::Unhold(route, topic, id) => {
+            run("DELETE FROM held WHERE route = ?1 AND topic = ?2 AND id = ?3", &[route, topic, id])
+        }
     }
 }
 

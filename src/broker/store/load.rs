@@ -7,7 +7,7 @@ use rusqlite::{Connection, Row};
 use super::apply::number;
 use super::{Page, SessionId, codec};
 use crate::clock::{Moment, WallMs};
-use crate::hub::{KeptPage, OriginKey, Tails};
+use crate::hub::{HeldRow, KeptPage, OriginKey, Tails};
 use crate::message::{Message, Qos};
 
 /// A session's own row.
@@ -95,6 +95,8 @@ pub(crate) struct Loaded {
     pub(crate) inbound: Vec<InboundRow>,
     /// What is known of messages that have come (R12).
     pub(crate) copies: Vec<KeptPage>,
+    /// What samples held.
+    pub(crate) held: Vec<HeldRow>,
     /// How many messages each session is owed, and what they count for in bytes.
     pub(crate) owed: Vec<(SessionId, u64, u64)>,
     /// The highest row number in use.
@@ -129,6 +131,7 @@ pub(super) fn all(connection: &Connection) -> Loaded {
             &mut damaged,
             inbound,
         ),
+        held: rows(connection, "SELECT route, topic, id, body FROM held", &mut damaged, held),
         copies: rows(connection, "SELECT site, run, part, page, high, bits FROM copies", &mut damaged, copies),
         owed: rows(
             connection,
@@ -277,6 +280,11 @@ fn copies(row: &Row<'_>) -> rusqlite::Result<KeptPage> {
     let origin = OriginKey { site: text(row, 0)?, run, part: (&*text(row, 2)?).into() };
     let bits = codec::unseal(row.get_ref(5)?.as_blob().map_err(bad)?).ok_or(rusqlite::Error::InvalidQuery)?;
     Ok(KeptPage { origin, page: row.get(3)?, high: unsigned(row, 4)?, bits: bits.into() })
+}
+
+fn held(row: &Row<'_>) -> rusqlite::Result<HeldRow> {
+    let body = codec::unseal(row.get_ref(3)?.as_blob().map_err(bad)?).ok_or(rusqlite::Error::InvalidQuery)?;
+    Ok(HeldRow { route: text(row, 0)?, topic: text(row, 1)?, id: row.get(2)?, body })
 }
 
 fn owed(row: &Row<'_>) -> rusqlite::Result<OwedRow> {

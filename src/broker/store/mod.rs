@@ -1,5 +1,5 @@
 //! Everything that the broker keeps by key: sessions, subscriptions, retained messages, what kept sessions are owed,
-//! inbound QoS 2 exchanges, which messages of other gateways have come. The one module behind which that state lives (DESIGN.md section 10), on SQLite.
+//! inbound QoS 2 exchanges, which messages of other gateways have come, what samples hold. The one module behind which that state lives (DESIGN.md section 10), on SQLite.
 //!
 //! **Why SQLite.** Measured on this pattern, many small group commits (`docs`: the table of the buffer's evidence): 7 MB
 //! of memory, 69–84k messages/s at batches of 16, 4 ms to open with ten million rows after a kill. redb writes eleven
@@ -46,7 +46,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use self::reserve::Reserve;
-use crate::hub::{KeptChanges, Mark, MarkSender, Watcher};
+use crate::hub::{HeldRow, KeptChanges, Mark, MarkSender, Watcher};
 use crate::message::{Message, Qos};
 use crate::telemetry::board::BrokerBoard;
 
@@ -95,6 +95,10 @@ pub(super) enum Op {
     InboundGone(SessionId, u16),
     /// What is known of messages that have come (R12).
     Copies(Box<KeptChanges>),
+    /// What a sample holds of a topic, in place of what it held.
+    Hold(Box<HeldRow>),
+    /// It has gone; route, topic, and the id of what went: another may have taken its place.
+    Unhold(Arc<str>, Arc<str>, String),
 }
 
 /// See [`Op::Owe`].
@@ -298,6 +302,9 @@ impl Unit<'_> {
         }
         if let Op::Copies(changes) = &op {
             self.staged.bytes += changes.pages.iter().map(|page| page.bits.len()).sum::<usize>();
+        }
+        if let Op::Hold(row) = &op {
+            self.staged.bytes += row.body.len();
         }
         self.staged.ops.push(op);
     }

@@ -7,7 +7,7 @@ use rusqlite::{Connection, ErrorCode};
 use super::StoreError;
 
 /// The format, in SQLite's `user_version`.
-const FORMAT: i64 = 4;
+const FORMAT: i64 = 5;
 
 /// From format 1, which knew of what is owed neither the shared subscription nor the size, and of an exchange not where the logs ended.
 const FROM_1: &str = "
@@ -35,7 +35,12 @@ const FROM_3: &str = "
 ALTER TABLE session ADD COLUMN listener TEXT;
 ";
 
-/// But for what [`FROM_2`] and [`FROM_3`] add.
+/// From format 4, which knew nothing of samples.
+const FROM_4: &str = "
+CREATE TABLE held (route TEXT NOT NULL, topic TEXT NOT NULL, id TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (route, topic));
+";
+
+/// But for what [`FROM_2`], [`FROM_3`] and [`FROM_4`] add.
 const TABLES: &str = "
 CREATE TABLE session (
     id INTEGER PRIMARY KEY,
@@ -155,10 +160,11 @@ fn prepare(path: &Path) -> Result<Connection, StoreError> {
     connection.set_prepared_statement_cache_capacity(32);
     let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(fail)?;
     let steps = match found {
-        0 => vec![TABLES, FROM_2, FROM_3],
-        1 => vec![FROM_1, FROM_2, FROM_3],
-        2 => vec![FROM_2, FROM_3],
-        3 => vec![FROM_3],
+        0 => vec![TABLES, FROM_2, FROM_3, FROM_4],
+        1 => vec![FROM_1, FROM_2, FROM_3, FROM_4],
+        2 => vec![FROM_2, FROM_3, FROM_4],
+        3 => vec![FROM_3, FROM_4],
+        4 => vec![FROM_4],
         FORMAT => Vec::new(),
         found => return Err(StoreError::Newer { path: path.to_owned(), found, known: FORMAT }),
     };

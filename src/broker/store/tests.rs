@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use rusqlite::Connection;
 
 use super::*;
@@ -248,7 +249,7 @@ async fn r36_a_store_of_format_1_is_upgraded_and_keeps_all_that_was_in_it() {
     }
     let format = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
     let found = Connection::open(&path).unwrap().query_row("PRAGMA user_version", [], format).unwrap();
-    assert_eq!(found, 4);
+    assert_eq!(found, 5);
 }
 
 #[test]
@@ -269,6 +270,34 @@ async fn a_commit_that_fails_twice_fails_the_mark_and_whoever_waits() {
     assert!(store.has_failed());
     let later = store.stage_one(Op::Settle(1));
     assert!(store.mark().passed(later).await.is_err());
+}
+
+#[test]
+fn r28_of_each_route_and_topic_the_last_held_message_is_kept_until_just_that_one_has_gone() {
+    use crate::hub::HeldRow;
+    let dir = tempfile::tempdir().unwrap();
+    let row = |topic: &str, id: &str| HeldRow {
+        route: "r".into(),
+        topic: topic.into(),
+        id: id.to_owned(),
+        body: Bytes::copy_from_slice(id.as_bytes()),
+    };
+    let (store, _) = Store::open(dir.path()).unwrap();
+    for (topic, id) in [("a", "1"), ("a", "2"), ("b", "3"), ("c", "4")] {
+        store.stage_one(Op::Hold(Box::new(row(topic, id))));
+    }
+    store.stage_one(Op::Unhold("r".into(), "a".into(), "1".to_owned()));
+    store.stage_one(Op::Unhold("r".into(), "b".into(), "3".to_owned()));
+    store.close();
+    let connection = Connection::open(dir.path().join("broker.db")).unwrap();
+    let (store, loaded) = Store::open(dir.path()).unwrap();
+    assert_eq!((loaded.held, loaded.damaged), (vec![row("a", "2"), row("c", "4")], 0));
+    store.close();
+    connection.execute("UPDATE held SET body = x'00' WHERE topic = 'a'", []).unwrap();
+    drop(connection);
+    let (store, loaded) = Store::open(dir.path()).unwrap();
+    assert_eq!((loaded.held, loaded.damaged), (vec![row("c", "4")], 1), "one row does not stop it");
+    store.close();
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What a route lets through: `throttle`, `dedup`.
+//! What a route lets through: `throttle`, `sample`, `dedup`.
 
 use std::time::Duration;
 
@@ -14,15 +14,16 @@ const EVERY_MAX: Duration = Duration::from_hours(24 * 31);
 
 impl Resolver<'_> {
     pub(super) fn gate(&mut self, route: &Section<'_>) -> Option<Gate> {
-        let (throttle, dedup) = (route.get("throttle"), route.get("dedup"));
-        if let (Some(_), Some(item)) = (&throttle, &dedup) {
-            let wrong = "a route has one of `throttle` and `dedup`";
+        let (throttle, sample, dedup) = (route.get("throttle"), route.get("sample"), route.get("dedup"));
+        for item in [&throttle, &sample, &dedup].into_iter().flatten().skip(1) {
+            let wrong = "a route has one of `throttle`, `sample` and `dedup`";
             let hint = "lead the one to `broker/..`, and begin another route there".to_owned();
             self.mistakes.error(item.place(), wrong, hint);
         }
-        let every = self.duration(throttle, EVERY_MIN..=EVERY_MAX).map(Gate::Throttle);
+        let throttle = self.duration(throttle, EVERY_MIN..=EVERY_MAX).map(Gate::Throttle);
+        let sample = self.duration(sample, EVERY_MIN..=EVERY_MAX).map(Gate::Sample);
         let dedup = self.dedup(dedup);
-        every.or(dedup)
+        throttle.or(sample).or(dedup)
     }
 
     /// `id`, `payload`, `payload.FIELD`, fields in a list, or `{ by: .., again: 10m }`.

@@ -1,5 +1,7 @@
 //! The hub against real buffers on a temporary disk and a scripted broker.
 
+mod samples;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,8 +11,9 @@ use parking_lot::Mutex;
 use super::*;
 use crate::buffer::{Compression, Config as BufferConfig, Offset, Outcome, SyncMode, WhenFull};
 use crate::clock;
-use crate::message::Envelope;
+use crate::message::{Envelope, Properties};
 use crate::router::{Form, From, Gate, Route, Template, To};
+use crate::topic::TopicName;
 use crate::units::ByteSize;
 
 /// A broker that notes what it is given, and stores up to a mark that the test moves.
@@ -51,6 +54,17 @@ impl Local for Scripted {
     fn keep_copies(&self, _changes: KeptChanges) -> bool {
         true
     }
+
+    fn staged(&self) -> Option<(Mark, u64)> {
+        let last = (self.delivered.lock().len() as u64).checked_sub(1)?;
+        Some((self.store.mark(), last))
+    }
+
+    fn hold(&self, _row: HeldRow) -> Stored {
+        Stored::Nothing
+    }
+
+    fn unhold(&self, _route: &Arc<str>, _topic: &Arc<str>, _id: String) {}
 }
 
 struct Bench {
@@ -611,6 +625,33 @@ async fn r28_what_is_held_back_is_acknowledged_no_sooner_than_what_it_is_held_ba
     bench.buffers[0].settle(Offset(0), Outcome::Delivered);
     assert_eq!((first.settled().await, held.settled().await), (Ok(()), Ok(())));
     assert_eq!(bench.buffers[0].end().0, 1);
+}
+
+#[tokio::test]
+async fn r28_what_is_held_back_waits_for_the_store_and_for_links_behind_the_broker_too() {
+    let mut first = Route::new(
+        "gated",
+        vec![From::parse("broker/t/#", Form::Topic).unwrap()],
+        vec![To::parse("broker/u").unwrap()],
+    );
+    first.gate = Some(CHANGES);
+    let on = Route::new("on", vec![From::parse("broker/u", Form::Topic).unwrap()], vec![To::parse("cloud/u").unwrap()]);
+    let links = [("cloud", WhenFull::DropOldest, BIG)];
+    let bench = bench_of(vec![first, on], &links, true, SyncMode::Spill(Duration::from_secs(3_600)));
+    let first = bench.hub.offer(&from_broker(), vec![publication("t/a", b"1")]).await.remove(0).unwrap();
+    let mut held = bench.hub.offer(&from_broker(), vec![publication("t/a", b"1")]).await.remove(0).unwrap();
+    assert_eq!(*bench.local.delivered.lock(), ["t/a", "u", "t/a"]);
+    assert_eq!((first.decided(), held.decided()), (None, None));
+    assert_eq!(records(&bench.buffers[0], 1).await.len(), 1);
+    bench.local.store.advance(3);
+    assert_eq!(held.decided(), None, "the log behind the broker has it not yet");
+    bench.buffers[0].settle(Offset(0), Outcome::Delivered);
+    assert_eq!(held.settled().await, Ok(()));
+    // Where the store alone lacks what it is held back for.
+    let held = bench.hub.offer(&from_broker(), vec![publication("t/a", b"1")]).await.remove(0).unwrap();
+    assert_eq!(held.decided(), None);
+    bench.local.store.advance(4);
+    assert_eq!(held.decided(), Some(Ok(())));
 }
 
 #[tokio::test]

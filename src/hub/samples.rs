@@ -1,0 +1,378 @@
+//! What routes with `sample` hold: of each topic the last message of an interval, until that is over.
+//!
+//! **Nothing acknowledged is lost.** What is held above QoS 0 is kept in the broker's store, a row a route and topic, and its publisher's
+//! receipt waits for that; so it need not wait for the interval. A message that takes the place of another counts the other as
+//! `suppressed`. When the interval is over the last one goes through its route like any message, and its row goes when it is
+//! durable where it went to: a kill in between sends it once more, with the same id. QoS 0 is held in memory, and in the store
+//! from an orderly stop to the next start. What the store held goes at the start: its interval is over.
+//!
+//! A link that has no room (`reject`, `block`) leaves the message where it is, for [`TRY_AGAIN`]; what comes meanwhile takes its place.
+//! Bounded: beyond [`HELD_MAX`] messages or [`HELD_BYTES_MAX`] what comes on another topic goes at once.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use super::plan::{self, Gates, Sampled};
+use super::{Admitted, Answers, Given, Hub, Receipt, Source, Stored, Targets};
+use crate::message::{Envelope, Message, Qos};
+use crate::router::{Endpoint, Held, LinkId, Table};
+use crate::telemetry::shown::Shown;
+
+/// Messages held at most, of all routes.
+pub const HELD_MAX: usize = 65_536;
+
+/// Bytes of payloads held at most, of all routes.
+pub const HELD_BYTES_MAX: usize = 16 << 20;
+
+/// How long what finds no room stays before it is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether what went is durable.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// A held message as the broker's store keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldRow {
+    /// The route's name.
+    pub route: Arc<str>,
+    /// The topic that it arrived on there.
+    pub topic: Arc<str>,
+    /// The message's.
+    pub id: String,
+    /// The message, and where it came from.
+    pub body: Bytes,
+}
+
+/// What a row's body says beside its message.
+#[derive(Debug, Serialize, Deserialize)]
+struct About {
+    from: String,
+    channel: Option<String>,
+    is_chained: bool,
+    takes_copies: bool,
+    round: usize,
+    every_ms: u64,
+}
+
+/// Route and topic.
+type Key = (Arc<str>, Arc<str>);
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Samples {
+    state: Mutex<State>,
+    earlier: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    held: HashMap<Key, Waiting>,
+    /// When each is due, by the boot clock in ms; the number tells those of one moment apart.
+    due: BTreeMap<Due, Key>,
+    numbered: u64,
+    bytes: usize,
+    /// Gone, and not durable everywhere yet.
+    leaving: Vec<Leaving>,
+}
+
+type Due = (u64, u64);
+
+#[derive(Clone, Debug)]
+struct Waiting {
+    sampled: Sampled,
+    message: Arc<Message>,
+    due: Due,
+    /// The id of what the store has of this route and topic.
+    in_store: Option<String>,
+}
+
+#[derive(Debug)]
+struct Leaving {
+    key: Key,
+    waiting: Waiting,
+    receipt: Receipt,
+}
+
+/// What has become of what was due.
+enum Gone {
+    Left(Receipt),
+    /// There is no room for it.
+    Stays,
+    /// There is no such route any more.
+    Nowhere,
+}
+
+impl State {
+    fn number(&mut self) -> u64 {
+        self.numbered += 1;
+        self.numbered
+    }
+
+    /// Answers whether it is now the first to be due.
+    fn put(&mut self, key: Key, waiting: Waiting) -> bool {
+        let due = waiting.due;
+        let is_first = self.due.first_key_value().is_none_or(|(first, _)| due < *first);
+        self.bytes += waiting.message.payload.len();
+        self.due.insert(due, key.clone());
+        self.held.insert(key, waiting);
+        is_first
+    }
+
+    fn take(&mut self, key: &Key) -> Option<Waiting> {
+        let waiting = self.held.remove(key)?;
+        self.due.remove(&waiting.due);
+        self.bytes -= waiting.message.payload.len();
+        Some(waiting)
+    }
+
+    fn take_due(&mut self, now: u64) -> Option<(Key, Waiting)> {
+        let key = self.due.first_key_value().filter(|((due, _), _)| *due <= now).map(|(_, key)| key.clone())?;
+        let waiting = self.take(&key)?;
+        Some((key, waiting))
+    }
+}
+
+impl Samples {
+    /// Whether all of these can be held: what takes the place of another always can.
+    pub(super) fn has_room(&self, sampled: &[Sampled]) -> bool {
+        let state = self.state.lock();
+        let is_full = state.held.len() >= HELD_MAX || state.bytes >= HELD_BYTES_MAX;
+        !is_full || sampled.iter().all(|one| state.held.contains_key(&(Arc::clone(&one.route), Arc::clone(&one.topic))))
+    }
+}
+
+fn row(key: &Key, waiting: &Waiting) -> HeldRow {
+    let Sampled { source, is_chained, round, every, ordinal, .. } = &waiting.sampled;
+    let about = About {
+        from: source.from.to_string(),
+        channel: source.channel.as_deref().map(str::to_owned),
+        is_chained: *is_chained,
+        takes_copies: source.takes_copies,
+        round: *round,
+        every_ms: u64::try_from(every.as_millis()).unwrap_or(u64::MAX),
+    };
+    // Texts, flags and numbers: that cannot fail.
+    let about = serde_json::to_string(&about).unwrap_or_default();
+    let head = Envelope::encode_head(&key.1, Some(&about), *ordinal);
+    let body = [head, waiting.message.encode()].concat().into();
+    HeldRow { route: Arc::clone(&key.0), topic: Arc::clone(&key.1), id: waiting.message.id.to_string(), body }
+}
+
+fn read(row: &HeldRow, number: u64) -> Option<Waiting> {
+    let Envelope { key, ordinal, message, .. } = Envelope::decode(row.body.clone()).ok()?;
+    let about: About = serde_json::from_str(&key?).ok()?;
+    let from = if about.from == "broker" { Endpoint::Broker } else { Endpoint::Link(LinkId::new(&about.from)) };
+    let source = Source { from, channel: about.channel.map(Into::into), takes_copies: about.takes_copies };
+    let sampled = Sampled {
+        route: Arc::clone(&row.route),
+        topic: Arc::clone(&row.topic),
+        every: Duration::from_millis(about.every_ms),
+        message: None,
+        source,
+        is_chained: about.is_chained,
+        ordinal,
+        round: about.round,
+    };
+    Some(Waiting { sampled, message: Arc::new(message), due: (0, number), in_store: Some(row.id.clone()) })
+}
+
+impl Hub {
+    /// Knows what the store kept of samples: it goes at once. Before the first offer.
+    pub fn restore_samples(&self, rows: Vec<HeldRow>) {
+        let mut state = self.samples.state.lock();
+        for row in rows {
+            let number = state.number();
+            if let Some(waiting) = read(&row, number) {
+                state.put((row.route, row.topic), waiting);
+            } else {
+                tracing::error!(route = %row.route, topic = %Shown(&row.topic), "what a sample held is damaged and was skipped");
+            }
+        }
+    }
+
+    /// Has the broker's store keep what samples hold of QoS 0 too: the gateway stops.
+    pub fn keep_samples(&self) {
+        let Some(local) = self.local.get() else { return };
+        let mut state = self.samples.state.lock();
+        for (key, waiting) in &mut state.held {
+            let id = waiting.message.id.to_string();
+            if waiting.in_store.as_ref() != Some(&id) && !matches!(local.hold(row(key, waiting)), Stored::NoRoom) {
+                waiting.in_store = Some(id);
+            }
+        }
+    }
+
+    /// Returns when something is due sooner than what [`Hub::let_go`] has said. Cancel safe.
+    pub async fn due_sooner(&self) {
+        self.samples.earlier.notified().await;
+    }
+
+    /// A message comes into a sample; one of its topic that is there already gives way, and is counted. The answer is what the
+    /// store needs for it.
+    pub(super) fn hold(&self, table: &Table, sampled: Sampled, message: &Arc<Message>) -> Stored {
+        let message = for_long(sampled.message.as_ref().unwrap_or(message));
+        let key = (Arc::clone(&sampled.route), Arc::clone(&sampled.topic));
+        let every = u64::try_from(sampled.every.as_millis()).unwrap_or(u64::MAX);
+        let mut state = self.samples.state.lock();
+        let before = state.held.get(&key);
+        // One that was interrupted by a kill, say, may come behind a newer one.
+        if before.is_some_and(|before| is_newer(&before.message, &message)) {
+            drop(state);
+            suppressed(table, &key);
+            return Stored::Nothing;
+        }
+        let is_kept = message.qos != Qos::AtMostOnce;
+        let due = before.map(|before| before.due);
+        let mut in_store = before.and_then(|before| before.in_store.clone());
+        let due = due.unwrap_or_else(|| (message.accepted.up_ms.saturating_add(every), state.number()));
+        let mut waiting = Waiting { sampled, message, due, in_store: None };
+        // Within the lock, so that the store has the same one.
+        let stored = match self.local.get().filter(|_| is_kept) {
+            Some(local) => local.hold(row(&key, &waiting)),
+            None => Stored::Nothing,
+        };
+        if matches!(stored, Stored::NoRoom) {
+            return stored;
+        }
+        if is_kept {
+            in_store = Some(waiting.message.id.to_string());
+        }
+        waiting.in_store = in_store;
+        let gave_way = state.take(&key).is_some();
+        let is_first = state.put(key.clone(), waiting);
+        drop(state);
+        if gave_way {
+            suppressed(table, &key);
+        }
+        if is_first {
+            self.samples.earlier.notify_one();
+        }
+        stored
+    }
+
+    /// Sends on what samples held whose intervals are over. Answers when to look again.
+    pub fn let_go(&self) -> Option<Duration> {
+        let now = self.clock.moment().up_ms;
+        // Each once: what stays is due again later.
+        loop {
+            let targets = self.targets.load_full();
+            let Some((key, waiting)) = self.samples.state.lock().take_due(now) else { break };
+            match self.leave(&targets, &waiting) {
+                Gone::Left(receipt) => self.samples.state.lock().leaving.push(Leaving { key, waiting, receipt }),
+                Gone::Stays => self.put_back(&targets.table, key, waiting, now),
+                Gone::Nowhere => self.lose(&key, &waiting),
+            }
+        }
+        self.settle_samples(now);
+        let state = self.samples.state.lock();
+        let look = (!state.leaving.is_empty()).then_some(LOOK);
+        let due = state.due.first_key_value().map(|((due, _), _)| Duration::from_millis(due.saturating_sub(now)));
+        look.into_iter().chain(due).min()
+    }
+
+    /// What routes hold that `next` does not have goes by the routes that there are still.
+    pub(super) fn let_go_before(&self, earlier: &Arc<Targets>, next: &Table) {
+        let goes_on = |name: &str| next.routes().iter().any(|route| *route.name == *name);
+        let mut state = self.samples.state.lock();
+        let gone: Vec<Key> = state.held.keys().filter(|(route, _)| !goes_on(route)).cloned().collect();
+        let gone: Vec<_> = gone.into_iter().filter_map(|key| Some((state.take(&key)?, key))).collect();
+        drop(state);
+        for (waiting, key) in gone {
+            match self.leave(earlier, &waiting) {
+                Gone::Left(receipt) => self.samples.state.lock().leaving.push(Leaving { key, waiting, receipt }),
+                Gone::Stays | Gone::Nowhere => self.lose(&key, &waiting),
+            }
+        }
+    }
+
+    fn leave(&self, targets: &Arc<Targets>, waiting: &Waiting) -> Gone {
+        let Waiting { sampled, message, .. } = waiting;
+        let gates = Gates::of(self.next_offer());
+        let Some(mut plan) = plan::plan_held(&targets.table, sampled, message, gates) else { return Gone::Nowhere };
+        let (answers, mut dropped, mut ready) = (Answers::default(), Vec::new(), Vec::new());
+        let mut given = Given::new(&answers, 1);
+        // What would have to wait for room stays here: nobody else may wait for it.
+        let links = std::mem::take(&mut plan.links);
+        let wanted = links.len();
+        let asked = self.admit(targets, message, links, &mut dropped, &mut ready, &mut given).now_or_never();
+        let Some(Ok(appends)) = asked else { return Gone::Stays };
+        let Ok(placed) = self.placed(targets, &sampled.source, message, plan, Ok(appends), wanted) else {
+            return Gone::Stays;
+        };
+        let admitted =
+            Admitted { slot: 0, message: Arc::clone(message), client_id: None, packet_id: None, placed, claim: None };
+        // Without a packet id there is nothing that it waits for.
+        let accepted = self.accept(&mut vec![admitted], &mut given).now_or_never();
+        drop(given);
+        let answer = answers.take().pop().map(|(_, answer)| answer);
+        match (accepted, answer) {
+            (Some(()), Some(Ok(receipt))) => Gone::Left(receipt),
+            (Some(()) | None, Some(Ok(_) | Err(_)) | None) => Gone::Stays,
+        }
+    }
+
+    fn put_back(&self, table: &Table, key: Key, waiting: Waiting, now: u64) {
+        let mut state = self.samples.state.lock();
+        if let Some(newer) = state.held.get_mut(&key) {
+            // The store has the newer one, or none but this.
+            if newer.in_store.is_none() {
+                newer.in_store.clone_from(&waiting.in_store);
+            }
+            drop(state);
+            return suppressed(table, &key);
+        }
+        let try_again = u64::try_from(TRY_AGAIN.as_millis()).unwrap_or(u64::MAX);
+        let due = (now.saturating_add(try_again), state.number());
+        state.put(key, Waiting { due, ..waiting });
+    }
+
+    /// Rows of what is durable elsewhere go; what a failed log took comes back.
+    fn settle_samples(&self, now: u64) {
+        let leaving = std::mem::take(&mut self.samples.state.lock().leaving);
+        let mut undecided = Vec::new();
+        for Leaving { key, waiting, receipt } in leaving {
+            match receipt.decided() {
+                None => undecided.push(Leaving { key, waiting, receipt }),
+                Some(Ok(())) => self.forget_row(&key, &waiting),
+                Some(Err(_rejected)) => self.put_back(&self.targets.load().table, key, waiting, now),
+            }
+        }
+        self.samples.state.lock().leaving.append(&mut undecided);
+    }
+
+    fn forget_row(&self, key: &Key, waiting: &Waiting) {
+        if let (Some(local), Some(id)) = (self.local.get(), waiting.in_store.clone()) {
+            local.unhold(&key.0, &key.1, id);
+        }
+    }
+
+    /// Its route is no more, and where it led to is neither.
+    fn lose(&self, key: &Key, waiting: &Waiting) {
+        self.unrouted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        tracing::warn!(route = %key.0, topic = %Shown(&key.1), id = %waiting.message.id, "what a sample held goes nowhere: its route is no more");
+        self.forget_row(key, waiting);
+    }
+}
+
+fn is_newer(known: &Message, message: &Message) -> bool {
+    known.accepted.boot == message.accepted.boot && known.accepted.up_ms > message.accepted.up_ms
+}
+
+fn suppressed(table: &Table, key: &Key) {
+    if let Some(at) = table.routes().iter().position(|route| route.name == key.0) {
+        table.note(at, Held::Suppressed);
+    }
+}
+
+/// With a payload of its own: what is held must not keep the read that it came with, which may be much larger.
+fn for_long(message: &Arc<Message>) -> Arc<Message> {
+    let payload = Bytes::copy_from_slice(&message.payload);
+    Arc::new(Message { payload, ..Message::clone(message) })
+}

@@ -1,0 +1,392 @@
+//! `sample`: what is held, when it goes, and what a kill leaves of it.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A clock that only a test moves.
+#[derive(Debug)]
+struct Hand(AtomicU64);
+
+impl Hand {
+    fn pass(&self, ms: u64) {
+        self.0.fetch_add(ms, Ordering::Relaxed);
+    }
+}
+
+impl Clock for Hand {
+    fn now(&self) -> Instant {
+        clock::now()
+    }
+
+    fn moment(&self) -> Moment {
+        let up_ms = self.0.load(Ordering::Relaxed);
+        Moment { wall: WallMs(up_ms), up_ms, boot: 1, synced: true }
+    }
+}
+
+/// A store that has durable what was staged before the last commit.
+#[derive(Debug)]
+struct Keeper {
+    rows: Mutex<Rows>,
+    mark: MarkSender,
+    is_full: AtomicBool,
+}
+
+type Row = (Arc<str>, Arc<str>);
+
+#[derive(Debug, Default)]
+struct Rows {
+    staged: Vec<Staged>,
+    next: u64,
+    durable: BTreeMap<Row, HeldRow>,
+}
+
+#[derive(Debug)]
+enum Staged {
+    Hold(HeldRow),
+    Unhold(Row, String),
+}
+
+impl Keeper {
+    fn commit(&self) {
+        let mut rows = self.rows.lock();
+        for staged in std::mem::take(&mut rows.staged) {
+            match staged {
+                Staged::Hold(row) => drop(rows.durable.insert((Arc::clone(&row.route), Arc::clone(&row.topic)), row)),
+                Staged::Unhold(key, id) => {
+                    if rows.durable.get(&key).is_some_and(|row| row.id == id) {
+                        rows.durable.remove(&key);
+                    }
+                }
+            }
+        }
+        self.mark.advance(rows.next);
+    }
+
+    fn durable(&self) -> Vec<HeldRow> {
+        self.rows.lock().durable.values().cloned().collect()
+    }
+}
+
+impl Local for Keeper {
+    fn deliver(&self, batch: &[LocalDelivery<'_>]) -> Vec<Stored> {
+        batch.iter().map(|_| Stored::Nothing).collect()
+    }
+
+    fn keep_copies(&self, _changes: KeptChanges) -> bool {
+        true
+    }
+
+    fn staged(&self) -> Option<(Mark, u64)> {
+        None
+    }
+
+    fn hold(&self, row: HeldRow) -> Stored {
+        if self.is_full.load(Ordering::Relaxed) {
+            return Stored::NoRoom;
+        }
+        let mut rows = self.rows.lock();
+        rows.staged.push(Staged::Hold(row));
+        rows.next += 1;
+        Stored::At(self.mark.mark(), rows.next - 1)
+    }
+
+    fn unhold(&self, route: &Arc<str>, topic: &Arc<str>, id: String) {
+        let mut rows = self.rows.lock();
+        rows.staged.push(Staged::Unhold((Arc::clone(route), Arc::clone(topic)), id));
+        rows.next += 1;
+    }
+}
+
+/// One run of a gateway on a disk that outlives it.
+struct Run {
+    hub: Hub,
+    cloud: Buffer,
+    keeper: Arc<Keeper>,
+    clock: Arc<Hand>,
+}
+
+fn sampled(name: &str, from: &str, to: &str) -> Route {
+    let mut route = Route::new(name, vec![From::parse(from, Form::Topic).unwrap()], vec![To::parse(to).unwrap()]);
+    route.gate = Some(Gate::Sample(Duration::from_secs(10)));
+    route
+}
+
+fn plain(name: &str, from: &str, to: &str) -> Route {
+    Route { gate: None, ..sampled(name, from, to) }
+}
+
+fn start(dir: &std::path::Path, run: u64, routes: Vec<Route>, kept: Vec<HeldRow>, size: u64) -> Run {
+    let cloud = open(dir, "cloud", WhenFull::Reject, size, SyncMode::Group);
+    let logs = vec![(LinkId::new("cloud"), cloud.clone().into())];
+    let clock = Arc::new(Hand(AtomicU64::new(run * 1_000_000)));
+    let ids = IdSource::new("test".into(), run);
+    let hub = Hub::new(ids, Table::new(routes), logs, Arc::<Hand>::clone(&clock));
+    let keeper = Arc::new(Keeper { rows: Mutex::default(), mark: MarkSender::new(0), is_full: AtomicBool::new(false) });
+    keeper
+        .rows
+        .lock()
+        .durable
+        .extend(kept.iter().map(|row| ((Arc::clone(&row.route), Arc::clone(&row.topic)), row.clone())));
+    hub.attach(Arc::<Keeper>::clone(&keeper));
+    hub.restore_samples(kept);
+    Run { hub, cloud, keeper, clock }
+}
+
+impl Run {
+    async fn publish(&self, topic: &str, payload: u64, qos: Qos) -> Answer {
+        let publication = Publication { payload: payload.to_string().into(), qos, ..publication(topic, b"") };
+        self.hub.offer(&from_broker(), vec![publication]).await.remove(0)
+    }
+
+    async fn sent(&self) -> Vec<(String, u64)> {
+        let end = usize::try_from(self.cloud.end().0).unwrap();
+        let sent = records(&self.cloud, end).await;
+        let number = |sent: &Envelope| std::str::from_utf8(&sent.message.payload).unwrap().parse().unwrap();
+        sent.iter().map(|sent| (sent.destination.to_string(), number(sent))).collect()
+    }
+
+    fn suppressed(&self) -> Vec<u64> {
+        self.hub.route_counts().into_iter().map(|(_, counts)| counts.suppressed).collect()
+    }
+
+    /// What is in the log stays there: a kill is one for what samples hold.
+    async fn end(self) {
+        self.cloud.close().await;
+    }
+
+    /// Until all that went is durable, and its rows are gone.
+    async fn settled(&self) {
+        if let Some(last) = self.cloud.end().0.checked_sub(1) {
+            self.cloud.mark().passed(last).await.unwrap();
+        }
+        self.hub.let_go();
+        self.keeper.commit();
+    }
+}
+
+const QOS_1: Qos = Qos::AtLeastOnce;
+
+#[tokio::test]
+async fn r28_the_last_message_of_a_topic_goes_when_its_interval_is_over_and_those_before_it_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = start(dir.path(), 1, vec![sampled("s", "broker/t/{x}", "cloud/{x}")], Vec::new(), BIG);
+    let mut receipts = Vec::new();
+    for (topic, payload, later) in [("t/a", 1, 4_000), ("t/a", 2, 4_000), ("t/b", 3, 1_000), ("t/a", 4, 999)] {
+        receipts.push(run.publish(topic, payload, QOS_1).await.unwrap());
+        run.clock.pass(later);
+    }
+    assert!(receipts.iter().all(|receipt| receipt.decided().is_none()), "the store has not committed");
+    run.keeper.commit();
+    assert!(receipts.iter().all(|receipt| receipt.decided() == Some(Ok(()))));
+    assert_eq!(run.hub.let_go(), Some(Duration::from_millis(1)));
+    assert_eq!((run.cloud.end().0, run.suppressed()), (0, vec![2]));
+    run.clock.pass(1);
+    run.hub.let_go();
+    assert_eq!(run.sent().await, [("a".to_owned(), 4)]);
+    run.settled().await;
+    assert_eq!(run.keeper.durable().len(), 1, "the other topic's");
+    run.clock.pass(8_000);
+    run.hub.let_go();
+    assert_eq!(run.sent().await, [("a".to_owned(), 4), ("b".to_owned(), 3)]);
+    run.settled().await;
+    assert_eq!((run.keeper.durable(), run.hub.let_go()), (Vec::new(), None));
+    assert_eq!(run.suppressed(), [2]);
+}
+
+#[tokio::test]
+async fn r28_what_a_kill_leaves_of_a_sample_goes_at_the_next_start_with_the_same_id() {
+    let dir = tempfile::tempdir().unwrap();
+    let routes = || vec![sampled("s", "broker/t/{x}", "cloud/{x}")];
+    let run = start(dir.path(), 1, routes(), Vec::new(), BIG);
+    for (topic, payload, qos) in [("t/a", 1, QOS_1), ("t/b", 2, Qos::AtMostOnce), ("t/a", 3, Qos::AtMostOnce)] {
+        drop(run.publish(topic, payload, qos).await);
+    }
+    run.keeper.commit();
+    let ids = |rows: &[HeldRow]| rows.iter().map(|row| row.id.clone()).collect::<Vec<_>>();
+    let killed = run.keeper.durable();
+    run.hub.keep_samples();
+    run.keeper.commit();
+    let stopped = run.keeper.durable();
+    run.end().await;
+    let after = start(dir.path(), 2, routes(), killed.clone(), BIG);
+    after.hub.let_go();
+    assert_eq!(after.sent().await, [("a".to_owned(), 1)], "QoS 0 is nowhere after a kill");
+    assert_eq!(records(&after.cloud, 1).await[0].message.id.to_string(), ids(&killed)[0]);
+    after.settled().await;
+    assert_eq!(after.keeper.durable(), []);
+    after.end().await;
+    let dir = tempfile::tempdir().unwrap();
+    let after = start(dir.path(), 2, routes(), stopped, BIG);
+    after.hub.let_go();
+    assert_eq!(after.sent().await, [("a".to_owned(), 3), ("b".to_owned(), 2)], "and is there after a stop");
+}
+
+#[tokio::test]
+async fn r28_a_sample_whose_link_has_no_room_stays_until_it_has_or_another_takes_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let routes = vec![sampled("s", "broker/t/{x}", "cloud/{x}"), plain("fill", "broker/fill", "cloud/fill")];
+    let run = start(dir.path(), 1, routes, Vec::new(), 1 << 20);
+    drop(run.publish("t/a", 1, QOS_1).await);
+    let large: &'static [u8] = Box::leak(vec![b'1'; 60_000].into_boxed_slice());
+    while run.hub.offer(&from_broker(), vec![publication("fill", large)]).await.remove(0).is_ok() {}
+    let full = run.cloud.end();
+    run.clock.pass(10_000);
+    // What is large does not go in any more; what is small may.
+    let large = Publication { qos: QOS_1, ..publication("t/a", large) };
+    assert!(run.hub.offer(&from_broker(), vec![large]).await.remove(0).is_ok());
+    assert_eq!(run.suppressed(), [1, 0]);
+    assert_eq!(run.hub.let_go(), Some(Duration::from_secs(1)));
+    assert_eq!(run.cloud.end(), full);
+    drop(run.publish("t/a", 2, QOS_1).await);
+    (0..full.0).for_each(|offset| run.cloud.settle(Offset(offset), Outcome::Delivered));
+    run.clock.pass(1_000);
+    run.hub.let_go();
+    assert_eq!((run.cloud.end().0, run.suppressed()), (full.0 + 1, vec![2, 0]));
+    run.keeper.is_full.store(true, Ordering::Relaxed);
+    assert_eq!(run.publish("t/c", 3, QOS_1).await.unwrap_err(), OfferError::StoreFull);
+    assert!(run.publish("t/c", 3, Qos::AtMostOnce).await.is_ok());
+}
+
+#[tokio::test]
+async fn r34_a_reload_lets_go_what_a_route_held_that_is_no_more_and_keeps_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let routes = vec![sampled("stays", "broker/t/{x}", "cloud/old/{x}"), sampled("goes", "broker/u/{x}", "cloud/{x}")];
+    let run = start(dir.path(), 1, routes, Vec::new(), BIG);
+    drop((run.publish("t/a", 1, QOS_1).await, run.publish("u/b", 2, QOS_1).await));
+    let logs = || vec![(LinkId::new("cloud"), Lanes::from(run.cloud.clone()))];
+    run.hub.replace(Some(Table::new(vec![plain("stays", "broker/t/{x}", "cloud/new/{x}")])), logs());
+    assert_eq!(run.sent().await, [("b".to_owned(), 2)]);
+    run.clock.pass(10_000);
+    run.hub.let_go();
+    assert_eq!(run.sent().await[1..], [("new/a".to_owned(), 1)]);
+    run.settled().await;
+    assert_eq!((run.keeper.durable(), run.hub.unrouted()), (Vec::new(), 0));
+    // What an earlier run held for a route that is gone by now is counted.
+    run.hub.replace(Some(Table::new(vec![sampled("x", "broker/t/{x}", "cloud/{x}")])), logs());
+    drop(run.publish("t/a", 3, QOS_1).await);
+    run.keeper.commit();
+    let (rows, other) = (run.keeper.durable(), tempfile::tempdir().unwrap());
+    let after = start(other.path(), 2, Vec::new(), rows, BIG);
+    after.hub.let_go();
+    assert_eq!((after.hub.unrouted(), after.cloud.end().0), (1, 0));
+    after.settled().await;
+    assert_eq!(after.keeper.durable(), []);
+}
+
+#[tokio::test]
+async fn r11_what_a_sample_lets_go_has_a_number_of_its_own_where_its_message_went_there_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let routes = vec![
+        sampled("s", "broker/t/#", "cloud/sampled"),
+        sampled("r", "broker/t/both", "cloud/again"),
+        plain("p", "broker/t/both", "cloud/plain"),
+    ];
+    let run = start(dir.path(), 1, routes, Vec::new(), BIG);
+    drop((run.publish("t/both", 1, QOS_1).await, run.publish("t/one", 2, QOS_1).await));
+    run.clock.pass(10_000);
+    run.hub.let_go();
+    let sent = records(&run.cloud, 4).await;
+    let numbers: Vec<_> = sent.iter().map(|sent| (&*sent.destination, sent.ordinal)).collect();
+    assert_eq!(numbers, [("plain", 0), ("sampled", 0x8000), ("again", 0x8100), ("sampled", 0)]);
+}
+
+#[tokio::test]
+async fn r28_what_samples_write_to_the_broker_comes_into_samples_there_and_a_cycle_of_them_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let routes = vec![
+        sampled("a", "broker/a/#", "broker/b/{rest}"),
+        sampled("b", "broker/b/#", "broker/a/{rest}"),
+        plain("out", "broker/b/#", "cloud/{rest}"),
+    ];
+    let run = start(dir.path(), 1, routes, Vec::new(), BIG);
+    drop(run.publish("a/x", 1, QOS_1).await);
+    for _ in 0..20 {
+        run.clock.pass(10_000);
+        run.hub.let_go();
+        run.settled().await;
+    }
+    assert_eq!((run.hub.let_go(), run.keeper.durable()), (None, Vec::new()));
+    assert_eq!(run.cloud.end().0, 4, "each time round once, and at most eight samples");
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Publish(u8),
+    Pass(u16),
+    LetGo,
+    Commit,
+    Kill,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..3_u8).prop_map(Step::Publish),
+        3 => (1..8_000_u16).prop_map(Step::Pass),
+        4 => Just(Step::LetGo),
+        3 => Just(Step::Commit),
+        1 => Just(Step::Kill),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    /// R1, R28: of what was acknowledged on a topic the last is sent, or one behind it; without kills each message is sent once or counted.
+    #[test]
+    fn r28_no_acknowledged_value_is_lost_to_a_sample_unless_a_later_one_took_its_place(
+        steps in prop::collection::vec(step(), 1..60),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let dir = tempfile::tempdir().unwrap();
+            let routes = || vec![sampled("s", "broker/t/{x}", "cloud/{x}")];
+            let mut run = start(dir.path(), 1, routes(), Vec::new(), BIG);
+            let (mut number, mut runs) = (0, 1);
+            let mut open: Vec<(u8, u64, Receipt)> = Vec::new();
+            let mut acknowledged: BTreeMap<u8, u64> = BTreeMap::new();
+            let finish = [Step::Commit, Step::Pass(60_000), Step::LetGo];
+            for step in steps.into_iter().chain(finish) {
+                match step {
+                    Step::Publish(topic) => {
+                        number += 1;
+                        open.push((topic, number, run.publish(&format!("t/{topic}"), number, QOS_1).await.unwrap()));
+                    }
+                    Step::Pass(ms) => run.clock.pass(u64::from(ms)),
+                    Step::LetGo => drop(run.hub.let_go()),
+                    Step::Commit => run.keeper.commit(),
+                    Step::Kill => {
+                        runs += 1;
+                        open.clear();
+                        let kept = run.keeper.durable();
+                        run.end().await;
+                        run = start(dir.path(), runs, routes(), kept, BIG);
+                    }
+                }
+                open.retain(|(topic, number, receipt)| {
+                    let is_open = receipt.decided().is_none();
+                    if !is_open {
+                        acknowledged.insert(*topic, *number);
+                    }
+                    is_open
+                });
+            }
+            run.settled().await;
+            assert_eq!(run.keeper.durable(), []);
+            let sent = run.sent().await;
+            for (topic, last) in acknowledged {
+                let topic = topic.to_string();
+                let newest = sent.iter().filter(|(to, _)| *to == topic).map(|(_, number)| *number).max();
+                assert!(newest >= Some(last), "{topic}: {last} was acknowledged, {newest:?} was sent");
+            }
+            if runs == 1 {
+                assert_eq!(sent.len() as u64 + run.suppressed()[0], number);
+            }
+        });
+    }
+}
