@@ -12,9 +12,9 @@ use serde_json::Value;
 use tidegate::broker::auth::jwt::{Algorithm, KeySource};
 use tidegate::broker::auth::ldap::Find;
 use tidegate::buffer::{Compression, Lane, SyncMode, WhenFull};
-use tidegate::cli::check::check;
+use tidegate::cli::check::{CheckError, Format, Options, check, check_together};
 use tidegate::clock::{Moment, WallMs};
-use tidegate::config::{self, Env, Severity};
+use tidegate::config::{self, Env, Severity, Ties};
 use tidegate::gateway::Config;
 use tidegate::links::{self, Kind, kafka, mqtt, rabbitmq};
 use tidegate::message::{Message, MessageId, Origin, Properties, Qos};
@@ -167,6 +167,114 @@ fn what_is_not_there_is_reported_too() {
 #[test]
 fn a_folder_is_read_as_one_file() {
     insta::assert_snapshot!("folder", checked("tests/config/bad/folder", &env()).1);
+}
+
+/// Several sites' files, by their names in `tests/config/sites`.
+fn checked_together(files: &[&str], env: &Env, ties: &Ties, options: Options) -> (u8, String) {
+    let files: Vec<_> = files.iter().map(|file| Path::new("tests/config/sites").join(file)).collect();
+    let mut out = Vec::new();
+    let code = check_together(&files, env, ties, options, &mut out).unwrap();
+    (code, String::from_utf8(out).unwrap())
+}
+
+#[test]
+fn circles_through_several_sites_are_told_hop_by_hop() {
+    let files = ["plant-a.yaml", "plant-b.yaml", "hq.yaml"];
+    let (code, out) = checked_together(&files, &env(), &Ties::default(), Options::default());
+    insta::assert_snapshot!("sites-circles", format!("{out}exit code {code}\n"));
+    let strict = Options { deny_warnings: true, ..Options::default() };
+    assert_eq!(checked_together(&files, &env(), &Ties::default(), strict).0, 65);
+    // Without secrets the same is found.
+    let blind = Env { no_secrets: true, ..env() };
+    let (_, without) = checked_together(&files, &blind, &Ties::default(), Options::default());
+    assert_eq!(without.matches("comes back to it").count(), out.matches("comes back to it").count(), "{without}");
+}
+
+#[test]
+fn names_that_several_sites_share_are_told_of() {
+    let files = ["names-1.yaml", "names-2.yaml", "names-3.yaml"];
+    let (code, out) = checked_together(&files, &env(), &Ties::default(), Options::default());
+    insta::assert_snapshot!("sites-names", format!("{out}exit code {code}\n"));
+}
+
+#[test]
+fn what_is_found_between_sites_is_told_as_json_too() {
+    let json = Options { format: Format::Json, ..Options::default() };
+    let (code, out) = checked_together(&["plant-a.yaml", "plant-b.yaml"], &env(), &Ties::default(), json);
+    let told: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &told["ok"], told["files"].as_array().map(Vec::len)), (0, &Value::Bool(true), Some(2)), "{out}");
+    let circle = &told["diagnostics"][0];
+    assert_eq!((&circle["severity"], &circle["file"]), (&"warning".into(), &"tests/config/sites/plant-a.yaml".into()));
+    assert_eq!(circle["hops"][1]["file"], "tests/config/sites/plant-b.yaml", "{circle}");
+    assert_eq!(
+        (circle["hops"][1]["line"].as_u64(), circle["hops"][1]["column"].as_u64()),
+        (Some(9), Some(44)),
+        "{circle}"
+    );
+    let counted = told["files"].as_array().unwrap().iter().map(|file| file["warnings"].as_u64().unwrap()).sum::<u64>();
+    assert_eq!(told["warnings"], counted + told["diagnostics"].as_array().unwrap().len() as u64);
+}
+
+#[test]
+fn a_file_with_errors_is_left_out_of_what_is_checked_together() {
+    let (code, out) = checked_together(
+        &["plant-a.yaml", "../bad/top.yaml", "plant-b.yaml"],
+        &env(),
+        &Ties::default(),
+        Options::default(),
+    );
+    assert_eq!(code, 65);
+    assert!(out.contains("tests/config/sites/../bad/top.yaml: ") && out.contains(" errors, "), "{out}");
+    assert!(out.contains("what route `mesh` sends comes back to it"), "{out}");
+    assert!(out.ends_with(", 1 file with errors left out\n"), "{out}");
+}
+
+#[test]
+fn whose_an_address_is_can_be_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        std::fs::write(folder.path().join(name), text).unwrap();
+        folder.path().join(name)
+    };
+    let listens = "broker: { listeners: [ { bind: \"0.0.0.0:1883\", anonymous: true }, { bind: \"127.0.0.1:1884\", anonymous: true } ] }";
+    let site = |name: &str, url: &str| {
+        write(
+            &format!("{name}.yaml"),
+            &format!(
+                "site: {name}\n{listens}\nlinks: {{ out: {{ mqtt: {{ url: \"{url}\" }} }} }}\nroutes: [ {{ from: broker/x/#, to: \"out/{{topic}}\" }} ]\n"
+            ),
+        )
+    };
+    let (mut a, b) = (site("a", "mqtt://b.example:1883"), site("b", "mqtt://a.example"));
+    let told = |a: &Path, ties: &[(&str, &str)], one_machine: bool| {
+        let same = ties.iter().map(|(one, other)| ((*one).to_owned(), (*other).to_owned())).collect();
+        let mut out = Vec::new();
+        check_together(&[a.to_owned(), b.clone()], &env(), &Ties { one_machine, same }, Options::default(), &mut out)
+            .map(|_code| String::from_utf8(out).unwrap())
+    };
+    let circle = "what route `route-1` sends comes back to it";
+    let out = told(&a, &[], false).unwrap();
+    assert!(!out.contains(circle) && out.contains("no remote is known to be shared: `--same SITE=HOST:PORT`"), "{out}");
+    let out = told(&a, &[("b", "b.example:1883"), ("A.example:1883", "a")], false).unwrap();
+    assert!(out.contains(circle) && out.contains("\nthe broker of b: a (out)\n"), "{out}");
+    let Err(CheckError::Untied(name)) = told(&a, &[("c", "b.example:1883")], false) else { panic!() };
+    assert_eq!(name, "c");
+    assert!(matches!(told(&a, &[("b", "b.example:1884")], false), Err(CheckError::Untied(_))));
+    // Loopback is another machine in each file, unless all run on one.
+    a = site("a", "mqtt://localhost:1884");
+    let out = told(&a, &[("a", "a.example:1883")], false).unwrap();
+    assert!(!out.contains(circle), "{out}");
+}
+
+#[test]
+fn on_one_machine_loopback_is_the_same_in_all_files() {
+    let sites = ["../../../examples/two-sites/edge.yaml", "../../../examples/two-sites/cloud.yaml"];
+    let (code, out) = checked_together(&sites, &env(), &Ties::default(), Options::default());
+    assert_eq!((code, out.contains("the broker of hq")), (0, false), "{out}");
+    let one_machine = Ties { one_machine: true, ..Ties::default() };
+    let (code, out) = checked_together(&sites, &env(), &one_machine, Options::default());
+    assert_eq!(code, 0);
+    assert!(out.ends_with("\nthe broker of hq: plant-7 (hq)\n2 sites together: ok\n"), "{out}");
 }
 
 #[test]

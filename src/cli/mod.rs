@@ -29,8 +29,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use nix::sys::stat::{Mode, umask};
 
-use crate::config::{self, Env};
+use crate::config::{self, Env, Ties};
 use crate::gateway;
+use check::CheckError;
 pub use exit::Exit;
 use exit::{Failure, Outcome};
 
@@ -61,8 +62,8 @@ enum Command {
     Run(run::Args),
     /// Report every mistake in a configuration: exit code 0 or 65
     Check {
-        /// The file to check; default: as for `-c`
-        file: Option<PathBuf>,
+        /// The file to check, default: as for `-c`; or those of several sites, which are checked together too
+        files: Vec<PathBuf>,
         /// Do not look up `${env:..}` and `${file:..}`: for machines that do not have them
         #[arg(long)]
         no_secrets: bool,
@@ -72,6 +73,12 @@ enum Command {
         /// Exit code 65 also where there are only warnings
         #[arg(long)]
         deny_warnings: bool,
+        /// With several files: this address, HOST:PORT, is the broker of that site, or the same as another address
+        #[arg(long, value_name = "SITE=HOST:PORT", value_parser = tie)]
+        same: Vec<(String, String)>,
+        /// With several files: 127.0.0.1 is the same machine in all of them
+        #[arg(long)]
+        one_machine: bool,
     },
     /// Print the JSON Schema of routes.yaml, for editors
     Schema,
@@ -132,9 +139,11 @@ fn keep_files_private() {
 fn dispatch(cli: &Cli) -> Outcome {
     match &cli.command {
         Command::Run(args) => run::run(args, &config_file(cli.config.as_deref())?),
-        Command::Check { file, no_secrets, format, deny_warnings } => {
-            let file = config_file(one_file(file.as_deref(), cli.config.as_deref())?)?;
-            check(&file, *no_secrets, check::Options { format: *format, deny_warnings: *deny_warnings })
+        Command::Check { files, no_secrets, format, deny_warnings, same, one_machine } => {
+            let options = check::Options { format: *format, deny_warnings: *deny_warnings };
+            let env = Env { no_secrets: *no_secrets, ..Env::real() };
+            let ties = Ties { one_machine: *one_machine, same: same.clone() };
+            check(files, cli.config.as_deref(), &env, &ties, options)
         }
         Command::Schema => tool::print_json(&config::schema()).map(|()| Exit::Done),
         Command::Explain(args) => explain::explain(args, &config_file(cli.config.as_deref())?),
@@ -155,15 +164,24 @@ fn dispatch(cli: &Cli) -> Outcome {
     }
 }
 
-/// `check` takes its file in both places, and one file.
+/// `check` takes its file in both places, but in one of them.
 fn one_file<'a>(file: Option<&'a Path>, option: Option<&'a Path>) -> Result<Option<&'a Path>, Failure> {
     match (file, option) {
         (Some(file), Some(option)) => {
             let (file, option) = (file.display(), option.display());
-            let wrong = anyhow::anyhow!("`check` takes one file: {option} (-c) or {file}, not both");
+            let wrong =
+                anyhow::anyhow!("`check` takes its files behind it or with -c: {option} (-c) or {file}, not both");
             Err(Failure::new(Exit::Usage, wrong))
         }
         (one, other) => Ok(one.or(other)),
+    }
+}
+
+/// `SITE=HOST:PORT`.
+fn tie(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((one, other)) if !one.is_empty() && !other.is_empty() => Ok((one.to_owned(), other.to_owned())),
+        _ => Err("two that are the same, such as `plant-7=mqtt.plant-7.example:8883`".to_owned()),
     }
 }
 
@@ -223,13 +241,22 @@ fn routes_of(file: &Path) -> Result<gateway::explain::Routes, Failure> {
     }
 }
 
-fn check(file: &Path, no_secrets: bool, options: check::Options) -> Outcome {
-    let env = Env { no_secrets, ..Env::real() };
-    match check::check_with(file, &env, options, &mut std::io::stdout().lock()) {
-        Ok(0) => Ok(Exit::Done),
-        Ok(_) => Ok(Exit::Config),
-        Err(error) => Err(Failure::new(Exit::Io, error)),
-    }
+fn check(files: &[PathBuf], option: Option<&Path>, env: &Env, ties: &Ties, options: check::Options) -> Outcome {
+    let out = &mut std::io::stdout().lock();
+    let named = one_file(files.first().map(PathBuf::as_path), option)?;
+    let code = if files.len() > 1 {
+        check::check_together(files, env, ties, options, out).map_err(|error| match error {
+            CheckError::Output(error) => Failure::new(Exit::Io, error),
+            CheckError::Untied(_) => Failure::new(Exit::Usage, error),
+        })?
+    } else if *ties == Ties::default() {
+        let file = config_file(named)?;
+        check::check_with(&file, env, options, out).map_err(|error| Failure::new(Exit::Io, error))?
+    } else {
+        let wrong = anyhow::anyhow!("--same and --one-machine are for the files of several sites");
+        return Err(Failure::new(Exit::Usage, wrong));
+    };
+    Ok(if code == 0 { Exit::Done } else { Exit::Config })
 }
 
 #[cfg(test)]
@@ -261,6 +288,16 @@ mod tests {
         assert_eq!(failure.code, 64);
         let text = failure.to_string();
         assert!(text.contains("a.yaml") && text.contains("b.yaml"), "{text}");
+    }
+
+    #[test]
+    fn ties_are_for_several_files_and_have_two_sides() {
+        assert_eq!(tie("hq=h:1").unwrap(), ("hq".to_owned(), "h:1".to_owned()));
+        assert!(["hq", "=h:1", "hq="].iter().all(|text| tie(text).is_err()));
+        let ties = Ties { one_machine: true, ..Ties::default() };
+        let one = [PathBuf::from("a.yaml")];
+        let failure = check(&one, None, &Env::real(), &ties, check::Options::default()).unwrap_err();
+        assert_eq!(failure.code, 64, "{failure}");
     }
 
     #[test]

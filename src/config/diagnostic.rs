@@ -36,8 +36,23 @@ pub struct Diagnostic {
     pub text: String,
     /// What would be right.
     pub hint: Option<String>,
+    /// Where it goes along, step by step; most mistakes are in one place.
+    pub hops: Vec<Hop>,
     /// For drawing.
     source: Arc<Source>,
+}
+
+/// A step of a mistake that is in several places.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hop {
+    /// As in [`Diagnostic`].
+    pub file: PathBuf,
+    /// Counts from 1.
+    pub line: usize,
+    /// In characters, counts from 1.
+    pub col: usize,
+    /// What happens there.
+    pub text: String,
 }
 
 impl Severity {
@@ -59,11 +74,20 @@ pub(super) struct Mistakes {
 
 impl Mistakes {
     pub(super) fn error(&mut self, place: &Place, text: impl Into<String>, hint: impl Into<Option<String>>) {
-        self.push(Severity::Error, place, text.into(), hint.into());
+        self.push(Severity::Error, place, text.into(), hint.into(), Vec::new());
     }
 
     pub(super) fn warning(&mut self, place: &Place, text: impl Into<String>, hint: impl Into<Option<String>>) {
-        self.push(Severity::Warning, place, text.into(), hint.into());
+        self.push(Severity::Warning, place, text.into(), hint.into(), Vec::new());
+    }
+
+    /// One that goes along several places.
+    pub(super) fn warning_along(&mut self, place: &Place, text: String, hint: String, hops: Vec<(Place, String)>) {
+        let hop = |(place, text): (Place, String)| {
+            let (line, col) = place.line_and_column();
+            Hop { file: place.source.path.clone(), line, col, text }
+        };
+        self.push(Severity::Warning, place, text, Some(hint), hops.into_iter().map(hop).collect());
     }
 
     pub(super) fn has_errors(&self) -> bool {
@@ -76,17 +100,17 @@ impl Mistakes {
         self.found
     }
 
-    fn push(&mut self, severity: Severity, place: &Place, text: String, hint: Option<String>) {
-        let (line, bounds) = place.source.line_of(place.span.start);
-        let before = place.source.text.get(bounds.start..place.span.start).unwrap_or_default();
+    fn push(&mut self, severity: Severity, place: &Place, text: String, hint: Option<String>, hops: Vec<Hop>) {
+        let (line, col) = place.line_and_column();
         self.found.push(Diagnostic {
             severity,
             file: place.source.path.clone(),
             line,
-            col: before.chars().count() + 1,
+            col,
             span: place.span.clone(),
             text,
             hint,
+            hops,
             source: Arc::clone(&place.source),
         });
     }
@@ -115,7 +139,7 @@ pub fn summary(diagnostics: &[Diagnostic]) -> String {
 }
 
 fn draw(diagnostic: &Diagnostic, out: &mut String) -> std::fmt::Result {
-    let Diagnostic { severity, file, line, col, span, text, hint, source } = diagnostic;
+    let Diagnostic { severity, file, line, col, span, text, hint, hops, source } = diagnostic;
     writeln!(out, "{}:{line}:{col}: {}: {text}", file.display(), severity.name())?;
     let (_, bounds) = source.line_of(span.start);
     let shown = source.text.get(bounds.clone()).unwrap_or_default();
@@ -126,6 +150,9 @@ fn draw(diagnostic: &Diagnostic, out: &mut String) -> std::fmt::Result {
         let (shown, carets) = masked(shown, &within);
         let (shown, carets) = windowed(&shown, &carets);
         writeln!(out, " {margin} |\n {number} | {shown}\n {margin} | {carets}")?;
+    }
+    for Hop { file, line, col, text } in hops {
+        writeln!(out, " {margin} = {}:{line}:{col}: {text}", file.display())?;
     }
     if let Some(hint) = hint {
         writeln!(out, " {margin} = hint: {hint}")?;

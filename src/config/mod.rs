@@ -3,6 +3,7 @@
 //! # Parts
 //! - `raw`: the YAML as a tree in which every key and value knows its place.
 //! - `resolve`: walks that tree once and reports every mistake of it, each with its place and a hint (R32).
+//! - `sites`: several files at once, by what `resolve` made of each: routes that lead back, names that collide.
 //! - `keys`: all keys, as data: accepted ones, and those that later versions bring. `mosquitto`: what others' options are called here.
 //! - [`schema`]: the same keys for editors. [`render`]: how mistakes are shown.
 //!
@@ -20,19 +21,22 @@ mod outline;
 mod raw;
 mod resolve;
 mod schema;
+mod sites;
 mod source;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use diagnostic::{Diagnostic, Severity, render, summary};
+pub use diagnostic::{Diagnostic, Hop, Severity, render, summary};
 pub use env::{Env, Lookup};
 pub use schema::schema;
+pub use sites::Ties;
 
 use crate::gateway::Config;
 use diagnostic::Mistakes;
 use raw::{Node, Value};
+use sites::{Meet, Sketch, Untied};
 use source::{Place, Source};
 
 /// What a check found.
@@ -71,9 +75,44 @@ pub fn load(path: &Path, env: &Env) -> Result<(Config, Vec<Diagnostic>), Vec<Dia
     }
 }
 
+/// What a check of several sites' files found.
+#[derive(Debug)]
+pub struct Together {
+    /// Of each file or folder, as if it were alone.
+    pub reports: Vec<Report>,
+    /// What is wrong between those that have no errors.
+    pub diagnostics: Vec<Diagnostic>,
+    /// Where they meet: `the broker of hq: plant-7 (hq)`.
+    pub meetings: Vec<String>,
+}
+
+/// Reads the files of several sites and reports what is wrong with each, and between them.
+///
+/// # Errors
+/// A tie names what is neither a site nor an address of a file: that name.
+pub fn check_together(paths: &[PathBuf], env: &Env, ties: &Ties) -> Result<Together, String> {
+    let (reports, sketches): (Vec<_>, Vec<_>) = paths.iter().map(|path| examine(path, env)).unzip();
+    let right = reports.iter().zip(&sketches).filter(|(report, _)| !report.has_errors());
+    let sites: Vec<&Sketch> = right.filter_map(|(_, sketch)| sketch.as_ref()).collect();
+    let mut meet = match Meet::of(&sites, ties) {
+        Ok(meet) => meet,
+        // A file with errors may have the name.
+        Err(Untied(name)) if sites.len() == paths.len() => return Err(name),
+        Err(Untied(_)) => return Ok(Together { reports, diagnostics: Vec::new(), meetings: Vec::new() }),
+    };
+    let mut mistakes = Mistakes::default();
+    sites::check_all(&sites, &mut meet, &mut mistakes);
+    Ok(Together { reports, diagnostics: mistakes.sorted(), meetings: meet.shown(&sites) })
+}
+
 /// Reads a file, or a folder, and reports what is wrong with it.
 #[must_use]
 pub fn check(path: &Path, env: &Env) -> Report {
+    examine(path, env).0
+}
+
+/// A report, and what other files are compared with.
+fn examine(path: &Path, env: &Env) -> (Report, Option<Sketch>) {
     let mut mistakes = Mistakes::default();
     let sources = sources(path, &mut mistakes);
     let mut trees = Vec::new();
@@ -85,20 +124,25 @@ pub fn check(path: &Path, env: &Env) -> Report {
     }
     // What stands in a file that cannot be read is not known: the others' references to it would look wrong.
     if sources.is_empty() || trees.len() < sources.len() {
-        return Report { diagnostics: mistakes.sorted(), config: None, data_dir: None, links: 0, routes: 0 };
+        let report = Report { diagnostics: mistakes.sorted(), config: None, data_dir: None, links: 0, routes: 0 };
+        return (report, None);
     }
     let first = sources.first().map_or_else(|| Arc::new(Source::named(path)), Arc::clone);
     let whole = Place { source: first, span: 0..0 };
     let root = raw::merged(trees, whole);
     let (links, routes) = (count(&root, "links"), count(&root, "routes"));
     let data_dir = resolve::data_dir(&root, env);
-    let (config, mistakes) = resolve::resolve(&root, env, mistakes);
+    let resolve::Resolved { config, mut mistakes, sketch } = resolve::resolve(&root, env, mistakes);
+    if let Some(sketch) = sketch.as_ref().filter(|_| !mistakes.has_errors()) {
+        sites::check_one(sketch, &mut mistakes);
+    }
+    let sketch = sketch.map(|sketch| Sketch { path: path.to_owned(), ..sketch });
     let config = config.map(|config| Config { outline: outline::of(&root), ..config });
     let mut report = Report { diagnostics: mistakes.sorted(), config, data_dir, links, routes };
     if report.has_errors() || env.no_secrets {
         report.config = None;
     }
-    report
+    (report, sketch)
 }
 
 /// The files that [`load`] reads, in the order of their names; that of `path` alone where there is no such folder.

@@ -48,6 +48,13 @@ impl Place {
         Self { source: Arc::clone(&self.source), span: at(part.start)..at(part.end) }
     }
 
+    /// Where it begins, both counted from 1, the column in characters.
+    pub(super) fn line_and_column(&self) -> (usize, usize) {
+        let (line, bounds) = self.source.line_of(self.span.start);
+        let before = self.source.text.get(bounds.start..self.span.start).unwrap_or_default();
+        (line, before.chars().count() + 1)
+    }
+
     pub(super) fn text(&self) -> &str {
         self.source.text.get(self.span.clone()).unwrap_or_default()
     }

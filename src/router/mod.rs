@@ -9,8 +9,8 @@
 //!   message itself.
 //! - [`Table`] indexes all routes, so that asking costs what matches and not what exists, and nothing is allocated for a
 //!   message that no route takes.
-//! - [`can_reach`](Template::can_reach) tells whether what one route writes is what another reads: the loop check of
-//!   `tidegate check`.
+//! - [`can_reach`](Template::can_reach) tells whether what one route writes is what another reads, and [`Reach`] which topics
+//!   get from route to route: the loop checks of `tidegate check`.
 //!
 //! # Invariants
 //! PURE: no task, file, socket, clock or random number. The router does not know what a link's kind is or whether a link is
@@ -28,6 +28,7 @@ mod gate;
 mod json;
 mod pattern;
 mod protobuf;
+mod reach;
 mod sparkplug;
 mod syntax;
 mod table;
@@ -42,6 +43,7 @@ pub use event::{Binding, Event, Mode};
 pub use filter::{Filter, FilterError, FilterProblem, Known, Mistake};
 pub use gate::{Asked, Gate, Pass, TOPICS_MAX};
 pub use pattern::{Captures, Pattern};
+pub use reach::Reach;
 pub use sparkplug::{Births, KNOWN_BYTES_MAX, SparkplugError};
 pub use syntax::{Problem, SyntaxError};
 pub use table::{Table, Taken, Told};

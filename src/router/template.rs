@@ -14,11 +14,11 @@ use super::view::{Field, Part as Value, View};
 #[derive(Clone, PartialEq, Eq)]
 pub struct Template {
     text: Box<str>,
-    parts: Box<[Part]>,
+    pub(super) parts: Box<[Part]>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Part {
+pub(super) enum Part {
     Literal(Box<str>),
     /// With its place in the text, braces included.
     Field(Field, Range<usize>),

@@ -26,11 +26,15 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use link::Draft;
 use value::{Item, Section, beside};
+
+pub(super) use route::Draught;
 
 use super::diagnostic::Mistakes;
 use super::keys;
 use super::raw::{Entry, Node, Value};
+use super::sites::{Sketch, Sketched};
 use super::source::Place;
 use crate::config::Env;
 use crate::gateway::{Config, Outline, ReloadWhen};
@@ -50,20 +54,30 @@ struct Resolver<'e> {
     mistakes: Mistakes,
     /// Not where `links` is no section: then every address would look wrong.
     links_are_known: bool,
+    /// What other sites' files are compared with; there once all has been looked at.
+    sketch: Option<Sketch>,
 }
 
 impl<'e> Resolver<'e> {
     const fn new(env: &'e Env, mistakes: Mistakes) -> Self {
-        Self { env, mistakes, links_are_known: true }
+        Self { env, mistakes, links_are_known: true, sketch: None }
     }
 }
 
 /// What one file, or folder of files, says. The configuration may be used only if no mistake is an error, and never if
 /// secrets were not looked up.
-pub(super) fn resolve(root: &Node, env: &Env, mistakes: Mistakes) -> (Option<Config>, Mistakes) {
+pub(super) fn resolve(root: &Node, env: &Env, mistakes: Mistakes) -> Resolved {
     let mut resolver = Resolver::new(env, mistakes);
     let config = resolver.gateway(root);
-    (config, resolver.mistakes)
+    Resolved { config, mistakes: resolver.mistakes, sketch: resolver.sketch }
+}
+
+/// What [`resolve`] answers.
+#[derive(Debug)]
+pub(super) struct Resolved {
+    pub(super) config: Option<Config>,
+    pub(super) mistakes: Mistakes,
+    pub(super) sketch: Option<Sketch>,
 }
 
 /// The data folder alone, whatever else is wrong; `None` where the file does not tell.
@@ -110,7 +124,7 @@ impl Resolver<'_> {
         let admin = self.admin(top.get("admin"), &broker.listeners);
         let mut links = self.links(top.get("links"), &data_dir);
         let routes = self.routes(top.get("routes"), &mut links);
-        self.check_loops(&routes, &links);
+        self.check_loops(&routes);
         self.check_shadows(&routes);
         self.check_room(&links, broker.max_packet_size);
         self.check_disk(&links, &data_dir);
@@ -119,8 +133,18 @@ impl Resolver<'_> {
         self.check_transactions(&links);
         self.check_drain(&routes, &links);
         self.check_unused(&links);
-        let routes = routes.into_iter().map(|route| route.route).collect();
+        let given = top.get("site");
+        let sketched = |draft: &Draft<'_>| Some(Sketched { place: draft.place.clone(), config: draft.config.clone()? });
+        self.sketch = Some(Sketch {
+            path: root.place.source.path.clone(),
+            site: given.as_ref().map(|_| Arc::clone(&site)),
+            place: given.map_or_else(|| root.place.clone(), |item| item.place().clone()),
+            listeners: broker.listeners.clone(),
+            links: links.iter().filter_map(sketched).collect(),
+            routes: routes.clone(),
+        });
         let links: Option<Vec<_>> = links.into_iter().map(|link| link.config).collect();
+        let routes = routes.into_iter().map(|route| route.route).collect();
         let outline = Outline::default();
         Some(Config { site, data_dir, reload, broker, links: links?, routes, admin, max_memory, outline })
     }

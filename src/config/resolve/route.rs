@@ -26,13 +26,13 @@ const TTL_MIN: Duration = Duration::from_secs(1);
 const TTL_MAX: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// A route with the places of its addresses.
-#[derive(Debug)]
-pub(super) struct Draught {
-    pub(super) route: Route,
+#[derive(Clone, Debug)]
+pub(in crate::config) struct Draught {
+    pub(in crate::config) route: Route,
     /// One for each of `route.from`.
-    pub(super) from: Vec<Place>,
+    pub(in crate::config) from: Vec<Place>,
     /// One for each of `route.to`.
-    pub(super) to: Vec<Place>,
+    pub(in crate::config) to: Vec<Place>,
 }
 
 impl Resolver<'_> {

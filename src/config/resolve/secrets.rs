@@ -14,6 +14,9 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 /// Where containers find their secrets: readable by all, and there are no others in a container.
 const CONTAINER_SECRETS: &str = "/run/secrets";
 
+/// Stands for a login with `--no-secrets`.
+const NOT_LOOKED_UP: &str = "not-looked-up";
+
 impl Resolver<'_> {
     /// `given` with its references filled in; percent-encoded where they are only a part of a URL. `None` if one of them
     /// has no value, which is reported, or is not to be looked up.
@@ -24,7 +27,10 @@ impl Resolver<'_> {
         while let Some(span) = next_reference(given, at) {
             filled.push_str(given.get(at..span.start).unwrap_or_default());
             let whole = span == (0..given.len());
+            // A login makes no difference to what is checked; a host would.
+            let is_login = url && given.get(span.end..).is_some_and(|behind| behind.contains('@'));
             match self.reference(item, given, &span) {
+                None if is_login && self.env.no_secrets => filled.push_str(NOT_LOOKED_UP),
                 Some(text) if url && !whole => filled.extend(utf8_percent_encode(&text, ENCODED)),
                 Some(text) => filled.push_str(&text),
                 None => complete = false,
