@@ -139,6 +139,36 @@ impl Resolver<'_> {
         }
     }
 
+    /// Names that a remote knows the link by come from the link's own, where the file does not say them: a new name makes new ones.
+    pub(super) fn check_new_names(&mut self, site: &str, links: &[Draft<'_>]) {
+        for link in links {
+            let (Some((old, place)), Some(config)) = (&link.old, &link.config) else { continue };
+            let mut warn = |key: &str, was: String, lost: &str| {
+                let wrong = format!("by its old name the link's `{key}` was `{was}`: {lost}");
+                self.mistakes.warning(place, wrong, format!("set `{key}: {was}`"));
+            };
+            match &config.kind {
+                Kind::Kafka(remote) => {
+                    if remote.exactly_once && remote.transactional_id.is_none() && link.has_sink {
+                        let lost =
+                            "under the new one Kafka does not know how far the buffer is, and some may be sent twice";
+                        warn("transactional_id", format!("tidegate-{site}-{old}"), lost);
+                    }
+                    if remote.group.is_none() && link.has_source {
+                        let lost = "the new one has no positions, and begins at `start`";
+                        warn("group", format!("{site}-{old}"), lost);
+                    }
+                }
+                Kind::Mqtt(remote) if remote.client_id.is_none() && link.has_source => {
+                    let lost =
+                        "the new one has another session at the remote, and what waits in the old one is not read";
+                    warn("client_id", format!("{site}-{old}"), lost);
+                }
+                Kind::Mqtt(_) | Kind::Rabbitmq(_) => {}
+            }
+        }
+    }
+
     /// A link that no route names does nothing. Not said where something is wrong: it may be the name in a route.
     pub(super) fn check_unused(&mut self, links: &[Draft<'_>]) {
         if self.mistakes.has_errors() {

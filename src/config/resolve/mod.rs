@@ -131,6 +131,7 @@ impl Resolver<'_> {
         self.check_channels(&links);
         self.check_shares(&links);
         self.check_transactions(&links);
+        self.check_new_names(&site, &links);
         self.check_drain(&routes, &links);
         self.check_unused(&links);
         let given = top.get("site");

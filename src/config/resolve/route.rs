@@ -33,6 +33,8 @@ pub(in crate::config) struct Draught {
     pub(in crate::config) from: Vec<Place>,
     /// One for each of `route.to`.
     pub(in crate::config) to: Vec<Place>,
+    /// Its `where` is true of no message.
+    pub(in crate::config) takes_nothing: bool,
 }
 
 impl Resolver<'_> {
@@ -55,7 +57,7 @@ impl Resolver<'_> {
             let to = self.addresses(&item, section.get("to"), "to", "to: LINK/{topic}");
             let sources: Vec<&From> = from.iter().map(|(from, _)| from).collect();
             let except = self.except(section.get("except"), &sources);
-            let filter = self.filter(section.get("where"), &sources);
+            let (filter, takes_nothing) = self.filter(section.get("where"), &sources);
             let to: Vec<_> = to.iter().filter_map(|text| Some((self.to(text, &sources, links)?, text))).collect();
             let key = self.key(section.get("key"), &sources);
             if let (Some(_), Some(item)) = (&key, section.get("key"))
@@ -77,6 +79,7 @@ impl Resolver<'_> {
             routes.push(Draught {
                 from: from.iter().map(|(_, text)| text.place().clone()).collect(),
                 to: to.iter().map(|(_, text)| text.place().clone()).collect(),
+                takes_nothing,
                 route: Route {
                     except,
                     filter,
@@ -121,14 +124,14 @@ impl Resolver<'_> {
         except
     }
 
-    /// What has to be true of a message.
-    fn filter(&mut self, item: Option<Item<'_>>, from: &[&From]) -> Option<Filter> {
-        let text = self.text(item)?;
+    /// What has to be true of a message, and whether it is of none.
+    fn filter(&mut self, item: Option<Item<'_>>, from: &[&From]) -> (Option<Filter>, bool) {
+        let Some(text) = self.text(item) else { return (None, false) };
         let filter = match Filter::parse(&text.value) {
             Ok(filter) => filter,
             Err(error) => {
                 self.wrong_part(&text, error.span.clone(), format!("`where`: {error}"), None);
-                return None;
+                return (None, false);
             }
         };
         // Where `from` itself is wrong, what it captures is not known, and no name is.
@@ -138,6 +141,7 @@ impl Resolver<'_> {
             false if FIELDS.contains(&name) => Known::Field,
             false => Known::No,
         });
+        let is_right = mistakes.is_empty();
         for mistake in mistakes {
             let hint = match &mistake {
                 Mistake::Unknown { name, .. } if name == "property" => {
@@ -152,7 +156,20 @@ impl Resolver<'_> {
             };
             self.wrong_part(&text, mistake.span().clone(), format!("`where`: {mistake}"), hint);
         }
-        Some(filter)
+        let captured = |name: &str| names_of(from).any(|names| names.contains(&name));
+        let verdict = if is_right { filter.verdict(captured) } else { None };
+        match verdict {
+            Some(false) => {
+                let wrong = "`where`: this is true of no message, so the route takes none";
+                self.mistakes.warning(text.place(), wrong, "mend it, or take the route out".to_owned());
+            }
+            Some(true) => {
+                let wrong = "`where`: this is true of every message";
+                self.mistakes.warning(text.place(), wrong, "leave it out".to_owned());
+            }
+            None => {}
+        }
+        (Some(filter), verdict == Some(false))
     }
 
     /// The lane of the links that the route leads to.

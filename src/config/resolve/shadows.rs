@@ -40,7 +40,7 @@ impl Resolver<'_> {
     }
 
     fn check_unreached(&mut self, route: &Draught) {
-        let Draught { route, from: places, to: to_places } = route;
+        let Draught { route, from: places, to: to_places, .. } = route;
         for (at, (from, place)) in route.from.iter().zip(places).enumerate() {
             let of_except = |except: &&Pattern| from.pattern.as_ref().is_some_and(|pattern| except.covers(pattern));
             if let Some(except) = route.except.iter().find(of_except) {

@@ -2,7 +2,7 @@
 //!
 //! While the gateways run such messages die out: the hub takes each local topic once, and `tg-path` (R12) stops what comes
 //! to a site again, but only where properties are carried. What is found here is therefore a warning, and told as far as files
-//! can tell: captures may be anything, and conditions are not looked into.
+//! can tell: captures may be anything, and conditions are not looked into, but for those that are true of nothing.
 
 use std::collections::HashSet;
 

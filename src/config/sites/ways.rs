@@ -143,7 +143,7 @@ impl<'s> Ways<'s> {
             None => topics.clone(),
         };
         let is_excepted = draught.route.except.iter().any(|except| topics.is_covered_by(except));
-        (!is_excepted).then_some(Inflow { begin, entry, is_chained, topics })
+        (!is_excepted && !draught.takes_nothing).then_some(Inflow { begin, entry, is_chained, topics })
     }
 
     /// Those that begin at a place and may take some of these topics: what they spell out begins what the topics have in

@@ -17,9 +17,11 @@
 //! language for making values; conditions in it read as programs.
 //!
 //! # Parts
-//! `parse` makes the tree, `check` says what can never be right about it (R32), `eval` asks it about a message.
+//! `parse` makes the tree, `check` says what can never be right about it (R32) and `constant` what is the same for all messages, `eval` asks
+//! it about one.
 
 mod check;
+mod constant;
 mod eval;
 mod parse;
 

@@ -259,3 +259,73 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_condition_that_says_the_same_of_every_message_is_known() {
+    for (condition, expected) in [
+        ("false", Some(false)),
+        ("true || payload.x > 1", Some(true)),
+        ("payload.x > 1 && false", Some(false)),
+        ("!(payload.x > 1 && false)", Some(true)),
+        ("1 > 2", Some(false)),
+        ("'a' == 'a'", Some(true)),
+        ("qos > 2", Some(false)),
+        ("qos >= 0", Some(true)),
+        ("0 > qos || 3 <= qos", Some(false)),
+        ("qos != 7", Some(true)),
+        ("qos == 1 || qos == 2", None),
+        ("size < 0", Some(false)),
+        ("size >= -1", Some(true)),
+        ("size > 0", None),
+        ("payload.temp > 80 && payload.temp < 20", Some(false)),
+        ("payload.temp > 80 && qos > 0 && 80 >= payload.temp", Some(false)),
+        ("payload.temp >= 80 && payload.temp <= 80", None),
+        ("payload.temp > 80 && payload.hum < 20", None),
+        ("payload.state == 'run' && payload.state == 'stop'", Some(false)),
+        ("payload.state == 'run' && payload.state != 'run'", Some(false)),
+        ("payload.state == 'run' && payload.state != 'stop'", None),
+        ("payload.state == 'run' && payload.state > 5", Some(false)),
+        ("payload.state == 'run' || payload.state == 'stop'", None),
+        ("payload.x == null && payload.x == 5", Some(false)),
+        ("payload.x > 5 || payload.x <= 5", None),
+        ("has(payload.x) ? false : 1 > 2", Some(false)),
+        ("line == 'a' && line == 'b'", Some(false)),
+        ("retain", None),
+    ] {
+        let filter = Filter::parse(condition).unwrap();
+        assert_eq!(filter.verdict(|name| name == "line"), expected, "{condition}");
+    }
+    // A capture may have the name of a part of the message: then it is any text.
+    assert_eq!(Filter::parse("qos != 7").unwrap().verdict(|name| name == "qos"), None);
+}
+
+/// A comparison of a few values, so that some exclude each other.
+fn comparison() -> impl Strategy<Value = String> {
+    let side = prop::sample::select(vec!["qos", "payload.n", "size", "0", "1", "2", "-1", "1.5", "'a'", "null"]);
+    let sign = prop::sample::select(vec!["<", "<=", ">", ">=", "==", "!="]);
+    (side.clone(), sign, side).prop_map(|(left, sign, right)| format!("{left} {sign} {right}"))
+}
+
+proptest! {
+    #[test]
+    fn what_is_said_of_every_message_is_true_of_each(
+        (a, b, c) in (comparison(), comparison(), comparison()),
+        form in 0_usize..6,
+        (qos, n) in (0_u8..3, prop::sample::select(vec!["0", "1", "1.5", "2", "-1", "\"a\"", "null", "[]"])),
+        is_json in any::<bool>(),
+    ) {
+        let condition = match form {
+            0 => format!("{a} && {b} && {c}"),
+            1 => format!("{a} || {b} && {c}"),
+            2 => format!("!({a}) && {b} || {c}"),
+            3 => format!("{a} ? {b} : {c}"),
+            4 => format!("!({a} || {b}) && {c}"),
+            _ => format!("!({a} && {b}) || !({c})"),
+        };
+        let Some(verdict) = Filter::parse(&condition).unwrap().verdict(|_| false) else { return Ok(()) };
+        let mut message = press();
+        message.qos = crate::message::Qos::from_bits(qos).unwrap();
+        message.payload = if is_json { format!("{{\"n\":{n}}}").into_bytes().into() } else { Vec::new().into() };
+        prop_assert_eq!(takes(&condition, &message), verdict, "{}", condition);
+    }
+}
