@@ -264,6 +264,12 @@ pub trait SinkConnection: Send {
         None
     }
 
+    /// The remote has taken this record over, and only waits to be told that it may pass it on (QoS 2, after PUBREC): it does not expire any
+    /// more (R8).
+    fn has_taken(&self, _place: Place) -> bool {
+        false
+    }
+
     /// How far the log with this id is by the remote's own account, in each lane that it knows of (R26).
     fn confirmed_below(&self, _buffer: &str) -> Vec<Confirmed> {
         Vec::new()

@@ -20,6 +20,8 @@ mod drain;
 #[cfg(test)]
 mod exactly_once;
 #[cfg(test)]
+mod exchanges;
+#[cfg(test)]
 mod far_kafka;
 #[cfg(test)]
 mod far_mqtt;

@@ -1,6 +1,7 @@
 //! What both directions and both protocol versions share: who we are at the remote, the socket, the poll task, and
 //! the neutral words in which the version modules answer.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,10 +38,10 @@ pub(super) const SESSION_EXPIRY_S: u32 = 7 * 24 * 3600;
 
 /// How long a good-bye waits for publishes that are still open. It queues behind the acknowledgements, which an immediate
 /// DISCONNECT would overtake.
-const GOOD_BYE_WAIT: Duration = Duration::from_millis(400);
+pub(super) const GOOD_BYE_WAIT: Duration = Duration::from_millis(400);
 
 /// What a link announces, and what its will says.
-const ONLINE: &str = "online";
+pub(super) const ONLINE: &str = "online";
 pub(super) const OFFLINE: &str = "offline";
 
 /// Packet length that the fixed header can tell (MQTT 5.0 section 1.5.5), for remotes that name no maximum.
@@ -175,7 +176,6 @@ pub(super) struct Live {
     pub(super) inbound: mpsc::Receiver<Inbound>,
     pub(super) line: Line,
     pub(super) polling: Polling,
-    pub(super) leave: Leave,
     state_topic: Option<String>,
 }
 
@@ -209,12 +209,17 @@ impl Settings {
         Self { config, client_id, direction, session, state_topic, trying: None, in_vain: 0, returning: false }
     }
 
+    /// Connects and logs in by the crate.
+    pub(super) async fn connect(&mut self) -> Result<(Live, Leave), LinkError> {
+        self.connect_by(&ByCrate).await
+    }
+
     /// Connects and logs in, at the first of the addresses that lets us. The caller puts a timeout around it.
-    pub(super) async fn connect(&mut self) -> Result<Live, LinkError> {
+    pub(super) async fn connect_by<D: Dial>(&mut self, by: &D) -> Result<(D::Live, Leave), LinkError> {
         let tls = self.config.addresses.iter().any(|address| address.tls);
         let tls = tls.then(|| client_config(&self.config.tls, Roots::Instead)).transpose()?;
         let mut password = self.config.password.look_up().await?;
-        let refused = match self.connect_with(tls.as_ref(), password.as_deref()).await {
+        let refused = match self.connect_with(by, tls.as_ref(), password.as_deref()).await {
             Err(refused @ LinkError::Misconfigured(_)) if self.config.password.may_change() => refused,
             other => return other,
         };
@@ -224,14 +229,15 @@ impl Settings {
             return Err(refused);
         }
         password = again;
-        self.connect_with(tls.as_ref(), password.as_deref()).await
+        self.connect_with(by, tls.as_ref(), password.as_deref()).await
     }
 
-    async fn connect_with(
+    async fn connect_with<D: Dial>(
         &mut self,
+        by: &D,
         tls: Option<&Arc<rustls::ClientConfig>>,
         password: Option<&str>,
-    ) -> Result<Live, LinkError> {
+    ) -> Result<(D::Live, Leave), LinkError> {
         let login = match (&self.config.user, password) {
             (None, None) => None,
             (user, password) => Some((user.clone().unwrap_or_default(), password.unwrap_or_default().to_owned())),
@@ -243,13 +249,13 @@ impl Settings {
             self.trying = Some(at);
             let way = self.way(at, tls)?;
             let attempt = Attempt { way, line: Line::default(), login: login.clone() };
-            match self.attempt(attempt).await {
-                Ok(mut live) => {
+            let address = attempt.way.address.to_string();
+            match by.attempt(self, attempt).await {
+                Ok(live) => {
                     self.trying = None;
-                    self.plan_leave(at, tls, password, &mut live.leave)?;
-                    return Ok(live);
+                    return Ok((live, self.plan_leave(at, tls, password)?));
                 }
-                Err(error) => failed.push(error),
+                Err(error) => failed.push(at_remote(&address, error)),
             }
         }
         self.trying = None;
@@ -270,8 +276,8 @@ impl Settings {
         at: usize,
         tls: Option<&Arc<rustls::ClientConfig>>,
         password: Option<&str>,
-        leave: &mut Leave,
-    ) -> Result<(), LinkError> {
+    ) -> Result<Leave, LinkError> {
+        let mut leave = Leave::default();
         self.in_vain = if at == 0 { 0 } else { self.in_vain + u32::from(self.returning) };
         self.returning = at != 0;
         if at != 0 {
@@ -284,42 +290,62 @@ impl Settings {
         {
             leave.renew_after(pause);
         }
-        Ok(())
-    }
-
-    async fn attempt(&self, attempt: Attempt) -> Result<Live, LinkError> {
-        let (inbound_tx, inbound) = mpsc::channel(INBOUND_MAX);
-        let (up_tx, up) = oneshot::channel();
-        let mut polling = JoinSet::new();
-        let (line, address) = (attempt.line.clone(), attempt.way.address.to_string());
-        let client = match self.config.version {
-            Version::V4 => {
-                let (client, eventloop) = v4::client(self, attempt);
-                polling.spawn(v4::poll(eventloop, up_tx, inbound_tx));
-                Client::V4(client)
-            }
-            Version::V5 => {
-                let (client, eventloop) = v5::client(self, attempt);
-                polling.spawn(v5::poll(eventloop, up_tx, inbound_tx));
-                Client::V5(client)
-            }
-        };
-        let (mut polling, state_topic) = (Polling(polling), self.state_topic.clone());
-        match up.await {
-            Ok(granted) => {
-                if let Some(topic) = &state_topic {
-                    client.announce(topic, ONLINE);
-                }
-                Ok(Live { client, granted, inbound, line, polling, leave: Leave::default(), state_topic })
-            }
-            Err(_ended) => Err(at_remote(&address, polling.ended().await)),
-        }
+        Ok(leave)
     }
 
     /// Largest packet that may be sent: ours and the remote's limit.
     pub(super) fn packet_max(&self, granted: Granted) -> u64 {
         let remote = granted.packet_max.map_or(PACKET_BYTES_MAX, u64::from);
         self.config.max_packet_size.0.min(remote)
+    }
+}
+
+/// How a connection is made of an attempt.
+pub(super) trait Dial: Sync {
+    type Live: Send;
+
+    /// Connects and logs in.
+    fn attempt(
+        &self,
+        settings: &Settings,
+        attempt: Attempt,
+    ) -> impl Future<Output = Result<Self::Live, LinkError>> + Send;
+}
+
+/// By the crate of the version.
+#[derive(Clone, Copy, Debug)]
+struct ByCrate;
+
+impl Dial for ByCrate {
+    type Live = Live;
+
+    async fn attempt(&self, settings: &Settings, attempt: Attempt) -> Result<Live, LinkError> {
+        let (inbound_tx, inbound) = mpsc::channel(INBOUND_MAX);
+        let (up_tx, up) = oneshot::channel();
+        let mut polling = JoinSet::new();
+        let line = attempt.line.clone();
+        let client = match settings.config.version {
+            Version::V4 => {
+                let (client, eventloop) = v4::client(settings, attempt);
+                polling.spawn(v4::poll(eventloop, up_tx, inbound_tx));
+                Client::V4(client)
+            }
+            Version::V5 => {
+                let (client, eventloop) = v5::client(settings, attempt);
+                polling.spawn(v5::poll(eventloop, up_tx, inbound_tx));
+                Client::V5(client)
+            }
+        };
+        let (mut polling, state_topic) = (Polling(polling), settings.state_topic.clone());
+        match up.await {
+            Ok(granted) => {
+                if let Some(topic) = &state_topic {
+                    client.announce(topic, ONLINE);
+                }
+                Ok(Live { client, granted, inbound, line, polling, state_topic })
+            }
+            Err(_ended) => Err(polling.ended().await),
+        }
     }
 }
 

@@ -3,13 +3,19 @@
 //! Two clients a link (R25): one publishes, one subscribes, so that acknowledgements never starve behind publishes. The
 //! crate's poll loop is a task of its own, owned by the connection and ended with it. At QoS 1 the crate holds nothing
 //! durable: the link's buffer is the only truth, so the publishing side starts clean each time; the subscribing side keeps
-//! its session at the remote, which sends again what was not acknowledged.
+//! its session at the remote, which sends again what was not acknowledged. A link that publishes at QoS 2 has exchanges that outlive
+//! connections and the process ([`exchanges`], [`kept`]) and speaks to its remote itself ([`exact`]).
 //!
 //! What this module must not know: the built-in broker, the buffer's form, other kinds.
 
 mod client;
 mod config;
 mod dial;
+mod exact;
+#[cfg(test)]
+mod exact_tests;
+mod exchanges;
+mod kept;
 mod sink;
 mod source;
 #[cfg(test)]

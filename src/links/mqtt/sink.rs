@@ -1,11 +1,18 @@
 //! Buffer → remote MQTT broker: publishes at QoS 1 at least, one answer for each PUBACK or PUBCOMP.
 
+use std::path::Path;
+use std::sync::Arc;
+
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
-use super::client::{Asked, Client, Direction, IN_FLIGHT_MAX, Live, Pending, Publish, Settings};
+use super::client::{Asked, Direction, Granted, IN_FLIGHT_MAX, Live, Pending, Publish, Settings};
+use super::dial::Leave;
+use super::exact::{self, ByExchanges, Exact};
+use super::kept::Kept;
 use super::{Config, Version};
-use crate::links::{Answer, Identity, LinkError, Outgoing, Sent, Sink, SinkConnection};
+use crate::buffer::{EXCHANGES, Lanes, Place};
+use crate::links::{Answer, Confirmed, Identity, LinkError, Outgoing, Sent, Sink, SinkConnection};
 use crate::message::Qos;
 use crate::topic::TopicName;
 
@@ -17,15 +24,17 @@ const WINDOW: usize = 1024;
 #[derive(Debug)]
 pub struct MqttSink {
     settings: Settings,
-    site: std::sync::Arc<str>,
+    site: Arc<str>,
+    /// Of a link with QoS 2.
+    kept: Option<Kept>,
 }
 
 /// A publishing connection.
 #[derive(Debug)]
 pub struct MqttSinkConnection {
-    live: Live,
-    pending: FuturesUnordered<Pending>,
-    site: std::sync::Arc<str>,
+    carrier: Carrier,
+    leave: Leave,
+    site: Arc<str>,
     qos_max: Qos,
     packet_max: u64,
     stamped: bool,
@@ -33,12 +42,26 @@ pub struct MqttSinkConnection {
     leaving: Option<String>,
 }
 
+/// What carries it.
+#[derive(Debug)]
+enum Carrier {
+    Crate { live: Live, pending: FuturesUnordered<Pending> },
+    Exact { exact: Box<Exact>, kept: Kept, open: usize },
+}
+
 impl MqttSink {
-    /// `both`: the link has a source half too, so that the client id needs its `-out` (R25).
+    /// One that knows nothing of earlier connections. `both`: the link has a source half too, so that the client id needs its `-out` (R25).
     #[must_use]
     pub fn new(config: &Config, identity: &Identity, both: bool) -> Self {
         let settings = Settings::new(config, identity, Direction::Out, both);
-        Self { settings, site: std::sync::Arc::clone(&identity.site) }
+        Self { settings, site: Arc::clone(&identity.site), kept: None }
+    }
+
+    /// The one of a link whose buffer lies in `dir`: its QoS 2 exchanges go on over connections and restarts (R25).
+    #[must_use]
+    pub fn of_link(config: &Config, identity: &Identity, both: bool, dir: &Path, lanes: &Lanes) -> Self {
+        let kept = (config.qos == Qos::ExactlyOnce).then(|| Kept::new(dir.join(EXCHANGES), lanes));
+        Self { kept, ..Self::new(config, identity, both) }
     }
 }
 
@@ -46,24 +69,38 @@ impl Sink for MqttSink {
     type Connection = MqttSinkConnection;
 
     fn window(&self) -> usize {
-        WINDOW
+        match (self.settings.config.qos, self.settings.config.version) {
+            (Qos::ExactlyOnce, Version::V5) => exact::WINDOW,
+            (Qos::ExactlyOnce, Version::V4) => exact::WINDOW_V4,
+            (Qos::AtMostOnce | Qos::AtLeastOnce, _) => WINDOW,
+        }
     }
 
     async fn connect(&mut self) -> Result<Self::Connection, LinkError> {
-        let live = self.settings.connect().await?;
-        let qos_max = live.granted.qos_max.and_then(Qos::from_bits).unwrap_or(Qos::ExactlyOnce);
+        let (carrier, leave) = match self.kept.clone() {
+            None => {
+                let (live, leave) = self.settings.connect().await?;
+                (Carrier::Crate { live, pending: FuturesUnordered::new() }, leave)
+            }
+            Some(kept) => {
+                let (exact, leave) = self.settings.connect_by(&ByExchanges(&kept)).await?;
+                (Carrier::Exact { exact: Box::new(exact), kept, open: 0 }, leave)
+            }
+        };
+        let granted = carrier.granted();
+        let qos_max = granted.qos_max.and_then(Qos::from_bits).unwrap_or(Qos::ExactlyOnce);
         if qos_max == Qos::AtMostOnce {
             let words = "the remote takes only QoS 0, which it never confirms".to_owned();
             return Err(LinkError::Misconfigured(words));
         }
         Ok(MqttSinkConnection {
-            packet_max: self.settings.packet_max(live.granted),
+            packet_max: self.settings.packet_max(granted),
             qos_max: self.settings.config.qos.min(qos_max).max(Qos::AtLeastOnce),
             stamped: self.settings.config.version == Version::V5,
-            site: std::sync::Arc::clone(&self.site),
-            pending: FuturesUnordered::new(),
+            site: Arc::clone(&self.site),
             leaving: None,
-            live,
+            carrier,
+            leave,
         })
     }
 }
@@ -82,45 +119,109 @@ impl SinkConnection for MqttSinkConnection {
             let most = self.packet_max;
             return Ok(Sent::Refused(format!("too large: a packet of {size} bytes, and at most {most} are taken")));
         }
-        match self.live.client.publish(record.place, publish) {
-            Asked::Taken(answer) => {
-                self.pending.push(answer);
-                Ok(Sent::Queued)
+        match &mut self.carrier {
+            Carrier::Crate { live, pending } => match live.client.publish(record.place, publish) {
+                Asked::Taken(answer) => {
+                    pending.push(answer);
+                    Ok(Sent::Queued)
+                }
+                Asked::QueueFull => Ok(Sent::Full(Box::new(record))),
+                Asked::Invalid(reason) => Ok(Sent::Refused(reason)),
+                // The reason is known to the poll task: the next `answer` tells it.
+                Asked::Gone => Ok(Sent::Full(Box::new(record))),
+            },
+            Carrier::Exact { exact, open, .. } => {
+                let sent = exact.send(record, &publish);
+                *open += usize::from(matches!(sent, Sent::Queued));
+                Ok(sent)
             }
-            Asked::QueueFull => Ok(Sent::Full(Box::new(record))),
-            Asked::Invalid(reason) => Ok(Sent::Refused(reason)),
-            // The reason is known to the poll task: the next `answer` tells it.
-            Asked::Gone => Ok(Sent::Full(Box::new(record))),
         }
     }
 
     async fn answer(&mut self) -> Result<Answer, LinkError> {
         loop {
-            if let Some(words) = self.leaving.take_if(|_| self.pending.is_empty()) {
+            if let Some(words) = self.leaving.take_if(|_| self.carrier.is_idle()) {
                 return Err(LinkError::Transient(words));
             }
-            let Self { live, pending, leaving, .. } = self;
+            let Self { carrier, leave, leaving, .. } = self;
             tokio::select! {
                 biased;
-                Some(answer) = pending.next() => {
-                    // Without an answer the connection is over; its end is reported by the poll task.
-                    if let Some(answer) = answer {
-                        return Ok(answer);
-                    }
-                }
-                error = live.polling.ended() => return Err(error),
-                words = live.leave.due() => *leaving = Some(words),
-                () = live.line.moved() => return Ok(Answer::Alive),
+                answer = carrier.answer() => return answer,
+                words = leave.due() => *leaving = Some(words),
             }
         }
     }
 
     fn window_max(&self) -> Option<usize> {
-        Some(usize::from(self.live.granted.receive_max.unwrap_or(IN_FLIGHT_MAX).min(IN_FLIGHT_MAX)))
+        let granted = usize::from(self.carrier.granted().receive_max.unwrap_or(IN_FLIGHT_MAX).min(IN_FLIGHT_MAX));
+        match &self.carrier {
+            Carrier::Crate { .. } => Some(granted),
+            Carrier::Exact { .. } => Some(granted.min(exact::WINDOW)),
+        }
+    }
+
+    fn has_taken(&self, place: Place) -> bool {
+        match &self.carrier {
+            Carrier::Crate { .. } => false,
+            Carrier::Exact { kept, .. } => kept.exchanges().is_taken(place),
+        }
+    }
+
+    fn confirmed_below(&self, _buffer: &str) -> Vec<Confirmed> {
+        match &self.carrier {
+            Carrier::Crate { .. } => Vec::new(),
+            Carrier::Exact { kept, .. } => kept.exchanges().confirmed(),
+        }
     }
 
     async fn close(self) {
-        self.live.close().await;
+        match self.carrier {
+            Carrier::Crate { live, .. } => live.close().await,
+            Carrier::Exact { exact, .. } => exact.close().await,
+        }
+    }
+}
+
+impl Carrier {
+    const fn granted(&self) -> Granted {
+        match self {
+            Self::Crate { live, .. } => live.granted,
+            Self::Exact { exact, .. } => exact.granted,
+        }
+    }
+
+    /// Whether no answer is to come.
+    fn is_idle(&self) -> bool {
+        match self {
+            Self::Crate { pending, .. } => pending.is_empty(),
+            Self::Exact { open, .. } => *open == 0,
+        }
+    }
+
+    /// The next answer. Cancel safe.
+    async fn answer(&mut self) -> Result<Answer, LinkError> {
+        match self {
+            Self::Crate { live, pending } => loop {
+                tokio::select! {
+                    biased;
+                    Some(answer) = pending.next() => {
+                        // Without an answer the connection is over; its end is reported by the poll task.
+                        if let Some(answer) = answer {
+                            return Ok(answer);
+                        }
+                    }
+                    error = live.polling.ended() => return Err(error),
+                    () = live.line.moved() => return Ok(Answer::Alive),
+                }
+            },
+            Self::Exact { exact, open, .. } => loop {
+                if let Some(answer) = exact.answered() {
+                    *open = open.saturating_sub(usize::from(answer != Answer::Alive));
+                    return Ok(answer);
+                }
+                exact.step().await?;
+            },
+        }
     }
 }
 
@@ -134,7 +235,12 @@ impl MqttSinkConnection {
         let correlation = publish.properties.correlation_data.as_ref().map_or(0, bytes::Bytes::len);
         let estimate = 64 + publish.topic.len() + publish.payload.len() + user + stamps + texts + correlation;
         let estimate = u64::try_from(estimate).unwrap_or(u64::MAX);
-        let client: &Client = &self.live.client;
-        if estimate <= self.packet_max { estimate } else { client.size(publish) }
+        if estimate <= self.packet_max {
+            return estimate;
+        }
+        match &self.carrier {
+            Carrier::Crate { live, .. } => live.client.size(publish),
+            Carrier::Exact { exact, .. } => u64::try_from(exact.size(publish)).unwrap_or(u64::MAX),
+        }
     }
 }

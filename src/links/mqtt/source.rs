@@ -11,6 +11,7 @@ use futures_util::future::BoxFuture;
 
 use super::Config;
 use super::client::{Ack, Asked, Direction, Inbound, Live, Settings, Subscribed};
+use super::dial::Leave;
 use crate::links::{Identity, LinkError, Received, Source, SourceConnection};
 use crate::message::Qos;
 use crate::topic::TopicName;
@@ -36,6 +37,7 @@ pub struct MqttSource {
 #[derive(Debug)]
 pub struct MqttSourceConnection {
     live: Live,
+    leave: Leave,
     acks: Acks,
     /// In order, not yet taken by the client.
     due: VecDeque<Ack>,
@@ -98,10 +100,11 @@ impl Source for MqttSource {
     type Connection = MqttSourceConnection;
 
     async fn connect(&mut self) -> Result<Self::Connection, LinkError> {
-        let live = self.settings.connect().await?;
+        let (live, leave) = self.settings.connect().await?;
         let mut subscribing = self.subscribe(&live);
         let mut connection = MqttSourceConnection {
             live,
+            leave,
             acks: Acks::default(),
             due: VecDeque::new(),
             early: VecDeque::new(),
@@ -145,7 +148,7 @@ impl SourceConnection for MqttSourceConnection {
             self.flush();
             let mut next = self.early.pop_front();
             if next.is_none() {
-                let Live { inbound, polling, leave, .. } = &mut self.live;
+                let Self { live: Live { inbound, polling, .. }, leave, .. } = self;
                 next = tokio::select! {
                     biased;
                     error = polling.ended() => return self.last(error),

@@ -80,11 +80,11 @@ impl Mosquitto {
     }
 }
 
-fn address(port: u16) -> Address {
+pub(super) fn address(port: u16) -> Address {
     Address { host: "127.0.0.1".into(), port, tls: false, websocket: None }
 }
 
-fn config_of(port: u16, version: Version) -> Config {
+pub(super) fn config_of(port: u16, version: Version) -> Config {
     Config {
         addresses: vec![address(port)],
         fail_back: Duration::from_secs(60),
@@ -158,7 +158,7 @@ async fn connect_source(config: &Config, filters: &[&str]) -> MqttSourceConnecti
     timeout(SOON, source(config, filters).connect()).await.unwrap().unwrap()
 }
 
-fn outgoing(offset: u64, topic: &str) -> Outgoing {
+pub(super) fn outgoing(offset: u64, topic: &str) -> Outgoing {
     let mut message = message(topic, b"");
     message.payload = Bytes::from(offset.to_string());
     message.properties.user = vec![("colour".into(), "blue".into()), ("tg-hops".into(), "3".into())];

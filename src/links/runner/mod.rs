@@ -79,7 +79,8 @@ pub async fn run_sink(
     let (most, drain) = (config.in_flight, config.drain);
     match &config.kind {
         Kind::Mqtt(remote) => {
-            let sink = mqtt::MqttSink::new(remote, &identity, config.uses_both_halves());
+            let sink =
+                mqtt::MqttSink::of_link(remote, &identity, config.uses_both_halves(), &config.buffer.dir, &lanes);
             Box::pin(SinkRunner::new(common, sink, &lanes, drain, most).paced(&rate).remade_by(&hub).run()).await;
         }
         Kind::Rabbitmq(remote) => {

@@ -457,16 +457,16 @@ impl<S: Sink> SinkRunner<S> {
                 }
             }
         }
+        let place = Place { lane: stream.lane, offset: record.offset };
         // By the record, not by the message: the route may have given it a shorter life than its publisher.
         let expiry_left_s = record.expiry_left_s(envelope.message.accepted, now);
-        if expiry_left_s == Some(0) {
+        if expiry_left_s == Some(0) && !connection.has_taken(place) {
             stream.buffer.settle(record.offset, Outcome::Expired);
             return Ok(());
         }
         // It would take the place of the newer value that live records may have set (R13).
         envelope.message.retain &= !stream.backfill;
         let payload_bytes = u64::try_from(envelope.message.payload.len()).unwrap_or(u64::MAX);
-        let place = Place { lane: stream.lane, offset: record.offset };
         let outgoing = Outgoing {
             place,
             seq: format!("{}-{}-{}", self.streams.id, stream.lane.number(), record.offset.0),

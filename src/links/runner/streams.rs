@@ -143,7 +143,7 @@ impl Streams {
             }
             if !stream.has_sent(said).await? {
                 return Err(LinkError::Misconfigured(format!(
-                    "the remote has records of this buffer ({}, lane {}) up to number {}, and here other ones have these numbers, or none yet: the buffer was put back to an earlier state, or another gateway has a copy of it. With another `transactional_id` it goes on, and what it holds may be there already",
+                    "the remote has records of this buffer ({}, lane {}) up to number {}, and here other ones have these numbers, or none yet: the buffer was put back to an earlier state, or another gateway has a copy of it. With another `transactional_id` (MQTT: `client_id`) it goes on, and what it holds may be there already",
                     self.id,
                     stream.lane.name(),
                     place.offset.0,
