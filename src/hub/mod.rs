@@ -26,6 +26,7 @@ mod gated;
 mod logged;
 mod plan;
 mod receipt;
+mod records;
 mod remake;
 mod samples;
 mod terms;
@@ -44,10 +45,8 @@ pub use terms::{Local, LocalDelivery, OfferError, Publication, Source, Stored};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use futures_util::FutureExt;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
@@ -57,8 +56,9 @@ use self::answers::Given;
 use self::copies::{Arrival, Claim, Copies};
 use self::gated::Gated;
 use self::plan::{BadTopic, Gates, LinkTarget, LocalTarget, Plan, Sampled};
+use self::records::{Append, Bodies, append, expires};
 use self::samples::Samples;
-use crate::buffer::{Admission, Buffer, Lane, Lanes, Permit, Refused};
+use crate::buffer::{Admission, Buffer, Lanes, Refused};
 use crate::clock::{Clock, Moment, WallMs};
 use crate::message::{IdSource, Message, Origin, Qos, headers};
 use crate::router::{Counts, Endpoint, Held, LinkId, Table};
@@ -102,6 +102,12 @@ struct Placed {
     /// What is delivered to the broker's subscribers.
     locals: SmallVec<[LocalTarget; 1]>,
     appends: Vec<Append>,
+    /// What few messages have.
+    aside: Option<Box<Aside>>,
+}
+
+/// What gates and samples have to do with a message.
+struct Aside {
     gated: Gated,
     /// Logs whose ends the receipt waits for: see [`Plan::behind`].
     behind: SmallVec<[Buffer; 1]>,
@@ -119,6 +125,16 @@ enum NoRoom {
     Changed,
 }
 
+/// A message and what is to be done with it, before its targets are asked for room.
+struct Planned<'a> {
+    source: &'a Source,
+    message: &'a Message,
+    plan: Plan,
+    /// What it was planned by.
+    targets: &'a mut Arc<Targets>,
+    offer: u64,
+}
+
 /// A publication that every target has room for.
 struct Admitted {
     slot: usize,
@@ -127,18 +143,7 @@ struct Admitted {
     packet_id: Option<u16>,
     placed: Placed,
     /// Where others may bring the same.
-    claim: Option<Claim>,
-}
-
-/// One record to be appended.
-struct Append {
-    link: LinkId,
-    lane: Lane,
-    buffer: Buffer,
-    permit: Permit,
-    head: Bytes,
-    body: Bytes,
-    expires: Option<WallMs>,
+    claim: Option<Box<Claim>>,
 }
 
 impl Hub {
@@ -281,6 +286,7 @@ impl Hub {
         let mut given = Given::new(answers, batch.len());
         let mut ready = Vec::with_capacity(batch.len());
         let mut accepted = Moment::default();
+        let mut targets = self.targets.load_full();
         let offer = self.next_offer();
         for (slot, publication) in batch.into_iter().enumerate() {
             // One reading for all that need not wait: what waits for room has had all before it accepted.
@@ -293,17 +299,29 @@ impl Hub {
                 given.give(slot, Ok(Receipt::default()));
                 continue;
             }
-            let claim = match self.first_of_its_kind(source, &message, &mut ready, &mut given).await {
-                Ok(claim) => claim,
-                Err(firsts) => {
-                    given.give(slot, Ok(firsts));
-                    continue;
+            let claim = if self.may_be_a_copy(source, &message) {
+                match self.first_of_its_kind(&message, &mut ready, &mut given).await {
+                    Ok(claim) => Some(claim),
+                    Err(firsts) => {
+                        given.give(slot, Ok(firsts));
+                        continue;
+                    }
                 }
+            } else {
+                None
             };
-            match self.place(source, &message, offer, &mut ready, &mut given).await {
-                Ok(placed) => {
-                    ready.push(Admitted { slot, message, client_id, packet_id, placed, claim });
+            let plan = self.plan(&targets, source, &message, offer);
+            let placed = if plan.links.is_empty() && !self.stopping.load(Ordering::Acquire) {
+                if plan.is_nothing() {
+                    self.note_unrouted(source, &message);
                 }
+                Ok(self.placed(&targets, source, &message, plan, (Vec::new(), 0)))
+            } else {
+                let planned = Planned { source, message: &message, plan, targets: &mut targets, offer };
+                self.place(planned, &mut ready, &mut given).await
+            };
+            match placed {
+                Ok(placed) => ready.push(Admitted { slot, message, client_id, packet_id, placed, claim }),
                 Err(refused) => given.give(slot, Err(refused)),
             }
         }
@@ -314,62 +332,73 @@ impl Hub {
         self.offers.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Plans a message and asks for room for it, by the targets as they are now; again where they change meanwhile.
+    fn plan(&self, targets: &Targets, source: &Source, message: &Message, offer: u64) -> Plan {
+        let plan = plan::plan(&targets.table, source, message, Gates::of(offer));
+        if plan.sampled.is_empty() || self.samples.has_room(&plan.sampled) {
+            return plan;
+        }
+        plan::plan(&targets.table, source, message, Gates { offer: Some(offer), has_samples: false })
+    }
+
+    /// Asks for room for what was planned; plans once more, by the new targets, where they change meanwhile.
     async fn place(
         &self,
-        source: &Source,
-        message: &Message,
-        offer: u64,
+        planned: Planned<'_>,
         ready: &mut Vec<Admitted>,
         given: &mut Given<'_>,
     ) -> Result<Placed, OfferError> {
+        let Planned { source, message, mut plan, targets, offer } = planned;
         let mut dropped = Vec::new();
         loop {
-            let targets = self.targets.load_full();
-            let mut plan = plan::plan(&targets.table, source, message, Gates::of(offer));
-            if !plan.sampled.is_empty() && !self.samples.has_room(&plan.sampled) {
-                plan = plan::plan(&targets.table, source, message, Gates { offer: Some(offer), has_samples: false });
-            }
-            let is_nothing = plan == Plan::default();
+            let is_nothing = plan.is_nothing();
             let links = std::mem::take(&mut plan.links);
             let wanted = links.len();
-            match self.admit(&targets, message, links, &mut dropped, ready, given).await {
-                Err(NoRoom::Changed) => {}
-                asked => {
+            match self.admit(targets, message, links, &mut dropped, ready, given).await {
+                Err(NoRoom::Changed) => {
+                    *targets = self.targets.load_full();
+                    plan = self.plan(targets, source, message, offer);
+                }
+                Err(NoRoom::Refused(error)) => {
+                    self.note_planned(targets, source, message, &plan);
+                    return Err(error);
+                }
+                Ok(appends) => {
                     if is_nothing {
                         self.note_unrouted(source, message);
                     }
-                    return self.placed(&targets, source, message, plan, asked, wanted);
+                    return Ok(self.placed(targets, source, message, plan, (appends, wanted)));
                 }
             }
         }
     }
 
-    /// What becomes of a plan whose records have room, or have not; `wanted` is how many they are.
+    /// What becomes of a plan whose records have room, as many of the wanted as no full buffer dropped.
     fn placed(
         &self,
         targets: &Targets,
         source: &Source,
         message: &Message,
         plan: Plan,
-        asked: Result<Vec<Append>, NoRoom>,
-        wanted: usize,
-    ) -> Result<Placed, OfferError> {
+        (appends, wanted): (Vec<Append>, usize),
+    ) -> Placed {
+        self.note_planned(targets, source, message, &plan);
+        let Plan { locals, mut passes, behind, is_behind_store, sampled, .. } = plan;
+        if passes.is_empty() && behind.is_empty() && !is_behind_store && sampled.is_empty() {
+            return Placed { locals, appends, aside: None };
+        }
+        // What a full buffer dropped (`drop_newest`) holds nothing back.
+        if appends.len() < wanted {
+            passes.clear();
+        }
+        let logs = behind.iter().filter_map(|(link, lane)| Some(targets.buffers.get(link)?.lane(*lane).clone()));
+        let (behind, gated) = (logs.collect(), Gated::enter(&targets.table, passes));
+        Placed { locals, appends, aside: Some(Box::new(Aside { gated, behind, is_behind_store, sampled })) }
+    }
+
+    /// Counts what routes held back of a message or could not make.
+    fn note_planned(&self, targets: &Targets, source: &Source, message: &Message, plan: &Plan) {
         note_held(&targets.table, &plan.held, message);
         self.note_bad_topics(source, &plan.bad_topics);
-        match asked {
-            Ok(appends) => {
-                // What a full buffer dropped (`drop_newest`) holds nothing back.
-                let passes = if appends.len() == wanted { plan.passes } else { SmallVec::new() };
-                let logs = plan.behind.iter();
-                let logs = logs.filter_map(|(link, lane)| Some(targets.buffers.get(link)?.lane(*lane).clone()));
-                let (behind, gated) = (logs.collect(), Gated::enter(&targets.table, passes));
-                let Plan { locals, sampled, is_behind_store, .. } = plan;
-                Ok(Placed { locals, appends, gated, behind, is_behind_store, sampled })
-            }
-            Err(NoRoom::Refused(error)) => Err(error),
-            Err(NoRoom::Changed) => Err(OfferError::Stopping),
-        }
     }
 
     /// Offers once more, to the links alone, a QoS 2 message that the broker's store had committed when its connection or the gateway
@@ -439,25 +468,26 @@ impl Hub {
         looped
     }
 
-    /// R12: of what other gateways stamped only the first of its kind goes on; a copy has that one's receipt. A replay is no copy. Where
-    /// the first one still waits for its answer, what was admitted before is accepted first: it may be what that one waits for.
+    /// Whether another gateway stamped it. A replay is no copy.
+    fn may_be_a_copy(&self, source: &Source, message: &Message) -> bool {
+        let is_other = !self.ids.is_mine(&message.id) && headers::replay(message).is_none();
+        is_other && !source.takes_copies && Copies::can_tell(message)
+    }
+
+    /// R12: of what other gateways stamped only the first of its kind goes on; a copy has that one's receipt. Where the first
+    /// one still waits for its answer, what was admitted before is accepted first: it may be what that one waits for.
     async fn first_of_its_kind(
         &self,
-        source: &Source,
         message: &Message,
         ready: &mut Vec<Admitted>,
         given: &mut Given<'_>,
-    ) -> Result<Option<Claim>, Receipt> {
-        let is_other = !self.ids.is_mine(&message.id) && headers::replay(message).is_none();
-        if source.takes_copies || !is_other || !Copies::can_tell(message) {
-            return Ok(None);
-        }
+    ) -> Result<Box<Claim>, Receipt> {
         let mut has_waited = false;
         loop {
             let mut decided = std::pin::pin!(self.copies.decided());
             decided.as_mut().enable();
             match self.copies.arrive(message) {
-                Arrival::First(claim) => return Ok(Some(claim)),
+                Arrival::First(claim) => return Ok(Box::new(claim)),
                 Arrival::Copy(firsts) => return Err(firsts),
                 Arrival::Undecided if has_waited => decided.await,
                 Arrival::Undecided => {
@@ -567,7 +597,7 @@ impl Hub {
         let accepted = std::mem::take(ready);
         let mut stored = self.deliver(&accepted).into_iter();
         for Admitted { slot, message, packet_id, placed, claim, .. } in accepted {
-            let Placed { locals, appends, gated, behind, is_behind_store, sampled } = placed;
+            let Placed { locals, appends, mut aside } = placed;
             let mut receipt = Receipt::default();
             let mut refused = None;
             for stored in stored.by_ref().take(locals.len()) {
@@ -599,15 +629,14 @@ impl Hub {
                 given.give(slot, Err(OfferError::Failed { link, reason }));
                 continue;
             }
-            if !sampled.is_empty() && !self.hold_all(sampled, &message, &mut receipt) && comes_again {
+            let sampled = aside.as_mut().map(|aside| std::mem::take(&mut aside.sampled)).unwrap_or_default();
+            if !self.hold_all(sampled, &message, &mut receipt) && comes_again {
                 given.give(slot, Err(OfferError::StoreFull));
                 continue;
             }
             append(appends, &mut receipt);
-            gated.settle();
-            wait_behind(&behind, &mut receipt);
-            if let Some((mark, last)) = self.local.get().filter(|_| is_behind_store).and_then(|local| local.staged()) {
-                receipt.add(mark, last);
+            if let Some(aside) = aside {
+                self.settle_aside(*aside, &mut receipt);
             }
             if let Some(claim) = claim {
                 claim.accepted(receipt.clone());
@@ -630,6 +659,16 @@ impl Hub {
             }
             Stored::NoRoom | Stored::RetainedFull => false,
         })
+    }
+
+    /// It is in the logs.
+    fn settle_aside(&self, aside: Aside, receipt: &mut Receipt) {
+        aside.gated.settle();
+        wait_behind(&aside.behind, receipt);
+        let local = self.local.get().filter(|_| aside.is_behind_store);
+        if let Some((mark, last)) = local.and_then(|local| local.staged()) {
+            receipt.add(mark, last);
+        }
     }
 
     /// One call to the broker for the whole batch; one answer for each local topic of each message, in order.
@@ -665,28 +704,6 @@ impl fmt::Debug for Hub {
     }
 }
 
-/// The bytes of a message, encoded once for all targets that get the same.
-#[derive(Default)]
-struct Bodies {
-    as_it_came: Option<Bytes>,
-    /// A route's targets follow each other.
-    made: Option<(Arc<Message>, Bytes)>,
-}
-
-impl Bodies {
-    fn of(&mut self, message: &Message, made: Option<&Arc<Message>>) -> Bytes {
-        let Some(made) = made else { return self.as_it_came.get_or_insert_with(|| message.encode()).clone() };
-        match &self.made {
-            Some((known, body)) if Arc::ptr_eq(known, made) => body.clone(),
-            Some(_) | None => {
-                let body = made.encode();
-                self.made = Some((Arc::clone(made), body.clone()));
-                body
-            }
-        }
-    }
-}
-
 /// Counts what routes held back of a message. What they could not make is said too: the first, and each time the count
 /// doubles.
 fn note_held(table: &Table, held: &[(usize, Held)], message: &Message) {
@@ -696,22 +713,6 @@ fn note_held(table: &Table, held: &[(usize, Held)], message: &Message) {
         if let (Held::Failed, true, Some(route)) = (held, count.is_power_of_two(), route) {
             tracing::warn!(%route, topic = %Shown(message.topic.as_str()), id = %message.id, count, "a route cannot make of this message what it should: dead letters of its links (`transform`), and nothing for local clients");
         }
-    }
-}
-
-/// When a record for a route with this `ttl` is not worth sending any more: by its publisher or by the route, whichever
-/// is earlier.
-fn expires(message: &Message, ttl: Option<Duration>) -> Option<WallMs> {
-    let by_publisher = message.expiry_s.map(|seconds| Duration::from_secs(u64::from(seconds)));
-    let lasts = by_publisher.into_iter().chain(ttl).min()?;
-    let lasts = u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX);
-    Some(WallMs(message.accepted.wall.0.saturating_add(lasts)))
-}
-
-fn append(appends: Vec<Append>, receipt: &mut Receipt) {
-    for Append { buffer, permit, head, body, expires, .. } in appends {
-        let offset = buffer.append(permit, &[&head, &body], expires);
-        receipt.add(buffer.mark(), offset.0);
     }
 }
 

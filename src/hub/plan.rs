@@ -395,6 +395,14 @@ impl Made {
 }
 
 impl Plan {
+    /// No route takes it, nobody holds it back, and it is no client's publish.
+    pub(super) fn is_nothing(&self) -> bool {
+        let Self { locals, links, bad_topics, held, passes, behind, is_behind_store, sampled, first_ordinal: _ } = self;
+        let goes_nowhere = locals.is_empty() && links.is_empty() && bad_topics.is_empty();
+        let is_gated = !passes.is_empty() || !behind.is_empty() || *is_behind_store || !sampled.is_empty();
+        goes_nowhere && held.is_empty() && !is_gated
+    }
+
     /// Adds a local topic, if it is new.
     fn deliver(&mut self, taken: &Taken<'_, '_>, to: &To, arrival: &Arrival<'_, '_>, made: &Made) {
         let Taken { at, route, captures } = taken;

@@ -303,9 +303,7 @@ impl Hub {
         let wanted = links.len();
         let asked = self.admit(targets, message, links, &mut dropped, &mut ready, &mut given).now_or_never();
         let Some(Ok(appends)) = asked else { return Gone::Stays };
-        let Ok(placed) = self.placed(targets, &sampled.source, message, plan, Ok(appends), wanted) else {
-            return Gone::Stays;
-        };
+        let placed = self.placed(targets, &sampled.source, message, plan, (appends, wanted));
         let admitted =
             Admitted { slot: 0, message: Arc::clone(message), client_id: None, packet_id: None, placed, claim: None };
         // Without a packet id there is nothing that it waits for.

@@ -4,12 +4,13 @@ mod samples;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::*;
-use crate::buffer::{Compression, Config as BufferConfig, Offset, Outcome, SyncMode, WhenFull};
+use crate::buffer::{Compression, Config as BufferConfig, Lane, Offset, Outcome, SyncMode, WhenFull};
 use crate::clock;
 use crate::message::{Envelope, Properties};
 use crate::router::{Form, From, Gate, Route, Template, To};
