@@ -1,8 +1,8 @@
 #!/bin/bash
 # tests/run.sh [--without NAME]... [-- CARGO_TEST_ARGUMENTS]      all tests, with real brokers
-#   NAME   mosquitto, rabbitmq, kafka, ldap, paho-mqtt or mqttjs: the tests that need it are left out, and named at the end
+#   NAME   mosquitto, hivemq, rabbitmq, kafka, ldap, paho-mqtt or mqttjs: the tests that need it are left out, and named at the end
 #   such as: tests/run.sh --without kafka -- --test e2e outage
-# Installs what is missing (Debian, as root or by sudo), fetches Kafka's jars, and runs `cargo test`. The tests start the brokers
+# Installs what is missing (Debian, as root or by sudo), fetches Kafka's and HiveMQ's jars, and runs `cargo test`. The tests start the brokers
 # themselves, on free loopback ports in throw-away folders; nothing of them is left, also when the tests fail or are interrupted.
 # Exit code: 0 if all tests passed; otherwise not, also where a broker could not be had and --without did not name it.
 set -uo pipefail
@@ -10,14 +10,14 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 70
 help() { sed -n '2,4s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 usage() { printf 'tests/run.sh: %s\n' "$*" >&2; help >&2; exit 64; }
 
-brokers=(mosquitto rabbitmq kafka ldap paho-mqtt mqttjs)
+brokers=(mosquitto hivemq rabbitmq kafka ldap paho-mqtt mqttjs)
 without=()
 while [ $# -gt 0 ]; do
   case $1 in
     --without)
       case ${2:-} in
-        mosquitto|rabbitmq|kafka|ldap|paho-mqtt|mqttjs) without+=("$2") ;;
-        *) usage "--without takes mosquitto, rabbitmq, kafka, ldap, paho-mqtt or mqttjs, not '${2:-}'" ;;
+        mosquitto|hivemq|rabbitmq|kafka|ldap|paho-mqtt|mqttjs) without+=("$2") ;;
+        *) usage "--without takes mosquitto, hivemq, rabbitmq, kafka, ldap, paho-mqtt or mqttjs, not '${2:-}'" ;;
       esac
       shift 2 ;;
     --without=*) set -- --without "${1#*=}" "${@:2}" ;;
@@ -60,6 +60,7 @@ if ! named mosquitto; then want mosquitto mosquitto; want mosquitto_pub mosquitt
 named rabbitmq || want rabbitmq-server rabbitmq-server
 named ldap || want slapd slapd
 if ! named kafka; then want mvn maven; want java openjdk-17-jdk-headless; want kcat kcat; fi
+if ! named hivemq; then want mvn maven; want javac openjdk-17-jdk-headless; fi
 
 if ! named paho-mqtt; then python3 -c 'import venv, ensurepip' 2>/dev/null || packages+=(python3-venv); fi
 if ! named mqttjs; then want node nodejs; want npm npm; fi
@@ -99,6 +100,8 @@ have() {
     ldap) command -v slapd >/dev/null && command -v slappasswd >/dev/null ;;
     kafka) command -v java >/dev/null && tests/peers/kafka/start.sh --fetch >"$work/kafka" 2>"$work/kafka.err" ||
       { tail -n 5 "$work/kafka.err" >&2; false; } ;;
+    hivemq) command -v javac >/dev/null && tests/peers/hivemq/start.sh --fetch >"$work/hivemq" 2>"$work/hivemq.err" ||
+      { tail -n 5 "$work/hivemq.err" >&2; false; } ;;
     paho-mqtt|mqttjs) "tests/peers/$1/run.sh" --fetch >"$work/client" 2>"$work/client.err" || { tail -n 5 "$work/client.err" >&2; false; } ;;
   esac
 }

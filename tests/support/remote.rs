@@ -130,6 +130,46 @@ impl Mosquitto {
     }
 }
 
+// ---- HiveMQ.
+
+/// HiveMQ CE: another remote MQTT broker, of other people.
+#[derive(Debug)]
+pub(crate) struct Hivemq {
+    pub(crate) port: u16,
+    /// Ends before its folder goes.
+    process: Option<Process>,
+    room: Room,
+}
+
+impl Hivemq {
+    /// With kept sessions that queue without limit.
+    pub(crate) async fn start() -> Self {
+        let mut hivemq = Self { port: free_port(), process: None, room: Room::new("hivemq") };
+        hivemq.start_again().await;
+        hivemq
+    }
+
+    /// Returns when it is gone.
+    pub(crate) async fn end(&mut self, ending: Ending) {
+        ending.end(self.process.take().expect("it runs")).await;
+    }
+
+    /// On the same port, with what it had saved.
+    pub(crate) async fn start_again(&mut self) {
+        // Its log goes on where it was: READY counts.
+        let before = std::fs::read_to_string(self.room.file("log")).unwrap_or_default();
+        let ready = async |process: &Process| {
+            if readies(&process.log()) > readies(&before) { Ok(()) } else { Err(process.log()) }
+        };
+        self.process = Some(start("hivemq", &self.room, &[self.port.to_string()], ready).await);
+    }
+}
+
+/// How often a server has said that it is ready.
+fn readies(log: &str) -> usize {
+    log.lines().filter(|line| *line == "READY").count()
+}
+
 // ---- OpenLDAP.
 
 /// A directory with and without TLS; who is in it stands at the head of its script.
@@ -474,7 +514,6 @@ impl Kafka {
     pub(crate) async fn start_again(&mut self) {
         // Its log goes on where it was: READY counts.
         let before = std::fs::read_to_string(self.room.file("log")).unwrap_or_default();
-        let readies = |log: &str| log.lines().filter(|line| *line == "READY").count();
         let ready = async |process: &Process| {
             if readies(&process.log()) > readies(&before) { Ok(()) } else { Err(process.log()) }
         };

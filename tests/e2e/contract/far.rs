@@ -7,7 +7,7 @@ use crate::support::gateway::Gateway;
 use crate::support::ledger::{Delivery, Mark};
 use crate::support::process::free_port;
 use crate::support::proxy::Proxy;
-use crate::support::remote::{Ending, Kafka, Mosquitto, Node, Rabbit};
+use crate::support::remote::{Ending, Hivemq, Kafka, Mosquitto, Node, Rabbit};
 
 /// What a link can lead to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub(super) enum Kind {
     Mqtt(Version),
     /// Another gateway: unlike Mosquitto it has on disk what it has acknowledged, so it may be killed.
     Tidegate(Version),
+    /// HiveMQ CE, towards 5 at QoS 2: with exchanges that are kept.
+    Hivemq(Version),
     Rabbitmq,
     Kafka,
 }
@@ -46,6 +48,7 @@ pub(super) struct Far {
 enum Server {
     Mosquitto(Mosquitto, Subscriber),
     Tidegate(Gateway, Subscriber),
+    Hivemq(Hivemq, Subscriber),
     Rabbitmq(Node, Rabbit),
     Kafka(Kafka),
 }
@@ -63,6 +66,11 @@ impl Far {
                 let gateway = Gateway::start_site("hq", "").await;
                 let far = subscriber(gateway.port).await;
                 (gateway.port, Server::Tidegate(gateway, far))
+            }
+            Kind::Hivemq(_) => {
+                let hivemq = Hivemq::start().await;
+                let far = subscriber(hivemq.port).await;
+                (hivemq.port, Server::Hivemq(hivemq, far))
             }
             Kind::Rabbitmq => {
                 let node = Node::start().await;
@@ -89,8 +97,9 @@ impl Far {
                 format!("rabbitmq: {{ url: \"{}\", exchange: telemetry }}", rabbit.url(port))
             }
             (Server::Kafka(_), _) => format!("kafka: {{ brokers: [\"127.0.0.1:{port}\"], acks: all }}"),
-            (_, Kind::Mqtt(version) | Kind::Tidegate(version)) => {
-                format!("mqtt: {{ url: \"mqtt://127.0.0.1:{port}\", version: {}, qos: 1 }}", version.key())
+            (_, Kind::Mqtt(version) | Kind::Tidegate(version) | Kind::Hivemq(version)) => {
+                let qos = if self.kind == Kind::Hivemq(Version::V5) { 2 } else { 1 };
+                format!("mqtt: {{ url: \"mqtt://127.0.0.1:{port}\", version: {}, qos: {qos} }}", version.key())
             }
             (_, kind) => panic!("{kind:?} is another server"),
         }
@@ -99,7 +108,7 @@ impl Far {
     /// What a source reads is there.
     pub(super) async fn prepare_source(&self) {
         match &self.server {
-            Server::Mosquitto(..) | Server::Tidegate(..) => {}
+            Server::Mosquitto(..) | Server::Tidegate(..) | Server::Hivemq(..) => {}
             Server::Rabbitmq(_, rabbit) => rabbit.declare_queue("commands").await,
             Server::Kafka(kafka) => kafka.create_topic("commands", 3).await,
         }
@@ -109,7 +118,7 @@ impl Far {
     pub(super) fn source(&self) -> (String, &'static str, &'static str) {
         let port = self.proxy.port();
         match &self.server {
-            Server::Mosquitto(..) | Server::Tidegate(..) => {
+            Server::Mosquitto(..) | Server::Tidegate(..) | Server::Hivemq(..) => {
                 let link = self.link().replace(", qos: 1", ", client_id: edge, keep_alive: 5s");
                 (link, "far/up/#", "broker/cmd/{rest}")
             }
@@ -132,6 +141,7 @@ impl Far {
         match &self.server {
             Server::Mosquitto(mosquitto, _) => Some(mosquitto.port),
             Server::Tidegate(gateway, _) => Some(gateway.port),
+            Server::Hivemq(hivemq, _) => Some(hivemq.port),
             Server::Rabbitmq(..) | Server::Kafka(_) => None,
         }
     }
@@ -141,14 +151,16 @@ impl Far {
         match &self.server {
             Server::Rabbitmq(_, rabbit) => rabbit.publish("commands", marks).await,
             Server::Kafka(kafka) => kafka.publish("commands", marks).await,
-            Server::Mosquitto(..) | Server::Tidegate(..) => panic!("MQTT has publishers of its own"),
+            Server::Mosquitto(..) | Server::Tidegate(..) | Server::Hivemq(..) => {
+                panic!("MQTT has publishers of its own")
+            }
         }
     }
 
     /// What the server still has for the gateway, as far as it tells.
     pub(super) async fn left(&self, published: usize) -> usize {
         match &self.server {
-            Server::Mosquitto(..) | Server::Tidegate(..) => 0,
+            Server::Mosquitto(..) | Server::Tidegate(..) | Server::Hivemq(..) => 0,
             Server::Rabbitmq(_, rabbit) => usize::try_from(rabbit.depth("commands").await).unwrap(),
             Server::Kafka(kafka) => published - usize::try_from(kafka.committed("edge", "commands", 3)).unwrap(),
         }
@@ -157,7 +169,7 @@ impl Far {
     /// Where routes lead.
     pub(super) const fn to(&self) -> &'static str {
         match self.kind {
-            Kind::Mqtt(_) | Kind::Tidegate(_) => "far/plant/{rest}",
+            Kind::Mqtt(_) | Kind::Tidegate(_) | Kind::Hivemq(_) => "far/plant/{rest}",
             Kind::Rabbitmq => "far/plant/{rest}",
             Kind::Kafka => "far/lake",
         }
@@ -165,13 +177,13 @@ impl Far {
 
     /// Whether message ids travel: where they do not, what a publisher sent again looks like a copy of ours.
     pub(super) const fn carries_ids(&self) -> bool {
-        !matches!(self.kind, Kind::Mqtt(Version::V311) | Kind::Tidegate(Version::V311))
+        !matches!(self.kind, Kind::Mqtt(Version::V311) | Kind::Tidegate(Version::V311) | Kind::Hivemq(Version::V311))
     }
 
     /// Copies that the server itself may make of what it was still delivering to the receiver when it ended.
     pub(super) const fn own_copies_max(&self) -> usize {
         match self.kind {
-            Kind::Mqtt(_) | Kind::Tidegate(_) => 256,
+            Kind::Mqtt(_) | Kind::Tidegate(_) | Kind::Hivemq(_) => 256,
             Kind::Rabbitmq | Kind::Kafka => 0,
         }
     }
@@ -181,6 +193,7 @@ impl Far {
             Server::Mosquitto(mosquitto, _) => mosquitto.end(ending).await,
             Server::Tidegate(gateway, _) if ending == Ending::Asked => assert!(gateway.terminate().await.success()),
             Server::Tidegate(gateway, _) => gateway.kill_9(),
+            Server::Hivemq(hivemq, _) => hivemq.end(ending).await,
             Server::Rabbitmq(node, _) => node.end(ending).await,
             Server::Kafka(kafka) => kafka.end(ending).await,
         }
@@ -190,6 +203,7 @@ impl Far {
         match &mut self.server {
             Server::Mosquitto(mosquitto, _) => mosquitto.start_again().await,
             Server::Tidegate(gateway, _) => gateway.start_again().await,
+            Server::Hivemq(hivemq, _) => hivemq.start_again().await,
             Server::Rabbitmq(node, _) => node.start_again().await,
             Server::Kafka(kafka) => kafka.start_again().await,
         }
@@ -198,7 +212,7 @@ impl Far {
     /// Returns when all of these have arrived, with all that did.
     pub(super) async fn receive(&self, marks: &[Mark]) -> Vec<Delivery> {
         match &self.server {
-            Server::Mosquitto(_, far) | Server::Tidegate(_, far) => far.receive(marks).await,
+            Server::Mosquitto(_, far) | Server::Tidegate(_, far) | Server::Hivemq(_, far) => far.receive(marks).await,
             Server::Rabbitmq(_, rabbit) => rabbit.receive("all", marks).await,
             Server::Kafka(kafka) => kafka.receive("lake", marks).await,
         }

@@ -100,6 +100,19 @@ async fn r22_r23_another_gateway_as_the_remote_may_be_killed() {
     }
 }
 
+/// Each start of HiveMQ takes ten seconds and more: what all brokers have in common is shown at Mosquitto.
+#[tokio::test(flavor = "multi_thread")]
+async fn r22_r23_hivemq_keeps_the_contract() {
+    if !left_out(&["hivemq"]) {
+        let within = [Fault::ResetWithin(Way::ToServer), Fault::ResetWithin(Way::ToClient)];
+        let faults = [&within[..], &[Fault::Mute, RESTART]].concat();
+        tokio::join!(
+            keeps_the_contract(Kind::Hivemq(Version::V5), &faults),
+            keeps_the_contract(Kind::Hivemq(Version::V311), &within),
+        );
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn r22_r23_rabbitmq_keeps_the_contract() {
     if !left_out(&["rabbitmq"]) {
