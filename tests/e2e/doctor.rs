@@ -207,6 +207,11 @@ async fn doctor_at_bad_certificates() {
         let said = doctor(&link, &[], &[server.address.port()]).await;
         assert!(!said.contains("secret"), "{said}");
         insta::assert_snapshot!(name, said);
+        let link = rabbit_link(&format!("amqps://user:secret@{}/%2f", server.address));
+        let link = link.replace("exchange: telemetry", &format!("exchange: telemetry{ca_key}"));
+        let said = doctor(&link, &[], &[server.address.port()]).await;
+        assert!(!said.contains("secret"), "{said}");
+        insta::assert_snapshot!(name.replace("doctor_", "doctor_rabbitmq_"), said);
         assert!(server.requests().is_empty(), "nothing goes to a server whose certificate does not hold");
     }
 }
