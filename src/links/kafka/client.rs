@@ -174,6 +174,7 @@ pub(super) fn is_hopeless(code: RDKafkaErrorCode) -> bool {
         RDKafkaErrorCode::UnknownPartition,
         RDKafkaErrorCode::UnknownTopicOrPartition,
         RDKafkaErrorCode::InvalidRequiredAcks,
+        RDKafkaErrorCode::UnsupportedCompressionType,
     ]
     .contains(&code)
 }

@@ -473,6 +473,7 @@ fn verdict(code: RDKafkaErrorCode) -> Verdict {
     let link = [
         RDKafkaErrorCode::Fatal,
         RDKafkaErrorCode::Fenced,
+        RDKafkaErrorCode::ProducerFenced,
         RDKafkaErrorCode::OutOfOrderSequenceNumber,
         RDKafkaErrorCode::InvalidProducerEpoch,
         RDKafkaErrorCode::UnknownProducerId,
@@ -562,17 +563,64 @@ mod tests {
 
     #[test]
     fn a_failed_delivery_concerns_its_record_the_link_or_nobody() {
-        for (code, expected) in [
-            (RDKafkaErrorCode::MessageSizeTooLarge, Verdict::Record),
-            (RDKafkaErrorCode::InvalidRecord, Verdict::Record),
-            (RDKafkaErrorCode::NotEnoughReplicas, Verdict::Later),
-            (RDKafkaErrorCode::KafkaStorageError, Verdict::Later),
-            (RDKafkaErrorCode::UnknownTopicOrPartition, Verdict::Link),
-            (RDKafkaErrorCode::UnknownTopic, Verdict::Link),
-            (RDKafkaErrorCode::TopicAuthorizationFailed, Verdict::Link),
-            (RDKafkaErrorCode::OutOfOrderSequenceNumber, Verdict::Link),
-        ] {
-            assert_eq!(verdict(code), expected, "{code:?}");
+        use RDKafkaErrorCode as Code;
+        let record = [
+            Code::MessageSizeTooLarge,
+            Code::MessageBatchTooLarge,
+            Code::InvalidMessageSize,
+            Code::InvalidTimestamp,
+            Code::InvalidRecord,
+            Code::InvalidTopic,
+            Code::PolicyViolation,
+        ];
+        let later = [
+            // A quota, and who is short of something.
+            Code::ThrottlingQuotaExceeded,
+            Code::NotEnoughReplicas,
+            Code::NotEnoughReplicasAfterAppend,
+            Code::KafkaStorageError,
+            // Not the leader, or not any more.
+            Code::NotLeaderForPartition,
+            Code::LeaderNotAvailable,
+            Code::PreferredLeaderNotAvailable,
+            Code::FencedLeaderEpoch,
+            Code::ReplicaNotAvailable,
+            Code::BrokerNotAvailable,
+            // The line.
+            Code::RequestTimedOut,
+            Code::MessageTimedOut,
+            Code::NetworkException,
+            Code::BrokerTransportFailure,
+            Code::AllBrokersDown,
+            Code::Unknown,
+        ];
+        let link = [
+            // Fenced, or this producer's end.
+            Code::Fenced,
+            Code::ProducerFenced,
+            Code::InvalidProducerEpoch,
+            Code::OutOfOrderSequenceNumber,
+            Code::UnknownProducerId,
+            Code::Fatal,
+            Code::PurgeQueue,
+            Code::PurgeInflight,
+            // What somebody has to make, to allow or to change.
+            Code::UnknownTopicOrPartition,
+            Code::UnknownTopic,
+            Code::UnknownPartition,
+            Code::TopicAuthorizationFailed,
+            Code::ClusterAuthorizationFailed,
+            Code::TransactionalIdAuthorizationFailed,
+            Code::SaslAuthenticationFailed,
+            Code::UnsupportedCompressionType,
+            Code::InvalidRequiredAcks,
+        ];
+        for (codes, expected) in
+            [(&record[..], Verdict::Record), (&later[..], Verdict::Later), (&link[..], Verdict::Link)]
+        {
+            for code in codes {
+                assert_eq!(verdict(*code), expected, "{code:?}");
+            }
         }
     }
 
