@@ -28,7 +28,7 @@ use super::Config;
 use super::client::{self, Client};
 use super::mapping;
 use super::streams::{self, Positions};
-use crate::links::{Identity, LinkError, Received, Source, SourceConnection};
+use crate::links::{Identity, LinkError, RateLimit, Received, Source, SourceConnection};
 
 /// R24: an acknowledgement waits this long for company.
 const ACK_DELAY: Duration = Duration::from_millis(50);
@@ -38,6 +38,12 @@ const BATCH_MAX: usize = 256;
 const REOPEN_AFTER: Duration = Duration::from_secs(5);
 /// When one is tried whose consumer was cancelled: it may be back at once, on another node of the cluster or declared anew.
 const REOPEN_CANCELLED_AFTER: Duration = Duration::from_millis(500);
+
+/// So long a delivery may wait for the link's `rate`: a sixth of RabbitMQ's `consumer_timeout` (30 min by default), after which it ends a consumer
+/// that does not acknowledge (R6).
+const HELD_MAX: Duration = Duration::from_secs(300);
+/// What a delivery is taken to have, where the rate is one of bytes: half of what the largest may have is far more than most.
+const HELD_BYTES: u64 = 64 << 10;
 
 /// Consumes queues of a RabbitMQ.
 #[derive(Clone, Debug)]
@@ -56,6 +62,24 @@ impl RabbitSource {
         let positions = Arc::new(Mutex::new(Positions::open(config.positions.as_deref())));
         Self { config: config.clone(), queues, identity: identity.clone(), positions }
     }
+
+    /// For a link that moves no more than this: no more is fetched ahead than passes in time.
+    #[must_use]
+    pub fn paced(mut self, rate: Option<&RateLimit>) -> Self {
+        self.config.prefetch = prefetch_within(self.config.prefetch, self.queues.len(), rate);
+        self
+    }
+}
+
+/// How many deliveries of each of so many queues pass within [`HELD_MAX`]: at least one, and no more than is configured.
+fn prefetch_within(configured: u16, queues: usize, rate: Option<&RateLimit>) -> u16 {
+    let queues = u64::try_from(queues.max(1)).unwrap_or(u64::MAX);
+    let rates = rate.map(|rate| [(rate.messages, 1), (rate.bytes, HELD_BYTES)]).into_iter().flatten();
+    let passes = rates.filter_map(|(rate, each)| {
+        let round = rate?.time_of(queues.saturating_mul(each)).as_nanos().max(1);
+        Some(u16::try_from(HELD_MAX.as_nanos() / round).unwrap_or(u16::MAX))
+    });
+    passes.fold(configured, u16::min).max(1)
 }
 
 impl Source for RabbitSource {
@@ -528,5 +552,35 @@ mod tests {
         assert_eq!(settling.due(), Some(now + ACK_DELAY));
         assert_eq!(settling.take(), Some(2));
         assert_eq!(settling.due(), None);
+    }
+}
+
+#[cfg(test)]
+mod held {
+    use super::*;
+    use crate::units::Rate;
+
+    #[test]
+    fn r06_no_more_is_fetched_ahead_than_the_rate_lets_pass_before_rabbitmq_ends_the_consumer() {
+        let limit = |messages: Option<&str>, bytes: Option<&str>| RateLimit {
+            messages: messages.map(|text| Rate::parse_count(text).unwrap()),
+            bytes: bytes.map(|text| Rate::parse_bytes(text).unwrap()),
+            burst: RateLimit::BURST_DEFAULT,
+        };
+        assert_eq!(prefetch_within(512, 1, None), 512);
+        for (messages, bytes, queues, expected) in [
+            (Some("2000/s"), None, 1, 512),
+            (Some("1/s"), None, 1, 300),
+            (Some("1/s"), None, 3, 100),
+            (Some("6/m"), None, 1, 30),
+            // Nothing passes in time; one has to be there all the same.
+            (Some("1/h"), None, 1, 1),
+            (None, Some("1MiB/s"), 1, 512),
+            (None, Some("64KiB/m"), 1, 5),
+            (Some("1/s"), Some("64KiB/m"), 2, 2),
+        ] {
+            let got = prefetch_within(512, queues, Some(&limit(messages, bytes)));
+            assert_eq!(got, expected, "{messages:?} {bytes:?} {queues}");
+        }
     }
 }

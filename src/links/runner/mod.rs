@@ -147,7 +147,7 @@ pub async fn run_source(
             Box::pin(SourceRunner::new(common, source, hub).paced(&rate).run()).await;
         }
         Kind::Rabbitmq(remote) => {
-            let source = rabbitmq::RabbitSource::new(remote, from, &identity);
+            let source = rabbitmq::RabbitSource::new(remote, from, &identity).paced(config.rate.as_ref());
             Box::pin(SourceRunner::new(common, source, hub).paced(&rate).run()).await;
         }
         Kind::Kafka(remote) => {
