@@ -267,6 +267,39 @@ fn whose_an_address_is_can_be_said() {
 }
 
 #[test]
+fn of_many_circles_the_first_are_shown_and_what_was_not_followed_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("routes.yaml");
+    let told = |routes: &str| {
+        std::fs::write(&file, format!("site: x\nroutes:\n{routes}")).unwrap();
+        checked(file.to_str().unwrap(), &env()).1
+    };
+    let pair = |at: usize| {
+        format!(
+            "  - {{ from: broker/a{at}/#, to: \"broker/b{at}/{{rest}}\" }}\n  - {{ from: broker/b{at}/#, to: \"broker/a{at}/{{rest}}\" }}\n"
+        )
+    };
+    let out = told(&(0..12).map(pair).collect::<String>());
+    assert_eq!(out.matches(" writes to the broker comes back to it").count(), 10, "{out}");
+    assert!(out.contains(": warning: there are more than 10 such circles: the others are not shown\n"), "{out}");
+    let leaf = |at: usize| format!("  - {{ from: \"broker/b/#\", to: broker/c/{at} }}\n");
+    let out = told(&format!("  - {{ from: broker/a, to: broker/b/x }}\n{}", (0..4_200).map(leaf).collect::<String>()));
+    assert!(out.contains(": warning: routes lead to routes in more ways than were followed"), "{out}");
+}
+
+#[test]
+fn r3_buffers_without_a_size_have_to_fit_on_the_disk_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("routes.yaml");
+    let text = "site: x\nlinks: { a: { mqtt: { url: \"mqtt://h\" } }, b: { mqtt: { url: \"mqtt://i\" } } }\nroutes: [ { from: broker/a, to: [ a/x, b/x ] } ]\n";
+    std::fs::write(&file, text).unwrap();
+    let (code, out) = checked(file.to_str().unwrap(), &Env { disk_bytes: Box::new(|_| Some(3 << 29)), ..env() });
+    assert_eq!(code, 65);
+    assert!(out.contains("may grow to 2GiB together, and the disk of `data_dir` holds 1.5GiB"), "{out}");
+    assert!(out.contains("set `buffer: { max_size: .. }`; without the key it is 1GiB a link"), "{out}");
+}
+
+#[test]
 fn on_one_machine_loopback_is_the_same_in_all_files() {
     let sites = ["../../../examples/two-sites/edge.yaml", "../../../examples/two-sites/cloud.yaml"];
     let (code, out) = checked_together(&sites, &env(), &Ties::default(), Options::default());

@@ -140,19 +140,20 @@ routes:
   - name: event
     from: broker/{line}/temp
     throttle: 10s
-    pick: temp
-    set: { payload.unit: C, property.line: "{line}", content_type: application/json }
+    pick: [ temp, axis.x ]
+    set: { payload.unit: C, payload.axis.x: 2, property.line: "{line}", content_type: application/json }
     envelope: { format: cloudevents-structured, time: "0", id: x }
     to: hq/{topic}
 "#;
-    let folder = Folder::with(&[("routes.yaml", routes), ("hot.json", r#"{"temp":81.5,"raw":[1]}"#)]);
+    let folder =
+        Folder::with(&[("routes.yaml", routes), ("hot.json", r#"{"temp":81.5,"raw":[1],"axis":{"x":1,"y":0}}"#)]);
     let told = folder.expect(0, &["explain", "a/temp", "--payload", "hot.json"]);
-    let event = r#"{"specversion":"1.0","id":"x","source":"/plant-7","type":"tidegate.message","subject":"a/temp","time":"1970-01-01T00:00:00Z","datacontenttype":"application/json","data":{"temp":81.5,"unit":"C"}}"#;
+    let event = r#"{"specversion":"1.0","id":"x","source":"/plant-7","type":"tidegate.message","subject":"a/temp","time":"1970-01-01T00:00:00Z","datacontenttype":"application/json","data":{"temp":81.5,"axis":{"x":2},"unit":"C"}}"#;
     let lines = [
         "  + event line=a".to_owned(),
         "      throttle: lets it through".to_owned(),
-        r#"      pick: payload {"temp":81.5}"#.to_owned(),
-        r#"      set: payload {"temp":81.5,"unit":"C"}, content type application/json, property line=a"#.to_owned(),
+        "      pick: no payload.axis.y, no payload.raw".to_owned(),
+        r#"      set: payload.axis.x 2, payload.unit "C", content type application/json, property line=a"#.to_owned(),
         format!("      envelope: payload {event}, content type application/cloudevents+json"),
     ];
     assert_eq!(told.lines().skip(1).take(5).collect::<Vec<_>>(), lines, "{told}");

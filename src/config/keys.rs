@@ -418,6 +418,11 @@ mod tests {
             named.sort_unstable();
             accepted.sort_unstable();
             assert_eq!(named, accepted, "{heading}");
+            for row in section.lines().filter(|line| line.starts_with("| `")) {
+                let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+                let full = cells.len() == 4 && cells.iter().all(|cell| !cell.is_empty());
+                assert!(full, "{heading}: a key, its type with its unit, its default, an example: {row}");
+            }
         }
     }
 

@@ -160,9 +160,10 @@ fn range(kind: &str) -> Option<(u64, u64)> {
 /// A key's type and default in words, and what the reference says of it.
 fn description(row: &Row<'_>, text: &str) -> String {
     let mut words = plain_words(row.kind);
-    if !row.default.is_empty() {
-        words.push_str(if row.default == "needed" { ". Needed" } else { ". Default: " });
-        words.push_str(if row.default == "needed" { "" } else { row.default });
+    match row.default.strip_prefix("needed") {
+        Some(of) => words.push_str(&format!(". Needed{of}")),
+        None if row.default.is_empty() => {}
+        None => words.push_str(&format!(". Default: {}", row.default)),
     }
     let mut told = format!("{}.", plain_words(&words));
     let code = format!("`{}`", row.key);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Serialize;
+use serde_json::Value as Json;
 
 use super::Source;
 use super::plan::{self, Gates, Plan};
@@ -125,7 +126,8 @@ pub struct Said {
 pub struct Step {
     /// Its key in the file.
     pub step: &'static str,
-    /// What is another than before, one thing each: `payload ..`, `property NAME=VALUE`, `content type ..`.
+    /// What is another than before, one thing each: `payload ..`, `payload.FIELD VALUE`, `no payload.FIELD`, `property NAME=VALUE`,
+    /// `content type ..`.
     pub makes: Vec<String>,
 }
 
@@ -251,7 +253,7 @@ fn steps(table: &Table, route: &Route, arrival: &Arrival<'_, '_>, captures: &Cap
     let mut steps: Vec<_> = gate.collect();
     let mut before = arrival.subject.message().clone();
     let mut told = |step: &'static str, after: &Message| {
-        steps.push(Step { step, makes: differences(&before, after) });
+        steps.push(Step { step, makes: differences(step, &before, after) });
         before = after.clone();
     };
     // Why a step cannot be made stands with what leaves.
@@ -264,10 +266,13 @@ fn steps(table: &Table, route: &Route, arrival: &Arrival<'_, '_>, captures: &Cap
     steps
 }
 
-fn differences(before: &Message, after: &Message) -> Vec<String> {
+fn differences(step: &str, before: &Message, after: &Message) -> Vec<String> {
     let mut makes = Vec::new();
     if before.payload != after.payload {
-        makes.push(format!("payload {}", shown(&after.payload)));
+        // These change single fields, the other steps the whole of it.
+        let by_field =
+            matches!(step, "pick" | "drop" | "set").then(|| fields(&before.payload, &after.payload)).flatten();
+        makes.extend(by_field.unwrap_or_else(|| vec![format!("payload {}", shown(&after.payload))]));
     }
     let (old, new) = (&before.properties, &after.properties);
     let text = |text: &Option<Box<str>>| text.as_deref().unwrap_or_default().to_owned();
@@ -282,6 +287,32 @@ fn differences(before: &Message, after: &Message) -> Vec<String> {
     let is_gone = |(name, _): &&(Box<str>, Box<str>)| !new.user.iter().any(|(known, _)| known == name);
     makes.extend(old.user.iter().filter(is_gone).map(|(name, _)| format!("no property {name}")));
     makes
+}
+
+/// What is another in a JSON payload, field by field: `payload.unit "C"`, `no payload.raw`. `None`: it is no section.
+fn fields(before: &Bytes, after: &Bytes) -> Option<Vec<String>> {
+    let section = |bytes: &Bytes| serde_json::from_slice::<serde_json::Map<String, Json>>(bytes).ok();
+    let mut makes = Vec::new();
+    fields_below("payload", &section(before)?, &section(after)?, &mut makes);
+    Some(makes).filter(|makes| !makes.is_empty())
+}
+
+fn fields_below(
+    path: &str,
+    before: &serde_json::Map<String, Json>,
+    after: &serde_json::Map<String, Json>,
+    makes: &mut Vec<String>,
+) {
+    for (name, value) in after {
+        match (before.get(name), value) {
+            (Some(same), value) if same == value => {}
+            (Some(Json::Object(before)), Json::Object(after)) => {
+                fields_below(&format!("{path}.{name}"), before, after, makes);
+            }
+            (_, value) => makes.push(format!("{path}.{name} {value}")),
+        }
+    }
+    makes.extend(before.keys().filter(|name| !after.contains_key(*name)).map(|name| format!("no {path}.{name}")));
 }
 
 /// A payload for people to read.

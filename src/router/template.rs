@@ -522,6 +522,28 @@ mod tests {
         }
 
         #[test]
+        fn a_template_that_spells_its_pattern_gives_every_topic_back(
+            levels in prop::collection::vec(prop::sample::select(vec!["a", "b", "{x}", "{y}", "{z}"]), 0..4),
+            has_rest in any::<bool>(),
+            topic in "[ab](/[ab]){0,4}",
+        ) {
+            let whole = |last: &str| {
+                let levels = levels.iter().copied().chain(has_rest.then_some(last));
+                levels.collect::<Vec<_>>().join("/")
+            };
+            // No level at all and a name that is there twice are no patterns.
+            let Ok(pattern) = Pattern::parse(&whole("#")) else { return Ok(()) };
+            let template = Template::parse(&whole("{rest}")).unwrap();
+            prop_assert!(template.is_identity_of(&pattern));
+            if let Some(captures) = pattern.captures(&topic) {
+                let message = message(&topic, b"");
+                let subject = Subject::new(&message);
+                let made = template.fill(View::new(&subject, &captures)).unwrap();
+                prop_assert_eq!(made.as_ref(), topic.as_str());
+            }
+        }
+
+        #[test]
         fn what_a_template_makes_is_within_its_reach(
             template in "(([ab]|\\{x\\}|a\\{x\\}|\\{rest\\})/){0,3}([ab]|\\{x\\}|\\{rest\\}|\\{topic\\})",
             reader in "(([ab]|\\+)/){0,3}([ab]|\\+|#)",

@@ -49,7 +49,7 @@ pub(super) fn check_echoes(site: &Sketch, meet: &mut Meet, mistakes: &mut Mistak
 /// Routes that lead back to where they begin: of one site, by its own broker alone, or of several.
 pub(super) fn check(sites: &[&Sketch], meet: &mut Meet, mistakes: &mut Mistakes) {
     let ways = Ways::of(sites, meet);
-    let mut search = Search { ways, is_between: sites.len() > 1, left: STEPS_MAX };
+    let mut search = Search { ways, is_between: sites.len() > 1, left: STEPS_MAX, is_cut: false };
     let mut found: HashSet<(usize, usize)> = HashSet::new();
     let mut circles = 0;
     for (at, site) in sites.iter().enumerate() {
@@ -67,7 +67,7 @@ pub(super) fn check(sites: &[&Sketch], meet: &mut Meet, mistakes: &mut Mistakes)
             tell(&circle, sites, &search.ways, meet, mistakes);
         }
     }
-    if let (0, Some(site)) = (search.left, sites.first()) {
+    if let Some(site) = sites.first().filter(|_| search.is_cut) {
         let wrong = "routes lead to routes in more ways than were followed: some may lead back and are not shown";
         mistakes.warning(&site.place, wrong, None);
     }
@@ -86,6 +86,8 @@ struct Search<'s> {
     is_between: bool,
     /// Of [`STEPS_MAX`].
     left: usize,
+    /// Not all was looked at.
+    is_cut: bool,
 }
 
 /// A place in the search, with the one that it was reached from.
@@ -106,6 +108,7 @@ impl Search<'_> {
         let mut at = 0;
         while let Some(visit) = visits.get(at) {
             if visits.len() > WAYS_MAX || self.left == 0 {
+                self.is_cut = true;
                 break;
             }
             let (hops, has_crossed) = (visit.hops + 1, visit.has_crossed);
