@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use peak_alloc::PeakAlloc;
+use tidegate::broker::fuzzing::Found;
 use tidegate::buffer::fuzzing;
 use tidegate::clock;
 use tidegate::hub::Hub;
@@ -44,23 +45,34 @@ const fn decoder(name: &'static str, run: fn(&[u8]) -> bool) -> Target {
     Target { name, run, share: 1, base: 64 << 10 }
 }
 
-const TARGETS: [Target; 5] = [
+const TARGETS: [Target; 6] = [
     decoder("segment", |data| fuzzing::segment(data).items > 0),
     decoder("slots", |data| fuzzing::slots(data).parts > 0),
     decoder("letters", |data| fuzzing::letters(data).parts > 0),
     decoder("message", message),
     // A broker, its store and a runtime for each run: milliseconds, and what they hold by themselves.
     Target { name: "sessions", run: sessions, share: 15, base: 256 << 10 },
+    // The same, and a WebSocket's buffers for each client.
+    Target { name: "fronts", run: fronts, share: 60, base: 512 << 10 },
 ];
 
-/// A broker of its own for the clients of each run.
 fn sessions(data: &[u8]) -> bool {
+    served(data, tidegate::broker::fuzzing::serve)
+}
+
+fn fronts(data: &[u8]) -> bool {
+    served(data, tidegate::broker::fuzzing::serve_behind)
+}
+
+type Serve = fn(&Path, Arc<Hub>, Arc<dyn clock::Clock>, &[u8]) -> std::io::Result<Found>;
+
+/// A broker of its own for the clients of each run.
+fn served(data: &[u8], serve: Serve) -> bool {
     let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let clock = clock::system();
     let ids = IdSource::new("fuzz".into(), 1);
     let hub = Arc::new(Hub::new(ids, Table::default(), Vec::new(), Arc::clone(&clock)));
-    let found = tidegate::broker::fuzzing::serve(dir.path(), hub, clock, data);
-    let found = found.unwrap_or_else(|error| panic!("{error}"));
+    let found = serve(dir.path(), hub, clock, data).unwrap_or_else(|error| panic!("{error}"));
     found.deliveries > 0
 }
 
