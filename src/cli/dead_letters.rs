@@ -106,19 +106,24 @@ fn settle(config: &crate::gateway::Config, which: &Which, send: bool) -> Outcome
             tool::block_on(tool::ask(&config.data_dir, "dead-letters", &arguments))?
         }
     };
+    let damaged = done.iter().filter(|settled| settled.error.is_some()).count();
     if which.json {
         tool::print_json(&done)?;
     } else {
         for settled in &done {
             let id = named(&settled.lane, settled.id);
-            match settled.offset {
-                Some(offset) => out::line(&format!("letter {id} sent again, as record {offset}")),
-                None => out::line(&format!("letter {id} dropped")),
+            match (settled.offset, &settled.error) {
+                (_, Some(error)) => out::complain(&plain(&format!("tidegate: {error}"))),
+                (Some(offset), None) => out::line(&format!("letter {id} sent again, as record {offset}")),
+                (None, None) => out::line(&format!("letter {id} dropped")),
             }
         }
-        out::line(&format!("{} {}", if send { "sent" } else { "dropped" }, done.len()));
+        out::line(&format!("{} {}", if send { "sent" } else { "dropped" }, done.len() - damaged));
+        if damaged > 0 {
+            out::line(&format!("damaged {damaged}"));
+        }
     }
-    Ok(Exit::Done)
+    Ok(if damaged == 0 { Exit::Done } else { Exit::No })
 }
 
 /// A letter by its id, and its lane where that is not the normal one.

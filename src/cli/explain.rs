@@ -132,6 +132,9 @@ fn output(output: &Output) -> Vec<String> {
         head.push_str(&format!(", ttl {ttl}s"));
     }
     let mut lines = vec![head];
+    if let Some(batch) = &output.batch {
+        lines.push(format!("    batch: {batch}"));
+    }
     if let Some(failure) = &output.failure {
         lines.push(format!("    dead letter: {failure}"));
         return lines;

@@ -83,6 +83,8 @@ struct Expected {
     retain: Option<bool>,
     priority: Option<String>,
     content_type: Option<String>,
+    /// A part of how it is sent together with others.
+    batch: Option<String>,
     #[serde(default)]
     properties: BTreeMap<String, String>,
     /// A part of the reason of the dead letter that it becomes.
@@ -235,6 +237,11 @@ impl Expected {
                 Some(self.dead_letter.clone().unwrap_or_else(|| "nothing".to_owned())),
                 Some(found.clone().unwrap_or_else(|| "nothing".to_owned())),
             ),
+        }
+        if let Some(wanted) = &self.batch
+            && !output.batch.as_deref().is_some_and(|found| found.contains(wanted.as_str()))
+        {
+            differ("batch", Some(wanted.clone()), output.batch.clone());
         }
         let parts = match &self.contains {
             Parts::One(part) => std::slice::from_ref(part),

@@ -278,8 +278,9 @@ pub(super) const ROUTE: Keys = Keys {
         "decompress",
         "decode",
         "compress",
+        "batch",
     ],
-    planned: &["transform", "batch", "retained"],
+    planned: &["transform", "retained"],
 };
 
 pub(super) const ENVELOPE: Keys = Keys {
@@ -290,7 +291,10 @@ pub(super) const ENVELOPE: Keys = Keys {
 
 pub(super) const DEDUP: Keys = Keys { section: "routes.dedup", accepted: &["by", "again"], planned: &[] };
 
-pub(super) const ALL: [&Keys; 30] = [
+pub(super) const BATCH: Keys =
+    Keys { section: "routes.batch", accepted: &["format", "count", "bytes", "linger"], planned: &[] };
+
+pub(super) const ALL: [&Keys; 31] = [
     &TOP,
     &BROKER,
     &AUTH,
@@ -316,6 +320,7 @@ pub(super) const ALL: [&Keys; 30] = [
     &ROUTE,
     &ENVELOPE,
     &DEDUP,
+    &BATCH,
     &JWT,
     &AUTH_HTTP,
     &LDAP,

@@ -9,7 +9,7 @@ use super::Shared;
 use super::shown::{LetterList, SettledLetter};
 use crate::admin::CommandError;
 use crate::buffer::offline::AuditReport;
-use crate::buffer::{Buffer, DamagedLetter, Lane, Lanes, Offset, ReadLetters, SendError};
+use crate::buffer::{Buffer, DamagedLetter, Lane, Lanes, Offset, ReadLetters, Refused, SendError};
 
 /// Bytes of a payload in a list.
 pub(super) const PAYLOAD_IN_LIST: usize = 128;
@@ -102,7 +102,13 @@ impl Shared {
                 done.map_err(|error| match error {
                     SendError::NotThere(_) => CommandError::NotThere(error.to_string()),
                     SendError::NotSettled(_) | SendError::Full(_) => CommandError::Refused(error.to_string()),
-                    SendError::Refused(_) => CommandError::Failed(error.to_string()),
+                    SendError::Refused(Refused::Closed) => CommandError::Refused(
+                        "the buffer is being closed, for a reload or the gateway's end: those before are done; try again"
+                            .to_owned(),
+                    ),
+                    SendError::Refused(Refused::Full | Refused::Failed(_)) | SendError::Damaged(..) => {
+                        CommandError::Failed(error.to_string())
+                    }
                 })
                 .and_then(|done| answer(&done))
             }
@@ -147,7 +153,7 @@ fn read_letters(logs: &[(Lane, Buffer)], ids: Option<&[u64]>, most: usize) -> Re
 }
 
 /// Sends or drops letters of these lanes, oldest first. Answers, for each, its id, and the new one of what was sent. The first that cannot be
-/// done ends it: those before it are done.
+/// done ends it: those before it are done. Of all letters those that do not read back are passed over, each with why.
 pub(super) async fn settle_letters(
     logs: &[(Lane, Buffer)],
     send: bool,
@@ -157,13 +163,17 @@ pub(super) async fn settle_letters(
     for (lane, buffer) in logs {
         let all = || buffer.dead_letters().offsets().iter().map(|id| id.0).collect();
         for id in ids.clone().unwrap_or_else(all) {
-            let offset = if send {
-                Some(buffer.send_letter(Offset(id)).await?.0)
+            let settled = if send {
+                buffer.send_letter(Offset(id)).await.map(|offset| Some(offset.0))
             } else {
-                buffer.drop_letter(Offset(id)).await?;
-                None
+                buffer.drop_letter(Offset(id)).await.map(|()| None)
             };
-            done.push(SettledLetter { lane: lane.name().to_owned(), id, offset });
+            let (offset, error) = match settled {
+                Ok(offset) => (offset, None),
+                Err(error @ SendError::Damaged(..)) if ids.is_none() => (None, Some(error.to_string())),
+                Err(error) => return Err(error),
+            };
+            done.push(SettledLetter { lane: lane.name().to_owned(), id, offset, error });
         }
     }
     Ok(done)

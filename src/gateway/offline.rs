@@ -90,7 +90,7 @@ impl ToolError {
             Self::Carry(CarryError::Own(_)) => 64,
             Self::Carry(_) => 74,
             Self::NoLink { .. } | Self::Lanes(_) | Self::Orphaned(_) | Self::NoTarget { .. } => 64,
-            Self::Letter(SendError::Refused(_)) => 74,
+            Self::Letter(SendError::Refused(_) | SendError::Damaged(..)) => 74,
             Self::Letter(_) => 1,
         }
     }

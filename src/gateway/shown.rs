@@ -163,6 +163,9 @@ pub struct SettledLetter {
     pub id: u64,
     /// Its new offset in that lane, where it was sent again.
     pub offset: Option<u64>,
+    /// Why it could not be sent: it stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// A record of a buffer.

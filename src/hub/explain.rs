@@ -156,6 +156,8 @@ pub struct Output {
     pub properties: Vec<(String, String)>,
     /// MQTT 5's Content Type.
     pub content_type: Option<String>,
+    /// How it is sent together with others; the payload is that of one.
+    pub batch: Option<String>,
     /// Why it becomes a dead letter and is not sent (R28).
     pub failure: Option<String>,
 }
@@ -338,6 +340,7 @@ fn outputs(table: &Table, plan: &Plan, message: &Message) -> Vec<Output> {
         key: target.key.clone(),
         ttl_s: target.ttl.map(|ttl| ttl.as_secs()),
         priority: Some(target.lane.name()),
+        batch: target.batch.as_deref().and_then(|route| Some(table.batch(route)?.to_string())),
         failure: target.failure.clone(),
         ..output(target.message.as_deref().unwrap_or(message))
     });
@@ -358,6 +361,7 @@ fn output(message: &Message) -> Output {
         payload: String::from_utf8_lossy(&message.payload).into_owned(),
         properties: message.properties.user.iter().map(own).collect(),
         content_type: message.properties.content_type.as_deref().map(str::to_owned),
+        batch: None,
         failure: None,
     }
 }

@@ -34,6 +34,7 @@ mod terms;
 mod tests;
 
 pub use crate::buffer::{Mark, MarkSender, Rejected, Watcher};
+pub use crate::router::Batch;
 pub use answers::{Answer, Answers};
 pub use copies::{KeptChanges, KeptPage, OriginKey};
 pub use explain::{Arrived, Explanation, Output, Question, Said, Step, WrongMessage, explain};

@@ -118,6 +118,8 @@ pub(super) struct LinkTarget {
     pub(super) message: Option<Arc<Message>>,
     /// The route's place in the table.
     pub(super) by: usize,
+    /// The route, where its records are sent several as one.
+    pub(super) batch: Option<Arc<str>>,
     /// Why the route cannot make of the message what it should: a dead letter (R28).
     pub(super) failure: Option<String>,
 }
@@ -210,9 +212,10 @@ impl LinkTarget {
     /// What stands before the message in its record.
     pub(super) fn head(&self) -> Bytes {
         let (destination, key) = (self.destination.as_str(), self.key.as_deref());
-        match &self.failure {
-            None => Envelope::encode_head(destination, key, self.ordinal),
-            Some(reason) => Envelope::encode_failed_head(destination, key, self.ordinal, reason),
+        match (&self.failure, &self.batch) {
+            (None, None) => Envelope::encode_head(destination, key, self.ordinal),
+            (None, Some(route)) => Envelope::encode_batched_head(destination, key, self.ordinal, route),
+            (Some(reason), _) => Envelope::encode_failed_head(destination, key, self.ordinal, reason),
         }
     }
 }
@@ -455,6 +458,7 @@ impl Plan {
             ordinal: u16::try_from(earlier).unwrap_or(u16::MAX).saturating_add(self.first_ordinal),
             message: made.message.clone(),
             by: *at,
+            batch: route.batch.map(|_| Arc::clone(&route.name)),
             failure,
         });
     }

@@ -1,7 +1,9 @@
 //! A record that its route could not make of a message, made by that route as it is now (R28).
 
+use std::sync::Arc;
+
 use crate::message::Envelope;
-use crate::router::{Arrival, Captures, Endpoint, LinkId, Route, Subject, To, View};
+use crate::router::{Arrival, Batch, Captures, Endpoint, LinkId, Route, Subject, To, View};
 
 use super::{Hub, plan};
 
@@ -34,7 +36,29 @@ impl Hub {
         let key = route.key.as_ref().map(|key| key.fill_text(view)).transpose();
         let key = key.map_err(|error| plan::failure(route, &error))?.map(Into::into);
         let destination = to.template.fill(view).map_err(|error| plan::failure(route, &error))?.into();
-        Ok(Envelope { destination, key, ordinal: failed.ordinal, failure: None, message })
+        let batch = route.batch.map(|_| (*route.name).into());
+        Ok(Envelope { destination, key, ordinal: failed.ordinal, failure: None, batch, message })
+    }
+
+    /// How records of the route of this name are sent together, as routes are now.
+    #[must_use]
+    pub fn batch(&self, route: &str) -> Option<Batch> {
+        self.targets.load().table.batch(route)
+    }
+
+    /// The site that messages get their ids from.
+    #[must_use]
+    pub fn site(&self) -> Arc<str> {
+        Arc::clone(self.ids.site())
+    }
+
+    /// A record as it is sent without others: a batch of one where its route sends batches.
+    #[must_use]
+    pub fn alone(&self, envelope: Envelope) -> Envelope {
+        let Some(batch) = envelope.batch.as_deref().and_then(|route| self.batch(route)) else { return envelope };
+        let (id, ordinal) = (envelope.message.id.clone(), envelope.ordinal);
+        let packed = batch.pack(std::slice::from_ref(&envelope), id);
+        packed.map_or(envelope, |packed| Envelope { ordinal, ..packed })
     }
 }
 

@@ -35,7 +35,7 @@ impl Kind {
     fn over(self, message: Message) -> Message {
         let destination = if self == Self::Kafka { "lake".into() } else { message.topic.as_str().into() };
         let expiry_left_s = message.expiry_s;
-        let envelope = Envelope { destination, key: None, ordinal: 0, failure: None, message };
+        let envelope = Envelope { destination, key: None, ordinal: 0, failure: None, batch: None, message };
         let (place, seq) = (Place::default(), "cafe0001-0-0".to_owned());
         let record = Outgoing { place, seq, backfill: false, envelope, expiry_left_s };
         accepted(match self {

@@ -2,7 +2,7 @@
 //! its bytes; an absent optional one has length `u32::MAX`.
 //!
 //! ```text
-//! envelope: version u8 = 1 · ordinal u16 · destination text · key text? · message
+//! envelope: version u8 = 1 (2: with the reason of a failure behind the key; 3: with the route of a batch there) · ordinal u16 · destination text · key text? · message
 //! message:  id (site text, run u64, counter u64) · topic text · flags u8 (qos 0-1, retain 2, utf8 3, expiry 4,
 //!           time unsynchronised 5) · time u64 · accepted (wall u64, up u64, boot u32) · [expiry_s u32] · site text · client_id text? · user text? · hops u8
 //!           path (count u16, texts) · content_type text? · response_topic text? · correlation bytes?
@@ -24,6 +24,8 @@ use crate::topic::TopicName;
 const VERSION: u8 = 1;
 /// The same with a reason why it cannot be sent. Written only then, so that all others are read by earlier programs too.
 const VERSION_FAILED: u8 = 2;
+/// The same with the route whose batch it is a part of.
+const VERSION_BATCHED: u8 = 3;
 const ABSENT: u32 = u32::MAX;
 
 /// A record that holds no envelope.
@@ -36,7 +38,7 @@ pub enum DecodeError {
     #[error("the record's {0} is not valid")]
     Invalid(&'static str),
     /// Written by a later version of Tidegate.
-    #[error("the record has format {0}; this program reads formats 1 and 2")]
+    #[error("the record has format {0}; this program reads formats 1 to 3")]
     Version(u8),
 }
 
@@ -63,12 +65,25 @@ impl Envelope {
         out.freeze()
     }
 
+    /// The same for a part of a batch of this route.
+    #[must_use]
+    pub fn encode_batched_head(destination: &str, key: Option<&str>, ordinal: u16, route: &str) -> Bytes {
+        let mut out = BytesMut::from(&*Self::encode_head(destination, key, ordinal));
+        if let Some(version) = out.first_mut() {
+            *version = VERSION_BATCHED;
+        }
+        put_bytes(&mut out, route.as_bytes());
+        out.freeze()
+    }
+
     /// The head of this one.
     #[must_use]
     pub fn head(&self) -> Bytes {
-        match &self.failure {
-            None => Self::encode_head(&self.destination, self.key.as_deref(), self.ordinal),
-            Some(reason) => Self::encode_failed_head(&self.destination, self.key.as_deref(), self.ordinal, reason),
+        let (destination, key) = (&self.destination, self.key.as_deref());
+        match (&self.failure, &self.batch) {
+            (None, None) => Self::encode_head(destination, key, self.ordinal),
+            (Some(reason), _) => Self::encode_failed_head(destination, key, self.ordinal, reason),
+            (None, Some(route)) => Self::encode_batched_head(destination, key, self.ordinal, route),
         }
     }
 
@@ -79,14 +94,15 @@ impl Envelope {
     pub fn decode(mut bytes: Bytes) -> Result<Self, DecodeError> {
         let bytes = &mut bytes;
         let version = take_u8(bytes, "version")?;
-        if !matches!(version, VERSION | VERSION_FAILED) {
+        if !matches!(version, VERSION | VERSION_FAILED | VERSION_BATCHED) {
             return Err(DecodeError::Version(version));
         }
         let ordinal = take_u16(bytes, "ordinal")?;
         let destination = take_text(bytes, "destination")?;
         let key = take_optional_text(bytes, "key")?;
         let failure = if version == VERSION_FAILED { Some(take_text(bytes, "failure")?) } else { None };
-        Ok(Self { destination, key, ordinal, failure, message: Message::decode(bytes)? })
+        let batch = if version == VERSION_BATCHED { Some(take_text(bytes, "batch")?) } else { None };
+        Ok(Self { destination, key, ordinal, failure, batch, message: Message::decode(bytes)? })
     }
 }
 
@@ -272,7 +288,14 @@ mod tests {
             correlation_data: Some(Bytes::from_static(b"\x01\x02")),
             user: vec![("k".into(), "v".into()), ("k".into(), "w".into())],
         };
-        Envelope { destination: "x/y".into(), key: Some("press".into()), ordinal: 3, failure: None, message }
+        Envelope {
+            destination: "x/y".into(),
+            key: Some("press".into()),
+            ordinal: 3,
+            failure: None,
+            batch: None,
+            message,
+        }
     }
 
     fn bytes_of(envelope: &Envelope) -> Bytes {
@@ -284,6 +307,8 @@ mod tests {
         assert_eq!(Envelope::decode(bytes_of(&full())), Ok(full()));
         let failed = Envelope { failure: Some("transform: no `{payload.line}`".into()), ..full() };
         assert_eq!(Envelope::decode(bytes_of(&failed)), Ok(failed));
+        let batched = Envelope { batch: Some("route".into()), ..full() };
+        assert_eq!(Envelope::decode(bytes_of(&batched)), Ok(batched));
     }
 
     #[test]

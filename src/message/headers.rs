@@ -154,8 +154,14 @@ mod tests {
 
     #[test]
     fn r13_a_backfilled_record_says_so_on_this_link_alone() {
-        let mut envelope =
-            Envelope { destination: "a".into(), key: None, ordinal: 0, failure: None, message: message("a", b"") };
+        let mut envelope = Envelope {
+            destination: "a".into(),
+            key: None,
+            ordinal: 0,
+            failure: None,
+            batch: None,
+            message: message("a", b""),
+        };
         let backfilled = stamps(&envelope, "ship", Sending { backfill: true, ..LIVE });
         assert!(backfilled.contains(&(BACKFILL, "1".to_owned())), "{backfilled:?}");
         envelope.message.properties.user =
@@ -168,8 +174,14 @@ mod tests {
     fn r11_the_id_survives_a_hop_and_the_path_grows() {
         let mut sent = message("a/b", b"x");
         sent.origin.path = vec!["mine".into()];
-        let envelope =
-            Envelope { destination: "a/b".into(), key: None, ordinal: 0, failure: None, message: sent.clone() };
+        let envelope = Envelope {
+            destination: "a/b".into(),
+            key: None,
+            ordinal: 0,
+            failure: None,
+            batch: None,
+            message: sent.clone(),
+        };
         let mut received = message("a/b", b"x");
         received.properties.user =
             stamps(&envelope, "ship", LIVE).into_iter().map(|(n, v)| (n.into(), v.into())).collect();
@@ -183,7 +195,8 @@ mod tests {
     #[test]
     fn r35_a_time_that_was_not_synchronised_says_so_on_every_hop() {
         let sent = Message { time_unsync: true, ..message("a/b", b"x") };
-        let envelope = Envelope { destination: "a/b".into(), key: None, ordinal: 0, failure: None, message: sent };
+        let envelope =
+            Envelope { destination: "a/b".into(), key: None, ordinal: 0, failure: None, batch: None, message: sent };
         let stamps = stamps(&envelope, "ship", LIVE);
         assert!(stamps.contains(&(TIME_UNSYNC, "1".to_owned())), "{stamps:?}");
         let mut received = message("a/b", b"x");
@@ -201,8 +214,14 @@ mod tests {
         mark_replay(&mut sent, "r1");
         mark_replay(&mut sent, "r2");
         for site in ["ship", "shore"] {
-            let envelope =
-                Envelope { destination: "a/b".into(), key: None, ordinal: 0, failure: None, message: sent.clone() };
+            let envelope = Envelope {
+                destination: "a/b".into(),
+                key: None,
+                ordinal: 0,
+                failure: None,
+                batch: None,
+                message: sent.clone(),
+            };
             let marks: Vec<_> = stamps(&envelope, site, LIVE);
             let ids: Vec<_> = marks.iter().filter(|(name, _)| [ID, REPLAY].contains(name)).cloned().collect();
             assert_eq!(ids, [(ID, message("a/b", b"x").id.to_string()), (REPLAY, "r2".to_owned())]);
@@ -218,7 +237,8 @@ mod tests {
     fn r11_parts_are_told_apart_over_any_number_of_hops() {
         let hop = |message: &Message, ordinal, here: &str| {
             let message = message.clone();
-            let envelope = Envelope { destination: "a".into(), key: None, ordinal, failure: None, message };
+            let envelope =
+                Envelope { destination: "a".into(), key: None, ordinal, failure: None, batch: None, message };
             let mut received = super::super::tests_support::message("a", b"");
             received.properties.user =
                 stamps(&envelope, here, LIVE).into_iter().map(|(name, value)| (name.into(), value.into())).collect();

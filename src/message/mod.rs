@@ -143,6 +143,8 @@ pub struct Envelope {
     pub ordinal: u16,
     /// Why its route could not make of the message what it should: it is never sent but becomes a dead letter (R28).
     pub failure: Option<Box<str>>,
+    /// The route whose `batch` it is a part of: its sink sends several as one (R28).
+    pub batch: Option<Box<str>>,
     /// The message.
     pub message: Message,
 }

@@ -18,6 +18,7 @@
 //! broker is an arrival there again is the hub's business.
 
 mod address;
+mod batch;
 mod change;
 mod coding;
 mod counts;
@@ -36,6 +37,7 @@ mod template;
 mod view;
 
 pub use address::Form;
+pub use batch::{Batch, BatchForm};
 pub use change::{Change, ChangeError, Decode, FieldPath, Given, Place, Told as StepTold};
 pub use coding::{CONTENT_ENCODING, Coding, CodingError, UNPACKED_BYTES_MAX, Unpack};
 pub use counts::{Counts, Held};
@@ -190,14 +192,16 @@ pub struct Route {
     pub priority: Priority,
     /// What its targets get in place of the message as it came.
     pub change: Change,
+    /// How a link's sink sends several of its records as one (R28).
+    pub batch: Option<Batch>,
 }
 
 impl Route {
     /// One that only leads somewhere, with everything else as it is without its key.
     #[must_use]
     pub fn new(name: &str, from: Vec<From>, to: Vec<To>) -> Self {
-        let (except, filter, gate, key, ttl, priority, change) = Default::default();
-        Self { name: name.into(), from, except, filter, gate, to, key, ttl, priority, change }
+        let (except, filter, gate, key, ttl, priority, change, batch) = Default::default();
+        Self { name: name.into(), from, except, filter, gate, to, key, ttl, priority, change, batch }
     }
 
     /// What it says to a message that may come by any of its `from`s: the first that matches counts.

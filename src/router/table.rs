@@ -1,9 +1,12 @@
 //! The index over all routes: a tree of topic levels for each place that messages arrive from.
 
+use std::sync::Arc;
+
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
+use super::batch::Batch;
 use super::change::{ChangeError, Told as StepTold};
 use super::counts::{Counters, Counts, Held};
 use super::gate::{Asked, Pass, Seen};
@@ -23,6 +26,8 @@ pub struct Table {
     counters: Vec<Counters>,
     /// What has gone through the gates of those routes that have one.
     seen: FxHashMap<usize, Mutex<Seen>>,
+    /// By the names of routes.
+    batches: FxHashMap<Arc<str>, Batch>,
     /// What the BIRTHs of Sparkplug's edge nodes have said to routes that decode them.
     births: Mutex<Births>,
     broker: Origin,
@@ -109,6 +114,8 @@ impl Table {
             .filter(|(_, route)| route.gate.is_some())
             .map(|(at, _)| (at, Mutex::default()))
             .collect();
+        let batches = routes.iter().filter_map(|route| Some((Arc::clone(&route.name), route.batch?)));
+        table.batches = batches.collect();
         table.counters = routes.iter().map(|_| Counters::default()).collect();
         table.routes = routes;
         table
@@ -186,6 +193,12 @@ impl Table {
         if let Some(seen) = self.seen.get(&pass.route) {
             change(&mut seen.lock(), pass);
         }
+    }
+
+    /// How records of the route of this name are sent together.
+    #[must_use]
+    pub fn batch(&self, route: &str) -> Option<Batch> {
+        self.batches.get(route).copied()
     }
 
     /// The routes, as given.

@@ -30,6 +30,8 @@ mod far_rabbit;
 #[cfg(test)]
 mod folders;
 #[cfg(test)]
+mod gates;
+#[cfg(test)]
 mod identity;
 #[cfg(test)]
 mod inbound;

@@ -9,7 +9,7 @@ use super::super::state::{Shared, Verdict};
 use super::super::storage::Storage;
 use super::super::{Buffer, Offset, Permit, Refused, WhenFull};
 use super::row::Fate;
-use super::{DeadLetter, DeadLetters, Letters};
+use super::{DeadLetter, DeadLetters};
 use crate::buffer::format::decode_record;
 
 /// The cursor is synced each second while it changes; one that takes longer than this is not saved at all.
@@ -27,6 +27,9 @@ pub enum SendError {
     /// The buffer has no room for it.
     #[error("the buffer is full: letter {0} stays; try again when there is room")]
     Full(u64),
+    /// It does not read back.
+    #[error("letter {0} cannot be read: {1}; it stays, and can be dropped")]
+    Damaged(u64, Arc<str>),
     /// The log or the dead-letter log cannot be written.
     #[error(transparent)]
     Refused(#[from] Refused),
@@ -42,7 +45,9 @@ impl Buffer {
     pub async fn send_letter(&self, id: Offset) -> Result<Offset, SendError> {
         let letters = &self.inner.dead_letters;
         let _one_at_a_time = letters.sending.lock().await;
-        let letter = letters.with(move |letters| letters.read(id)).await?.ok_or(SendError::NotThere(id.0))?;
+        let letter = letters.with(move |letters| Ok(letters.get(id).map_err(|error| error.to_string()))).await?;
+        let letter =
+            letter.map_err(|error| SendError::Damaged(id.0, error.into()))?.ok_or(SendError::NotThere(id.0))?;
         let closing = || SendError::Refused(Refused::Closed);
         letters.closing.run_until_cancelled(self.is_settled(id)).await.ok_or_else(closing)??;
         let room =
@@ -111,12 +116,6 @@ impl Buffer {
                 return Err(SendError::Refused(Refused::Closed));
             }
         }
-    }
-}
-
-impl Letters {
-    fn read(&self, id: Offset) -> Result<Option<DeadLetter>, Refused> {
-        self.get(id).map_err(|error| Refused::Failed(error.to_string().into()))
     }
 }
 

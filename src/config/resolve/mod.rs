@@ -4,6 +4,7 @@
 //! PURE but for what the caller passes in as [`Env`]: variables, files and the size of the disk.
 
 mod auth;
+mod batch;
 mod broker;
 mod buffer;
 mod change;

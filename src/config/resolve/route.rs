@@ -73,7 +73,8 @@ impl Resolver<'_> {
             }
             let priority = self.priority(section.get("priority"), &to, links);
             let gate = self.gate(&section);
-            let change = self.change(&section, &sources);
+            let mut change = self.change(&section, &sources);
+            let batch = self.batch(&section, &mut change, &to, links);
             self.check_qos(section.get("qos"), change.qos, &to, links);
             self.check_envelope(section.get("envelope"), &change, &to, links);
             routes.push(Draught {
@@ -88,6 +89,7 @@ impl Resolver<'_> {
                     ttl,
                     priority,
                     change,
+                    batch,
                     ..Route::new(
                         &name,
                         from.into_iter().map(|(from, _)| from).collect(),

@@ -353,7 +353,7 @@ impl Shared {
         let rate = link.map(|link| link.rate.clone()).unwrap_or_default();
         let (progress, board, token) = (Arc::clone(&job.progress), Arc::clone(&job.board), job.cancel.clone());
         let keeper = Box::new(Keeper(Arc::clone(&job)));
-        let replay = plan.into_replay(&id, keeper, progress, Arc::clone(&self.clock));
+        let replay = plan.into_replay(&id, keeper, progress, Arc::clone(&self.clock), Arc::clone(&self.hub));
         let (clock, tasks) = (Arc::clone(&self.clock), self.replays.tasks.clone());
         let own = Arc::clone(&job);
         let task = tasks.spawn(async move {

@@ -10,6 +10,7 @@ use super::super::{Link, Orphan, Parts, Shared};
 use super::ReplayError;
 use crate::buffer::{Buffer, Lane, Lanes, Offset, Record};
 use crate::clock::Clock;
+use crate::hub::Hub;
 use crate::links::{self, Kind, Pick, Picked, Replay, ReplayKeeper, ReplayProgress};
 use crate::message::{Envelope, headers};
 use crate::router::{Captures, FIELDS, Pattern, Subject, Template, View};
@@ -156,7 +157,7 @@ impl Plan {
 
     /// Looks through all of it and sends nothing.
     pub(super) async fn count(self, shared: &Shared) -> Result<ReplayCounts, ReplayError> {
-        let mut pick = self.choice.clone().pick("", Arc::clone(&shared.clock));
+        let mut pick = self.choice.clone().pick("", Arc::clone(&shared.clock), Arc::clone(&shared.hub));
         let mut counts = ReplayCounts::default();
         for stretch in &self.stretches {
             self.count_stretch(stretch, &mut pick, &mut counts).await?;
@@ -208,6 +209,7 @@ impl Plan {
         keeper: Box<dyn ReplayKeeper>,
         progress: Arc<Mutex<ReplayProgress>>,
         clock: Arc<dyn Clock>,
+        hub: Arc<Hub>,
     ) -> Replay {
         let read =
             |stretch: &Stretch| (stretch.lane, self.source.lane(stretch.lane).history(stretch.from, stretch.until));
@@ -220,7 +222,7 @@ impl Plan {
             source_id: self.source.id().to_owned(),
             target: self.target,
             rate: self.request.rate,
-            pick: self.choice.pick(id, clock),
+            pick: self.choice.pick(id, clock, hub),
             keeper: Some(keeper),
             progress,
         }
@@ -321,12 +323,12 @@ fn recorded_or_topic(parts: &Parts, source: &str, target: &links::Config) -> Res
 }
 
 impl Choice {
-    fn pick(self, id: &str, clock: Arc<dyn Clock>) -> Pick {
+    fn pick(self, id: &str, clock: Arc<dyn Clock>, hub: Arc<Hub>) -> Pick {
         let id = id.to_owned();
-        Box::new(move |record| self.pick_one(record, &id, &*clock))
+        Box::new(move |record| self.pick_one(record, &id, &*clock, &hub))
     }
 
-    fn pick_one(&self, record: Record, id: &str, clock: &dyn Clock) -> Picked {
+    fn pick_one(&self, record: Record, id: &str, clock: &dyn Clock, hub: &Hub) -> Picked {
         let (from, until) = self.appended;
         let appended = record.appended.0;
         if from.is_some_and(|from| appended < from) || until.is_some_and(|until| appended >= until) {
@@ -361,6 +363,8 @@ impl Choice {
                 };
             }
         }
+        // Where its route sends batches it is one of one.
+        envelope = hub.alone(envelope);
         // What is sent again must not take the place of a newer value.
         envelope.message.retain = false;
         headers::mark_replay(&mut envelope.message, id);

@@ -208,7 +208,14 @@ fn probe(destination: &str, identity: &Identity, clock: &dyn Clock) -> Option<Ou
         place: Place::default(),
         seq: "doctor-0-0".to_owned(),
         backfill: false,
-        envelope: Envelope { destination: destination.into(), key: None, ordinal: 0, failure: None, message },
+        envelope: Envelope {
+            destination: destination.into(),
+            key: None,
+            ordinal: 0,
+            failure: None,
+            batch: None,
+            message,
+        },
         expiry_left_s: Some(60),
     })
 }

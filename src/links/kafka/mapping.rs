@@ -194,6 +194,7 @@ pub(super) mod tests {
             key: None,
             ordinal: 0,
             failure: None,
+            batch: None,
             message: message("a/b", b"payload"),
         };
         Outgoing { place: Place::default(), seq: "buf-0-0".to_owned(), backfill: false, envelope, expiry_left_s: None }

@@ -163,7 +163,7 @@ pub(super) fn outgoing(offset: u64, topic: &str) -> Outgoing {
     message.payload = Bytes::from(offset.to_string());
     message.properties.user = vec![("colour".into(), "blue".into()), ("tg-hops".into(), "3".into())];
     message.properties.content_type = Some("text/plain".into());
-    let envelope = Envelope { destination: topic.into(), key: None, ordinal: 0, failure: None, message };
+    let envelope = Envelope { destination: topic.into(), key: None, ordinal: 0, failure: None, batch: None, message };
     let (place, seq) = (Place { offset: Offset(offset), ..Place::default() }, format!("cafe0001-0-{offset}"));
     Outgoing { place, seq, backfill: false, envelope, expiry_left_s: Some(60) }
 }

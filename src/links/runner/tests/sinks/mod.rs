@@ -1,5 +1,6 @@
 //! The outbound runner.
 
+mod batches;
 mod losses;
 mod paced;
 
@@ -177,6 +178,17 @@ impl Running {
     }
 
     fn start_with(sink: impl Sink, common: Common, rate: &SharedRate, drain: Drain, used: &[Lane]) -> Self {
+        Self::start_made(sink, common, rate, drain, used, |runner| runner)
+    }
+
+    fn start_made<S: Sink>(
+        sink: S,
+        common: Common,
+        rate: &SharedRate,
+        drain: Drain,
+        used: &[Lane],
+        make: impl FnOnce(SinkRunner<S>) -> SinkRunner<S>,
+    ) -> Self {
         let dir = TempDir::new().unwrap();
         let config = buffer::Config {
             dir: dir.path().join("hq"),
@@ -191,7 +203,7 @@ impl Running {
         let (lanes, _) = Lanes::open(&config, 64, used, &crate::clock::system()).unwrap();
         let runner = SinkRunner::new(common.clone(), sink, &lanes, drain, None).paced(rate);
         let mut tasks = JoinSet::new();
-        tasks.spawn(runner.run());
+        tasks.spawn(make(runner).run());
         Self { buffer: lanes.lane(Lane::Normal).clone(), lanes, common, tasks, _dir: dir }
     }
 

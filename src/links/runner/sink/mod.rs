@@ -10,9 +10,13 @@
 //! | connection lost | everything from the cursor on is sent again on the next connection; R16 finds a record that kills connections, which counts as refused; a connection that is lost with nothing in flight shows that it is the line |
 //! | nothing, for `stall_after` | state `stalled`, the connection is cut, the next begins with a window of one (R23) |
 //!
+//! Records of a route with `batch` go several as one message: [`batching`].
+//!
 //! What the link cannot send as it is set up (a message too large for the peer or for our own limit, a topic that has no form there) counts as
 //! refused: a limit that is too small says the same of a whole backlog. A record that does not decode is a fact about that record alone: a
 //! dead letter whatever the run of refusals is.
+
+mod batching;
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -21,6 +25,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use self::batching::{Batches, Part};
 use super::super::backoff::Backoff;
 use super::super::rate::{Pacer, SharedRate};
 use super::super::refusal::{RefusalRun, Verdict};
@@ -57,6 +62,7 @@ pub(super) struct SinkRunner<S: Sink> {
     /// Whose routes are asked for what they could not make when it came.
     hub: Option<Arc<Hub>>,
     streams: Streams,
+    batches: Batches,
     in_flight_configured: Option<usize>,
     backoff: Backoff,
     window: Window,
@@ -157,6 +163,7 @@ impl<S: Sink> SinkRunner<S> {
             sink,
             hub: None,
             streams: Streams::new(lanes, drain),
+            batches: Batches::default(),
             in_flight_configured,
             window,
             refusals: RefusalRun::default(),
@@ -262,6 +269,7 @@ impl<S: Sink> SinkRunner<S> {
             drop(connection);
             return Next::BackOff(error);
         }
+        self.batches.forget();
         self.streams.begin(self.window.limit());
         // As long as the shortest pause between connections, and as much again: a line that lives so long gets a record through.
         let idle = self.common.timing.retry_delay_min.saturating_mul(2);
@@ -358,13 +366,13 @@ impl<S: Sink> SinkRunner<S> {
         let idle = now + if self.on.queue_full { QUEUE_FULL_PAUSE } else { LOOK_AROUND };
         let rewind = self.on.rewind.as_ref().filter(|_| self.may_begin()).map(|rewind| rewind.after);
         let letters = self.on.letters_blocked.as_ref().map(|blocked| blocked.retry);
-        let dues = [self.stall_due(), rewind, letters, self.on.idle_until, self.on.held_until];
+        let dues = [self.stall_due(), rewind, letters, self.on.idle_until, self.on.held_until, self.batches_due()];
         dues.into_iter().flatten().fold(idle, Instant::min)
     }
 
     /// When the connection counts as stalled, or, once it does, when it is cut.
     fn stall_due(&self) -> Option<Instant> {
-        let waiting = self.streams.open() > 0 && !self.on.blocked;
+        let waiting = self.streams.open() > self.batches.waiting() && !self.on.blocked;
         let patience = self.common.timing.stall_after;
         let patience = if self.stalled { self.sink.cut_after(patience) } else { patience };
         self.on.progress.filter(|_| waiting).map(|progress| progress + patience)
@@ -406,6 +414,7 @@ impl<S: Sink> SinkRunner<S> {
     fn fill(&mut self, connection: &mut S::Connection) -> Result<(), LinkError> {
         let now = self.common.clock.moment();
         let mut held_until = None;
+        self.send_batches(connection, false)?;
         while self.room() > 0 && self.streams.has_unsent() {
             if let Some(wait) = self.pacer.wait() {
                 held_until = Some(self.common.now() + wait);
@@ -415,7 +424,7 @@ impl<S: Sink> SinkRunner<S> {
             self.send(connection, at, record, now)?;
         }
         self.held(held_until);
-        Ok(())
+        self.send_batches(connection, false)
     }
 
     /// Each wait is told once, however often the runner looks around meanwhile.
@@ -467,10 +476,14 @@ impl<S: Sink> SinkRunner<S> {
         // It would take the place of the newer value that live records may have set (R13).
         envelope.message.retain &= !stream.backfill;
         let payload_bytes = u64::try_from(envelope.message.payload.len()).unwrap_or(u64::MAX);
+        let backfill = stream.backfill;
+        if let Some(batch) = self.batch_of(&envelope) {
+            return self.gather(connection, Part { at, place, backfill, envelope, expiry_left_s }, record, batch);
+        }
         let outgoing = Outgoing {
             place,
-            seq: format!("{}-{}-{}", self.streams.id, stream.lane.number(), record.offset.0),
-            backfill: stream.backfill,
+            seq: format!("{}-{}-{}", self.streams.id, place.lane.number(), record.offset.0),
+            backfill,
             expiry_left_s,
             envelope,
         };
@@ -516,10 +529,23 @@ impl<S: Sink> SinkRunner<S> {
         self.on.queue_full = false;
         self.on.progress = Some(self.common.now());
         match answer {
-            Answer::Confirmed(place) => self.confirmed(place),
-            Answer::Refused(place, reason) => self.refused(place, reason),
+            Answer::Confirmed(place) => {
+                for offset in self.batches.answered(place) {
+                    self.streams.answer(Place { offset, ..place }, Fate::Delivered);
+                    self.window.confirmed();
+                }
+                self.confirmed(place);
+            }
+            Answer::Refused(place, reason) => {
+                let mut parts = self.batches.answered(place);
+                parts.push(place.offset);
+                self.batch_refused(place, parts, reason);
+            }
             Answer::Retry(place, reason) => {
+                let parts = self.batches.answered(place);
+                self.batch_goes_again(place.lane, &parts);
                 if self.streams.answer(place, Fate::Again).is_some() {
+                    let place = Place { offset: parts.first().copied().unwrap_or(place.offset), ..place };
                     let pause = self.backoff.next(rand::random());
                     self.send_again_from(place, pause, reason);
                 }
@@ -580,7 +606,7 @@ impl<S: Sink> SinkRunner<S> {
 
     /// Whether all that was sent is decided.
     fn may_begin(&self) -> bool {
-        self.streams.open() == 0 && self.on.letters.is_empty()
+        self.streams.open() == self.batches.waiting() && self.on.letters.is_empty()
     }
 
     fn rewind_if_due(&mut self) {
@@ -591,6 +617,7 @@ impl<S: Sink> SinkRunner<S> {
         let due = self.on.rewind.take_if(|rewind| rewind.after <= now).is_some();
         if due || (self.on.regroup && self.on.rewind.is_none()) {
             self.on.regroup = false;
+            self.batches.forget();
             self.streams.begin(self.window.limit());
         }
     }
@@ -654,6 +681,7 @@ impl<S: Sink> SinkRunner<S> {
     /// What was in flight is unknown now: it is sent again from the cursor on the next connection.
     fn forget(&mut self) {
         self.on = OnConnection::default();
+        self.batches.forget();
         self.streams.forget();
         self.common.board.set_in_flight(0);
         self.common.board.set_held_by_rate(false);
@@ -662,7 +690,9 @@ impl<S: Sink> SinkRunner<S> {
     /// Takes the answers that still come, for a moment, and says good-bye.
     async fn stop(&mut self, mut connection: S::Connection) {
         let deadline = self.common.now() + STOP_WAIT;
-        while self.streams.open() > 0 {
+        // What is lost with the connection comes again.
+        drop(self.send_batches(&mut connection, true));
+        while self.streams.open() > self.batches.waiting() {
             match tokio::time::timeout_at(deadline, connection.answer()).await {
                 Ok(Ok(answer)) => self.answered(answer),
                 Ok(Err(_)) | Err(_) => break,

@@ -1,0 +1,83 @@
+//! `batch`: what a link's sink sends as one message.
+
+use std::time::Duration;
+
+use super::Resolver;
+use super::link::Draft;
+use super::value::{Item, Section, Text};
+use crate::config::keys;
+use crate::config::raw::Value;
+use crate::links::{Kind, window};
+use crate::message::Qos;
+use crate::router::{Batch, BatchForm, Change, Endpoint, To};
+use crate::units::ByteSize;
+
+const COUNT_MAX: u64 = 1_000;
+const BYTES_MIN: ByteSize = ByteSize(1 << 10);
+const BYTES_MAX: ByteSize = ByteSize(16 << 20);
+const LINGER_MIN: Duration = Duration::from_millis(10);
+const LINGER_MAX: Duration = Duration::from_hours(1);
+
+impl Resolver<'_> {
+    /// `json`, `ndjson`, or `{ format: .., count: 100, bytes: 256KiB, linger: 1s }`. What compresses a message compresses the batch then.
+    pub(super) fn batch(
+        &mut self,
+        route: &Section<'_>,
+        change: &mut Change,
+        to: &[(To, &Text<'_>)],
+        links: &[Draft<'_>],
+    ) -> Option<Batch> {
+        let item = route.get("batch")?;
+        self.check_batch(&item, to, links);
+        let forms = [("json", BatchForm::Json), ("ndjson", BatchForm::Ndjson)];
+        let mut batch = Batch {
+            form: BatchForm::Json,
+            count: Batch::COUNT,
+            bytes: Batch::BYTES,
+            linger: Batch::LINGER,
+            compress: change.compress.take(),
+        };
+        if !matches!(item.node.value, Value::Map(_)) {
+            batch.form = self.choice(Some(item), &forms)?;
+            return Some(batch);
+        }
+        let section = self.section(&item, &keys::BATCH);
+        batch.form = self.choice(section.get("format"), &forms).unwrap_or(batch.form);
+        let count = self.number(section.get("count"), 2..=COUNT_MAX);
+        batch.count = count.and_then(|count| usize::try_from(count).ok()).unwrap_or(batch.count);
+        batch.bytes = self.size(section.get("bytes"), BYTES_MIN..=BYTES_MAX).unwrap_or(batch.bytes);
+        batch.linger = self.duration(section.get("linger"), LINGER_MIN..=LINGER_MAX).unwrap_or(batch.linger);
+        let configs = to.iter().filter_map(|(to, _)| config(&to.endpoint, links));
+        let least = configs.map(window).min();
+        if let (Some(least), Some(item)) = (least.filter(|least| *least < batch.count), section.get("count")) {
+            let wrong = format!("a batch has at most as many parts as may be in flight, {least} here");
+            self.mistakes.warning(item.place(), wrong, "raise the link's `in_flight`".to_owned());
+        }
+        Some(batch)
+    }
+
+    fn check_batch(&mut self, item: &Item<'_>, to: &[(To, &Text<'_>)], links: &[Draft<'_>]) {
+        if !to.is_empty() && to.iter().all(|(to, _)| to.endpoint == Endpoint::Broker) {
+            let wrong = "`batch` is for links, and this route leads to none";
+            self.mistakes.warning(item.place(), wrong, None);
+        }
+        for (to, _) in to {
+            let Some(config) = config(&to.endpoint, links) else { continue };
+            // What is cut differently when it is sent again would be taken for what was there before.
+            let (what, hint) = match &config.kind {
+                Kind::Kafka(kafka) if kafka.exactly_once => {
+                    ("`exactly_once`", "leave one of both out; Kafka's producer batches by itself")
+                }
+                Kind::Mqtt(mqtt) if mqtt.qos == Qos::ExactlyOnce => ("`qos: 2`", "leave one of both out"),
+                Kind::Kafka(_) | Kind::Mqtt(_) | Kind::Rabbitmq(_) => continue,
+            };
+            let wrong = format!("`{}` has {what}, which counts single records", config.id);
+            self.mistakes.error(item.place(), wrong, hint.to_owned());
+        }
+    }
+}
+
+fn config<'l>(endpoint: &Endpoint, links: &'l [Draft<'_>]) -> Option<&'l crate::links::Config> {
+    let Endpoint::Link(name) = endpoint else { return None };
+    links.iter().find(|draft| draft.name == name.as_str()).and_then(|draft| draft.config.as_ref())
+}
