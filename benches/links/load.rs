@@ -1,5 +1,6 @@
 //! The publishers at the edge: MQTT 3.1.1, QoS 1, one thread. Each keeps its window full; all together keep no more under way than
-//! the row allows. Each payload says who sent it and as which.
+//! the row allows. Each payload says who sent it and as which. Every sixteenth message has another topic, so that an MQTT server can tell
+//! how far it has come without sending all of them to somebody.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -12,6 +13,8 @@ use super::watch::Progress;
 pub(super) const PUBLISHERS: u64 = 4;
 /// Messages of one publisher that are not acknowledged. All together have as many as the direct publisher has.
 const WINDOW: u64 = 256;
+/// Each so many messages of a publisher is a tick.
+pub(super) const TICK_EACH: u64 = 16;
 /// Payload bytes: number of the publisher (4), of the message (4), nothing.
 const PAYLOAD: usize = 256;
 
@@ -26,12 +29,22 @@ pub(super) struct Load {
 
 struct Publisher {
     number: usize,
-    /// The packet, to be filled in.
-    packet: Vec<u8>,
-    id_at: usize,
-    payload_at: usize,
+    reading: Packet,
+    tick: Packet,
     sent: u64,
     acknowledged: u64,
+}
+
+/// To be filled in.
+struct Packet {
+    bytes: Vec<u8>,
+    id_at: usize,
+    payload_at: usize,
+}
+
+/// The last level of the topic of a publisher's `nth` message.
+pub(super) const fn level(nth: u64) -> &'static str {
+    if nth.is_multiple_of(TICK_EACH) { "tick" } else { "telemetry" }
 }
 
 /// Who sent it, and as which.
@@ -40,13 +53,13 @@ pub(super) fn mark(payload: &[u8]) -> (u32, u32) {
     (word(0), word(4))
 }
 
-/// The payload of the `n`-th message of all, and whose it is.
-pub(super) fn payload(n: u64) -> (u64, [u8; PAYLOAD]) {
-    let publisher = n % PUBLISHERS;
+/// The topic's levels, joined by this, and the payload of the `n`-th message of all.
+pub(super) fn message(n: u64, separator: char) -> (String, [u8; PAYLOAD]) {
+    let (publisher, nth) = (n % PUBLISHERS, n / PUBLISHERS);
     let mut payload = [0; PAYLOAD];
     payload[..4].copy_from_slice(&u32::try_from(publisher).unwrap().to_le_bytes());
-    payload[4..8].copy_from_slice(&u32::try_from(n / PUBLISHERS).unwrap().to_le_bytes());
-    (publisher, payload)
+    payload[4..8].copy_from_slice(&u32::try_from(nth).unwrap().to_le_bytes());
+    (format!("bench{separator}{publisher}{separator}{}", level(nth)), payload)
 }
 
 impl Load {
@@ -79,27 +92,33 @@ impl Load {
 
 impl Publisher {
     fn connect(port: u16, n: u64, net: &mut Net) -> Self {
-        let (packet, id_at, payload_at) = packets::publish(&format!("bench/{n}/telemetry"), 1, &payload(n).1);
-        let number = net.add(greet(port, &format!("pub-{n}")));
-        Self { number, packet, id_at, payload_at, sent: 0, acknowledged: 0 }
+        let packet = |nth: u64| {
+            let (topic, payload) = message(nth * PUBLISHERS + n, '/');
+            let (bytes, id_at, payload_at) = packets::publish(&topic, 1, &payload);
+            Packet { bytes, id_at, payload_at }
+        };
+        let number = net.add(greet(port, &packets::connect(&format!("pub-{n}"))));
+        Self { number, reading: packet(1), tick: packet(0), sent: 0, acknowledged: 0 }
     }
 
     fn send(&mut self, net: &mut Net) {
+        let is_tick = self.sent.is_multiple_of(TICK_EACH);
+        let packet = if is_tick { &mut self.tick } else { &mut self.reading };
         // Windows are small: no id of 1 to 50,000 comes again while it is in use.
         let id = u16::try_from(self.sent % 50_000 + 1).unwrap();
-        self.packet[self.id_at..self.id_at + 2].copy_from_slice(&id.to_be_bytes());
-        let at = self.payload_at + 4;
-        self.packet[at..at + 4].copy_from_slice(&u32::try_from(self.sent).unwrap().to_le_bytes());
+        packet.bytes[packet.id_at..packet.id_at + 2].copy_from_slice(&id.to_be_bytes());
+        let at = packet.payload_at + 4;
+        packet.bytes[at..at + 4].copy_from_slice(&u32::try_from(self.sent).unwrap().to_le_bytes());
         self.sent += 1;
-        net.output(self.number).unwrap().extend_from_slice(&self.packet);
+        net.output(self.number).unwrap().extend_from_slice(&packet.bytes);
     }
 }
 
 /// A connection after its CONNACK.
-pub(super) fn greet(port: u16, client: &str) -> TcpStream {
+pub(super) fn greet(port: u16, connect: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_nodelay(true).unwrap();
-    stream.write_all(&packets::connect(client)).unwrap();
+    stream.write_all(connect).unwrap();
     let mut bytes = [0; 4];
     stream.read_exact(&mut bytes).unwrap();
     assert!(bytes[0] >> 4 == CONNACK && bytes[3] == 0, "CONNACK was expected, and not {bytes:?}");

@@ -15,6 +15,7 @@
 //! Arguments behind `--`:
 //! - `row=NAME` only the rows whose name contains NAME; `only=NAME[,NAME]` only these contenders: `direct`, `tidegate`, `other`;
 //! - `rounds=N` (default 3); `messages=N` of a round, in all rows; `backlog=N` of a round, in the rows that drain;
+//! - `stamped`: a direct publisher more, whose messages have headers as our link's (RabbitMQ, Kafka): what these cost the server;
 //! - `beside=PATH`: another build of Tidegate takes part, to see what a change has brought;
 //! - `dir=PATH`: where buffers and the servers' data are written (default: in `target`); `log`: keeps what the gateway logs.
 
@@ -58,6 +59,8 @@ fn main() {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Contender {
     Direct,
+    /// The same with headers as our link's.
+    Stamped,
     Other,
     /// Another build of Tidegate, that `beside=` names.
     Beside,
@@ -65,12 +68,13 @@ enum Contender {
 }
 
 impl Contender {
-    const ALL: [Self; 4] = [Self::Direct, Self::Other, Self::Beside, Self::Tidegate];
+    const ALL: [Self; 5] = [Self::Direct, Self::Stamped, Self::Other, Self::Beside, Self::Tidegate];
 
     /// What `only=` names.
     const fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",
+            Self::Stamped => "stamped",
             Self::Other => "other",
             Self::Beside => "beside",
             Self::Tidegate => "tidegate",
@@ -96,7 +100,11 @@ impl Bench {
         let only: Option<Vec<&str>> = value("only").map(|names| names.split(',').collect());
         let beside = value("beside").map(PathBuf::from);
         let contenders = Contender::ALL.into_iter().filter(|contender| {
-            let is_here = *contender != Contender::Beside || beside.is_some();
+            let is_here = match contender {
+                Contender::Beside => beside.is_some(),
+                Contender::Stamped => args.iter().any(|arg| arg == "stamped"),
+                Contender::Direct | Contender::Other | Contender::Tidegate => true,
+            };
             is_here && only.as_ref().is_none_or(|only| only.contains(&contender.name()))
         });
         Self {
@@ -137,7 +145,11 @@ impl Bench {
     fn row(&self, row: &'static Row, far: &mut Far, dir: &Path) -> Line {
         let backlog = self.backlog.filter(|_| row.way == Way::Drain);
         let load = Load { messages: backlog.or(self.messages).unwrap_or(row.messages), open_max: row.open_max };
-        let takes_part = |contender: &Contender| *contender != Contender::Other || row.of_other.is_some();
+        let takes_part = |contender: &Contender| match contender {
+            Contender::Other => row.of_other.is_some(),
+            Contender::Stamped => row.far != Kind::Mosquitto,
+            Contender::Direct | Contender::Beside | Contender::Tidegate => true,
+        };
         let contenders: Vec<Contender> = self.contenders.iter().copied().filter(takes_part).collect();
         let mut line = Line::new(row, load.messages, &contenders);
         // It takes long to start: one for all rounds.
@@ -147,7 +159,8 @@ impl Bench {
             for contender in &contenders {
                 far.begin();
                 let told = match contender {
-                    Contender::Direct => direct(far, load),
+                    Contender::Direct => direct(far, load, false),
+                    Contender::Stamped => direct(far, load, true),
                     Contender::Other => match &shared {
                         Some(edge) => end_to_end(far, edge, load),
                         None => {
@@ -189,8 +202,8 @@ impl Bench {
 }
 
 /// The client library alone.
-fn direct(far: &mut Far, load: Load) -> Told {
-    let publishing = far.direct(load.messages);
+fn direct(far: &mut Far, load: Load, stamped: bool) -> Told {
+    let publishing = far.direct(load.messages, stamped);
     let told = watch::until_all(far, load.messages, None, &Progress::default());
     publishing.join().unwrap();
     told

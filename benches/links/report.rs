@@ -91,9 +91,14 @@ impl Spread {
 
 /// All rows.
 pub(super) fn table(lines: &[Line]) -> String {
-    let has_beside = lines.iter().any(|line| line.rounds(Contender::Beside).is_some());
+    let has = |contender| lines.iter().any(|line| line.rounds(contender).is_some());
+    let has_beside = has(Contender::Beside);
+    let has_stamped = has(Contender::Stamped);
     let mut heads =
         vec!["messages a second · edge's CPU each", "direct", "other way", "Tidegate", "/ direct", "/ other way"];
+    if has_stamped {
+        heads.extend(["direct, our headers", "/ direct, our headers"]);
+    }
     if has_beside {
         heads.extend(["the other build", "/ the other build"]);
     }
@@ -114,6 +119,9 @@ pub(super) fn table(lines: &[Line]) -> String {
             line.judged(Contender::Direct, line.row.of_direct),
             line.judged(Contender::Other, line.row.of_other),
         ];
+        if has_stamped {
+            cells.extend([cell(Contender::Stamped), line.judged(Contender::Stamped, None)]);
+        }
         if has_beside {
             cells.extend([cell(Contender::Beside), line.judged(Contender::Beside, None)]);
         }

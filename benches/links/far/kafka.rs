@@ -10,12 +10,12 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Message};
+use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, ProducerContext, ThreadedProducer};
 use rdkafka::{ClientConfig, ClientContext, Offset, TopicPartitionList};
 use tokio::runtime::Runtime;
 
-use super::{Seen, Server, load};
+use super::{STAMPS, Seen, Server, load};
 use crate::process::{Process, free_port};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -85,7 +85,7 @@ impl Server for Kafka {
     }
 
     /// As `rdkafka_performance` does: the producer's queue is kept full.
-    fn direct(&mut self, messages: u64) -> JoinHandle<()> {
+    fn direct(&mut self, messages: u64, stamped: bool) -> JoinHandle<()> {
         let topic = self.topic();
         let reports = Reports::default();
         let mut config = client(self.port);
@@ -95,7 +95,7 @@ impl Server for Kafka {
             ("acks", "all"),
             ("enable.idempotence", "true"),
             ("linger.ms", "5"),
-            ("batch.size", "131072"),
+            ("batch.size", "524288"),
             ("partitioner", "murmur2_random"),
             ("queue.buffering.max.messages", "16384"),
             ("queue.buffering.max.kbytes", "65536"),
@@ -106,9 +106,11 @@ impl Server for Kafka {
         let producer: ThreadedProducer<Reports> = config.create_with_context(reports.clone()).unwrap();
         std::thread::spawn(move || {
             for n in 0..messages {
-                let (publisher, payload) = load::payload(n);
-                let key = format!("bench/{publisher}/telemetry");
+                let (key, payload) = load::message(n, '/');
                 let mut record = BaseRecord::to(&topic).key(&key).payload(payload.as_slice());
+                if stamped {
+                    record = record.headers(headers(&key));
+                }
                 while let Err((error, back)) = producer.send(record) {
                     assert!(matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)), "{error}");
                     std::thread::sleep(Duration::from_micros(200));
@@ -124,6 +126,12 @@ impl Server for Kafka {
     fn link(&self, port: u16) -> (String, String) {
         (format!("kafka: {{ brokers: \"127.0.0.1:{port}\", acks: all }}"), self.topic())
     }
+}
+
+fn headers(topic: &str) -> OwnedHeaders {
+    let first = [("mqtt.topic", topic), ("x-mqtt-qos", "1")];
+    let all = first.iter().chain(&STAMPS);
+    all.fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: Some(*value) }))
 }
 
 /// How many were delivered.

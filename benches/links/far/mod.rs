@@ -33,8 +33,8 @@ trait Server {
     /// Reads them all.
     fn read(&mut self, seen: &mut Seen);
 
-    /// Publishes so many by the client library that our link uses, each confirmed.
-    fn direct(&mut self, messages: u64) -> JoinHandle<()>;
+    /// Publishes so many by the client library that our link uses, each confirmed; `stamped`: with headers as our link's.
+    fn direct(&mut self, messages: u64, stamped: bool) -> JoinHandle<()>;
 
     /// The link of `routes.yaml` to a port, and what a route sends to on it.
     fn link(&self, port: u16) -> (String, String);
@@ -77,8 +77,8 @@ impl Far {
         Count { lost: lost as u64, twice: seen.twice }
     }
 
-    pub(super) fn direct(&mut self, messages: u64) -> JoinHandle<()> {
-        self.server.direct(messages)
+    pub(super) fn direct(&mut self, messages: u64, stamped: bool) -> JoinHandle<()> {
+        self.server.direct(messages, stamped)
     }
 
     /// Link and route of `routes.yaml`.
@@ -94,10 +94,21 @@ impl Far {
     fn link_at(&self, port: u16) -> String {
         let (link, to) = self.server.link(port);
         format!(
-            "links:\n  far:\n    {link}\n    buffer: {{ max_size: 8GiB, min_free: 64MiB, sync: group }}\nroutes:\n  - {{ from: \"broker/bench/{{n}}/telemetry\", to: \"far/{to}\" }}\n"
+            "links:\n  far:\n    {link}\n    buffer: {{ max_size: 8GiB, min_free: 64MiB, sync: group }}\nroutes:\n  - {{ from: \"broker/bench/{{n}}/{{what}}\", to: \"far/{to}\" }}\n"
         )
     }
 }
+
+/// What our links write beside the message itself; such texts as this gateway has here.
+const STAMPS: [(&str, &str); 7] = [
+    ("tg-id", "bench-0123456789abcdef-123456"),
+    ("tg-seq", "0123456789abcdef-1-123456"),
+    ("tg-site", "bench"),
+    ("tg-time", "1795000000000"),
+    ("tg-path", "bench"),
+    ("tg-hops", "1"),
+    ("tg-client", "pub-0"),
+];
 
 /// What a round has lost and doubled.
 #[derive(Clone, Copy, Debug, Default)]

@@ -1,15 +1,18 @@
-//! A remote MQTT broker with a subscriber, which is where messages arrive.
+//! A remote MQTT broker. What it has taken waits in the kept session of a subscriber that is away, which costs it next to nothing; one who is
+//! there takes every sixteenth message at QoS 0, to tell how far it has come.
 
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use rumqttc_v5::{AsyncClient, MqttOptions, PublishOptions, QoS};
+use tidegate::clock;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
@@ -24,7 +27,7 @@ const WINDOW: usize = 1_024;
 pub(super) struct Mosquitto {
     runtime: Runtime,
     port: u16,
-    subscriber: Option<Subscriber>,
+    ticks: Option<Ticks>,
     _process: Process,
 }
 
@@ -35,35 +38,49 @@ impl Mosquitto {
         let arguments = [port.to_string(), format!("conf={}", conf.display())];
         let mut process = Process::peer("mosquitto", dir, &arguments);
         process.await_ready(|_| accepts(port));
-        Self { runtime: Runtime::new().unwrap(), port, subscriber: None, _process: process }
+        Self { runtime: Runtime::new().unwrap(), port, ticks: None, _process: process }
     }
 }
 
 impl Server for Mosquitto {
     fn begin(&mut self) {
-        self.subscriber = None;
-        self.subscriber = Some(Subscriber::start(self.port));
+        // What the round before left goes with its session.
+        drop(load::greet(self.port, &packets::connect(COUNTER)));
+        let mut stream = load::greet(self.port, &kept());
+        subscribe(&mut stream, "bench/#", 1);
+        self.ticks = Some(Ticks::start(self.port));
     }
 
     fn arrived(&mut self) -> u64 {
-        self.subscriber.as_ref().map_or(0, |subscriber| subscriber.shared.count.load(Ordering::Relaxed))
+        self.ticks.as_ref().map_or(0, |ticks| ticks.shared.count.load(Ordering::Relaxed) * load::TICK_EACH)
     }
 
     fn read(&mut self, seen: &mut Seen) {
-        // What is still under way comes within this.
-        std::thread::sleep(Duration::from_millis(200));
-        let Some(mut subscriber) = self.subscriber.take() else { return };
-        subscriber.end();
-        subscriber.shared.marks.lock().unwrap().iter().for_each(|mark| seen.note(mark));
+        self.ticks = None;
+        let mut net = Net::new();
+        let number = net.add(load::greet(self.port, &kept()));
+        let mut moved = clock::now();
+        while moved.elapsed() < QUIET {
+            for _ready in net.wait(50) {
+                let is_alive = net.read(number, |net, packet| {
+                    let (_, id, payload) = packet.publish();
+                    seen.note(payload);
+                    net.output(number).unwrap().extend(packets::ack(packets::PUBACK, id));
+                });
+                assert!(is_alive, "the server closed the counter's connection");
+                moved = clock::now();
+            }
+            net.flush();
+        }
     }
 
-    fn direct(&mut self, messages: u64) -> JoinHandle<()> {
+    fn direct(&mut self, messages: u64, _stamped: bool) -> JoinHandle<()> {
         let (port, handle) = (self.port, self.runtime.handle().clone());
         std::thread::spawn(move || handle.block_on(direct(port, messages)))
     }
 
     fn link(&self, port: u16) -> (String, String) {
-        (format!("mqtt: {{ url: \"mqtt://127.0.0.1:{port}\" }}"), "bench/{n}/telemetry".to_owned())
+        (format!("mqtt: {{ url: \"mqtt://127.0.0.1:{port}\" }}"), "bench/{n}/{what}".to_owned())
     }
 }
 
@@ -81,8 +98,7 @@ async fn direct(port: u16, messages: u64) {
             let published: Option<Result<_, _>> = open.next().await;
             published.unwrap().unwrap();
         }
-        let (publisher, payload) = load::payload(n);
-        let topic = format!("bench/{publisher}/telemetry");
+        let (topic, payload) = load::message(n, '/');
         let options = PublishOptions::new(QoS::AtLeastOnce);
         let notice = client.publish_tracked(topic, payload.to_vec(), options).await.unwrap();
         open.push(notice.wait_async());
@@ -94,8 +110,29 @@ async fn direct(port: u16, messages: u64) {
     polling.join_next().await.unwrap().unwrap();
 }
 
-/// Takes all at QoS 0, which costs the server least, in a thread of its own.
-struct Subscriber {
+/// The client that is away.
+const COUNTER: &str = "counter";
+/// Nothing more comes after so long.
+const QUIET: Duration = Duration::from_millis(1_500);
+
+/// CONNECT of the counter, to the session that it has.
+fn kept() -> Vec<u8> {
+    /// Of the flags in a packet with one byte of length (MQTT 3.1.1 section 3.1.2.3); the clean session is the only one set.
+    const FLAGS_AT: usize = 9;
+    let mut packet = packets::connect(COUNTER);
+    packet[FLAGS_AT] = 0;
+    packet
+}
+
+fn subscribe(stream: &mut TcpStream, filter: &str, qos: u8) {
+    stream.write_all(&packets::subscribe(filter, qos)).unwrap();
+    let mut suback = [0; 5];
+    stream.read_exact(&mut suback).unwrap();
+    assert!(suback[0] >> 4 == packets::SUBACK && suback[4] == qos, "SUBACK was expected, and not {suback:?}");
+}
+
+/// Counts ticks, in a thread of its own.
+struct Ticks {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -104,44 +141,35 @@ struct Subscriber {
 struct Shared {
     count: AtomicU64,
     ends: AtomicBool,
-    /// The first bytes of each payload.
-    marks: Mutex<Vec<[u8; 8]>>,
 }
 
-impl Subscriber {
+impl Ticks {
     fn start(port: u16) -> Self {
         let shared = Arc::<Shared>::default();
-        let mut stream = load::greet(port, "subscriber");
-        stream.write_all(&packets::subscribe("bench/#", 0)).unwrap();
-        stream.read_exact(&mut [0; 5]).unwrap();
+        let mut stream = load::greet(port, &packets::connect("ticks"));
+        subscribe(&mut stream, "bench/+/tick", 0);
         let its = Arc::clone(&shared);
         let thread = std::thread::spawn(move || {
             let mut net = Net::new();
-            net.add(stream);
-            let mut marks = its.marks.lock().unwrap();
+            let number = net.add(stream);
             while !its.ends.load(Ordering::Relaxed) {
                 for _ready in net.wait(20) {
-                    let is_alive = net.read(0, |_, packet| {
-                        marks.push(packet.publish().2[..8].try_into().unwrap());
-                    });
-                    assert!(is_alive, "the server closed the subscriber's connection");
-                    its.count.store(marks.len() as u64, Ordering::Relaxed);
+                    let mut count = 0;
+                    let is_alive = net.read(number, |_, _| count += 1);
+                    assert!(is_alive, "the server closed the connection of ticks");
+                    its.count.fetch_add(count, Ordering::Relaxed);
                 }
             }
         });
         Self { shared, thread: Some(thread) }
     }
+}
 
-    fn end(&mut self) {
+impl Drop for Ticks {
+    fn drop(&mut self) {
         self.shared.ends.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             thread.join().unwrap();
         }
-    }
-}
-
-impl Drop for Subscriber {
-    fn drop(&mut self) {
-        self.end();
     }
 }

@@ -12,11 +12,11 @@ use lapin::options::{
     BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions,
     QueueDeclareOptions, QueueDeleteOptions,
 };
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldArray, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ExchangeKind};
 use tokio::runtime::Runtime;
 
-use super::{Seen, Server, load};
+use super::{STAMPS, Seen, Server, load};
 use crate::process::{Process, accepts, free_port};
 
 /// The link's own.
@@ -82,8 +82,8 @@ impl Server for RabbitMq {
     }
 
     /// As `lapin` publishes fastest: each publish is polled once, and the oldest is awaited when the window is full.
-    fn direct(&mut self, messages: u64) -> JoinHandle<()> {
-        let (port, handle) = (self.port, self.runtime.handle().clone());
+    fn direct(&mut self, messages: u64, stamped: bool) -> JoinHandle<()> {
+        let (port, handle, properties) = (self.port, self.runtime.handle().clone(), properties(stamped));
         std::thread::spawn(move || {
             handle.block_on(async {
                 let (_connection, channel) = connect(port).await;
@@ -93,7 +93,7 @@ impl Server for RabbitMq {
                     if open.len() >= WINDOW {
                         confirmed(open.pop_front().unwrap()).await;
                     }
-                    let mut publishing = publish(channel.clone(), n);
+                    let mut publishing = publish(channel.clone(), n, properties.clone());
                     assert!(publishing.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
                     open.push_back(publishing);
                 }
@@ -106,20 +106,40 @@ impl Server for RabbitMq {
 
     fn link(&self, port: u16) -> (String, String) {
         let url = format!("amqp://guest:guest@127.0.0.1:{port}/%2f");
-        (format!("rabbitmq: {{ url: \"{url}\", exchange: {EXCHANGE} }}"), "bench.{n}.telemetry".to_owned())
+        (format!("rabbitmq: {{ url: \"{url}\", exchange: {EXCHANGE} }}"), "bench.{n}.{what}".to_owned())
     }
 }
 
 type Publishing = Pin<Box<dyn Future<Output = lapin::Result<Confirmation>> + Send>>;
 
-fn publish(channel: Channel, n: u64) -> Publishing {
+fn publish(channel: Channel, n: u64, properties: BasicProperties) -> Publishing {
     Box::pin(async move {
-        let (publisher, payload) = load::payload(n);
-        let key = format!("bench.{publisher}.telemetry");
+        let (key, payload) = load::message(n, '.');
         let options = BasicPublishOptions { mandatory: true, immediate: false };
-        let persistent = BasicProperties::default().with_delivery_mode(2);
-        channel.basic_publish(EXCHANGE.into(), key.into(), options, &payload, persistent).await?.await
+        channel.basic_publish(EXCHANGE.into(), key.into(), options, &payload, properties).await?.await
     })
+}
+
+fn properties(stamped: bool) -> BasicProperties {
+    let persistent = BasicProperties::default().with_delivery_mode(2);
+    if !stamped {
+        return persistent;
+    }
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    let mut headers = FieldTable::default();
+    for (name, value) in STAMPS {
+        headers.insert(name.into(), text(value));
+    }
+    let mut passed = FieldTable::default();
+    passed.insert("cluster-name".into(), text("bench"));
+    passed.insert("redelivered".into(), AMQPValue::Boolean(false));
+    passed.insert("uri".into(), text("tidegate://bench"));
+    let passed = FieldArray::from(vec![AMQPValue::FieldTable(passed)]);
+    headers.insert("x-received-from".into(), AMQPValue::FieldArray(passed));
+    headers.insert("x-mqtt-qos".into(), AMQPValue::ShortShortUInt(1));
+    headers.insert("x-mqtt-retain".into(), AMQPValue::Boolean(false));
+    let id = STAMPS[0].1.into();
+    persistent.with_timestamp(1_795_000_000).with_message_id(id).with_headers(headers)
 }
 
 async fn confirmed(publishing: Publishing) {
