@@ -30,14 +30,16 @@ use super::transaction::{Failure, Outcome, Setup, Transactions};
 use crate::buffer::{Lane, Offset, Place};
 use crate::links::{Answer, Confirmed, Identity, LinkError, Outgoing, Sent, Sink, SinkConnection};
 
-/// Enough for 70,000 records a second over a round trip of 50 ms; what a crash repeats is bounded by it (R9).
+/// Some batches: one is on its way, the next ones fill; what a crash repeats is bounded by it (R9).
 const WINDOW: usize = 4_096;
 /// librdkafka's own queue: more than the window, so that `Full` stays the exception.
 const QUEUE_MESSAGES_MAX: &str = "16384";
 /// Its bytes: the runner keeps fewer in flight.
 const QUEUE_KIB_MAX: &str = "65536";
-/// A batch is refused as a whole where the topic's limit is lower than it; this is below any sensible limit.
-const BATCH_BYTES: &str = "131072";
+/// An idempotent producer of librdkafka has one request of a partition on its way: so much goes in a round trip, and while more is ready than that,
+/// its thread looks for the answer without a pause (measured: two thirds of the link's time with 128 KiB). A batch is refused as a whole where the
+/// topic's limit is lower than it; this is half of what clusters allow unless told otherwise.
+const BATCH_BYTES: &str = "524288";
 /// How long a good-bye waits for what is still on its way.
 const FLUSH: Duration = Duration::from_secs(2);
 
