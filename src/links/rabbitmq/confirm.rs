@@ -10,12 +10,19 @@
 //! - A confirm that carries the return of another: its own may still be held, and comes with a later confirm. It is
 //!   trusted when a confirm that was certainly resolved later carries nothing, or when nothing is in flight any more.
 //!
+//! A pass polls those that have called since the one before: lapin wakes a confirm's future when it has resolved it, on the thread that
+//! resolves all of them one after the other, so what was resolved before a confirm that a pass sees is seen by then as well. To poll
+//! all that are in flight each time was most of what a record cost.
+//!
 //! Pure but for the futures that it polls.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+
+use parking_lot::Mutex;
 
 use crate::buffer::Place;
 use crate::links::LinkError;
@@ -66,6 +73,9 @@ pub(super) enum Verdict {
 #[derive(Default)]
 pub(super) struct Confirms {
     entries: VecDeque<Entry>,
+    /// The number of the oldest entry; the others count on from it.
+    first: u64,
+    calls: Arc<Calls>,
     /// Returns that were seen on another's confirm. The same id may be in flight twice (a record that is sent again).
     returned: HashMap<String, Vec<String>>,
     pass: u64,
@@ -78,21 +88,80 @@ struct Entry {
     state: State,
 }
 
+/// Who has something to tell.
+#[derive(Default)]
+struct Calls(Mutex<Called>);
+
+#[derive(Default)]
+struct Called {
+    numbers: Vec<u64>,
+    /// Who waits for the next call.
+    waits: Option<Waker>,
+}
+
+impl Calls {
+    fn call(&self, number: u64) {
+        let waits = {
+            let mut called = self.0.lock();
+            called.numbers.push(number);
+            called.waits.take()
+        };
+        if let Some(waits) = waits {
+            waits.wake();
+        }
+    }
+
+    /// All numbers since the last time; the next call wakes `waits`.
+    fn take(&self, waits: &Waker) -> Vec<u64> {
+        let mut called = self.0.lock();
+        if !called.waits.as_ref().is_some_and(|before| before.will_wake(waits)) {
+            called.waits = Some(waits.clone());
+        }
+        std::mem::take(&mut called.numbers)
+    }
+}
+
+/// One entry's waker.
+struct Caller {
+    number: u64,
+    calls: Arc<Calls>,
+}
+
+impl Wake for Caller {
+    fn wake(self: Arc<Self>) {
+        self.calls.call(self.number);
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.calls.call(self.number);
+    }
+}
+
 enum State {
-    Open(Confirming),
+    Open(Confirming, Waker),
     /// With the pass in which it was seen.
     Seen(Outcome, u64),
 }
 
 impl Confirms {
-    /// One more, sent behind all others.
-    pub(super) fn push(&mut self, published: Published, confirming: Confirming) {
-        self.entries.push_back(Entry { published, state: State::Open(confirming) });
+    /// One more, sent behind all others. It is polled once, which queues its frames. Only an end of the channel is known at once; it is
+    /// found with the next pass.
+    pub(super) fn push(&mut self, published: Published, mut confirming: Confirming) {
+        let number = self.first + u64::try_from(self.entries.len()).unwrap_or(u64::MAX);
+        let caller = Waker::from(Arc::new(Caller { number, calls: Arc::clone(&self.calls) }));
+        let confirming = match confirming.as_mut().poll(&mut Context::from_waker(&caller)) {
+            Poll::Pending => confirming,
+            Poll::Ready(outcome) => {
+                self.calls.call(number);
+                Box::pin(std::future::ready(outcome))
+            }
+        };
+        self.entries.push_back(Entry { published, state: State::Open(confirming, caller) });
     }
 
     /// The records that the broker has not answered, oldest first.
     pub(super) fn open(&self) -> impl Iterator<Item = &Published> {
-        let open = |entry: &&Entry| matches!(entry.state, State::Open(_) | State::Seen(Outcome::Lost(_), _));
+        let open = |entry: &&Entry| matches!(entry.state, State::Open(..) | State::Seen(Outcome::Lost(_), _));
         self.entries.iter().filter(open).map(|entry| &entry.published)
     }
 
@@ -125,17 +194,21 @@ impl Confirms {
     fn oldest_seen(&self) -> Option<u64> {
         match self.entries.front()?.state {
             State::Seen(_, pass) => Some(pass),
-            State::Open(_) => None,
+            State::Open(..) => None,
         }
     }
 
-    /// One pass over all that is open. Whether anything new was seen.
+    /// One pass over all that have called. Whether anything new was seen.
     fn look(&mut self, cx: &mut Context<'_>) -> bool {
         self.pass += 1;
         let mut any = false;
-        for entry in &mut self.entries {
-            let State::Open(confirming) = &mut entry.state else { continue };
-            let Poll::Ready(mut outcome) = confirming.as_mut().poll(cx) else { continue };
+        for number in self.calls.take(cx.waker()) {
+            let at = number.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
+            let Some(entry) = at.and_then(|at| self.entries.get_mut(at)) else { continue };
+            let State::Open(confirming, caller) = &mut entry.state else { continue };
+            let Poll::Ready(mut outcome) = confirming.as_mut().poll(&mut Context::from_waker(caller)) else {
+                continue;
+            };
             any = true;
             match &mut outcome {
                 Outcome::Ack(returned) | Outcome::Nack(returned) => match returned {
@@ -167,6 +240,7 @@ impl Confirms {
             Outcome::Ack(_) | Outcome::Nack(_) => {}
         }
         let Entry { published, state: State::Seen(outcome, _) } = self.entries.pop_front()? else { return None };
+        self.first += 1;
         Some(match outcome {
             Outcome::Ack(Some(own)) | Outcome::Nack(Some(own)) if own.message_id == published.message_id => {
                 Verdict::Unroutable(published, own.words)
@@ -198,7 +272,7 @@ impl Confirms {
 
 #[cfg(test)]
 mod tests {
-    use std::task::Waker;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use tokio::sync::oneshot;
 
@@ -295,6 +369,48 @@ mod tests {
         publisher.ack(1, None);
         publisher.ack(4, None);
         assert_eq!(publisher.verdicts(), ["-1", "+2", "+3", "+4"]);
+    }
+
+    #[test]
+    fn a_pass_asks_only_those_that_have_called_and_a_call_wakes_who_waits() {
+        struct Woken(AtomicBool);
+        impl Wake for Woken {
+            fn wake(self: Arc<Self>) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        let mut confirms = Confirms::default();
+        let polls = Arc::new(AtomicUsize::new(0));
+        let mut resolvers = Vec::new();
+        for n in 0..100 {
+            let (resolver, mut outcome) = oneshot::channel();
+            let counted = Arc::clone(&polls);
+            let confirming = std::future::poll_fn(move |cx| {
+                counted.fetch_add(1, Ordering::Relaxed);
+                Pin::new(&mut outcome).poll(cx).map(Result::unwrap)
+            });
+            let published = Published {
+                place: Place { offset: Offset(n), ..Place::default() },
+                message_id: format!("m{n}"),
+                routing_key: String::new(),
+                payload_bytes: 1,
+            };
+            confirms.push(published, Box::pin(confirming));
+            resolvers.push(resolver);
+        }
+        let woken = Arc::new(Woken(AtomicBool::new(false)));
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut cx = Context::from_waker(&waker);
+        assert!(confirms.poll_oldest(&mut cx).is_pending());
+        assert_eq!(polls.load(Ordering::Relaxed), 100, "each once, when it was sent");
+        for resolver in resolvers.drain(..10) {
+            woken.0.store(false, Ordering::Relaxed);
+            resolver.send(Outcome::Ack(None)).unwrap();
+            assert!(woken.0.load(Ordering::Relaxed), "who waits is woken");
+            assert!(matches!(confirms.poll_oldest(&mut cx), Poll::Ready(Verdict::Confirmed(_))));
+            assert!(confirms.poll_oldest(&mut cx).is_pending());
+        }
+        assert_eq!(polls.load(Ordering::Relaxed), 110, "those that called, once more");
     }
 
     #[test]

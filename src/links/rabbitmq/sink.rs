@@ -4,10 +4,10 @@
 //! in the order of sending. A refusal that closes the channel names what it refuses, so the guilty record is found even with
 //! many in flight (R16): the topic that may not be written, or the size that is too large.
 
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use futures_util::Stream;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions};
@@ -154,20 +154,14 @@ impl SinkConnection for RabbitSinkConnection {
         };
         let (channel, exchange) = (self.channel.clone(), self.exchange.clone());
         let options = BasicPublishOptions { mandatory: self.mandatory, immediate: false };
-        let mut confirming = Box::pin(async move {
+        let confirming = Box::pin(async move {
             let sent = channel.basic_publish(exchange, mapped.routing_key, options, &payload, mapped.properties).await;
             match sent {
                 Ok(confirm) => outcome(confirm.await),
                 Err(error) => Outcome::Lost(client::classify(&error)),
             }
         });
-        // The first poll queues the frames. Only an end of the channel is known at once; `answer` finds the
-        // reason with the records that were open by then, and tells it.
-        let state = match confirming.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(outcome) => Box::pin(std::future::ready(outcome)) as _,
-            Poll::Pending => confirming as _,
-        };
-        self.confirms.push(published, state);
+        self.confirms.push(published, confirming);
         Ok(Sent::Queued)
     }
 
