@@ -562,9 +562,33 @@ impl State {
         if self.online.is_none() {
             return Vec::new();
         }
-        while self.outbound.can_assign() && (unit.is_some() || !self.terms.kept) {
+        let assigns = unit.is_some() || !self.terms.kept;
+        let mut given_up = Vec::new();
+        loop {
+            if assigns {
+                self.assign(&mut unit, now, board);
+            }
+            given_up.extend(self.send(durable, now, board));
+            // What was given up has left its place in the window, and no acknowledgement will ever call for the next.
+            if !(assigns && self.outbound.can_assign()) {
+                break;
+            }
+        }
+        given_up.iter().for_each(|row| self.owed.settle(*row));
+        match unit {
+            Some(unit) => {
+                given_up.into_iter().for_each(|row| unit.push(Op::Settle(row.seq)));
+                Vec::new()
+            }
+            None => given_up,
+        }
+    }
+
+    /// Gives packet ids as far as the window has room.
+    fn assign(&mut self, unit: &mut Option<&mut Unit<'_>>, now: Moment, board: &BrokerBoard) {
+        while self.outbound.can_assign() {
             let position = unit.as_ref().map(|unit| unit.position());
-            match (self.outbound.poll_assign(position, now), &mut unit) {
+            match (self.outbound.poll_assign(position, now), &mut *unit) {
                 (Some(Assigned::Id(id, Some(seq))), Some(unit)) => unit.push(Op::Assign(seq, id)),
                 (Some(Assigned::Expired(row)), unit) => {
                     board.dropped("expired");
@@ -575,15 +599,6 @@ impl State {
                 }
                 _ => {}
             }
-        }
-        let given_up = self.send(durable, now, board);
-        given_up.iter().for_each(|row| self.owed.settle(*row));
-        match unit {
-            Some(unit) => {
-                given_up.into_iter().for_each(|row| unit.push(Op::Settle(row.seq)));
-                Vec::new()
-            }
-            None => given_up,
         }
     }
 

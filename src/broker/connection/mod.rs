@@ -328,8 +328,9 @@ impl Connection {
                 return Err(End::Told(ReasonCode::PacketTooLarge, String::new()));
             }
             self.feed_retained();
-            self.ask_page();
             self.pump(durable);
+            // Behind it: nobody else would call for the next page where all of one is given up.
+            self.ask_page();
             // What found no room may find it now: nobody else would call for it.
             let goes_on = is_held && self.may_read();
             if !self.write_now()? && !goes_on {
@@ -575,16 +576,19 @@ impl Connection {
             return;
         }
         let now = broker.clock.moment();
-        if state.terms.kept && state.outbound.can_assign() {
-            drop(state);
-            broker.store.stage(|unit| client.lock().pump(Some(unit), durable, now, &broker.board));
-            return;
+        let mut given_up = Vec::new();
+        if !state.terms.kept || !state.outbound.can_assign() {
+            given_up = state.pump(None, durable, now, &broker.board);
+            if given_up.is_empty() && !(state.terms.kept && state.outbound.can_assign()) {
+                return;
+            }
         }
-        let given_up = state.pump(None, durable, now, &broker.board);
         drop(state);
-        if !given_up.is_empty() {
-            broker.store.stage(|unit| given_up.into_iter().for_each(|row| unit.push(Op::Settle(row.seq))));
-        }
+        // Where rows were given up there may be room for others now.
+        broker.store.stage(|unit| {
+            given_up.into_iter().for_each(|row| unit.push(Op::Settle(row.seq)));
+            client.lock().pump(Some(unit), durable, now, &broker.board)
+        });
     }
 
     /// Writes what is there. `true`: all is written, and there may be more to do.

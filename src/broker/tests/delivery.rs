@@ -183,3 +183,23 @@ async fn the_receive_maximum_of_a_client_is_kept() {
     slow.expect_silence().await;
     rig.stop().await;
 }
+
+#[tokio::test]
+async fn what_is_too_large_for_a_client_leaves_its_place_in_the_window() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let mut small = connect("small");
+    small.properties.receive_maximum = std::num::NonZeroU16::new(1);
+    small.properties.maximum_packet_size = std::num::NonZeroU32::new(64);
+    let mut small = Peer::open(rig.address, small).await.0;
+    small.subscribe("a", Qos::AtLeastOnce).await;
+    let mut one = rig.peer("one").await;
+    for (id, payload) in (1..).zip(["first".to_owned(), "x".repeat(100), "last".to_owned()]) {
+        one.deliver("a", &payload, Qos::AtLeastOnce, id).await;
+    }
+    let first = small.publication().await;
+    assert_eq!(first.payload, &b"first"[..]);
+    small.send(Packet::Puback(ack(first.id.unwrap().get()))).await;
+    assert_eq!(small.publication().await.payload, &b"last"[..]);
+    rig.stop().await;
+}

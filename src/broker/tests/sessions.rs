@@ -1,5 +1,6 @@
 //! Sessions over reconnects and over crashes.
 
+use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
 use super::support::*;
@@ -8,8 +9,8 @@ use crate::message::Qos;
 use crate::router::Table;
 use crate::units::ByteSize;
 use crate::wire::{
-    Disconnect, DisconnectProperties, Packet, PacketId, ReasonCode, Subscribe, SubscribeOptions, Subscription, Version,
-    Will, WillProperties,
+    Connect, Disconnect, DisconnectProperties, Packet, PacketId, ReasonCode, Subscribe, SubscribeOptions, Subscription,
+    Version, Will, WillProperties,
 };
 
 fn will(topic: &str, delay_s: u32) -> Will {
@@ -480,5 +481,86 @@ async fn what_an_offline_session_is_owed_is_bounded_in_bytes_and_the_oldest_goes
     rig.until("the restart knows the bytes", |rig| rig.broker.figures().owed == 1).await;
     let mut two = Peer::open(rig.address, kept("two")).await.0;
     assert_eq!(two.publication().await.payload.len(), 20_000);
+    rig.stop().await;
+}
+
+/// A kept session `two` that takes so many at a time.
+fn narrow(window: u16) -> Connect {
+    let mut two = kept("two");
+    two.properties.receive_maximum = NonZeroU16::new(window);
+    two
+}
+
+async fn leave(rig: &Rig, peer: Peer) {
+    drop(peer);
+    rig.until("it is away", |rig| rig.broker.figures().sessions_offline == 1).await;
+}
+
+/// Publishes them to `a`, each with how long it lives.
+async fn publish_all(rig: &Rig, messages: &[(&str, Option<u32>)]) {
+    let mut one = rig.peer("one").await;
+    for (id, (payload, expiry_s)) in (1..).zip(messages) {
+        let mut message = publish("a", payload, Qos::AtLeastOnce, id);
+        message.properties.expiry_s = *expiry_s;
+        one.send(Packet::Publish(message)).await;
+        assert_eq!(one.receive().await, Packet::Puback(ack(id)));
+    }
+}
+
+#[tokio::test]
+async fn r8_what_lapsed_in_flight_makes_room_for_what_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let mut two = Peer::open(rig.address, narrow(2)).await.0;
+    two.subscribe("a", Qos::AtLeastOnce).await;
+    publish_all(&rig, &[("first", None), ("short", Some(60)), ("last", None)]).await;
+    assert_eq!(two.publication().await.payload, &b"first"[..]);
+    assert_eq!(two.publication().await.payload, &b"short"[..]);
+    leave(&rig, two).await;
+    rig.clock.pass(Duration::from_secs(61));
+    let mut two = Peer::open(rig.address, narrow(1)).await.0;
+    let first = two.publication().await;
+    assert_eq!(first.payload, &b"first"[..]);
+    let client = rig.broker.clients.lock().get("two").cloned().unwrap();
+    rig.until("the last waits", |_| client.lock().outbound.queued() == 1).await;
+    two.send(Packet::Puback(ack(first.id.unwrap().get()))).await;
+    assert_eq!(two.publication().await.payload, &b"last"[..]);
+    assert_eq!(rig.board.snapshot().dropped["expired"], 1);
+    assert_eq!(rig.broker.figures().owed, 1);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn what_an_offline_session_is_owed_arrives_behind_any_number_that_have_lapsed() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let mut two = Peer::open(rig.address, kept("two")).await.0;
+    two.subscribe("a", Qos::AtLeastOnce).await;
+    leave(&rig, two).await;
+    // More than are read at a time.
+    let mut messages = vec![("short", Some(60)); 300];
+    messages.push(("last", None));
+    publish_all(&rig, &messages).await;
+    rig.clock.pass(Duration::from_secs(61));
+    let mut two = Peer::open(rig.address, kept("two")).await.0;
+    assert_eq!(two.publication().await.payload, &b"last"[..]);
+    assert_eq!(rig.board.snapshot().dropped["expired"], 300);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn what_an_offline_session_is_owed_arrives_behind_what_is_too_large_for_its_client() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let mut two = Peer::open(rig.address, kept("two")).await.0;
+    two.subscribe("a", Qos::AtLeastOnce).await;
+    leave(&rig, two).await;
+    let large = "x".repeat(100);
+    publish_all(&rig, &[(&large, None), (&large, None), ("fits", None)]).await;
+    let mut small = narrow(1);
+    small.properties.maximum_packet_size = NonZeroU32::new(64);
+    let mut two = Peer::open(rig.address, small).await.0;
+    assert_eq!(two.publication().await.payload, &b"fits"[..]);
+    assert_eq!(rig.board.snapshot().dropped["too_large"], 2);
     rig.stop().await;
 }
