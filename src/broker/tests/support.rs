@@ -236,7 +236,7 @@ impl Peer {
         Self::begin_over(tcp(address).await, connect).await
     }
 
-    async fn begin_over(stream: Box<dyn Pipe>, connect: Connect) -> Self {
+    pub(super) async fn begin_over(stream: Box<dyn Pipe>, connect: Connect) -> Self {
         let version = connect.version;
         let mut peer = Self { stream, decoder: Decoder::client(version, 1 << 24), input: BytesMut::new(), version };
         peer.send(Packet::Connect(Box::new(connect))).await;

@@ -84,12 +84,19 @@ impl Device {
         self.held.clear();
     }
 
-    /// Whether its session is still there.
-    pub(super) async fn connect(&mut self, socket: &Path, terms: &Terms) -> bool {
+    /// Asks for its session, and waits for nothing.
+    pub(super) async fn begin(&mut self, socket: &Path, terms: &Terms) {
+        let stream = UnixStream::connect(socket).await.unwrap();
+        self.peer = Some(Peer::begin_over(Box::new(stream), connect_of(self.name, terms)).await);
+    }
+
+    /// Whether its session is still there: CONNACK says so, but for MQTT 3.1, whose clients have to know (`is_there`).
+    pub(super) async fn connect(&mut self, socket: &Path, terms: &Terms, is_there: bool) -> bool {
         let before = self.peer.take();
         let stream = UnixStream::connect(socket).await.unwrap();
         let (peer, connack) = Peer::over(Box::new(stream), connect_of(self.name, terms)).await;
         assert_eq!(connack.code, ReasonCode::Success);
+        let is_there = if self.version == Version::V31 { is_there } else { connack.session_present };
         if let Some(mut before) = before {
             // Nothing but the word for it.
             if self.version.is_v5() {
@@ -104,12 +111,12 @@ impl Device {
         (self.peer, self.expiry_s) = (Some(peer), terms.expiry_s);
         self.publishes.clear();
         self.releases.clear();
-        if !connack.session_present {
+        if !is_there {
             self.open.clear();
             self.taken.clear();
             self.unended.clear();
         }
-        connack.session_present
+        is_there
     }
 
     /// What it sends again when its session is still there (MQTT-4.4.0-1).

@@ -1,10 +1,10 @@
 //! Whole sessions against small reference models, in random runs.
 //!
-//! - `run`, the wide one: four clients of both versions connect, take each other over, hang up, say good-bye, subscribe and unsubscribe
+//! - `run`, the wide one: four clients of all versions connect, take each other over, hang up, say good-bye, subscribe and unsubscribe
 //!   (No Local, Retain As Published, Retain Handling, subscription identifiers, shared subscriptions), publish with every QoS, retained
 //!   and with an expiry, acknowledge late or in part, have wills with and without a delay, and windows of one message; time passes; sockets are closed and
-//!   the broker is killed at any point. After each step all that there is to see is exactly what one of the ways says that the `reference`
-//!   leaves open: every packet with its flags, its properties and its order, rows owed, retained messages.
+//!   the broker is killed at any point, also within a CONNECT or a DISCONNECT. After each step all that there is to see is exactly what one of
+//!   the ways says that the `reference` leaves open: every packet with its flags, its properties and its order, rows owed, retained messages.
 //! - [`promises`], the narrow one: a publisher and a subscriber that wait for nothing. Judged at the end, by what MQTT promises.
 //!
 //! One seed is one run of the wide one. `TIDEGATE_SESSIONS_SEED=N cargo test --lib broker::tests::model::any` runs that one alone and shows its

@@ -205,7 +205,7 @@ impl Reference {
 
     pub(super) fn apply(&mut self, action: &Action, fate: &mut Fate) {
         match action {
-            Action::Connect(who, terms) => self.connect(who, terms, fate),
+            Action::Connect(who, terms) => self.connect(who, terms, true, fate),
             Action::Again(who, items) => {
                 for item in items {
                     match item {
@@ -257,18 +257,21 @@ impl Reference {
 
     /// What has become of an action whose end nobody saw.
     fn perhaps(&mut self, cut: &Action, fate: &mut Fate) {
-        let picked = fate.pick(if matches!(cut, Action::Publish(..) | Action::Unsubscribe(..)) { 2 } else { 3 });
+        let is_one_step = matches!(cut, Action::Publish(..) | Action::Unsubscribe(..) | Action::Disconnect { .. });
+        let picked = fate.pick(if is_one_step { 2 } else { 3 });
         match (picked, cut) {
             (0, _) => {}
             // What became possible by it may have come about, or not.
             (1, Action::Ack(who, count)) => self.ack(who, *count),
             (1, Action::Complete(who, count)) => self.complete(who, *count),
+            (1, Action::Connect(who, terms)) => self.connect(who, terms, false, fate),
             (1, Action::Subscribe(who, filter, sub)) => self.subscribe(who, filter, *sub, false, fate),
             (_, cut) => self.apply(cut, fate),
         }
     }
 
-    fn connect(&mut self, who: Name, terms: &Terms, fate: &mut Fate) {
+    /// `pumps`: and what it is owed is on its way.
+    fn connect(&mut self, who: Name, terms: &Terms, pumps: bool, fate: &mut Fate) {
         let takes_over = self.sessions.get(who).is_some_and(|session| session.online);
         let mut jobs = if takes_over { self.detach(who) } else { Vec::new() };
         // The will of the connection that was taken over finds the session between two connections, or in the new one.
@@ -293,8 +296,15 @@ impl Reference {
         });
         (session.terms, session.online, session.will_due_s, session.sent) = (terms.clone(), true, None, 0);
         self.heard.entry(who).or_default().present = Some(resumes);
-        self.pump(who);
+        if pumps {
+            self.pump(who);
+        }
         self.run(jobs, fate);
+    }
+
+    /// Whether a session of that name is there.
+    pub(super) fn has_session(&self, who: Name) -> bool {
+        self.sessions.contains_key(who)
     }
 
     /// A connection ends.

@@ -83,7 +83,11 @@ impl Run {
         let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5bd1_e995);
         let (first, clock) = (dir(), Arc::new(Later::stopped()));
         let (rig, log) = start(first.path(), &clock).await;
-        let version = |dice: &mut Dice| if dice.hits(3) { Version::V311 } else { Version::V5 };
+        let version = |dice: &mut Dice| match dice.roll(6) {
+            0 => Version::V31,
+            1 => Version::V311,
+            _ => Version::V5,
+        };
         let devices = NAMES.iter().map(|name| Device::new(name, version(&mut dice))).collect();
         Self {
             dice,
@@ -121,8 +125,17 @@ impl Run {
                     Step::Subscribe,
                     Step::Ack,
                     Step::Complete,
+                    Step::Disconnect,
+                    Step::Connect,
                 ]);
-                let into = if self.device(who).is_online() { self.action(who, step) } else { None };
+                let is_online = self.device(who).is_online();
+                let into = match step {
+                    Step::Connect if !is_online => self.resumption(who),
+                    // Of a session that goes with it more may have come about than one thing.
+                    Step::Disconnect if self.device(who).expiry_s == 0 => None,
+                    step if is_online => self.action(who, step),
+                    _ => None,
+                };
                 self.act(Action::Crash(into.map(alone))).await;
             }
             Step::Connect => self.connect(who).await,
@@ -174,6 +187,16 @@ impl Run {
             Step::Complete if !device.releases.is_empty() => Action::Complete(who, count),
             Step::Ack | Step::Complete | Step::Connect | Step::Pass | Step::Crash => return None,
         })
+    }
+
+    /// A CONNECT that goes on with a session, if there is one for sure.
+    fn resumption(&mut self, who: Name) -> Option<Action> {
+        let version = self.device(who).version;
+        let terms = plan::terms(&mut self.dice, who, version, &mut self.number);
+        let expiry_s =
+            if terms.expiry_s == 0 { if version.is_v5() { 6_500 } else { 7 * 86_400 } } else { terms.expiry_s };
+        let is_there = self.ways.iter().all(|way| way.has_session(who));
+        is_there.then_some(Action::Connect(who, Terms { clean: false, expiry_s, ..terms }))
     }
 
     async fn connect(&mut self, who: Name) {
@@ -231,7 +254,8 @@ impl Run {
         match action {
             Action::Connect(who, terms) => {
                 let socket = socket(self.dirs.last().unwrap().path());
-                let present = self.device(who).connect(&socket, terms).await;
+                let is_there = !terms.clean && self.keeps_session(who);
+                let present = self.device(who).connect(&socket, terms, is_there).await;
                 seen.heard.entry(who).or_default().present = Some(present);
             }
             Action::Pass(seconds) => {
@@ -244,8 +268,13 @@ impl Run {
                 self.device(cut.who()).hang_up();
             }
             Action::Crash(cut) => {
-                if let Some(cut) = cut {
-                    self.device(cut.who()).send(cut).await;
+                match cut.as_deref() {
+                    None => {}
+                    Some(Action::Connect(who, terms)) => {
+                        let socket = socket(self.dirs.last().unwrap().path());
+                        self.device(who).begin(&socket, terms).await;
+                    }
+                    Some(cut) => self.device(cut.who()).send(cut).await,
                 }
                 self.turns().await;
                 self.crash().await;
@@ -261,6 +290,11 @@ impl Run {
                 device.answered().await;
             }
         }
+    }
+
+    fn keeps_session(&self, who: Name) -> bool {
+        let client = self.rig().broker.clients.lock().get(who).cloned();
+        client.is_some_and(|client| client.lock().terms.kept)
     }
 
     /// Lets the broker get on with it, to some point or other.
@@ -399,6 +433,7 @@ fn alone(action: Action) -> Box<Action> {
     Box::new(match action {
         Action::Ack(who, _) => Action::Ack(who, 1),
         Action::Complete(who, _) => Action::Complete(who, 1),
+        Action::Disconnect { who, .. } => Action::Disconnect { who, with_will: false, expiry_s: None },
         other => other,
     })
 }
