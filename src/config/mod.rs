@@ -5,7 +5,7 @@
 //! - `resolve`: walks that tree once and reports every mistake of it, each with its place and a hint (R32).
 //! - `sites`: several files at once, by what `resolve` made of each: routes that lead back, names that collide.
 //! - `keys`: all keys, as data: accepted ones, and those that later versions bring. `mosquitto`: what others' options are called here.
-//! - [`schema`]: the same keys for editors. [`render`]: how mistakes are shown.
+//! - [`mod@schema`]: the same keys for editors. [`render`]: how mistakes are shown.
 //!
 //! # Invariants
 //! One run reports all mistakes. Nothing is ignored: an unknown key is an error. Behind this module nobody sees a string

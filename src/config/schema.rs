@@ -1,4 +1,4 @@
-//! The JSON Schema of `routes.yaml`, for editors. The keys are those of [`keys`](super::keys); what each is, its default and its example are what
+//! The JSON Schema of `routes.yaml`, for editors. The keys are those of [`keys`]; what each is, its default and its example are what
 //! `docs/routes.md` says of it, where a test sees to it that every key stands. So there is no second list that could disagree.
 //!
 //! It is made to help with writing, not to judge: `tidegate check` does that. What it does not know for certain it lets pass.

@@ -58,7 +58,7 @@ pub struct LocalDelivery<'a> {
     /// See [`Publication::packet_id`].
     pub packet_id: Option<u16>,
     /// For an inbound QoS 2 PUBLISH: where the logs end that it is about to be appended to. The store keeps it with the inbound
-    /// id, for [`Hub::find`].
+    /// id, for [`Hub::find`](super::Hub::find).
     pub tails: Tails,
 }
 
