@@ -220,10 +220,11 @@ impl Hub {
                 Arc::new(table)
             },
         );
-        self.let_go_before(&earlier, &table);
+        self.samples.note_before(&earlier.table);
         let change = earlier.change + 1;
         self.targets.store(Arc::new(Targets { change, table, buffers: buffers.into_iter().collect() }));
         self.changes.send_modify(|changes| *changes += 1);
+        self.let_go_by_routes_before();
     }
 
     /// Returns when the targets are others than those of `change`, or the end has come. Cancel safe.
@@ -335,7 +336,7 @@ impl Hub {
 
     fn plan(&self, targets: &Targets, source: &Source, message: &Message, offer: u64) -> Plan {
         let plan = plan::plan(&targets.table, source, message, Gates::of(offer));
-        if plan.sampled.is_empty() || self.samples.has_room(&plan.sampled) {
+        if plan.sampled.is_empty() || self.samples.has_room(&plan.sampled, message) {
             return plan;
         }
         plan::plan(&targets.table, source, message, Gates { offer: Some(offer), has_samples: false })

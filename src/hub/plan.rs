@@ -71,6 +71,18 @@ pub(super) struct Sampled {
     pub(super) round: usize,
 }
 
+impl Sampled {
+    /// As it came to its route.
+    fn arrival<'v, 'a>(&'v self, subject: &'v Subject<'a>) -> Arrival<'v, 'a> {
+        let (from, channel) = if self.is_chained {
+            (&Endpoint::Broker, None)
+        } else {
+            (&self.source.from, self.source.channel.as_deref())
+        };
+        Arrival { from, channel, topic: &self.topic, subject }
+    }
+}
+
 /// What a route made for the built-in broker, and nobody may publish to there.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct BadTopic {
@@ -159,14 +171,19 @@ pub(super) fn plan(table: &Table, source: &Source, message: &Message, gates: Gat
     plan
 }
 
+/// Whether a route takes what a sample holds for it: its name may have come to mean another.
+pub(super) fn takes_held(table: &Table, held: &Sampled, message: &Message) -> bool {
+    let Some(route) = table.routes().iter().find(|route| route.name == held.route) else { return false };
+    let subject = Subject::new(message);
+    route.captures(&held.arrival(&subject)).is_some()
+}
+
 /// The same for what a sample lets go: by its route alone, and on from there. `None`: there is no such route any more, or it takes
 /// nothing from there.
 pub(super) fn plan_held(table: &Table, held: &Sampled, message: &Arc<Message>, gates: Gates) -> Option<Plan> {
     let (at, route) = table.routes().iter().enumerate().find(|(_, route)| route.name == held.route)?;
     let subject = Subject::new(message);
-    let (from, channel) =
-        if held.is_chained { (&Endpoint::Broker, None) } else { (&held.source.from, held.source.channel.as_deref()) };
-    let arrival = Arrival { from, channel, topic: &held.topic, subject: &subject };
+    let arrival = held.arrival(&subject);
     let captures = route.captures(&arrival)?;
     let mut plan = Plan { first_ordinal: held.ordinal, ..Plan::default() };
     let asking = Asking { table, source: &held.source, gates, round: held.round + 1 };

@@ -80,6 +80,8 @@ struct State {
     bytes: usize,
     /// Gone, and not durable everywhere yet.
     leaving: Vec<Leaving>,
+    /// The routes before the last change: what was on its way into a sample then may come in after it.
+    before: Option<Arc<Table>>,
 }
 
 type Due = (u64, u64);
@@ -91,6 +93,8 @@ struct Waiting {
     due: Due,
     /// The id of what the store has of this route and topic.
     in_store: Option<String>,
+    /// The routes that it goes by, where those of now do not take it.
+    by: Option<Arc<Table>>,
 }
 
 #[derive(Debug)]
@@ -98,6 +102,12 @@ struct Leaving {
     key: Key,
     waiting: Waiting,
     receipt: Receipt,
+}
+
+impl Waiting {
+    fn bytes(&self) -> usize {
+        self.message.kept_bytes(&self.message.topic)
+    }
 }
 
 /// What has become of what was due.
@@ -119,7 +129,7 @@ impl State {
     fn put(&mut self, key: Key, waiting: Waiting) -> bool {
         let due = waiting.due;
         let is_first = self.due.first_key_value().is_none_or(|(first, _)| due < *first);
-        self.bytes += waiting.message.payload.len();
+        self.bytes += waiting.bytes();
         self.due.insert(due, key.clone());
         self.held.insert(key, waiting);
         is_first
@@ -128,7 +138,7 @@ impl State {
     fn take(&mut self, key: &Key) -> Option<Waiting> {
         let waiting = self.held.remove(key)?;
         self.due.remove(&waiting.due);
-        self.bytes -= waiting.message.payload.len();
+        self.bytes -= waiting.bytes();
         Some(waiting)
     }
 
@@ -140,11 +150,22 @@ impl State {
 }
 
 impl Samples {
-    /// Whether all of these can be held: what takes the place of another always can.
-    pub(super) fn has_room(&self, sampled: &[Sampled]) -> bool {
+    /// Whether all of these can be held. What takes the place of another needs room only for what it has more.
+    pub(super) fn has_room(&self, sampled: &[Sampled], message: &Message) -> bool {
         let state = self.state.lock();
-        let is_full = state.held.len() >= HELD_MAX || state.bytes >= HELD_BYTES_MAX;
-        !is_full || sampled.iter().all(|one| state.held.contains_key(&(Arc::clone(&one.route), Arc::clone(&one.topic))))
+        let (mut count, mut bytes) = (state.held.len(), state.bytes);
+        for one in sampled {
+            let given_up = state.held.get(&(Arc::clone(&one.route), Arc::clone(&one.topic)));
+            count += usize::from(given_up.is_none());
+            let message = one.message.as_deref().unwrap_or(message);
+            bytes = (bytes + message.kept_bytes(&message.topic)).saturating_sub(given_up.map_or(0, Waiting::bytes));
+        }
+        count <= HELD_MAX && (bytes <= HELD_BYTES_MAX || bytes <= state.bytes)
+    }
+
+    /// Before the routes change.
+    pub(super) fn note_before(&self, table: &Arc<Table>) {
+        self.state.lock().before = Some(Arc::clone(table));
     }
 }
 
@@ -180,7 +201,7 @@ fn read(row: &HeldRow, number: u64) -> Option<Waiting> {
         ordinal,
         round: about.round,
     };
-    Some(Waiting { sampled, message: Arc::new(message), due: (0, number), in_store: Some(row.id.clone()) })
+    Some(Waiting { sampled, message: Arc::new(message), due: (0, number), in_store: Some(row.id.clone()), by: None })
 }
 
 impl Hub {
@@ -232,7 +253,7 @@ impl Hub {
         let due = before.map(|before| before.due);
         let mut in_store = before.and_then(|before| before.in_store.clone());
         let due = due.unwrap_or_else(|| (message.accepted.up_ms.saturating_add(every), state.number()));
-        let mut waiting = Waiting { sampled, message, due, in_store: None };
+        let mut waiting = Waiting { sampled, message, due, in_store: None, by: None };
         // Within the lock, so that the store has the same one.
         let stored = match self.local.get().filter(|_| is_kept) {
             Some(local) => local.hold(row(&key, &waiting)),
@@ -263,8 +284,8 @@ impl Hub {
         // Each once: what stays is due again later.
         loop {
             let targets = self.targets.load_full();
-            let Some((key, waiting)) = self.samples.state.lock().take_due(now) else { break };
-            match self.leave(&targets, &waiting) {
+            let Some((key, mut waiting)) = self.samples.state.lock().take_due(now) else { break };
+            match self.leave_somehow(&targets, &mut waiting) {
                 Gone::Left(receipt) => self.samples.state.lock().leaving.push(Leaving { key, waiting, receipt }),
                 Gone::Stays => self.put_back(&targets.table, key, waiting, now),
                 Gone::Nowhere => self.lose(&key, &waiting),
@@ -277,19 +298,35 @@ impl Hub {
         look.into_iter().chain(due).min()
     }
 
-    /// What routes hold that `next` does not have goes by the routes that there are still.
-    pub(super) fn let_go_before(&self, earlier: &Arc<Targets>, next: &Table) {
-        let goes_on = |name: &str| next.routes().iter().any(|route| *route.name == *name);
+    /// Routes have changed: what those of now do not take goes at once by those before, into the logs of now.
+    pub(super) fn let_go_by_routes_before(&self) {
+        let (targets, now) = (self.targets.load_full(), self.clock.moment().up_ms);
         let mut state = self.samples.state.lock();
-        let gone: Vec<Key> = state.held.keys().filter(|(route, _)| !goes_on(route)).cloned().collect();
+        let goes_on = |one: &Waiting| plan::takes_held(&targets.table, &one.sampled, &one.message);
+        let gone: Vec<Key> =
+            state.held.iter().filter(|(_, waiting)| !goes_on(waiting)).map(|(key, _)| key.clone()).collect();
         let gone: Vec<_> = gone.into_iter().filter_map(|key| Some((state.take(&key)?, key))).collect();
         drop(state);
-        for (waiting, key) in gone {
-            match self.leave(earlier, &waiting) {
+        for (mut waiting, key) in gone {
+            match self.leave_somehow(&targets, &mut waiting) {
                 Gone::Left(receipt) => self.samples.state.lock().leaving.push(Leaving { key, waiting, receipt }),
-                Gone::Stays | Gone::Nowhere => self.lose(&key, &waiting),
+                Gone::Stays => self.put_back(&targets.table, key, waiting, now),
+                Gone::Nowhere => self.lose(&key, &waiting),
             }
         }
+    }
+
+    /// By the routes of now, or by those before.
+    fn leave_somehow(&self, targets: &Arc<Targets>, waiting: &mut Waiting) -> Gone {
+        if waiting.by.is_none() {
+            match self.leave(targets, waiting) {
+                Gone::Nowhere => waiting.by = self.samples.state.lock().before.clone(),
+                gone @ (Gone::Left(_) | Gone::Stays) => return gone,
+            }
+        }
+        let Some(table) = waiting.by.clone() else { return Gone::Nowhere };
+        let by = Targets { change: targets.change, table, buffers: targets.buffers.clone() };
+        self.leave(&Arc::new(by), waiting)
     }
 
     fn leave(&self, targets: &Arc<Targets>, waiting: &Waiting) -> Gone {
@@ -299,7 +336,13 @@ impl Hub {
         let (answers, mut dropped, mut ready) = (Answers::default(), Vec::new(), Vec::new());
         let mut given = Given::new(&answers, 1);
         // What would have to wait for room stays here: nobody else may wait for it.
-        let links = std::mem::take(&mut plan.links);
+        let mut links = std::mem::take(&mut plan.links);
+        let has_links = !links.is_empty();
+        // Routes before may lead to links that there are no more.
+        links.retain(|to| targets.buffers.contains_key(&to.link));
+        if has_links && links.is_empty() && plan.locals.is_empty() {
+            return Gone::Nowhere;
+        }
         let wanted = links.len();
         let asked = self.admit(targets, message, links, &mut dropped, &mut ready, &mut given).now_or_never();
         let Some(Ok(appends)) = asked else { return Gone::Stays };

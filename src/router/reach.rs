@@ -92,7 +92,8 @@ impl Reach {
     pub fn through(&self, pattern: Option<&Pattern>, template: &Template) -> Self {
         let captured = pattern.map_or(&[][..], |pattern| &pattern.levels);
         let mut made = Made { levels: Vec::new(), last: Step::Exact(String::new()) };
-        for part in &template.parts {
+        let mut parts = template.parts.iter();
+        while let Some(part) = parts.next() {
             let field = match part {
                 Part::Literal(literal) => {
                     made.literal(literal);
@@ -113,7 +114,7 @@ impl Reach {
             if is_whole {
                 let levels = self.levels.get(at.unwrap_or_default()..).unwrap_or_default();
                 if made.levels_of_topic(levels) {
-                    return Self { levels: made.levels };
+                    return Self { levels: made.open_ended(parts.next()) };
                 }
             } else {
                 made.level(at.and_then(|at| self.levels.get(at)).unwrap_or(&Step::One));
@@ -199,6 +200,20 @@ impl Made {
         }
     }
 
+    /// Ends with any number of levels. `next`: what the template has behind them; it comes to the level before where there are none (R29).
+    fn open_ended(mut self, next: Option<&Part>) -> Vec<Step> {
+        let begins_a_level = match next {
+            None => true,
+            Some(Part::Literal(text)) => text.starts_with('/'),
+            Some(Part::Field(..)) => false,
+        };
+        if !begins_a_level {
+            self.levels.truncate(self.levels.len().saturating_sub(2));
+            self.levels.push(Step::Many);
+        }
+        self.levels
+    }
+
     /// Levels of a topic, `true` if nothing is known of what follows.
     fn levels_of_topic(&mut self, levels: &[Step]) -> bool {
         let Some((first, others)) = levels.split_first() else {
@@ -266,6 +281,8 @@ mod tests {
             ("a/b/c", "a/{x}/#", "up/{x}.{rest}", "up/b.c"),
             ("a/#", "a/#", "up/{rest}", "up/#"),
             ("a/#", "a/#", "up/x{rest}", "up/+/#"),
+            ("a/#", "a/#", "up/{rest}/x", "up/#"),
+            ("a/#", "a/#", "on/up/{rest}x", "on/#"),
             ("a/#", "a/#", "{topic}/x", "a/#"),
             ("a", "a/#", "up/{rest}", "up"),
             ("a/+/c", "a/#", "{topic}", "a/+/c"),

@@ -188,7 +188,13 @@ routes:
     gateway.kill_9();
     gateway.start_again().await;
     publish(&gateway, &[("b/6", "6")]).await;
-    assert_eq!(reader.next().await, "out/b|application/json|[4,5,6]");
+    // What was confirmed before the kill may come again, cut as it falls (R9): one after another none is missing.
+    let mut last = reader.next().await;
+    while !last.contains("6]") {
+        assert!(last.starts_with("out/b|application/json|["), "{last}");
+        last = reader.next().await;
+    }
+    assert!(last.ends_with(",4,5,6]") || last.ends_with("[4,5,6]"), "{last}");
     // An ordered stop sends what waits.
     publish(&gateway, &[("b/7", "7")]).await;
     gateway.wait_for_link("far", "it waits", |link| link.depth == 1).await;
