@@ -114,7 +114,7 @@ impl Reach {
             if is_whole {
                 let levels = self.levels.get(at.unwrap_or_default()..).unwrap_or_default();
                 if made.levels_of_topic(levels) {
-                    return Self { levels: made.open_ended(parts.next()) };
+                    return Self { levels: made.open_ended(parts.as_slice()) };
                 }
             } else {
                 made.level(at.and_then(|at| self.levels.get(at)).unwrap_or(&Step::One));
@@ -200,12 +200,13 @@ impl Made {
         }
     }
 
-    /// Ends with any number of levels. `next`: what the template has behind them; it comes to the level before where there are none (R29).
-    fn open_ended(mut self, next: Option<&Part>) -> Vec<Step> {
-        let begins_a_level = match next {
-            None => true,
-            Some(Part::Literal(text)) => text.starts_with('/'),
-            Some(Part::Field(..)) => false,
+    /// Ends with any number of levels. `behind`: what the template has behind them; it comes to the level before where there are none (R29), be it that
+    /// a second rest takes away the `/` between.
+    fn open_ended(mut self, behind: &[Part]) -> Vec<Step> {
+        let begins_a_level = match behind {
+            [] => true,
+            [Part::Literal(text), others @ ..] => text.starts_with('/') && (text.len() > 1 || others.is_empty()),
+            [Part::Field(..), ..] => false,
         };
         if !begins_a_level {
             self.levels.truncate(self.levels.len().saturating_sub(2));
@@ -283,6 +284,8 @@ mod tests {
             ("a/#", "a/#", "up/x{rest}", "up/+/#"),
             ("a/#", "a/#", "up/{rest}/x", "up/#"),
             ("a/#", "a/#", "on/up/{rest}x", "on/#"),
+            ("a/#", "a/#", "on/up/{rest}/{rest}x", "on/#"),
+            ("a/#", "a/#", "on/up/{rest}/x{rest}", "on/up/#"),
             ("a/#", "a/#", "{topic}/x", "a/#"),
             ("a", "a/#", "up/{rest}", "up"),
             ("a/+/c", "a/#", "{topic}", "a/+/c"),
