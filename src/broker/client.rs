@@ -375,6 +375,18 @@ impl State {
         self.rights.as_mut().is_none_or(|judged| judged.may_read(topic))
     }
 
+    /// Whether what it is owed goes by the store: it is kept, or was when it came to be owed what is still read from there. What is new would
+    /// overtake that.
+    pub(super) const fn owes_by_store(&self) -> bool {
+        self.terms.kept || self.tail.is_some()
+    }
+
+    /// Whether packet ids are noted in the store: while there are rows that may have one. What was sent with QoS 2 must not go to another
+    /// member of a shared subscription when the session ends (MQTT-4.8.2-5), kept or not.
+    pub(super) const fn notes_ids(&self) -> bool {
+        self.terms.kept || self.owed.has_rows()
+    }
+
     /// The session's row as it is now.
     pub(super) fn row(&self, client: &Client) -> SessionRow {
         let Terms { version, kept, expiry_s, user, will, will_delay_s } = self.terms.clone();
@@ -441,7 +453,8 @@ impl State {
         room: Allowance,
     ) -> Result<(), &'static str> {
         if self.online.is_none() {
-            return Ok(());
+            // It has ended since it was chosen. That another member might have had it is not forgotten.
+            return if delivery.share.is_some() { Err("session_ended") } else { Ok(()) };
         }
         if !self.has_queue_room(room) {
             return Err(room.reason(!self.has_queue_room(Allowance::USUAL)));
@@ -550,7 +563,7 @@ impl State {
         self.tail.filter(|_| is_short)
     }
 
-    /// Gives packet ids and encodes what may leave. `unit` notes ids of rows: without it a kept session gets none.
+    /// Gives packet ids and encodes what may leave. `unit` notes ids of rows: without it a session that has such gets none.
     /// Answers the rows that are given up and could not be noted in `unit`.
     pub(super) fn pump(
         &mut self,
@@ -562,7 +575,7 @@ impl State {
         if self.online.is_none() {
             return Vec::new();
         }
-        let assigns = unit.is_some() || !self.terms.kept;
+        let assigns = unit.is_some() || !self.notes_ids();
         let mut given_up = Vec::new();
         loop {
             if assigns {

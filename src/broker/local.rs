@@ -138,7 +138,7 @@ impl Broker {
         let is_stored = publisher_kept
             || delivery.message.retain
             || (delivery.message.qos != Qos::AtMostOnce
-                && matches.iter().any(|one| one.qos != Qos::AtMostOnce && one.client.lock().terms.kept));
+                && matches.iter().any(|one| one.qos != Qos::AtMostOnce && one.client.lock().owes_by_store()));
         let (body, encoded, now) = (None, Encoded::default(), round.now);
         let (matches, is_retained_full) = (&*matches, false);
         let mut job = Job { delivery, publisher, publisher_kept, matches, body, is_retained_full, encoded, now };
@@ -295,18 +295,18 @@ impl Broker {
                     self.board.publish_bytes_out.fetch_add(bytes, Ordering::Relaxed);
                 })
             }
-            (_, Some(unit)) if state.terms.kept => {
+            (_, Some(unit)) if state.owes_by_store() => {
                 let terms = self.push_terms(&state, now);
                 state.push_stored(client.id, delivery, body(), unit, terms);
                 Ok(())
             }
-            // A session that became kept since the matches were made: it has not asked for this before.
+            // Also one that was kept when the matches were made.
             (qos, _) => state.push_unstored(delivery, inbound.filter(|_| qos == Qos::ExactlyOnce), room),
         };
         if let Err(reason) = pushed {
             self.board.dropped(reason);
         }
-        if !state.terms.kept {
+        if !state.owes_by_store() {
             state.pump(None, self.store.durable(), now, &self.board);
         }
         let is_online = state.online.is_some();
@@ -332,7 +332,7 @@ impl Broker {
         let now = self.clock.moment();
         let message = Arc::clone(&delivery.message);
         let body = || encode_body(&message);
-        if delivery.qos != Qos::AtMostOnce && client.lock().terms.kept {
+        if delivery.qos != Qos::AtMostOnce && client.lock().owes_by_store() {
             self.store.stage(|unit| self.push(client, delivery, Some(unit), None, now, body));
         } else {
             self.push(client, delivery, None, None, now, body);

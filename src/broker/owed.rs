@@ -32,6 +32,11 @@ impl Owed {
         self.rows.saturating_sub(self.asked_rows)
     }
 
+    /// Whether there are any, or were until what was asked to be dropped is.
+    pub(super) const fn has_rows(&self) -> bool {
+        self.rows > 0
+    }
+
     /// What they count for.
     pub(super) fn bytes(&mut self) -> u64 {
         self.absorb();

@@ -257,13 +257,23 @@ impl Broker {
     async fn load_in_flight(&self, client: &Client) -> bool {
         let Ok(page) = self.store.in_flight(client.id).await else { return false };
         self.drop_damaged(client, &page.damaged);
+        self.note_brought(&page);
         let mut state = client.lock();
         for row in page.rows {
-            if let Some((id, received, entry)) = entry_in_flight(row) {
-                state.outbound.restore(id, entry, received);
+            // It is asked for by having one.
+            if let Some(id) = row.packet_id {
+                let received = row.received;
+                state.outbound.restore(id, entry_of(row), received);
             }
         }
         true
+    }
+
+    /// What is read for one client is in memory until it is acknowledged. What is in flight has its bound where it is put in flight; many clients
+    /// that come back at once have theirs here: the next of them are refused while memory is short (R36).
+    fn note_brought(&self, page: &Page) {
+        let bytes = page.rows.iter().map(|row| row.message.payload.len() as u64).sum();
+        self.hub.memory().brought(bytes);
     }
 
     /// Rows that do not read back will never: they are dropped, counted.
@@ -290,6 +300,7 @@ impl Broker {
     /// Takes rows in. `asked` is what was known when they were asked for.
     pub(super) fn take_page(&self, client: &Client, asked: Tail, page: Page) {
         self.drop_damaged(client, &page.damaged);
+        self.note_brought(&page);
         let mut state = client.lock();
         let Some(tail) = &mut state.tail else { return };
         tail.after = page.last.unwrap_or(tail.after).max(tail.after);
@@ -297,11 +308,7 @@ impl Broker {
         if !page.more && tail.high <= asked.high.max(tail.after) {
             state.tail = None;
         }
-        for row in page.rows {
-            if let Some(entry) = entry_of(row) {
-                state.outbound.push(entry);
-            }
-        }
+        page.rows.into_iter().for_each(|row| state.outbound.push(entry_of(row)));
     }
 
     /// Hands the session back. `ending` decides over the will.
@@ -421,14 +428,13 @@ impl Broker {
     /// Moves a row to another member of its shared subscription; without one it is only removed. Whether there was one.
     fn move_row(&self, row: OwedRow) -> bool {
         let seq = row.seq;
-        let entry = entry_of(row);
-        let one = entry.as_ref().and_then(|entry| self.topics.pick(entry.share.as_ref()?, &entry.topic));
+        let Entry { topic, message, retain, share, .. } = entry_of(row);
+        let one = share.and_then(|share| self.topics.pick(&share, &topic));
         let now = self.clock.moment();
         self.store
             .stage(|unit| {
                 unit.push(Op::Settle(seq));
-                let (Some(entry), Some(one)) = (entry, one) else { return false };
-                let Entry { topic, message, retain, .. } = entry;
+                let Some(one) = one else { return false };
                 let body = || encode_body(&message);
                 let qos = one.qos.min(message.qos);
                 let delivery =
@@ -687,9 +693,9 @@ impl Broker {
     }
 }
 
-fn entry_of(row: OwedRow) -> Option<Entry> {
-    Some(Entry {
-        topic: TopicName::new(&row.topic).ok()?,
+fn entry_of(row: OwedRow) -> Entry {
+    Entry {
+        topic: row.topic,
         message: row.message,
         qos: row.qos,
         retain: row.retain,
@@ -697,7 +703,7 @@ fn entry_of(row: OwedRow) -> Option<Entry> {
         seq: Some(row.seq),
         ready: None,
         share: row.share.as_deref().and_then(share_of),
-    })
+    }
 }
 
 fn share_of(text: &str) -> Option<Arc<Share>> {
@@ -705,8 +711,4 @@ fn share_of(text: &str) -> Option<Arc<Share>> {
         Ok(Wanted::Shared(share)) => Some(Arc::new(share)),
         Ok(Wanted::Own(_)) | Err(_) => None,
     }
-}
-
-fn entry_in_flight(row: OwedRow) -> Option<(u16, bool, Entry)> {
-    Some((row.packet_id?, row.received, entry_of(row)?))
 }

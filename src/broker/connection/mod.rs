@@ -577,9 +577,9 @@ impl Connection {
         }
         let now = broker.clock.moment();
         let mut given_up = Vec::new();
-        if !state.terms.kept || !state.outbound.can_assign() {
+        if !state.notes_ids() || !state.outbound.can_assign() {
             given_up = state.pump(None, durable, now, &broker.board);
-            if given_up.is_empty() && !(state.terms.kept && state.outbound.can_assign()) {
+            if given_up.is_empty() && !(state.notes_ids() && state.outbound.can_assign()) {
                 return;
             }
         }

@@ -9,6 +9,7 @@ use super::{Page, SessionId, codec};
 use crate::clock::{Moment, WallMs};
 use crate::hub::{HeldRow, KeptPage, OriginKey, Tails};
 use crate::message::{Message, Qos};
+use crate::topic::TopicName;
 
 /// A session's own row.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,7 +65,7 @@ pub(crate) struct OwedRow {
     /// The shared subscription that brought it, as its client wrote it.
     pub(crate) share: Option<Arc<str>>,
     /// To deliver on.
-    pub(crate) topic: Arc<str>,
+    pub(crate) topic: TopicName,
     /// The message.
     pub(crate) message: Arc<Message>,
 }
@@ -297,7 +298,8 @@ fn owed(row: &Row<'_>) -> rusqlite::Result<OwedRow> {
         packet_id: row.get(4)?,
         received: row.get(5)?,
         share: row.get_ref(8)?.as_str_or_null().map_err(bad)?.map(Into::into),
-        topic: text(row, 6)?,
+        topic: TopicName::new(row.get_ref(6)?.as_str().map_err(bad)?)
+            .map_err(|_no_topic| rusqlite::Error::InvalidQuery)?,
         message: body(row, 7)?,
     })
 }

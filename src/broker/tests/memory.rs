@@ -107,3 +107,25 @@ async fn r36_who_holds_much_and_takes_nothing_is_ended_at_last_and_a_kept_sessio
     }
     rig.stop().await;
 }
+
+#[tokio::test]
+async fn r36_what_sessions_have_in_flight_is_counted_as_it_comes_from_the_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let mut two = Peer::open(rig.address, kept("two")).await.0;
+    two.subscribe("a", Qos::AtLeastOnce).await;
+    let mut one = rig.peer("one").await;
+    for id in 1..=5 {
+        one.deliver("a", &"x".repeat(300_000), Qos::AtLeastOnce, id).await;
+        two.publication().await;
+    }
+    drop(two);
+    rig.until("it is away", |rig| rig.broker.figures().sessions_offline == 1).await;
+    // Any look at what is resident finds more than this.
+    rig.hub.memory().limit_to(ByteSize(8));
+    assert_eq!(rig.hub.memory().note(0), None);
+    let mut two = Peer::open(rig.address, kept("two")).await.0;
+    assert!(two.publication().await.dup);
+    assert!(rig.hub.memory().is_short());
+    rig.stop().await;
+}

@@ -313,27 +313,63 @@ fn change_store(dir: &std::path::Path, sql: &str) {
 
 #[tokio::test]
 async fn what_is_owed_and_does_not_read_back_is_dropped_and_counted_and_the_rest_arrives() {
-    let dir = tempfile::tempdir().unwrap();
-    owed_three(dir.path()).await.stop().await;
-    change_store(dir.path(), "UPDATE owed SET body = substr(body, 1, 20) WHERE seq = (SELECT min(seq) + 1 FROM owed)");
-    let rig = Rig::start(dir.path()).await;
-    assert_eq!(rig.broker.figures().owed, 3);
-    let mut two = Peer::open(rig.address, kept("two")).await.0;
-    for payload in ["1", "3"] {
-        let got = two.publication().await;
-        assert_eq!(got.payload, payload.as_bytes());
-        two.send(Packet::Puback(ack(got.id.unwrap().get()))).await;
-    }
-    assert_eq!(rig.board.snapshot().dropped["damaged"], 1);
-    soon(async {
-        while rig.broker.figures().owed > 0 {
-            tokio::task::yield_now().await;
+    let second = "WHERE seq = (SELECT min(seq) + 1 FROM owed)";
+    for change in [
+        format!("UPDATE owed SET body = substr(body, 1, 20) {second}"),
+        format!("UPDATE owed SET topic = 'a/#' {second}"),
+        format!("UPDATE owed SET topic = '', packet_id = 9 {second}"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        owed_three(dir.path()).await.stop().await;
+        change_store(dir.path(), &change);
+        let rig = Rig::start(dir.path()).await;
+        assert_eq!(rig.broker.figures().owed, 3);
+        let mut two = Peer::open(rig.address, kept("two")).await.0;
+        for payload in ["1", "3"] {
+            let got = two.publication().await;
+            assert_eq!(got.payload, payload.as_bytes());
+            two.send(Packet::Puback(ack(got.id.unwrap().get()))).await;
         }
-    })
-    .await;
-    rig.stop().await;
+        assert_eq!(rig.board.snapshot().dropped["damaged"], 1, "{change}");
+        rig.until("all is settled", |rig| rig.broker.figures().owed == 0).await;
+        rig.stop().await;
+        let rig = Rig::start(dir.path()).await;
+        assert_eq!(rig.broker.figures().owed, 0, "the damaged row is gone");
+        rig.stop().await;
+    }
+}
+
+/// What is left of a kept session is read page by page; what comes meanwhile waits behind it.
+#[tokio::test]
+async fn a_session_that_is_resumed_and_not_kept_any_more_gets_all_in_order() {
+    let dir = tempfile::tempdir().unwrap();
     let rig = Rig::start(dir.path()).await;
-    assert_eq!(rig.broker.figures().owed, 0, "the damaged row is gone");
+    let mut two = Peer::open(rig.address, kept("two")).await.0;
+    two.subscribe("a", Qos::AtLeastOnce).await;
+    drop(two);
+    let mut one = rig.peer("one").await;
+    for id in 1..=300 {
+        one.deliver("a", &id.to_string(), Qos::AtLeastOnce, id).await;
+    }
+    let mut once_more = kept("two");
+    once_more.properties.session_expiry_s = None;
+    once_more.properties.receive_maximum = NonZeroU16::new(5);
+    let (mut two, connack) = Peer::open(rig.address, once_more).await;
+    assert!(connack.session_present);
+    for number in 1..=320_u16 {
+        let got = two.publication().await;
+        assert_eq!(got.payload, number.to_string().as_bytes());
+        two.send(Packet::Puback(ack(got.id.unwrap().get()))).await;
+        // What waits in memory by then is the first page, or a later one.
+        if number % 15 == 1 && number < 300 {
+            let id = 301 + number / 15;
+            one.deliver("a", &id.to_string(), Qos::AtLeastOnce, id).await;
+        }
+    }
+    two.expect_silence().await;
+    two.send(disconnect(ReasonCode::Success)).await;
+    assert_eq!(two.next().await, None);
+    rig.until("nothing is left of it", |rig| rig.broker.figures().owed == 0).await;
     rig.stop().await;
 }
 

@@ -1,5 +1,6 @@
 //! Shared subscriptions.
 
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use super::support::*;
@@ -74,7 +75,7 @@ async fn what_a_member_had_goes_to_another_when_its_session_ends() {
     let dir = tempfile::tempdir().unwrap();
     let rig = Rig::start(dir.path()).await;
     let mut slow = connect("slow");
-    slow.properties.receive_maximum = std::num::NonZeroU16::new(2);
+    slow.properties.receive_maximum = NonZeroU16::new(2);
     let mut slow = Peer::open(rig.address, slow).await.0;
     slow.subscribe("$share/g/a", Qos::AtLeastOnce).await;
     publish_many(&rig, "a", Qos::AtLeastOnce, 5).await;
@@ -107,6 +108,32 @@ async fn a_qos_2_message_that_a_member_was_sent_goes_to_nobody_else_when_its_ses
     // Its session is over when its client id may be used anew.
     rig.peer("one").await.expect_silence().await;
     other.expect_silence().await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_qos_2_message_of_a_kept_session_goes_to_nobody_else_either_when_it_was_sent_after_a_resume_without_expiry() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let mut one = Peer::open(rig.address, kept("one")).await.0;
+    one.subscribe("$share/g/a", Qos::ExactlyOnce).await;
+    drop(one);
+    rig.until("it is away", |rig| rig.broker.figures().sessions_offline == 1).await;
+    publish_many(&rig, "a", Qos::ExactlyOnce, 3).await;
+    let mut once_more = kept("one");
+    once_more.properties.session_expiry_s = None;
+    // The third is not sent to it.
+    once_more.properties.receive_maximum = NonZeroU16::new(2);
+    let mut one = Peer::open(rig.address, once_more).await.0;
+    let mut two = rig.peer("two").await;
+    two.subscribe("$share/g/a", Qos::ExactlyOnce).await;
+    for wanted in 1..=2 {
+        assert_eq!(number(&one.publication().await), wanted);
+    }
+    drop(one);
+    assert_eq!(number(&two.publication().await), 3);
+    two.expect_silence().await;
+    rig.until("nothing is left of it", |rig| rig.broker.figures().owed == 0).await;
     rig.stop().await;
 }
 

@@ -76,6 +76,9 @@ pub(crate) struct Outbound {
     free_ids: u16,
 }
 
+/// What is less than half a lap of ids ahead of another is later, and else it is earlier: ids are given in their order.
+const ID_AHEAD_MAX: u16 = 0x8000;
+
 /// How much may be in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Window {
@@ -206,7 +209,11 @@ impl Outbound {
 
     /// Takes up what was in flight at an earlier time, in order, behind what is there.
     pub(crate) fn restore(&mut self, id: u16, entry: Entry, received: bool) {
-        (self.last_id, self.free_ids) = (id, 0);
+        // Never back to an id that was given since: what had it may be over here (lapsed, given up), and its client may acknowledge it yet.
+        if self.last_id == 0 || id.wrapping_sub(self.last_id) < ID_AHEAD_MAX {
+            self.last_id = id;
+        }
+        self.free_ids = 0;
         let phase = if received { Phase::Received } else { Phase::Sent };
         self.flight_bytes += entry.bytes();
         self.flights.push_back(Flight { id, entry, phase });

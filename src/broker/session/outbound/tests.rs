@@ -102,6 +102,23 @@ fn what_the_store_held_in_flight_is_sent_again_under_its_ids() {
 }
 
 #[test]
+fn an_id_that_was_given_since_is_not_given_again_when_what_is_in_flight_comes_back_from_the_store() {
+    for (first, next) in [(1, 3), (u16::MAX - 1, 1), (u16::MAX, 2)] {
+        let mut outbound = outbound(10);
+        let second = if first == u16::MAX { 1 } else { first + 1 };
+        outbound.restore(first, entry(Qos::AtLeastOnce, Some(1), None), false);
+        outbound.restore(second, entry(Qos::AtLeastOnce, Some(2), None), false);
+        outbound.clear();
+        // The second has lapsed meanwhile.
+        outbound.restore(first, entry(Qos::AtLeastOnce, Some(1), None), false);
+        outbound.push(entry(Qos::AtLeastOnce, Some(3), None));
+        outbound.handle_connect(10);
+        let expected = [Seen::Publish(first, true), Seen::Publish(next, false)];
+        assert_eq!(send_all(&mut outbound, 0, NOW), expected);
+    }
+}
+
+#[test]
 fn a_resume_with_a_smaller_window_sends_no_more_than_it() {
     let mut outbound = outbound(4);
     for _ in 0..4 {

@@ -39,7 +39,7 @@ pub(super) struct Device {
     /// What each id was last used for.
     texts: BTreeMap<u16, String>,
     /// Ids of messages that it has had, and has not sent its last acknowledgement for.
-    unended: BTreeSet<u16>,
+    unended: BTreeMap<u16, Qos>,
     /// PUBACKs and PUBRECs that it owes.
     pub(super) publishes: VecDeque<Packet>,
     /// PUBCOMPs.
@@ -61,7 +61,7 @@ impl Device {
             acknowledged: Vec::new(),
             taken: BTreeSet::new(),
             texts: BTreeMap::new(),
-            unended: BTreeSet::new(),
+            unended: BTreeMap::new(),
             publishes: VecDeque::new(),
             releases: VecDeque::new(),
             awaited: 0,
@@ -82,6 +82,12 @@ impl Device {
         self.peer = None;
         self.awaited = 0;
         self.held.clear();
+    }
+
+    /// The broker was killed. It knows no more of a QoS 1 message that it has given up meanwhile, and may use its id again.
+    pub(super) fn outlive_broker(&mut self) {
+        self.hang_up();
+        self.unended.retain(|_, qos| *qos == Qos::ExactlyOnce);
     }
 
     /// Asks for its session, and waits for nothing.
@@ -252,7 +258,7 @@ impl Device {
         let arrived = Arrived { text: text.clone(), topic, qos, retain, dup, ids, left_s };
         let Some(id) = publish.id.map(|id| id.get()) else { return heard.at_most_once.push(arrived) };
         heard.above.push(arrived);
-        if !self.unended.insert(id) {
+        if self.unended.insert(id, qos).is_some() {
             assert_eq!(self.texts.get(&id), Some(&text), "{}: id {id} for another message", self.name);
         }
         if qos == Qos::AtLeastOnce {

@@ -257,14 +257,22 @@ impl Reference {
 
     /// What has become of an action whose end nobody saw.
     fn perhaps(&mut self, cut: &Action, fate: &mut Fate) {
-        let is_one_step = matches!(cut, Action::Publish(..) | Action::Unsubscribe(..) | Action::Disconnect { .. });
-        let picked = fate.pick(if is_one_step { 2 } else { 3 });
-        match (picked, cut) {
+        let steps = match cut {
+            Action::Publish(..) | Action::Unsubscribe(..) | Action::Disconnect { .. } => 1,
+            Action::Connect(..) => 3,
+            _ => 2,
+        };
+        match (fate.pick(steps + 1), cut) {
             (0, _) => {}
             // What became possible by it may have come about, or not.
             (1, Action::Ack(who, count)) => self.ack(who, *count),
             (1, Action::Complete(who, count)) => self.complete(who, *count),
             (1, Action::Connect(who, terms)) => self.connect(who, terms, false, fate),
+            // What was in flight has been looked through, and what waits has not.
+            (2, Action::Connect(who, terms)) => {
+                self.connect(who, terms, false, fate);
+                self.send(who, false);
+            }
             (1, Action::Subscribe(who, filter, sub)) => self.subscribe(who, filter, *sub, false, fate),
             (_, cut) => self.apply(cut, fate),
         }
@@ -422,6 +430,11 @@ impl Reference {
 
     /// Sends what the window has room for.
     fn pump(&mut self, who: Name) {
+        self.send(who, true);
+    }
+
+    /// `all`: also of what waits.
+    fn send(&mut self, who: Name, all: bool) {
         let now_s = self.now_s;
         let Some(session) = self.sessions.get_mut(who).filter(|session| session.online) else { return };
         let (window, version) = (session.terms.window, session.terms.version);
@@ -439,7 +452,8 @@ impl Reference {
                     false => heard.above.push(arrived(&flight.entry, version, now_s, flight.dup)),
                 }
                 session.sent += 1;
-            } else if let Some(entry) = session.queue.front().filter(|_| session.flights.len() < window).cloned() {
+            } else if let Some(entry) = session.queue.front().filter(|_| all && session.flights.len() < window).cloned()
+            {
                 session.queue.pop_front();
                 if !entry.post.is_over(now_s) {
                     session.flights.push(Flight { entry, received: false, dup: false });

@@ -29,6 +29,9 @@ const QUIET: usize = 4;
 /// More would mean that the reference knows too little.
 const WAYS_MAX: usize = 4_000;
 
+/// So many of them are shown where none came true.
+const FORETOLD_SHOWN: usize = 4;
+
 struct Run {
     dice: Dice,
     dirs: Vec<TempDir>,
@@ -242,9 +245,12 @@ impl Run {
             }
         }
         if ways.is_empty() {
-            // Which of them is nearest nobody knows; the shortest is the easiest to read.
-            let least = foretold.iter().min_by_key(|expected| format!("{expected:?}").len());
-            panic!("after {action:?}\n    seen {seen:?}\nforetold {least:?}, and {} more", foretold.len());
+            // Which of them is nearest nobody knows; the shortest are the easiest to read.
+            let mut foretold: Vec<String> = foretold.iter().map(|expected| format!("{expected:?}")).collect();
+            foretold.sort_by_key(String::len);
+            foretold.dedup();
+            let (all, few) = (foretold.len(), &foretold[..foretold.len().min(FORETOLD_SHOWN)]);
+            panic!("after {action:?}\n    seen {seen:?}\nforetold {}\nthe shortest of {all}", few.join("\nforetold "));
         }
         assert!(ways.len() < WAYS_MAX, "too many ways lead to what was seen");
         self.ways = ways;
@@ -307,7 +313,7 @@ impl Run {
     async fn crash(&mut self) {
         let copy = dir();
         self.rig().crash_into(self.dirs.last().unwrap().path(), copy.path());
-        self.devices.iter_mut().for_each(Device::hang_up);
+        self.devices.iter_mut().for_each(Device::outlive_broker);
         self.rig.take().unwrap().stop().await;
         self.log.close().await;
         let (rig, log) = start(copy.path(), &self.clock).await;
