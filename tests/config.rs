@@ -169,6 +169,20 @@ fn a_folder_is_read_as_one_file() {
     insta::assert_snapshot!("folder", checked("tests/config/bad/folder", &env()).1);
 }
 
+#[test]
+fn a_file_of_a_folder_that_is_no_yaml_hides_nothing_of_the_others() {
+    let (code, out) = checked("tests/config/bad/folder-partly", &env());
+    insta::assert_snapshot!("folder-partly", format!("{out}exit code {code}\n"));
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("1.yaml"), "routes: [ { from: broker/a, too: broker/b } ]\n").unwrap();
+    std::fs::write(folder.path().join("2.yaml"), [0xff]).unwrap();
+    let (code, out) = checked(folder.path().to_str().unwrap(), &env());
+    assert!(
+        code == 65 && out.contains("2.yaml:1:1: error: cannot be read: ") && out.contains("did you mean `to`?"),
+        "{out}"
+    );
+}
+
 /// Several sites' files, by their names in `tests/config/sites`.
 fn checked_together(files: &[&str], env: &Env, ties: &Ties, options: Options) -> (u8, String) {
     let files: Vec<_> = files.iter().map(|file| Path::new("tests/config/sites").join(file)).collect();
@@ -282,6 +296,16 @@ fn of_many_circles_the_first_are_shown_and_what_was_not_followed_is_said() {
     let out = told(&(0..12).map(pair).collect::<String>());
     assert_eq!(out.matches(" writes to the broker comes back to it").count(), 10, "{out}");
     assert!(out.contains(": warning: there are more than 10 such circles: the others are not shown\n"), "{out}");
+    let hop = |at: usize| format!("  - {{ from: broker/a{at}/#, to: \"broker/a{}/{{rest}}\" }}\n", (at + 1) % 60);
+    let out = told(&(0..60).map(hop).collect::<String>());
+    assert_eq!((out.matches(" comes back to it").count(), out.matches(" sends `a").count()), (1, 60), "{out}");
+    let chain = told(&(0..59).map(hop).collect::<String>());
+    assert!(chain.contains(": ok, 0 links, 59 routes"), "{chain}");
+    // What grows is followed until it says nothing new.
+    let out = told(
+        "  - { from: broker/a/#, to: \"broker/b/{rest}\" }\n  - { from: broker/b/#, to: \"broker/c/x/{rest}\" }\n  - { from: broker/c/#, to: \"broker/b/{rest}\" }\n",
+    );
+    assert_eq!((out.matches(" comes back to it").count(), out.contains("in more ways")), (1, false), "{out}");
     let leaf = |at: usize| format!("  - {{ from: \"broker/b/#\", to: broker/c/{at} }}\n");
     let out = told(&format!("  - {{ from: broker/a, to: broker/b/x }}\n{}", (0..4_200).map(leaf).collect::<String>()));
     assert!(out.contains(": warning: routes lead to routes in more ways than were followed"), "{out}");

@@ -70,6 +70,7 @@ impl Severity {
 #[derive(Debug, Default)]
 pub(super) struct Mistakes {
     found: Vec<Diagnostic>,
+    errors: usize,
 }
 
 impl Mistakes {
@@ -90,8 +91,9 @@ impl Mistakes {
         self.push(Severity::Warning, place, text, Some(hint), hops.into_iter().map(hop).collect());
     }
 
-    pub(super) fn has_errors(&self) -> bool {
-        self.found.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+    /// How many errors there are so far: what was looked at since an earlier count is right if it is the same.
+    pub(super) const fn errors(&self) -> usize {
+        self.errors
     }
 
     /// In the order of the files.
@@ -102,6 +104,7 @@ impl Mistakes {
 
     fn push(&mut self, severity: Severity, place: &Place, text: String, hint: Option<String>, hops: Vec<Hop>) {
         let (line, col) = place.line_and_column();
+        self.errors += usize::from(severity == Severity::Error);
         self.found.push(Diagnostic {
             severity,
             file: place.source.path.clone(),

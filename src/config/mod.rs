@@ -114,26 +114,26 @@ pub fn check(path: &Path, env: &Env) -> Report {
 /// A report, and what other files are compared with.
 fn examine(path: &Path, env: &Env) -> (Report, Option<Sketch>) {
     let mut mistakes = Mistakes::default();
-    let sources = sources(path, &mut mistakes);
+    let read = sources(path, &mut mistakes);
     let mut trees = Vec::new();
-    for source in &sources {
+    for source in read.iter().flatten() {
         match raw::parse(source) {
             Ok(tree) => trees.push(tree),
             Err(error) => mistakes.error(&error.place, error.text, error.hint),
         }
     }
-    // What stands in a file that cannot be read is not known: the others' references to it would look wrong.
-    if sources.is_empty() || trees.len() < sources.len() {
+    let Some(first) = read.iter().flatten().next().filter(|_| !trees.is_empty()) else {
         let report = Report { diagnostics: mistakes.sorted(), config: None, data_dir: None, links: 0, routes: 0 };
         return (report, None);
-    }
-    let first = sources.first().map_or_else(|| Arc::new(Source::named(path)), Arc::clone);
-    let whole = Place { source: first, span: 0..0 };
+    };
+    let whole = Place { source: Arc::clone(first), span: 0..0 };
+    // What stands in a file that cannot be read is not known: the others' references to it would look wrong.
+    let is_whole = trees.len() == read.len();
     let root = raw::merged(trees, whole);
     let (links, routes) = (count(&root, "links"), count(&root, "routes"));
-    let data_dir = resolve::data_dir(&root, env);
-    let resolve::Resolved { config, mut mistakes, sketch } = resolve::resolve(&root, env, mistakes);
-    if let Some(sketch) = sketch.as_ref().filter(|_| !mistakes.has_errors()) {
+    let data_dir = resolve::data_dir(&root, is_whole, env);
+    let resolve::Resolved { config, mut mistakes, sketch } = resolve::resolve(&root, is_whole, env, mistakes);
+    if let Some(sketch) = &sketch {
         sites::check_one(sketch, &mut mistakes);
     }
     let sketch = sketch.map(|sketch| Sketch { path: path.to_owned(), ..sketch });
@@ -151,8 +151,8 @@ pub fn files(path: &Path) -> Vec<PathBuf> {
     if path.is_dir() { files_in(path).unwrap_or_default() } else { vec![path.to_owned()] }
 }
 
-/// The files to read, in the order of their names.
-fn sources(path: &Path, mistakes: &mut Mistakes) -> Vec<Arc<Source>> {
+/// The files to read, in the order of their names; `None` in the place of one that cannot be read.
+fn sources(path: &Path, mistakes: &mut Mistakes) -> Vec<Option<Arc<Source>>> {
     let mut unreadable = |path: &Path, error: &io::Error| {
         let place = Place { source: Arc::new(Source::named(path)), span: 0..0 };
         mistakes.error(&place, format!("cannot be read: {error}"), None);
@@ -172,17 +172,14 @@ fn sources(path: &Path, mistakes: &mut Mistakes) -> Vec<Arc<Source>> {
     } else {
         vec![path.to_owned()]
     };
-    let mut sources = Vec::new();
-    for file in files {
-        match std::fs::read_to_string(&file) {
-            Ok(text) => sources.push(Arc::new(Source { path: file, text })),
-            Err(error) => {
-                unreadable(&file, &error);
-                return Vec::new();
-            }
+    let read = files.into_iter().map(|file| match std::fs::read_to_string(&file) {
+        Ok(text) => Some(Arc::new(Source { path: file, text })),
+        Err(error) => {
+            unreadable(&file, &error);
+            None
         }
-    }
-    sources
+    });
+    read.collect()
 }
 
 fn files_in(folder: &Path) -> io::Result<Vec<PathBuf>> {

@@ -110,6 +110,12 @@ impl Pattern {
         spelled.collect()
     }
 
+    /// How many levels it looks at.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        self.levels.len()
+    }
+
     /// Whether it matches every topic that `other` matches.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {

@@ -124,6 +124,16 @@ impl Reach {
         Self { levels: made.levels }
     }
 
+    /// The same, but that nothing is told of what lies deeper than so many levels: then all that grows comes to an end.
+    #[must_use]
+    pub fn widened(mut self, depth: usize) -> Self {
+        if self.levels.len() > depth {
+            self.levels.truncate(depth);
+            self.levels.push(Step::Many);
+        }
+        self
+    }
+
     /// Whether `text` can be one of them, read as a topic.
     #[must_use]
     pub fn may_be(&self, text: &str) -> bool {
@@ -298,6 +308,19 @@ mod tests {
         }
         let fixed = Template::parse("telemetry").unwrap();
         assert_eq!(Reach::any().through(None, &fixed).to_string(), "telemetry");
+    }
+
+    #[test]
+    fn what_is_deeper_than_is_looked_may_be_anything() {
+        for (topics, depth, expected) in [
+            ("a/b/c", 3, "a/b/c"),
+            ("a/b/c", 2, "a/b/#"),
+            ("a/+/#", 3, "a/+/#"),
+            ("a/+/#", 2, "a/+/#"),
+            ("a/b/#", 1, "a/#"),
+        ] {
+            assert_eq!(reach(topics).widened(depth).to_string(), expected, "{topics} {depth}");
+        }
     }
 
     proptest! {

@@ -7,7 +7,7 @@ use rumqttc_v5::QoS;
 use tidegate::telemetry::board::{LinkState, LinkStatus};
 
 use crate::support::client::{Publishers, Subscriber, Work, publish_once};
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, run};
 use crate::support::ledger::{Ledger, Mark};
 use crate::support::pki::Authority;
 use crate::support::process::Room;
@@ -125,6 +125,39 @@ async fn a_stream_is_read_from_its_beginning_and_goes_on_where_it_was_over_a_kil
     // Asked to end, it writes at once how far it is.
     assert!(gateway.terminate().await.success());
     assert!(fs::read_to_string(&written).unwrap().contains(":400"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r34_a_renamed_link_goes_on_in_its_streams_where_it_was() {
+    if left_out(&["rabbitmq"]) {
+        return;
+    }
+    let rabbit = Rabbit::start("renamed").await;
+    rabbit.declare_queue_with("events", &[("x-queue-type", Argument::Text("stream"))]).await;
+    let routes = |name: &str, old: &str| {
+        format!(
+            "links:\n  {name}: {{ rabbitmq: {{ url: \"{}\", streams: {{ events: first }} }}{old} }}\nroutes:\n  - {{ from: {name}/events, to: broker/events }}\n",
+            rabbit.url(rabbit.port)
+        )
+    };
+    let part = |from: usize| marks(from + 100).split_off(from);
+    rabbit.publish("events", &part(0)).await;
+    let (mut gateway, machine) = Subscriber::before(&routes("cloud", ""), "events").await;
+    machine.receive(&part(0)).await;
+    gateway.configure(&routes("remote", ", renamed_from: cloud"));
+    let reloaded = run(&["reload", "-c", gateway.config().to_str().unwrap()]).await;
+    assert!(reloaded.status.success(), "{}", gateway.log());
+    rabbit.publish("events", &part(100)).await;
+    machine.receive(&part(100)).await;
+    assert!(gateway.terminate().await.success());
+    gateway.configure(&routes("far", ", renamed_from: remote"));
+    rabbit.publish("events", &part(200)).await;
+    gateway.start_again().await;
+    let arrived: Vec<_> = machine.receive(&part(200)).await.iter().map(|delivery| delivery.mark().number).collect();
+    assert_eq!(arrived, (0..300).collect::<Vec<_>>(), "it goes on where it was, and nothing comes twice");
+    let left: Vec<_> =
+        fs::read_dir(gateway.data().join("streams")).unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert_eq!(left, ["far.json"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -75,7 +75,7 @@ impl Resolver<'_> {
         };
         for (to, _) in to {
             let Endpoint::Link(name) = &to.endpoint else { continue };
-            let link = links.iter().find(|draft| draft.name == name.as_str()).and_then(|draft| draft.config.as_ref());
+            let link = links.iter().find(|draft| draft.name == name.as_str()).and_then(Draft::known);
             if matches!(link.map(|link| &link.kind), Some(Kind::Mqtt(mqtt)) if mqtt.version == Version::V4) {
                 let wrong = format!("`{name}` speaks MQTT 3.1.1, which has no place for an event's attributes");
                 let hint = "use `cloudevents-structured`, or `version: 5` at the link".to_owned();

@@ -20,6 +20,12 @@ pub(super) struct Draft<'n> {
     pub(super) kind: Option<KindName>,
     /// `None`: it has mistakes, or a secret that was not looked up.
     pub(super) config: Option<Config>,
+    /// Neither its name nor the section that says what it is has a mistake.
+    is_right: bool,
+    /// Some address of a route has its name.
+    pub(super) is_named: bool,
+    /// What a route begins with there could not be read.
+    pub(super) is_misread: bool,
     pub(super) max_size_place: Option<Place>,
     /// Where `drain` asks for `live_first`.
     pub(super) live_first_place: Option<Place>,
@@ -63,6 +69,11 @@ impl Draft<'_> {
             Kind::Rabbitmq(config) => Some(config),
             Kind::Mqtt(_) | Kind::Kafka(_) => None,
         }
+    }
+
+    /// Where what it says of the remote is sure.
+    pub(super) fn known(&self) -> Option<&Config> {
+        self.config.as_ref().filter(|_| self.is_right)
     }
 
     /// Adds what a route begins with to what the source consumes. A filter that another one covers is left out:
@@ -110,14 +121,19 @@ impl Resolver<'_> {
     pub(super) fn links<'n>(&mut self, item: Option<Item<'n>>, data_dir: &Path) -> Vec<Draft<'n>> {
         let Some(item) = item else { return Vec::new() };
         let entries = self.entries(&item);
-        self.links_are_known = matches!(item.node.value, Value::Map(_) | Value::Null);
+        self.links_are_known &= matches!(item.node.value, Value::Map(_) | Value::Null);
         let mut drafts: Vec<Draft<'n>> = Vec::new();
         for (at, entry) in entries.iter().enumerate() {
             if let Some(first) = entries.iter().take(at).find(|earlier| earlier.key == entry.key) {
                 self.repeated(entry, first, "link");
+                drafts.iter_mut().filter(|draft| draft.name == entry.key).for_each(|draft| draft.is_right = false);
             } else {
+                let errors = self.mistakes.errors();
                 self.check_link_name(entry);
-                drafts.push(self.link(entry, data_dir));
+                let is_named_right = self.mistakes.errors() == errors;
+                let mut draft = self.link(entry, data_dir);
+                draft.is_right &= is_named_right;
+                drafts.push(draft);
             }
         }
         self.check_renames(&drafts);
@@ -142,7 +158,7 @@ impl Resolver<'_> {
     /// Names that a remote knows the link by come from the link's own, where the file does not say them: a new name makes new ones.
     pub(super) fn check_new_names(&mut self, site: &str, links: &[Draft<'_>]) {
         for link in links {
-            let (Some((old, place)), Some(config)) = (&link.old, &link.config) else { continue };
+            let (Some((old, place)), Some(config)) = (&link.old, link.known()) else { continue };
             let mut warn = |key: &str, was: String, lost: &str| {
                 let wrong = format!("by its old name the link's `{key}` was `{was}`: {lost}");
                 self.mistakes.warning(place, wrong, format!("set `{key}: {was}`"));
@@ -169,19 +185,23 @@ impl Resolver<'_> {
         }
     }
 
-    /// A link that no route names does nothing. Not said where something is wrong: it may be the name in a route.
+    /// A link that no route names does nothing. Not said where an address tells no link: it may be this one.
     pub(super) fn check_unused(&mut self, links: &[Draft<'_>]) {
-        if self.mistakes.has_errors() {
+        if !self.addresses_are_known {
             return;
         }
-        for link in links.iter().filter(|link| !link.has_sink && !link.has_source) {
+        for link in links.iter().filter(|link| link.is_right && !link.is_named) {
             self.mistakes.warning(&link.place, format!("no route leads to or from `{}`", link.name), None);
         }
     }
 
     /// A queue or Kafka topic is consumed as a whole: what no route takes of it is acknowledged all the same.
     pub(super) fn check_channels(&mut self, links: &[Draft<'_>]) {
-        let channels = links.iter().flat_map(|link| link.channels.iter().map(move |channel| (link.name, channel)));
+        if !self.addresses_are_known {
+            return;
+        }
+        let links = links.iter().filter(|link| !link.is_misread);
+        let channels = links.flat_map(|link| link.channels.iter().map(move |channel| (link.name, channel)));
         for (link, channel) in channels.filter(|(_, channel)| !channel.is_covered) {
             let wrong = "what no pattern takes of this queue or topic is acknowledged there and gone";
             let hint = format!("add a route `from: {link}/{}` for the rest, if there can be any", channel.name);
@@ -246,6 +266,7 @@ impl Resolver<'_> {
 
     fn link<'n>(&mut self, entry: &'n Entry, data_dir: &Path) -> Draft<'n> {
         let section = self.section(&entry.item(), &keys::LINK);
+        let errors = self.mistakes.errors();
         let kind = self.kind_name(entry, &section);
         let remote = match kind.clone() {
             Some((KindName::Mqtt, item)) => self.mqtt(&item).map(Kind::Mqtt),
@@ -257,6 +278,7 @@ impl Resolver<'_> {
             None => None,
         };
         let kind = kind.map(|(kind, _)| kind);
+        let is_right = kind.is_some() && self.mistakes.errors() == errors;
         let buffer = self.buffer(section.get("buffer"), data_dir.join("links").join(&entry.key));
         let timing = self.timing(&section);
         let drain = self.drain(section.get("drain"));
@@ -290,6 +312,9 @@ impl Resolver<'_> {
             place: entry.place.clone(),
             kind,
             config,
+            is_right,
+            is_named: false,
+            is_misread: false,
             max_size_place: max_size_place(&section),
             live_first_place: section.get("drain").map(|item| item.place().clone()).filter(|_| is_live_first),
             has_sink: false,

@@ -53,22 +53,29 @@ const MEMORY_UNKNOWN: ByteSize = ByteSize(256 << 20);
 struct Resolver<'e> {
     env: &'e Env,
     mistakes: Mistakes,
-    /// Not where `links` is no section: then every address would look wrong.
+    /// Not where `links` is no section, or a file of the folder could not be read: then every address would look wrong.
     links_are_known: bool,
+    /// Not where an address of a route tells no link: it may be any.
+    addresses_are_known: bool,
+    /// Secrets that were not looked up.
+    unread: usize,
     /// What other sites' files are compared with; there once all has been looked at.
     sketch: Option<Sketch>,
 }
 
 impl<'e> Resolver<'e> {
     const fn new(env: &'e Env, mistakes: Mistakes) -> Self {
-        Self { env, mistakes, links_are_known: true, sketch: None }
+        Self { env, mistakes, links_are_known: true, addresses_are_known: true, unread: 0, sketch: None }
     }
 }
 
 /// What one file, or folder of files, says. The configuration may be used only if no mistake is an error, and never if
 /// secrets were not looked up.
-pub(super) fn resolve(root: &Node, env: &Env, mistakes: Mistakes) -> Resolved {
+///
+/// `is_whole`: no file of the folder is missing, of which the others may speak.
+pub(super) fn resolve(root: &Node, is_whole: bool, env: &Env, mistakes: Mistakes) -> Resolved {
     let mut resolver = Resolver::new(env, mistakes);
+    (resolver.links_are_known, resolver.addresses_are_known) = (is_whole, is_whole);
     let config = resolver.gateway(root);
     Resolved { config, mistakes: resolver.mistakes, sketch: resolver.sketch }
 }
@@ -81,14 +88,14 @@ pub(super) struct Resolved {
     pub(super) sketch: Option<Sketch>,
 }
 
-/// The data folder alone, whatever else is wrong; `None` where the file does not tell.
-pub(super) fn data_dir(root: &Node, env: &Env) -> Option<PathBuf> {
+/// The data folder alone, whatever else is wrong; `None` where the file does not tell, nor all others of its folder.
+pub(super) fn data_dir(root: &Node, is_whole: bool, env: &Env) -> Option<PathBuf> {
     let mut resolver = Resolver::new(env, Mistakes::default());
     let entry = top_entry(root);
     let top = resolver.section(&entry.item(), &keys::TOP);
     match top.get("data_dir") {
         Some(given) => resolver.path(Some(given)),
-        None if top.is_wrong => None,
+        None if top.is_wrong || !is_whole => None,
         None => Some(default_data_dir(&root.place)),
     }
 }
@@ -112,7 +119,7 @@ impl Resolver<'_> {
             return None;
         }
         let top = self.section(&entry.item(), &keys::TOP);
-        if root.is_empty() {
+        if root.is_empty() && self.links_are_known {
             let wrong = "nothing stands here: the gateway would be a broker on 127.0.0.1:1883 that routes nothing";
             self.mistakes.warning(&root.place, wrong, "files to start from are in routes/".to_owned());
         }
@@ -136,14 +143,16 @@ impl Resolver<'_> {
         self.check_drain(&routes, &links);
         self.check_unused(&links);
         let given = top.get("site");
-        let sketched = |draft: &Draft<'_>| Some(Sketched { place: draft.place.clone(), config: draft.config.clone()? });
+        let sketched =
+            |draft: &Draft<'_>| Some(Sketched { place: draft.place.clone(), config: draft.known()?.clone() });
         self.sketch = Some(Sketch {
             path: root.place.source.path.clone(),
             site: given.as_ref().map(|_| Arc::clone(&site)),
             place: given.map_or_else(|| root.place.clone(), |item| item.place().clone()),
             listeners: broker.listeners.clone(),
             links: links.iter().filter_map(sketched).collect(),
-            routes: routes.clone(),
+            routes: routes.iter().filter(|route| route.is_right).cloned().collect(),
+            is_whole: self.addresses_are_known && routes.iter().all(|route| route.is_right),
         });
         let links: Option<Vec<_>> = links.into_iter().map(|link| link.config).collect();
         let routes = routes.into_iter().map(|route| route.route).collect();

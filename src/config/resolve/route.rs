@@ -35,6 +35,10 @@ pub(in crate::config) struct Draught {
     pub(in crate::config) to: Vec<Place>,
     /// Its `where` is true of no message.
     pub(in crate::config) takes_nothing: bool,
+    /// No mistake is in it, so that what is said of it with others is sure.
+    pub(in crate::config) is_right: bool,
+    /// Nothing in it waits for secrets that were not looked up.
+    pub(super) is_read: bool,
 }
 
 impl Resolver<'_> {
@@ -42,63 +46,72 @@ impl Resolver<'_> {
         let Some(item) = item else { return Vec::new() };
         if matches!(item.node.value, Value::Scalar(_) | Value::Map(_)) {
             self.wrong_type(&item, "a list of routes", Some("begin each with `- `".to_owned()));
+            self.addresses_are_known = false;
             return Vec::new();
         }
-        let mut routes: Vec<Draught> = Vec::new();
         let mut names = HashSet::new();
-        for (at, item) in self.items(&item).into_iter().enumerate() {
-            let section = self.section(&item, &keys::ROUTE);
-            if section.is_wrong {
-                continue;
-            }
-            let name = self.route_name(section.get("name"), at, &mut names);
-            let from = self.addresses(&item, section.get("from"), "from", "from: broker/factory/#");
-            let from: Vec<_> = from.iter().filter_map(|text| Some((self.from(text, links)?, text))).collect();
-            let to = self.addresses(&item, section.get("to"), "to", "to: LINK/{topic}");
-            let sources: Vec<&From> = from.iter().map(|(from, _)| from).collect();
-            let except = self.except(section.get("except"), &sources);
-            let (filter, takes_nothing) = self.filter(section.get("where"), &sources);
-            let to: Vec<_> = to.iter().filter_map(|text| Some((self.to(text, &sources, links)?, text))).collect();
-            let key = self.key(section.get("key"), &sources);
-            if let (Some(_), Some(item)) = (&key, section.get("key"))
-                && !to.is_empty()
-                && !to.iter().any(|(to, _)| is_kafka(links, &to.endpoint))
-            {
-                self.mistakes.warning(item.place(), "`key` is for Kafka, and this route leads to none", None);
-            }
-            let ttl = self.duration(section.get("ttl"), TTL_MIN..=TTL_MAX);
-            if !to.is_empty() && to.iter().all(|(to, _)| to.endpoint == Endpoint::Broker) {
-                self.only_for_links(section.get("ttl"));
-                self.only_for_links(section.get("priority"));
-            }
-            let priority = self.priority(section.get("priority"), &to, links);
-            let gate = self.gate(&section);
-            let mut change = self.change(&section, &sources);
-            let batch = self.batch(&section, &mut change, &to, links);
-            self.check_qos(section.get("qos"), change.qos, &to, links);
-            self.check_envelope(section.get("envelope"), &change, &to, links);
-            routes.push(Draught {
-                from: from.iter().map(|(_, text)| text.place().clone()).collect(),
-                to: to.iter().map(|(_, text)| text.place().clone()).collect(),
-                takes_nothing,
-                route: Route {
-                    except,
-                    filter,
-                    gate,
-                    key,
-                    ttl,
-                    priority,
-                    change,
-                    batch,
-                    ..Route::new(
-                        &name,
-                        from.into_iter().map(|(from, _)| from).collect(),
-                        to.into_iter().map(|(to, _)| to).collect(),
-                    )
-                },
-            });
+        let items = self.items(&item);
+        items.into_iter().enumerate().filter_map(|(at, item)| self.route(&item, at, &mut names, links)).collect()
+    }
+
+    fn route(
+        &mut self,
+        item: &Item<'_>,
+        at: usize,
+        names: &mut HashSet<String>,
+        links: &mut [Draft<'_>],
+    ) -> Option<Draught> {
+        let (errors, unread) = (self.mistakes.errors(), self.unread);
+        let section = self.section(item, &keys::ROUTE);
+        if section.is_wrong {
+            self.addresses_are_known = false;
+            return None;
         }
-        routes
+        let keys_are_right = self.mistakes.errors() == errors;
+        let name = self.route_name(section.get("name"), at, names);
+        let errors = self.mistakes.errors();
+        let begins = self.addresses(item, section.get("from"), "from", "from: broker/factory/#");
+        let from: Vec<_> = begins.iter().filter_map(|text| Some((self.from(text, links)?, text))).collect();
+        let leads = self.addresses(item, section.get("to"), "to", "to: LINK/{topic}");
+        let sources: Vec<&From> = from.iter().map(|(from, _)| from).collect();
+        let except = self.except(section.get("except"), &sources);
+        let (filter, takes_nothing) = self.filter(section.get("where"), &sources);
+        let to: Vec<_> = leads.iter().filter_map(|text| Some((self.to(text, &sources, links)?, text))).collect();
+        let has_all = from.len() == begins.len() && to.len() == leads.len();
+        let key = self.key(section.get("key"), &sources);
+        self.check_key(section.get("key").filter(|_| key.is_some()), &to, links);
+        let ttl = self.duration(section.get("ttl"), TTL_MIN..=TTL_MAX);
+        if !to.is_empty() && to.iter().all(|(to, _)| to.endpoint == Endpoint::Broker) {
+            self.only_for_links(section.get("ttl"));
+            self.only_for_links(section.get("priority"));
+        }
+        let priority = self.priority(section.get("priority"), &to, links);
+        let gate = self.gate(&section);
+        let mut change = self.change(&section, &sources);
+        let batch = self.batch(&section, &mut change, &to, links);
+        self.check_qos(section.get("qos"), change.qos, &to, links);
+        self.check_envelope(section.get("envelope"), &change, &to, links);
+        let (from, from_places): (Vec<_>, _) =
+            from.into_iter().map(|(from, text)| (from, text.place().clone())).unzip();
+        let (to, to_places): (Vec<_>, _) = to.into_iter().map(|(to, text)| (to, text.place().clone())).unzip();
+        Some(Draught {
+            from: from_places,
+            to: to_places,
+            takes_nothing,
+            is_right: keys_are_right && has_all && self.mistakes.errors() == errors,
+            is_read: self.unread == unread,
+            route: Route { except, filter, gate, key, ttl, priority, change, batch, ..Route::new(&name, from, to) },
+        })
+    }
+
+    /// A `key` that no target looks at.
+    fn check_key(&mut self, item: Option<Item<'_>>, to: &[(To, &Text<'_>)], links: &[Draft<'_>]) {
+        if let Some(item) = item
+            && !to.is_empty()
+            && !to.iter().any(|(to, _)| is_kafka(links, &to.endpoint))
+        {
+            self.mistakes.warning(item.place(), "`key` is for Kafka, and this route leads to none", None);
+        }
     }
 
     /// Topics that are taken away from what the route begins with.
@@ -216,6 +229,7 @@ impl Resolver<'_> {
 
     fn addresses<'n>(&mut self, route: &Item<'n>, item: Option<Item<'n>>, key: &str, example: &str) -> Vec<Text<'n>> {
         let Some(item) = item else {
+            self.addresses_are_known = false;
             self.mistakes.error(
                 &route.node.place,
                 format!("this route has no `{key}`"),
@@ -227,12 +241,24 @@ impl Resolver<'_> {
         if items.is_empty() {
             self.mistakes.error(item.place(), format!("`{key}` names no address"), format!("such as `{example}`"));
         }
-        items.into_iter().filter_map(|item| self.text(Some(item))).collect()
+        let texts: Vec<_> = items.into_iter().map(|item| self.text(Some(item))).collect();
+        self.addresses_are_known &= !texts.is_empty() && texts.iter().all(Option::is_some);
+        texts.into_iter().flatten().collect()
     }
 
     fn from(&mut self, text: &Text<'_>, links: &mut [Draft<'_>]) -> Option<From> {
         let endpoint = self.endpoint(text, links)?;
-        let kind = match &endpoint {
+        let from = self.begin(text, &endpoint, links);
+        if let (None, Endpoint::Link(link)) = (&from, &endpoint)
+            && let Some(draft) = find(links, link.as_str())
+        {
+            draft.is_misread = true;
+        }
+        from
+    }
+
+    fn begin(&mut self, text: &Text<'_>, endpoint: &Endpoint, links: &mut [Draft<'_>]) -> Option<From> {
+        let kind = match endpoint {
             Endpoint::Broker => None,
             // A link of unknown kind has its own error; what its addresses mean is not known.
             Endpoint::Link(link) => Some(find(links, link.as_str())?.kind?),
@@ -253,7 +279,7 @@ impl Resolver<'_> {
             let wrong = "`*` is no wildcard in MQTT: this matches only topics that have a `*` there";
             self.mistakes.warning(text.place(), wrong, "one level is `+` or `{name}`, all that follow `#`".to_owned());
         }
-        if let Endpoint::Link(link) = &endpoint
+        if let Endpoint::Link(link) = endpoint
             && let Some(draft) = find(links, link.as_str())
         {
             draft.consume(&from, text.place());
@@ -331,7 +357,7 @@ impl Resolver<'_> {
             KindName::Kafka => self.check_kafka_template(text, &to.template, offset),
             // To the default exchange a destination is the name of a queue, dots and all.
             KindName::Rabbitmq if draft.rabbitmq().is_some_and(|config| !config.exchange.is_empty()) => {
-                if draft.rabbitmq().is_some_and(|config| !config.topic_escape) {
+                if draft.known().is_some() && draft.rabbitmq().is_some_and(|config| !config.topic_escape) {
                     self.check_dots(text, &to.template, offset, from, link.as_str());
                 }
                 to.template = to.template.with_dots_as_levels();
@@ -353,24 +379,30 @@ impl Resolver<'_> {
     }
 
     /// The link that an address names, if it exists.
-    fn endpoint(&mut self, text: &Text<'_>, links: &[Draft<'_>]) -> Option<Endpoint> {
+    fn endpoint(&mut self, text: &Text<'_>, links: &mut [Draft<'_>]) -> Option<Endpoint> {
         let endpoint = match Endpoint::of_address(&text.value) {
             Ok(endpoint) => endpoint,
-            Err(error) => return self.bad_address(text, &error),
+            Err(error) => {
+                self.addresses_are_known = false;
+                return self.bad_address(text, &error);
+            }
         };
-        if let Endpoint::Link(link) = &endpoint
-            && self.links_are_known
-            && !links.iter().any(|draft| draft.name == link.as_str())
-        {
-            let names = || links.iter().map(|draft| draft.name).chain(["broker"]);
-            let hint = match keys::nearest(link.as_str(), names()) {
-                Some(name) => format!("did you mean `{name}`?"),
-                None => format!("known: {}; a topic of the built-in broker is `broker/TOPIC`", listed(names())),
-            };
-            self.wrong_part(text, 0..link.as_str().len(), format!("there is no link `{link}`"), Some(hint));
-            return None;
+        let Endpoint::Link(link) = &endpoint else { return Some(endpoint) };
+        if let Some(draft) = find(links, link.as_str()) {
+            draft.is_named = true;
+            return Some(endpoint);
         }
-        Some(endpoint)
+        self.addresses_are_known = false;
+        if !self.links_are_known {
+            return Some(endpoint);
+        }
+        let names = || links.iter().map(|draft| draft.name).chain(["broker"]);
+        let hint = match keys::nearest(link.as_str(), names()) {
+            Some(name) => format!("did you mean `{name}`?"),
+            None => format!("known: {}; a topic of the built-in broker is `broker/TOPIC`", listed(names())),
+        };
+        self.wrong_part(text, 0..link.as_str().len(), format!("there is no link `{link}`"), Some(hint));
+        None
     }
 
     pub(super) fn bad_address<T>(&mut self, text: &Text<'_>, error: &SyntaxError) -> Option<T> {
@@ -383,7 +415,7 @@ impl Resolver<'_> {
         let (Some(item), Some(Qos::ExactlyOnce)) = (item, qos) else { return };
         for (to, _) in to {
             let Endpoint::Link(name) = &to.endpoint else { continue };
-            let link = links.iter().find(|draft| draft.name == name.as_str()).and_then(|draft| draft.config.as_ref());
+            let link = links.iter().find(|draft| draft.name == name.as_str()).and_then(Draft::known);
             let (wrong, hint) = match link.map(|link| &link.kind) {
                 Some(Kind::Mqtt(mqtt)) if mqtt.qos < Qos::ExactlyOnce => {
                     (format!("`{name}` is published to with QoS 1 at most"), format!("set `qos: 2` at link `{name}`"))

@@ -45,7 +45,10 @@ impl Resolver<'_> {
         let reference = given.get(span.clone()).unwrap_or_default();
         let inner = reference.strip_prefix("${").and_then(|text| text.strip_suffix('}'));
         let found = match inner.and_then(|inner| inner.split_once(':')) {
-            Some(("env" | "file", _)) if self.env.no_secrets => return None,
+            Some(("env" | "file", _)) if self.env.no_secrets => {
+                self.unread += 1;
+                return None;
+            }
             Some(("env", name)) => (self.env.variable)(name)
                 .map(|text| text.trim().to_owned())
                 .ok_or_else(|| format!("the environment variable `{name}` is not set")),

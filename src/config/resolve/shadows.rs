@@ -16,22 +16,20 @@ type Begin = (usize, usize);
 type Stem<'r> = (&'r Endpoint, Option<&'r str>, Vec<&'r str>);
 
 impl Resolver<'_> {
-    /// Not said where something is wrong: a `where` that cannot be read would look like none.
+    /// Not said of routes in which something is wrong or not read: a `where` that cannot be read would look like none.
     pub(super) fn check_shadows(&mut self, routes: &[Draught]) {
-        if self.mistakes.has_errors() {
-            return;
-        }
-        for route in routes {
+        let routes: Vec<&Draught> = routes.iter().filter(|route| route.is_right && route.is_read).collect();
+        for route in &routes {
             self.check_unreached(route);
         }
-        let begins = by_stem(routes);
+        let begins = by_stem(&routes);
         for (at, route) in routes.iter().enumerate() {
             for (to, place) in route.route.to.iter().zip(&route.to) {
                 // The broker takes each topic once, whatever leads there.
                 if to.endpoint == Endpoint::Broker {
                     continue;
                 }
-                let Some(other) = sent_already(routes, &begins, at, to) else { continue };
+                let Some(other) = sent_already(&routes, &begins, at, to) else { continue };
                 let wrong = format!("route `{}` sends the same there: what comes here arrives twice", other.name);
                 let hint = "take one of them out, or tell them apart by `from`, `except` or `where`";
                 self.mistakes.warning(place, wrong, hint.to_owned());
@@ -62,8 +60,8 @@ impl Resolver<'_> {
 }
 
 /// All that routes begin with, so that a `from` is compared with those alone that can cover it.
-fn by_stem(routes: &[Draught]) -> HashMap<Stem<'_>, Vec<Begin>> {
-    let mut begins: HashMap<Stem<'_>, Vec<Begin>> = HashMap::new();
+fn by_stem<'r>(routes: &[&'r Draught]) -> HashMap<Stem<'r>, Vec<Begin>> {
+    let mut begins: HashMap<Stem<'r>, Vec<Begin>> = HashMap::new();
     for (route, draught) in routes.iter().enumerate() {
         for (at, from) in draught.route.from.iter().enumerate() {
             let stem = from.pattern.as_ref().map(Pattern::stem).unwrap_or_default();
@@ -76,7 +74,7 @@ fn by_stem(routes: &[Draught]) -> HashMap<Stem<'_>, Vec<Begin>> {
 /// The other route that brings `to` everything that the route at this place brings there by one of its `from`s. Of two that
 /// do the same, the later one has it from the earlier.
 fn sent_already<'r>(
-    routes: &'r [Draught],
+    routes: &[&'r Draught],
     begins: &HashMap<Stem<'r>, Vec<Begin>>,
     at: usize,
     to: &To,

@@ -12,8 +12,6 @@ use crate::config::diagnostic::Mistakes;
 use crate::config::source::Place;
 use crate::router::Endpoint;
 
-/// Routes behind routes that are followed: more than the sites of `tg-path`, each with a route in and one out.
-const HOPS_MAX: usize = 40;
 /// Ways that are followed from one route.
 const WAYS_MAX: usize = 4_096;
 /// Steps that are looked at in all, some seconds' worth.
@@ -112,8 +110,7 @@ impl Search<'_> {
                 break;
             }
             let (hops, has_crossed) = (visit.hops + 1, visit.has_crossed);
-            let steps = if hops > HOPS_MAX { Vec::new() } else { self.ways.steps(&visit.inflow) };
-            for step in steps {
+            for step in self.ways.steps(&visit.inflow) {
                 self.left = self.left.saturating_sub(1);
                 let begin = step.inflow.begin;
                 let has_crossed = has_crossed || begin.site != site;

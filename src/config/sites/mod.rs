@@ -31,8 +31,12 @@ pub(super) struct Sketch {
     /// Of `site`, or where the file begins.
     pub(super) place: Place,
     pub(super) listeners: Vec<Listener>,
+    /// Those that are right.
     pub(super) links: Vec<Sketched>,
+    /// Those that are right.
     pub(super) routes: Vec<Draught>,
+    /// Those are all routes.
+    pub(super) is_whole: bool,
 }
 
 /// A link, and where its name stands.

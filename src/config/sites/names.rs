@@ -46,7 +46,10 @@ pub(super) fn check(sites: &[&Sketch], meet: &mut Meet, mistakes: &mut Mistakes)
                     (Kind::Mqtt(own), Kind::Mqtt(theirs)) => clients(&guest, own, other, theirs, mistakes),
                     (Kind::Kafka(own), Kind::Kafka(theirs)) => {
                         producers(&guest, own, other, theirs, mistakes);
-                        groups(&guest, own, other, theirs, meet, mistakes);
+                        // A route that is not known may make the difference, or be it.
+                        if guest.site.is_whole && other.site.is_whole {
+                            groups(&guest, own, other, theirs, meet, mistakes);
+                        }
                     }
                     (Kind::Mqtt(_) | Kind::Rabbitmq(_) | Kind::Kafka(_), _) => {}
                 }

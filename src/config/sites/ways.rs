@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use super::{Meet, Sketch};
 use crate::config::resolve::Draught;
 use crate::links::{Kind, rabbitmq};
-use crate::router::{Endpoint, From, Reach, To};
+use crate::router::{Endpoint, From, Pattern, Reach, To};
+
+/// Levels behind those that any pattern looks at: topics that templates make longer and longer are the same from there on.
+const GROWTH_MAX: usize = 40;
 
 /// A `from` of a route of a site, by their numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,13 +47,19 @@ pub(super) struct Ways<'s> {
     sites: &'s [&'s Sketch],
     /// The place of each site's endpoints; see [`Meet::place_of`].
     places: BTreeMap<(usize, String), usize>,
+    /// So many levels of topics are followed.
+    depth: usize,
     /// By place and the levels that the pattern spells out first.
     begins: BTreeMap<(usize, Vec<&'s str>), Vec<Begin>>,
 }
 
 impl<'s> Ways<'s> {
     pub(super) fn of(sites: &'s [&'s Sketch], meet: &mut Meet) -> Self {
-        let mut ways = Self { sites, places: BTreeMap::new(), begins: BTreeMap::new() };
+        let routes = sites.iter().flat_map(|site| &site.routes).map(|draught| &draught.route);
+        let patterns =
+            routes.flat_map(|route| route.from.iter().filter_map(|from| from.pattern.as_ref()).chain(&route.except));
+        let depth = patterns.map(Pattern::depth).max().unwrap_or_default() + GROWTH_MAX;
+        let mut ways = Self { sites, places: BTreeMap::new(), depth, begins: BTreeMap::new() };
         for (site, sketch) in sites.iter().enumerate() {
             let links = sketch.links.iter().map(|link| Endpoint::Link(link.config.id.clone()));
             for endpoint in links.chain([Endpoint::Broker]) {
@@ -62,7 +71,7 @@ impl<'s> Ways<'s> {
                     let Some(place) = ways.place(site, &begins.endpoint) else { continue };
                     // Of a queue or a Kafka topic any message may have any topic.
                     let stem = begins.pattern.as_ref().filter(|_| begins.channel.is_none());
-                    let stem = stem.map(crate::router::Pattern::stem).unwrap_or_default();
+                    let stem = stem.map(Pattern::stem).unwrap_or_default();
                     ways.begins.entry((place, stem)).or_default().push(Begin { site, route, from });
                 }
             }
@@ -142,6 +151,7 @@ impl<'s> Ways<'s> {
             Some(pattern) => topics.within(pattern)?,
             None => topics.clone(),
         };
+        let topics = topics.widened(self.depth);
         let is_excepted = draught.route.except.iter().any(|except| topics.is_covered_by(except));
         (!is_excepted && !draught.takes_nothing).then_some(Inflow { begin, entry, is_chained, topics })
     }
@@ -184,8 +194,33 @@ impl<'s> Ways<'s> {
 }
 
 fn same_vhost(one: &rabbitmq::Config, other: &rabbitmq::Config) -> bool {
-    let path = |config: &rabbitmq::Config| url::Url::parse(&config.url).map(|url| url.path().to_owned()).ok();
+    vhost(&one.url).is_some_and(|vhost| Some(vhost) == self::vhost(&other.url))
+}
+
+/// As the remote is asked for it: `%2f` and `%2F` are the same, capitals and small letters of a name are not.
+fn vhost(url: &str) -> Option<Vec<u8>> {
+    let url = url::Url::parse(url).ok()?;
     // Without a path RabbitMQ takes the default vhost.
-    let vhost = |config| path(config).map(|path| if path.is_empty() { "/%2f".to_owned() } else { path.to_lowercase() });
-    vhost(one) == vhost(other)
+    let name = url.path().strip_prefix('/').unwrap_or("%2f");
+    Some(percent_encoding::percent_decode_str(name).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_vhost_counts_and_not_how_a_url_spells_it() {
+        for (one, other, same) in [
+            ("amqp://h", "amqp://h/%2f", true),
+            ("amqp://h/%2f", "amqp://h/%2F", true),
+            ("amqp://h/plant%2D7", "amqp://h/plant-7", true),
+            ("amqp://h/Plant", "amqp://h/plant", false),
+            ("amqp://h/%2f", "amqp://h/plant", false),
+            ("amqp://h/", "amqp://h/%2f", false),
+            ("amqp://h/pl%C3%A4nt", "amqp://h/pl%c3%a4nt", true),
+        ] {
+            assert_eq!(vhost(one) == vhost(other), same, "{one} {other}");
+        }
+    }
 }

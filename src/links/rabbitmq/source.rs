@@ -29,6 +29,7 @@ use super::client::{self, Client};
 use super::mapping;
 use super::streams::{self, Positions};
 use crate::links::{Identity, LinkError, RateLimit, Received, Source, SourceConnection};
+use crate::router::LinkId;
 
 /// R24: an acknowledgement waits this long for company.
 const ACK_DELAY: Duration = Duration::from_millis(50);
@@ -56,10 +57,14 @@ pub struct RabbitSource {
 }
 
 impl RabbitSource {
-    /// For `queues`, which must exist; connects only when asked.
+    /// For `queues`, which must exist; connects only when asked. `old`: what the link was called before, whose positions it takes over (R34).
     #[must_use]
-    pub fn new(config: &Config, queues: Vec<String>, identity: &Identity) -> Self {
-        let positions = Arc::new(Mutex::new(Positions::open(config.positions.as_deref())));
+    pub fn new(config: &Config, queues: Vec<String>, identity: &Identity, old: Option<&LinkId>) -> Self {
+        let path = config.positions.as_deref();
+        if let Some((path, old)) = path.zip(old) {
+            streams::take_over(path, old);
+        }
+        let positions = Arc::new(Mutex::new(Positions::open(path)));
         Self { config: config.clone(), queues, identity: identity.clone(), positions }
     }
 

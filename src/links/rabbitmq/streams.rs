@@ -16,6 +16,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use tokio::task::JoinHandle;
 
 use super::{Config, StreamStart};
+use crate::router::LinkId;
 
 /// How often the positions are written at most.
 const SAVE_EACH: Duration = Duration::from_secs(1);
@@ -108,6 +109,23 @@ impl Positions {
     }
 }
 
+/// R34: the positions of a link that has another name now become those at `path`, unless some are there. Its source has ended by then: it wrote them last.
+pub(super) fn take_over(path: &Path, old: &LinkId) {
+    let from = path.with_file_name(format!("{old}.json"));
+    if path.exists() || !from.exists() {
+        return;
+    }
+    let folder = path.parent().unwrap_or_else(|| Path::new("."));
+    match fs::rename(&from, path).and_then(|()| File::open(folder)?.sync_all()) {
+        Ok(()) => {
+            tracing::info!(path = %path.display(), %old, "the streams' positions of the old name are this link's now");
+        }
+        Err(error) => {
+            tracing::error!(path = %from.display(), %error, "the streams' positions of the old name cannot be taken over");
+        }
+    }
+}
+
 /// Beside, synced, and then in its place.
 fn write(path: &Path, next: &BTreeMap<Arc<str>, u64>) -> io::Result<()> {
     let names: BTreeMap<&str, u64> = next.iter().map(|(name, next)| (&**name, *next)).collect();
@@ -148,5 +166,22 @@ mod tests {
         assert!(again.has_passed("events", 7) && !again.has_passed("events", 8) && !again.has_passed("other", 0));
         fs::write(&path, "{").unwrap();
         assert!(!Positions::open(Some(&path)).has_passed("events", 0), "a damaged file is none");
+    }
+
+    #[tokio::test]
+    async fn r34_the_positions_of_the_old_name_are_the_new_ones_and_stay_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let old = LinkId::new("old");
+        take_over(&at("new.json"), &old);
+        assert!(!at("new.json").exists(), "there is nothing to take over");
+        write(&at("old.json"), &BTreeMap::from([("events".into(), 8)])).unwrap();
+        for _ in 0..2 {
+            take_over(&at("new.json"), &old);
+            assert!(Positions::open(Some(&at("new.json"))).has_passed("events", 7) && !at("old.json").exists());
+        }
+        write(&at("old.json"), &BTreeMap::from([("events".into(), 3)])).unwrap();
+        take_over(&at("new.json"), &old);
+        assert!(Positions::open(Some(&at("new.json"))).has_passed("events", 7), "its own stay");
     }
 }

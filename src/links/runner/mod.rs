@@ -147,7 +147,8 @@ pub async fn run_source(
             Box::pin(SourceRunner::new(common, source, hub).paced(&rate).run()).await;
         }
         Kind::Rabbitmq(remote) => {
-            let source = rabbitmq::RabbitSource::new(remote, from, &identity).paced(config.rate.as_ref());
+            let source = rabbitmq::RabbitSource::new(remote, from, &identity, config.renamed_from.as_ref())
+                .paced(config.rate.as_ref());
             Box::pin(SourceRunner::new(common, source, hub).paced(&rate).run()).await;
         }
         Kind::Kafka(remote) => {
