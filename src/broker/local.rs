@@ -68,11 +68,11 @@ impl Local for Broker {
         Some((self.store_mark.clone(), self.store.last_staged()?))
     }
 
-    fn hold(&self, row: HeldRow) -> Stored {
+    fn hold(&self, row: HeldRow, gave_way: Option<String>) -> Stored {
         let (has_room, position) = self.store.stage(|unit| {
             let has_room = unit.has_room();
             if has_room {
-                unit.push(Op::Hold(Box::new(row)));
+                unit.push(Op::Hold(Box::new(row), gave_way));
             }
             has_room
         });

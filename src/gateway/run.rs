@@ -182,6 +182,7 @@ async fn stop(shared: &Shared) {
     // No publisher's last receipt waits for a remote.
     parts.links.iter().filter_map(|link| link.lanes.as_ref()).for_each(Lanes::hurry);
     finish("listeners and sources", &shared.crews.intake).await;
+    shared.hub.let_all_go();
     shared.hub.stop();
     tracing::info!("stopping: sinks and buffers");
     finish("sinks", &shared.crews.sinks).await;
@@ -199,6 +200,11 @@ async fn stop(shared: &Shared) {
         lanes.close().await;
     }
     shared.hub.keep_copies();
+    if tokio::time::timeout(STAGE_LIMIT, shared.hub.samples_settled()).await.is_err() {
+        tracing::warn!(
+            "the broker's store is too slow: some of what samples held is kept, and may come twice after the next start"
+        );
+    }
     shared.hub.keep_samples();
     shared.broker.close().await;
     finish("admin", &shared.crews.admin).await;

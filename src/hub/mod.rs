@@ -24,6 +24,7 @@ mod copies;
 mod explain;
 mod gated;
 mod logged;
+mod ordinals;
 mod plan;
 mod receipt;
 mod records;
@@ -215,7 +216,7 @@ impl Hub {
         let earlier = self.targets.load_full();
         let table = table.map_or_else(
             || Arc::clone(&earlier.table),
-            |table| {
+            |mut table| {
                 table.take_over(&earlier.table);
                 Arc::new(table)
             },
@@ -415,8 +416,12 @@ impl Hub {
             let targets = self.targets.load_full();
             let mut plan = plan::plan(&targets.table, &source, &message, Gates::OPEN);
             let mut receipt = Receipt::default();
-            logged.take(&message, &mut plan.links).into_iter().for_each(|(mark, offset)| receipt.add(mark, offset.0));
-            let sampled = std::mem::take(&mut plan.sampled);
+            logged
+                .take(&message, &mut plan.links, &targets.buffers)
+                .into_iter()
+                .for_each(|(mark, offset)| receipt.add(mark, offset.0));
+            let mut sampled = std::mem::take(&mut plan.sampled);
+            sampled.retain(|one| !self.samples.was_restored(one, &message));
             match self.admit(&targets, &message, plan.links, &mut dropped, &mut Vec::new(), &mut given).await {
                 Ok(appends) => {
                     if !self.hold_all(sampled, &message, &mut receipt) {
@@ -683,7 +688,7 @@ impl Hub {
                 let packet_id = one.packet_id.filter(|_| own);
                 let mut tails = Tails::default();
                 for append in one.placed.appends.iter().filter(|_| packet_id.is_some()) {
-                    tails.note(append.link.clone(), append.lane, append.buffer.end());
+                    tails.note(append.link.clone(), append.lane, &append.buffer);
                 }
                 let client_id = one.client_id.as_ref().filter(|_| own);
                 let message = local.message.as_ref().unwrap_or(&one.message);

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::Source;
+use super::ordinals::Ordinals;
 use crate::buffer::Lane;
 use crate::message::{Envelope, Message};
 use crate::router::{
@@ -22,11 +23,7 @@ use crate::topic::{LEVELS_MAX, TopicError, TopicName, is_too_deep};
 
 /// Routes behind routes that are followed for one message. More than two levels are hard to follow for people too; a cycle
 /// of templates that grow (`{rest}/x`) ends here.
-const CHAIN_MAX: usize = 8;
-
-/// The ordinals of what a sample lets go begin here, each 256 behind the one before, where its message goes other ways too: what left at
-/// once has the numbers below (R11).
-const HELD_ORDINALS: u16 = 0x8000;
+pub(super) const CHAIN_MAX: usize = 8;
 
 /// What is to be done.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -47,8 +44,8 @@ pub(super) struct Plan {
     pub(super) is_behind_store: bool,
     /// What is to wait in samples.
     pub(super) sampled: Vec<Sampled>,
-    /// The number of the first record that it makes for a link.
-    first_ordinal: u16,
+    /// The numbers of the records that it makes for links.
+    pub(super) ordinals: Ordinals,
 }
 
 /// A message on its way into a sample.
@@ -65,8 +62,8 @@ pub(super) struct Sampled {
     pub(super) source: Source,
     /// A route wrote it to the broker.
     pub(super) is_chained: bool,
-    /// See [`Plan::first_ordinal`].
-    pub(super) ordinal: u16,
+    /// See [`Plan::ordinals`].
+    pub(super) ordinals: Ordinals,
     /// How many samples it was in before: as with [`CHAIN_MAX`], a cycle ends.
     pub(super) round: usize,
 }
@@ -173,19 +170,33 @@ pub(super) fn plan(table: &Table, source: &Source, message: &Message, gates: Gat
 
 /// Whether a route takes what a sample holds for it: its name may have come to mean another.
 pub(super) fn takes_held(table: &Table, held: &Sampled, message: &Message) -> bool {
-    let Some(route) = table.routes().iter().find(|route| route.name == held.route) else { return false };
+    let Some((_, route)) = table.named(&held.route) else { return false };
     let subject = Subject::new(message);
     route.captures(&held.arrival(&subject)).is_some()
 }
 
-/// The same for what a sample lets go: by its route alone, and on from there. `None`: there is no such route any more, or it takes
+/// The name of the first route that samples what a sample holds, as its own did, which is no more: that may have another name now.
+pub(super) fn sampler(table: &Table, held: &Sampled, message: &Message) -> Option<Arc<str>> {
+    let subject = Subject::new(message);
+    let mut found = None;
+    table.route(&held.arrival(&subject), |told| {
+        if let Told::Taken(Taken { route, .. }) = told
+            && matches!(route.gate, Some(Gate::Sample(_)))
+        {
+            found.get_or_insert_with(|| Arc::clone(&route.name));
+        }
+    });
+    found
+}
+
+/// What is to be done with what a sample lets go: by its route alone, and on from there. `None`: there is no such route any more, or it takes
 /// nothing from there.
 pub(super) fn plan_held(table: &Table, held: &Sampled, message: &Arc<Message>, gates: Gates) -> Option<Plan> {
-    let (at, route) = table.routes().iter().enumerate().find(|(_, route)| route.name == held.route)?;
+    let (at, route) = table.named(&held.route)?;
     let subject = Subject::new(message);
     let arrival = held.arrival(&subject);
     let captures = route.captures(&arrival)?;
-    let mut plan = Plan { first_ordinal: held.ordinal, ..Plan::default() };
+    let mut plan = Plan { ordinals: held.ordinals, ..Plan::default() };
     let asking = Asking { table, source: &held.source, gates, round: held.round + 1 };
     // Its topic is one that was delivered to the broker before.
     let topic = TopicName::new(&held.topic).ok()?;
@@ -200,11 +211,8 @@ impl Asking<'_> {
     fn follow_chain(self, mut next: usize, subject: &Subject<'_>, plan: &mut Plan) {
         self.follow_locals(&mut next, subject, plan);
         let goes_at_once = !plan.links.is_empty();
-        for (place, sampled) in (0_u16..).zip(&mut plan.sampled) {
-            if goes_at_once || place > 0 {
-                sampled.ordinal = HELD_ORDINALS.saturating_add(place.saturating_mul(256));
-            }
-        }
+        let shares = plan.ordinals.shares(plan.sampled.len(), goes_at_once);
+        plan.sampled.iter_mut().zip(shares).for_each(|(sampled, share)| sampled.ordinals = share);
     }
 
     fn follow_locals(self, next: &mut usize, subject: &Subject<'_>, plan: &mut Plan) {
@@ -333,7 +341,7 @@ impl Asking<'_> {
             message: chained.and_then(|local| local.message.clone()),
             source: self.source.clone(),
             is_chained: chained.is_some(),
-            ordinal: 0,
+            ordinals: Ordinals::default(),
             round: self.round,
         });
     }
@@ -417,7 +425,7 @@ impl Made {
 impl Plan {
     /// No route takes it, nobody holds it back, and it is no client's publish.
     pub(super) fn is_nothing(&self) -> bool {
-        let Self { locals, links, bad_topics, held, passes, behind, is_behind_store, sampled, first_ordinal: _ } = self;
+        let Self { locals, links, bad_topics, held, passes, behind, is_behind_store, sampled, ordinals: _ } = self;
         let goes_nowhere = locals.is_empty() && links.is_empty() && bad_topics.is_empty();
         let is_gated = !passes.is_empty() || !behind.is_empty() || *is_behind_store || !sampled.is_empty();
         goes_nowhere && held.is_empty() && !is_gated
@@ -472,7 +480,7 @@ impl Plan {
             key,
             ttl: route.ttl,
             lane: lane(route.priority),
-            ordinal: u16::try_from(earlier).unwrap_or(u16::MAX).saturating_add(self.first_ordinal),
+            ordinal: self.ordinals.nth(earlier),
             message: made.message.clone(),
             by: *at,
             batch: route.batch.map(|_| Arc::clone(&route.name)),

@@ -3,26 +3,34 @@
 //! **Nothing acknowledged is lost.** What is held above QoS 0 is kept in the broker's store, a row a route and topic, and its publisher's
 //! receipt waits for that; so it need not wait for the interval. A message that takes the place of another counts the other as
 //! `suppressed`. When the interval is over the last one goes through its route like any message, and its row goes when it is
-//! durable where it went to: a kill in between sends it once more, with the same id. QoS 0 is held in memory, and in the store
-//! from an orderly stop to the next start. What the store held goes at the start: its interval is over.
+//! durable where it went to, whatever is held of its topic by then: a kill in between sends it once more, with the same id.
+//!
+//! **At an orderly stop** everything goes, by the routes that it came by: those of the next start may be others. What finds no room stays in
+//! the store, QoS 0 too. What the store has at a start goes at once, its interval is over: by its route; where that is no more, by
+//! another that samples the same; else it is lost and counted (`unrouted`). At a reload the route before comes in between.
 //!
 //! A link that has no room (`reject`, `block`) leaves the message where it is, for [`TRY_AGAIN`]; what comes meanwhile takes its place.
-//! Bounded: beyond [`HELD_MAX`] messages or [`HELD_BYTES_MAX`] what comes on another topic goes at once.
+//! Bounded: beyond [`HELD_MAX`] messages or [`HELD_BYTES_MAX`] what comes on another topic goes at once; as much again may be on its way to
+//! the disk, then what is due waits. So is what a start finds, which is no more than that.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use parking_lot::Mutex;
+use rustc_hash::FxHashSet;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use super::plan::{self, Gates, Sampled};
+use super::ordinals::Ordinals;
+use super::plan::{self, Gates, Plan, Sampled};
 use super::{Admitted, Answers, Given, Hub, Receipt, Source, Stored, Targets};
 use crate::message::{Envelope, Message, Qos};
 use crate::router::{Endpoint, Held, LinkId, Table};
+use crate::telemetry::limited::Limited;
 use crate::telemetry::shown::Shown;
 
 /// Messages held at most, of all routes.
@@ -36,6 +44,12 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether what went is durable.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// What is lost is counted, and so often said.
+static LOST: Limited = Limited::new(Duration::from_secs(10));
+
+/// So is what does not read back.
+static DAMAGED: Limited = Limited::new(Duration::from_secs(10));
 
 /// A held message as the broker's store keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +73,8 @@ struct About {
     takes_copies: bool,
     round: usize,
     every_ms: u64,
+    #[serde(default)]
+    ordinals: Option<Ordinals>,
 }
 
 /// Route and topic.
@@ -80,6 +96,11 @@ struct State {
     bytes: usize,
     /// Gone, and not durable everywhere yet.
     leaving: Vec<Leaving>,
+    leaving_bytes: usize,
+    /// Of the run before: it was on its way when another of its topic came, and goes before that.
+    earlier: VecDeque<(Key, Waiting)>,
+    /// Of the run before: the ids of QoS 2 messages, with what held them.
+    restored: FxHashSet<(Key, String)>,
     /// The routes before the last change: what was on its way into a sample then may come in after it.
     before: Option<Arc<Table>>,
 }
@@ -91,7 +112,7 @@ struct Waiting {
     sampled: Sampled,
     message: Arc<Message>,
     due: Due,
-    /// The id of what the store has of this route and topic.
+    /// The id of the row that the store has for it, or for what it took the place of.
     in_store: Option<String>,
     /// The routes that it goes by, where those of now do not take it.
     by: Option<Arc<Table>>,
@@ -142,10 +163,26 @@ impl State {
         Some(waiting)
     }
 
+    /// What is to go now, as far as there is room on the way.
     fn take_due(&mut self, now: u64) -> Option<(Key, Waiting)> {
+        if self.is_way_full() {
+            return None;
+        }
+        if let Some(earlier) = self.earlier.pop_front() {
+            return Some(earlier);
+        }
         let key = self.due.first_key_value().filter(|((due, _), _)| *due <= now).map(|(_, key)| key.clone())?;
         let waiting = self.take(&key)?;
         Some((key, waiting))
+    }
+
+    fn is_way_full(&self) -> bool {
+        self.leaving.len() >= HELD_MAX || self.leaving_bytes >= HELD_BYTES_MAX
+    }
+
+    fn note_leaving(&mut self, leaving: Leaving) {
+        self.leaving_bytes += leaving.waiting.bytes();
+        self.leaving.push(leaving);
     }
 }
 
@@ -163,14 +200,21 @@ impl Samples {
         count <= HELD_MAX && (bytes <= HELD_BYTES_MAX || bytes <= state.bytes)
     }
 
+    /// Whether a sample had this QoS 2 message when the run before ended: then it has gone, or goes.
+    pub(super) fn was_restored(&self, sampled: &Sampled, message: &Message) -> bool {
+        let state = self.state.lock();
+        let key = (Arc::clone(&sampled.route), Arc::clone(&sampled.topic));
+        !state.restored.is_empty() && state.restored.contains(&(key, message.id.to_string()))
+    }
+
     /// Before the routes change.
     pub(super) fn note_before(&self, table: &Arc<Table>) {
         self.state.lock().before = Some(Arc::clone(table));
     }
 }
 
-fn row(key: &Key, waiting: &Waiting) -> HeldRow {
-    let Sampled { source, is_chained, round, every, ordinal, .. } = &waiting.sampled;
+fn row(key: &Key, sampled: &Sampled, message: &Message) -> HeldRow {
+    let Sampled { source, is_chained, round, every, ordinals, .. } = sampled;
     let about = About {
         from: source.from.to_string(),
         channel: source.channel.as_deref().map(str::to_owned),
@@ -178,12 +222,13 @@ fn row(key: &Key, waiting: &Waiting) -> HeldRow {
         takes_copies: source.takes_copies,
         round: *round,
         every_ms: u64::try_from(every.as_millis()).unwrap_or(u64::MAX),
+        ordinals: Some(*ordinals),
     };
     // Texts, flags and numbers: that cannot fail.
     let about = serde_json::to_string(&about).unwrap_or_default();
-    let head = Envelope::encode_head(&key.1, Some(&about), *ordinal);
-    let body = [head, waiting.message.encode()].concat().into();
-    HeldRow { route: Arc::clone(&key.0), topic: Arc::clone(&key.1), id: waiting.message.id.to_string(), body }
+    let head = Envelope::encode_head(&key.1, Some(&about), ordinals.first);
+    let body = [head, message.encode()].concat().into();
+    HeldRow { route: Arc::clone(&key.0), topic: Arc::clone(&key.1), id: message.id.to_string(), body }
 }
 
 fn read(row: &HeldRow, number: u64) -> Option<Waiting> {
@@ -198,33 +243,75 @@ fn read(row: &HeldRow, number: u64) -> Option<Waiting> {
         message: None,
         source,
         is_chained: about.is_chained,
-        ordinal,
+        ordinals: about.ordinals.unwrap_or_else(|| Ordinals::from(ordinal)),
         round: about.round,
     };
     Some(Waiting { sampled, message: Arc::new(message), due: (0, number), in_store: Some(row.id.clone()), by: None })
 }
 
 impl Hub {
-    /// Knows what the store kept of samples: it goes at once. Before the first offer.
+    /// Knows what the store kept of samples, in the order in which it came: it goes at once. Before the first offer.
     pub fn restore_samples(&self, rows: Vec<HeldRow>) {
         let mut state = self.samples.state.lock();
         for row in rows {
             let number = state.number();
-            if let Some(waiting) = read(&row, number) {
-                state.put((row.route, row.topic), waiting);
-            } else {
-                tracing::error!(route = %row.route, topic = %Shown(&row.topic), "what a sample held is damaged and was skipped");
+            let Some(waiting) = read(&row, number) else {
+                if let Some(held_back) = DAMAGED.pass(self.clock.now()) {
+                    tracing::error!(route = %row.route, topic = %Shown(&row.topic), held_back, "what a sample held is damaged and was skipped");
+                }
+                continue;
+            };
+            let key = (row.route, row.topic);
+            if waiting.message.qos == Qos::ExactlyOnce {
+                state.restored.insert((key.clone(), row.id));
             }
+            if let Some(earlier) = state.take(&key) {
+                state.earlier.push_back((key.clone(), earlier));
+            }
+            state.put(key, waiting);
         }
     }
 
-    /// Has the broker's store keep what samples hold of QoS 0 too: the gateway stops.
+    /// The gateway stops, and nothing is offered any more: what samples hold goes, by the routes that it came by. Before the logs are closed.
+    pub fn let_all_go(&self) {
+        let now = self.clock.moment().up_ms;
+        // What comes into a sample on its way goes in the next round; what finds no room is asked once more in each, and stays.
+        for _ in 0..=plan::CHAIN_MAX {
+            let targets = self.targets.load_full();
+            let mut state = self.samples.state.lock();
+            let mut all: Vec<_> = state.earlier.drain(..).collect();
+            let due = std::mem::take(&mut state.due);
+            all.extend(due.into_values().filter_map(|key| Some((key.clone(), state.take(&key)?))));
+            drop(state);
+            if all.is_empty() {
+                break;
+            }
+            all.into_iter().for_each(|(key, waiting)| self.go(&targets, key, waiting, now));
+        }
+    }
+
+    /// Returns when what samples have let go is durable, or will not be. Cancel safe.
+    pub async fn samples_settled(&self) {
+        let receipts: Vec<_> = self.samples.state.lock().leaving.iter().map(|one| one.receipt.clone()).collect();
+        for mut receipt in receipts {
+            // What is rejected is looked at when it is kept.
+            drop(receipt.settled().await);
+        }
+    }
+
+    /// The logs are closed: what has come into them is forgotten, and the broker's store keeps all else, QoS 0 too.
     pub fn keep_samples(&self) {
+        self.settle_samples(self.clock.moment().up_ms);
         let Some(local) = self.local.get() else { return };
         let mut state = self.samples.state.lock();
-        for (key, waiting) in &mut state.held {
+        // In the order in which they are due, which the next start takes up.
+        let keys: Vec<_> = state.due.values().cloned().collect();
+        for key in &keys {
+            let Some(waiting) = state.held.get_mut(key) else { continue };
             let id = waiting.message.id.to_string();
-            if waiting.in_store.as_ref() != Some(&id) && !matches!(local.hold(row(key, waiting)), Stored::NoRoom) {
+            let is_kept = waiting.in_store.as_ref() == Some(&id);
+            let row = (!is_kept).then(|| row(key, &waiting.sampled, &waiting.message));
+            if row.is_some_and(|row| !matches!(local.hold(row, waiting.in_store.clone()), Stored::NoRoom)) {
                 waiting.in_store = Some(id);
             }
         }
@@ -245,35 +332,53 @@ impl Hub {
         let before = state.held.get(&key);
         // One that was interrupted by a kill, say, may come behind a newer one.
         if before.is_some_and(|before| is_newer(&before.message, &message)) {
+            let stored = self.hold_behind(&mut state, &key, sampled, message);
             drop(state);
-            suppressed(table, &key);
-            return Stored::Nothing;
+            if !matches!(stored, Stored::NoRoom) {
+                self.gave_way(table, &key);
+            }
+            return stored;
         }
         let is_kept = message.qos != Qos::AtMostOnce;
         let due = before.map(|before| before.due);
         let mut in_store = before.and_then(|before| before.in_store.clone());
         let due = due.unwrap_or_else(|| (message.accepted.up_ms.saturating_add(every), state.number()));
-        let mut waiting = Waiting { sampled, message, due, in_store: None, by: None };
         // Within the lock, so that the store has the same one.
         let stored = match self.local.get().filter(|_| is_kept) {
-            Some(local) => local.hold(row(&key, &waiting)),
+            Some(local) => local.hold(row(&key, &sampled, &message), in_store.clone()),
             None => Stored::Nothing,
         };
         if matches!(stored, Stored::NoRoom) {
             return stored;
         }
         if is_kept {
-            in_store = Some(waiting.message.id.to_string());
+            in_store = Some(message.id.to_string());
         }
-        waiting.in_store = in_store;
         let gave_way = state.take(&key).is_some();
-        let is_first = state.put(key.clone(), waiting);
+        let is_first = state.put(key.clone(), Waiting { sampled, message, due, in_store, by: None });
         drop(state);
         if gave_way {
-            suppressed(table, &key);
+            self.gave_way(table, &key);
         }
         if is_first {
             self.samples.earlier.notify_one();
+        }
+        stored
+    }
+
+    /// A message that comes behind a newer one gives way to it, and waits for what the store has of that. Where that is nothing, since the
+    /// newer one is of QoS 0, the store keeps this one: a kill must not take both.
+    fn hold_behind(&self, state: &mut State, key: &Key, sampled: Sampled, message: Arc<Message>) -> Stored {
+        let (Some(local), Some(newer)) = (self.local.get(), state.held.get_mut(key)) else { return Stored::Nothing };
+        if message.qos == Qos::AtMostOnce {
+            return Stored::Nothing;
+        }
+        if newer.in_store.is_some() {
+            return local.staged().map_or(Stored::Nothing, |(mark, last)| Stored::At(mark, last));
+        }
+        let stored = local.hold(row(key, &sampled, &message), None);
+        if !matches!(stored, Stored::NoRoom) {
+            newer.in_store = Some(message.id.to_string());
         }
         stored
     }
@@ -284,16 +389,15 @@ impl Hub {
         // Each once: what stays is due again later.
         loop {
             let targets = self.targets.load_full();
-            let Some((key, mut waiting)) = self.samples.state.lock().take_due(now) else { break };
-            match self.leave_somehow(&targets, &mut waiting) {
-                Gone::Left(receipt) => self.samples.state.lock().leaving.push(Leaving { key, waiting, receipt }),
-                Gone::Stays => self.put_back(&targets.table, key, waiting, now),
-                Gone::Nowhere => self.lose(&key, &waiting),
-            }
+            let Some((key, waiting)) = self.samples.state.lock().take_due(now) else { break };
+            self.go(&targets, key, waiting, now);
         }
         self.settle_samples(now);
         let state = self.samples.state.lock();
         let look = (!state.leaving.is_empty()).then_some(LOOK);
+        if state.is_way_full() {
+            return look;
+        }
         let due = state.due.first_key_value().map(|((due, _), _)| Duration::from_millis(due.saturating_sub(now)));
         look.into_iter().chain(due).min()
     }
@@ -307,16 +411,18 @@ impl Hub {
             state.held.iter().filter(|(_, waiting)| !goes_on(waiting)).map(|(key, _)| key.clone()).collect();
         let gone: Vec<_> = gone.into_iter().filter_map(|key| Some((state.take(&key)?, key))).collect();
         drop(state);
-        for (mut waiting, key) in gone {
-            match self.leave_somehow(&targets, &mut waiting) {
-                Gone::Left(receipt) => self.samples.state.lock().leaving.push(Leaving { key, waiting, receipt }),
-                Gone::Stays => self.put_back(&targets.table, key, waiting, now),
-                Gone::Nowhere => self.lose(&key, &waiting),
-            }
+        gone.into_iter().for_each(|(waiting, key)| self.go(&targets, key, waiting, now));
+    }
+
+    fn go(&self, targets: &Arc<Targets>, key: Key, mut waiting: Waiting, now: u64) {
+        match self.leave_somehow(targets, &mut waiting) {
+            Gone::Left(receipt) => self.samples.state.lock().note_leaving(Leaving { key, waiting, receipt }),
+            Gone::Stays => self.put_back(&targets.table, key, waiting, now),
+            Gone::Nowhere => self.lose(&key, &waiting),
         }
     }
 
-    /// By the routes of now, or by those before.
+    /// By the routes of now, or by those before, or by another that samples the same.
     fn leave_somehow(&self, targets: &Arc<Targets>, waiting: &mut Waiting) -> Gone {
         if waiting.by.is_none() {
             match self.leave(targets, waiting) {
@@ -324,9 +430,19 @@ impl Hub {
                 gone @ (Gone::Left(_) | Gone::Stays) => return gone,
             }
         }
-        let Some(table) = waiting.by.clone() else { return Gone::Nowhere };
-        let by = Targets { change: targets.change, table, buffers: targets.buffers.clone() };
-        self.leave(&Arc::new(by), waiting)
+        if let Some(table) = waiting.by.clone() {
+            let by = Targets { change: targets.change, table, buffers: targets.buffers.clone() };
+            match self.leave(&Arc::new(by), waiting) {
+                Gone::Nowhere => {}
+                gone @ (Gone::Left(_) | Gone::Stays) => return gone,
+            }
+        }
+        let Some(route) = plan::sampler(&targets.table, &waiting.sampled, &waiting.message) else {
+            return Gone::Nowhere;
+        };
+        waiting.sampled.route = route;
+        waiting.by = None;
+        self.leave(targets, waiting)
     }
 
     fn leave(&self, targets: &Arc<Targets>, waiting: &Waiting) -> Gone {
@@ -346,6 +462,12 @@ impl Hub {
         let wanted = links.len();
         let asked = self.admit(targets, message, links, &mut dropped, &mut ready, &mut given).now_or_never();
         let Some(Ok(appends)) = asked else { return Gone::Stays };
+        // Counted once it has gone: what stays is asked again.
+        let noted = Plan {
+            held: std::mem::take(&mut plan.held),
+            bad_topics: std::mem::take(&mut plan.bad_topics),
+            ..Plan::default()
+        };
         let placed = self.placed(targets, &sampled.source, message, plan, (appends, wanted));
         let admitted =
             Admitted { slot: 0, message: Arc::clone(message), client_id: None, packet_id: None, placed, claim: None };
@@ -354,7 +476,10 @@ impl Hub {
         drop(given);
         let answer = answers.take().pop().map(|(_, answer)| answer);
         match (accepted, answer) {
-            (Some(()), Some(Ok(receipt))) => Gone::Left(receipt),
+            (Some(()), Some(Ok(receipt))) => {
+                self.note_planned(targets, &sampled.source, message, &noted);
+                Gone::Left(receipt)
+            }
             (Some(()) | None, Some(Ok(_) | Err(_)) | None) => Gone::Stays,
         }
     }
@@ -362,12 +487,16 @@ impl Hub {
     fn put_back(&self, table: &Table, key: Key, waiting: Waiting, now: u64) {
         let mut state = self.samples.state.lock();
         if let Some(newer) = state.held.get_mut(&key) {
-            // The store has the newer one, or none but this.
-            if newer.in_store.is_none() {
+            // The store needs one of the two; it has the newer one, or none but this.
+            let needs_both = newer.in_store.is_some();
+            if !needs_both {
                 newer.in_store.clone_from(&waiting.in_store);
             }
             drop(state);
-            return suppressed(table, &key);
+            if needs_both {
+                self.forget_row(&key, &waiting);
+            }
+            return self.gave_way(table, &key);
         }
         let try_again = u64::try_from(TRY_AGAIN.as_millis()).unwrap_or(u64::MAX);
         let due = (now.saturating_add(try_again), state.number());
@@ -376,7 +505,10 @@ impl Hub {
 
     /// Rows of what is durable elsewhere go; what a failed log took comes back.
     fn settle_samples(&self, now: u64) {
-        let leaving = std::mem::take(&mut self.samples.state.lock().leaving);
+        let mut state = self.samples.state.lock();
+        let leaving = std::mem::take(&mut state.leaving);
+        state.leaving_bytes = 0;
+        drop(state);
         let mut undecided = Vec::new();
         for Leaving { key, waiting, receipt } in leaving {
             match receipt.decided() {
@@ -385,7 +517,8 @@ impl Hub {
                 Some(Err(_rejected)) => self.put_back(&self.targets.load().table, key, waiting, now),
             }
         }
-        self.samples.state.lock().leaving.append(&mut undecided);
+        let mut state = self.samples.state.lock();
+        undecided.into_iter().for_each(|leaving| state.note_leaving(leaving));
     }
 
     fn forget_row(&self, key: &Key, waiting: &Waiting) {
@@ -394,22 +527,26 @@ impl Hub {
         }
     }
 
+    /// Another has taken its place. Without its route it is counted as what goes nowhere.
+    fn gave_way(&self, table: &Table, key: &Key) {
+        match table.named(&key.0) {
+            Some((at, _)) => drop(table.note(at, Held::Suppressed)),
+            None => drop(self.unrouted.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
+
     /// Its route is no more, and where it led to is neither.
     fn lose(&self, key: &Key, waiting: &Waiting) {
-        self.unrouted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        tracing::warn!(route = %key.0, topic = %Shown(&key.1), id = %waiting.message.id, "what a sample held goes nowhere: its route is no more");
+        self.unrouted.fetch_add(1, Ordering::Relaxed);
+        if let Some(held_back) = LOST.pass(self.clock.now()) {
+            tracing::warn!(route = %key.0, topic = %Shown(&key.1), id = %waiting.message.id, held_back, "what a sample held goes nowhere: its route is no more");
+        }
         self.forget_row(key, waiting);
     }
 }
 
 fn is_newer(known: &Message, message: &Message) -> bool {
     known.accepted.boot == message.accepted.boot && known.accepted.up_ms > message.accepted.up_ms
-}
-
-fn suppressed(table: &Table, key: &Key) {
-    if let Some(at) = table.routes().iter().position(|route| route.name == key.0) {
-        table.note(at, Held::Suppressed);
-    }
 }
 
 /// With a payload of its own: what is held must not keep the read that it came with, which may be much larger.

@@ -74,10 +74,11 @@ pub trait Local: Send + Sync {
     /// The last position that anything was stored at so far.
     fn staged(&self) -> Option<(Mark, u64)>;
 
-    /// Keeps what a sample holds, in place of what it held of the route and topic before. Does not wait.
-    fn hold(&self, row: HeldRow) -> Stored;
+    /// Keeps what a sample holds, and forgets, at the same moment, the one of that route and topic with the id that gave way to it. Does
+    /// not wait.
+    fn hold(&self, row: HeldRow, gave_way: Option<String>) -> Stored;
 
-    /// Forgets it, soon, unless another has taken its place.
+    /// Forgets it, soon.
     fn unhold(&self, route: &Arc<str>, topic: &Arc<str>, id: String);
 }
 

@@ -47,15 +47,4 @@ impl Counters {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Counts { filtered: read(&self.filtered), suppressed: read(&self.suppressed), failed: read(&self.failed) }
     }
-
-    /// Goes on from where another's stands.
-    pub(super) fn take_over(&self, earlier: &Self) {
-        for (counter, earlier) in [
-            (&self.filtered, &earlier.filtered),
-            (&self.suppressed, &earlier.suppressed),
-            (&self.failed, &earlier.failed),
-        ] {
-            counter.store(earlier.load(Ordering::Relaxed), Ordering::Relaxed);
-        }
-    }
 }

@@ -22,14 +22,16 @@ use crate::message::Message;
 #[derive(Debug, Default)]
 pub struct Table {
     routes: Vec<Route>,
+    /// The places of routes by their names.
+    names: FxHashMap<Arc<str>, usize>,
     /// One for each route.
-    counters: Vec<Counters>,
+    counters: Vec<Arc<Counters>>,
     /// What has gone through the gates of those routes that have one.
-    seen: FxHashMap<usize, Mutex<Seen>>,
+    seen: FxHashMap<usize, Arc<Mutex<Seen>>>,
     /// By the names of routes.
     batches: FxHashMap<Arc<str>, Batch>,
     /// What the BIRTHs of Sparkplug's edge nodes have said to routes that decode them.
-    births: Mutex<Births>,
+    births: Arc<Mutex<Births>>,
     broker: Origin,
     links: FxHashMap<LinkId, Origin>,
 }
@@ -109,14 +111,14 @@ impl Table {
                 index.insert(begins.pattern.as_ref(), Hit { route, from });
             }
         }
-        table.seen = (0..)
-            .zip(&routes)
-            .filter(|(_, route)| route.gate.is_some())
-            .map(|(at, _)| (at, Mutex::default()))
-            .collect();
+        table.seen =
+            (0..).zip(&routes).filter(|(_, route)| route.gate.is_some()).map(|(at, _)| (at, Arc::default())).collect();
         let batches = routes.iter().filter_map(|route| Some((Arc::clone(&route.name), route.batch?)));
         table.batches = batches.collect();
-        table.counters = routes.iter().map(|_| Counters::default()).collect();
+        table.counters = routes.iter().map(|_| Arc::default()).collect();
+        for (at, route) in routes.iter().enumerate() {
+            table.names.entry(Arc::clone(&route.name)).or_insert(at);
+        }
         table.routes = routes;
         table
     }
@@ -128,24 +130,29 @@ impl Table {
 
     /// What each route held back.
     pub fn counts(&self) -> impl Iterator<Item = (&Route, Counts)> {
-        self.routes.iter().zip(self.counters.iter().map(Counters::read))
+        self.routes.iter().zip(self.counters.iter().map(|counters| counters.read()))
     }
 
-    /// Goes on from where the table before it stood, for routes that have kept their names; with what has gone through, for
-    /// gates that are as they were.
-    pub fn take_over(&self, earlier: &Self) {
-        *self.births.lock() = std::mem::take(&mut *earlier.births.lock());
-        let known: FxHashMap<&str, usize> = earlier.routes.iter().map(|route| &*route.name).zip(0..).collect();
-        for (at, (route, counters)) in (0..).zip(self.routes.iter().zip(&self.counters)) {
-            let Some(before) = known.get(&*route.name) else { continue };
-            if let Some(earlier) = earlier.counters.get(*before) {
-                counters.take_over(earlier);
+    /// Counts on with the table before it, for routes that have kept their names; and remembers with it what has gone through, for gates
+    /// that are as they were, and BIRTHs. Both share that from now on: what is on its way by the one before is treated and counted as ever.
+    pub fn take_over(&mut self, earlier: &Self) {
+        self.births = Arc::clone(&earlier.births);
+        for (at, (route, counters)) in (0..).zip(self.routes.iter().zip(&mut self.counters)) {
+            let Some((before, was)) = earlier.named(&route.name) else { continue };
+            if let Some(earlier) = earlier.counters.get(before) {
+                *counters = Arc::clone(earlier);
             }
-            let same = earlier.routes.get(*before).is_some_and(|earlier| earlier.gate == route.gate);
-            if let (true, Some(seen), Some(earlier)) = (same, self.seen.get(&at), earlier.seen.get(before)) {
-                *seen.lock() = std::mem::take(&mut *earlier.lock());
+            if let (true, Some(earlier)) = (was.gate == route.gate, earlier.seen.get(&before)) {
+                self.seen.insert(at, Arc::clone(earlier));
             }
         }
+    }
+
+    /// The route of this name, and its place.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<(usize, &Route)> {
+        let at = *self.names.get(name)?;
+        Some((at, self.routes.get(at)?))
     }
 
     /// Whether a message that a route takes goes through its gate. `offer`: see [`gate`](super::gate).
@@ -390,12 +397,60 @@ mod tests {
         let table = |names: &[&str]| {
             Table::new(names.iter().map(|name| route(name, &[on_topic("broker/#")], &["lake/t"])).collect())
         };
-        let (before, after) = (table(&["a", "b"]), table(&["b", "c"]));
+        let (before, mut after) = (table(&["a", "b"]), table(&["b", "c"]));
         before.note(1, Held::Failed);
         assert_eq!(before.note(1, Held::Failed), 2);
         after.take_over(&before);
         let failed: Vec<_> = after.counts().map(|(route, counts)| (&*route.name, counts.failed)).collect();
         assert_eq!(failed, [("b", 2), ("c", 0)]);
+        before.note(1, Held::Failed);
+        assert_eq!(after.note(0, Held::Failed), 4, "what was on its way counts too");
+    }
+
+    #[test]
+    fn what_is_on_its_way_by_the_table_before_knows_the_births_and_gates_of_both() {
+        use crate::router::change::Decode;
+        use crate::router::{Change, Gate};
+        let table = || {
+            let change = Change { decode: Some(Decode::SparkplugB), ..Change::default() };
+            let gate = Some(Gate::Throttle(std::time::Duration::from_secs(10)));
+            Table::new(vec![Route { change, gate, ..route("s", &[on_topic("broker/#")], &["lake/t"]) }])
+        };
+        let decoded = |table: &Table, topic: &str, payload: &[u8]| {
+            let mut message = message(topic, b"");
+            message.payload = payload.to_vec().into();
+            let subject = Subject::new(&message);
+            let arrival = Arrival { from: &Endpoint::Broker, channel: None, topic, subject: &subject };
+            let plain = table.unpack(&table.routes()[0], &arrival, None).unwrap().unwrap();
+            String::from_utf8(plain.payload.to_vec()).unwrap()
+        };
+        // A metric `T` with the alias 3, then one that has the alias alone.
+        let birth = [0x12, 0x09, 0x0a, 0x01, b'T', 0x10, 0x03, 0x20, 0x03, 0x50, 0x01];
+        let data = [0x12, 0x04, 0x10, 0x03, 0x50, 0x07];
+        let (before, mut after) = (table(), table());
+        decoded(&before, "spBv1.0/g/NBIRTH/a", &birth);
+        after.take_over(&before);
+        decoded(&before, "spBv1.0/g/NBIRTH/b", &birth);
+        for (table, node) in [(&before, "a"), (&before, "b"), (&after, "a"), (&after, "b")] {
+            let said = decoded(table, &format!("spBv1.0/g/NDATA/{node}"), &data);
+            assert!(said.contains(r#""name":"T""#), "{node}: {said}");
+        }
+        let asks = |table: &Table, topic: &str| {
+            let message = message(topic, b"");
+            let subject = Subject::new(&message);
+            let arrival = Arrival { from: &Endpoint::Broker, channel: None, topic, subject: &subject };
+            let mut asked = Vec::new();
+            table.route(&arrival, |told| {
+                if let Told::Taken(taken) = told {
+                    asked.push(table.ask(&taken, &arrival, 1));
+                }
+            });
+            asked.remove(0)
+        };
+        let Asked::Passes(pass) = asks(&before, "t") else { panic!() };
+        before.enter(&pass);
+        before.settle(&pass);
+        assert_eq!((asks(&before, "t"), asks(&after, "t")), (Asked::Held, Asked::Held));
     }
 
     #[test]

@@ -40,6 +40,8 @@ fn drop_oldest(transaction: &Transaction<'_>, session: SessionId, bytes: u64) ->
     Ok((rows, freed))
 }
 
+const UNHOLD: &str = "DELETE FROM held WHERE route = ?1 AND topic = ?2 AND id = ?3";
+
 fn apply(transaction: &Transaction<'_>, op: &Op) -> rusqlite::Result<()> {
     let run = |sql: &str, params: &[&dyn rusqlite::ToSql]| -> rusqlite::Result<()> {
         transaction.prepare_cached(sql)?.execute(params).map(drop)
@@ -73,14 +75,15 @@ fn apply(transaction: &Transaction<'_>, op: &Op) -> rusqlite::Result<()> {
             run("DELETE FROM inbound WHERE session = ?1 AND packet_id = ?2", &[&number(id.0), packet_id])
         }
         Op::Copies(changes) => copies(transaction, changes),
-        Op::Hold(row) => {
+        Op::Hold(row, gave_way) => {
             let HeldRow { route, topic, id, body } = &**row;
+            if let Some(gave_way) = gave_way {
+                run(UNHOLD, &[route, topic, gave_way])?;
+            }
             let sql = "INSERT OR REPLACE INTO held (route, topic, id, body) VALUES (?1, ?2, ?3, ?4)";
             run(sql, &[route, topic, id, &&*codec::seal(body)])
         }
-        Op::Unhold(route, topic, id) => {
-            run("DELETE FROM held WHERE route = ?1 AND topic = ?2 AND id = ?3", &[route, topic, id])
-        }
+        Op::Unhold(route, topic, id) => run(UNHOLD, &[route, topic, id]),
     }
 }
 

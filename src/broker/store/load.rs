@@ -96,7 +96,7 @@ pub(crate) struct Loaded {
     pub(crate) inbound: Vec<InboundRow>,
     /// What is known of messages that have come (R12).
     pub(crate) copies: Vec<KeptPage>,
-    /// What samples held.
+    /// What samples held, in the order in which it came.
     pub(crate) held: Vec<HeldRow>,
     /// How many messages each session is owed, and what they count for in bytes.
     pub(crate) owed: Vec<(SessionId, u64, u64)>,
@@ -132,7 +132,7 @@ pub(super) fn all(connection: &Connection) -> Loaded {
             &mut damaged,
             inbound,
         ),
-        held: rows(connection, "SELECT route, topic, id, body FROM held", &mut damaged, held),
+        held: rows(connection, "SELECT route, topic, id, body FROM held ORDER BY rowid", &mut damaged, held),
         copies: rows(connection, "SELECT site, run, part, page, high, bits FROM copies", &mut damaged, copies),
         owed: rows(
             connection,

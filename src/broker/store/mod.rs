@@ -95,9 +95,9 @@ pub(super) enum Op {
     InboundGone(SessionId, u16),
     /// What is known of messages that have come (R12).
     Copies(Box<KeptChanges>),
-    /// What a sample holds of a topic, in place of what it held.
-    Hold(Box<HeldRow>),
-    /// It has gone; route, topic, and the id of what went: another may have taken its place.
+    /// What a sample holds of a topic, and the id of what gave way to it.
+    Hold(Box<HeldRow>, Option<String>),
+    /// It has gone; route, topic, id.
     Unhold(Arc<str>, Arc<str>, String),
 }
 
@@ -303,7 +303,7 @@ impl Unit<'_> {
         if let Op::Copies(changes) = &op {
             self.staged.bytes += changes.pages.iter().map(|page| page.bits.len()).sum::<usize>();
         }
-        if let Op::Hold(row) = &op {
+        if let Op::Hold(row, _) = &op {
             self.staged.bytes += row.body.len();
         }
         self.staged.ops.push(op);

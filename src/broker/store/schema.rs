@@ -7,7 +7,7 @@ use rusqlite::{Connection, ErrorCode};
 use super::StoreError;
 
 /// The format, in SQLite's `user_version`.
-const FORMAT: i64 = 5;
+const FORMAT: i64 = 6;
 
 /// From format 1, which knew of what is owed neither the shared subscription nor the size, and of an exchange not where the logs ended.
 const FROM_1: &str = "
@@ -40,7 +40,17 @@ const FROM_4: &str = "
 CREATE TABLE held (route TEXT NOT NULL, topic TEXT NOT NULL, id TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (route, topic));
 ";
 
-/// But for what [`FROM_2`], [`FROM_3`] and [`FROM_4`] add.
+/// From format 5, which kept one message of a route and topic: what was on its way into a log had no row any more once another had come.
+const FROM_5: &str = "
+ALTER TABLE held RENAME TO held_before;
+CREATE TABLE held (
+    route TEXT NOT NULL, topic TEXT NOT NULL, id TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (route, topic, id)
+);
+INSERT INTO held SELECT route, topic, id, body FROM held_before;
+DROP TABLE held_before;
+";
+
+/// But for what the steps from [`FROM_2`] on add.
 const TABLES: &str = "
 CREATE TABLE session (
     id INTEGER PRIMARY KEY,
@@ -160,11 +170,12 @@ fn prepare(path: &Path) -> Result<Connection, StoreError> {
     connection.set_prepared_statement_cache_capacity(32);
     let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(fail)?;
     let steps = match found {
-        0 => vec![TABLES, FROM_2, FROM_3, FROM_4],
-        1 => vec![FROM_1, FROM_2, FROM_3, FROM_4],
-        2 => vec![FROM_2, FROM_3, FROM_4],
-        3 => vec![FROM_3, FROM_4],
-        4 => vec![FROM_4],
+        0 => vec![TABLES, FROM_2, FROM_3, FROM_4, FROM_5],
+        1 => vec![FROM_1, FROM_2, FROM_3, FROM_4, FROM_5],
+        2 => vec![FROM_2, FROM_3, FROM_4, FROM_5],
+        3 => vec![FROM_3, FROM_4, FROM_5],
+        4 => vec![FROM_4, FROM_5],
+        5 => vec![FROM_5],
         FORMAT => Vec::new(),
         found => return Err(StoreError::Newer { path: path.to_owned(), found, known: FORMAT }),
     };

@@ -249,7 +249,7 @@ async fn r36_a_store_of_format_1_is_upgraded_and_keeps_all_that_was_in_it() {
     }
     let format = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
     let found = Connection::open(&path).unwrap().query_row("PRAGMA user_version", [], format).unwrap();
-    assert_eq!(found, 5);
+    assert_eq!(found, 6);
 }
 
 #[test]
@@ -273,7 +273,7 @@ async fn a_commit_that_fails_twice_fails_the_mark_and_whoever_waits() {
 }
 
 #[test]
-fn r28_of_each_route_and_topic_the_last_held_message_is_kept_until_just_that_one_has_gone() {
+fn r28_a_held_message_is_kept_until_just_that_one_has_gone_or_given_way() {
     use crate::hub::HeldRow;
     let dir = tempfile::tempdir().unwrap();
     let row = |topic: &str, id: &str| HeldRow {
@@ -283,20 +283,21 @@ fn r28_of_each_route_and_topic_the_last_held_message_is_kept_until_just_that_one
         body: Bytes::copy_from_slice(id.as_bytes()),
     };
     let (store, _) = Store::open(dir.path()).unwrap();
-    for (topic, id) in [("a", "1"), ("a", "2"), ("b", "3"), ("c", "4")] {
-        store.stage_one(Op::Hold(Box::new(row(topic, id))));
+    for (topic, id, gave_way) in
+        [("a", "1", None), ("a", "2", None), ("b", "3", None), ("c", "9", None), ("c", "4", Some("9"))]
+    {
+        store.stage_one(Op::Hold(Box::new(row(topic, id)), gave_way.map(str::to_owned)));
     }
-    store.stage_one(Op::Unhold("r".into(), "a".into(), "1".to_owned()));
     store.stage_one(Op::Unhold("r".into(), "b".into(), "3".to_owned()));
     store.close();
     let connection = Connection::open(dir.path().join("broker.db")).unwrap();
     let (store, loaded) = Store::open(dir.path()).unwrap();
-    assert_eq!((loaded.held, loaded.damaged), (vec![row("a", "2"), row("c", "4")], 0));
+    assert_eq!((loaded.held, loaded.damaged), (vec![row("a", "1"), row("a", "2"), row("c", "4")], 0));
     store.close();
     connection.execute("UPDATE held SET body = x'00' WHERE topic = 'a'", []).unwrap();
     drop(connection);
     let (store, loaded) = Store::open(dir.path()).unwrap();
-    assert_eq!((loaded.held, loaded.damaged), (vec![row("c", "4")], 1), "one row does not stop it");
+    assert_eq!((loaded.held, loaded.damaged), (vec![row("c", "4")], 2), "one row does not stop it");
     store.close();
 }
 

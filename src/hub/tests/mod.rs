@@ -61,7 +61,7 @@ impl Local for Scripted {
         Some((self.store.mark(), last))
     }
 
-    fn hold(&self, _row: HeldRow) -> Stored {
+    fn hold(&self, _row: HeldRow, _gave_way: Option<String>) -> Stored {
         Stored::Nothing
     }
 

@@ -7,6 +7,7 @@ use std::time::Instant;
 use proptest::prelude::*;
 
 use super::*;
+use crate::router::Change;
 
 /// A clock that only a test moves.
 #[derive(Debug)]
@@ -35,6 +36,8 @@ struct Keeper {
     rows: Mutex<Rows>,
     mark: MarkSender,
     is_full: AtomicBool,
+    /// It has no room for local deliveries.
+    refuses: AtomicBool,
 }
 
 type Row = (Arc<str>, Arc<str>);
@@ -43,12 +46,18 @@ type Row = (Arc<str>, Arc<str>);
 struct Rows {
     staged: Vec<Staged>,
     next: u64,
-    durable: BTreeMap<Row, HeldRow>,
+    durable: Vec<HeldRow>,
+}
+
+impl Rows {
+    fn remove(&mut self, (route, topic): &Row, id: &str) {
+        self.durable.retain(|row| (&row.route, &row.topic, &*row.id) != (route, topic, id));
+    }
 }
 
 #[derive(Debug)]
 enum Staged {
-    Hold(HeldRow),
+    Hold(HeldRow, Option<String>),
     Unhold(Row, String),
 }
 
@@ -57,25 +66,28 @@ impl Keeper {
         let mut rows = self.rows.lock();
         for staged in std::mem::take(&mut rows.staged) {
             match staged {
-                Staged::Hold(row) => drop(rows.durable.insert((Arc::clone(&row.route), Arc::clone(&row.topic)), row)),
-                Staged::Unhold(key, id) => {
-                    if rows.durable.get(&key).is_some_and(|row| row.id == id) {
-                        rows.durable.remove(&key);
+                Staged::Hold(row, gave_way) => {
+                    let key = (Arc::clone(&row.route), Arc::clone(&row.topic));
+                    for id in [Some(row.id.clone()), gave_way].into_iter().flatten() {
+                        rows.remove(&key, &id);
                     }
+                    rows.durable.push(row);
                 }
+                Staged::Unhold(key, id) => rows.remove(&key, &id),
             }
         }
         self.mark.advance(rows.next);
     }
 
     fn durable(&self) -> Vec<HeldRow> {
-        self.rows.lock().durable.values().cloned().collect()
+        self.rows.lock().durable.clone()
     }
 }
 
 impl Local for Keeper {
     fn deliver(&self, batch: &[LocalDelivery<'_>]) -> Vec<Stored> {
-        batch.iter().map(|_| Stored::Nothing).collect()
+        let stored = if self.refuses.load(Ordering::Relaxed) { Stored::NoRoom } else { Stored::Nothing };
+        batch.iter().map(|_| stored.clone()).collect()
     }
 
     fn keep_copies(&self, _changes: KeptChanges) -> bool {
@@ -83,15 +95,15 @@ impl Local for Keeper {
     }
 
     fn staged(&self) -> Option<(Mark, u64)> {
-        None
+        Some((self.mark.mark(), self.rows.lock().next.checked_sub(1)?))
     }
 
-    fn hold(&self, row: HeldRow) -> Stored {
+    fn hold(&self, row: HeldRow, gave_way: Option<String>) -> Stored {
         if self.is_full.load(Ordering::Relaxed) {
             return Stored::NoRoom;
         }
         let mut rows = self.rows.lock();
-        rows.staged.push(Staged::Hold(row));
+        rows.staged.push(Staged::Hold(row, gave_way));
         rows.next += 1;
         Stored::At(self.mark.mark(), rows.next - 1)
     }
@@ -122,17 +134,34 @@ fn plain(name: &str, from: &str, to: &str) -> Route {
 }
 
 fn start(dir: &std::path::Path, run: u64, routes: Vec<Route>, kept: Vec<HeldRow>, size: u64) -> Run {
-    let cloud = open(dir, "cloud", WhenFull::Reject, size, SyncMode::Group);
+    start_synced(dir, run, routes, kept, size, SyncMode::Group)
+}
+
+/// With a log that has nothing durable before it is closed.
+fn start_slow(dir: &std::path::Path, routes: Vec<Route>) -> Run {
+    start_synced(dir, 1, routes, Vec::new(), BIG, SyncMode::Spill(Duration::from_secs(3_600)))
+}
+
+fn start_synced(
+    dir: &std::path::Path,
+    run: u64,
+    routes: Vec<Route>,
+    kept: Vec<HeldRow>,
+    size: u64,
+    sync: SyncMode,
+) -> Run {
+    let cloud = open(dir, "cloud", WhenFull::Reject, size, sync);
     let logs = vec![(LinkId::new("cloud"), cloud.clone().into())];
     let clock = Arc::new(Hand(AtomicU64::new(run * 1_000_000)));
     let ids = IdSource::new("test".into(), run);
     let hub = Hub::new(ids, Table::new(routes), logs, Arc::<Hand>::clone(&clock));
-    let keeper = Arc::new(Keeper { rows: Mutex::default(), mark: MarkSender::new(0), is_full: AtomicBool::new(false) });
-    keeper
-        .rows
-        .lock()
-        .durable
-        .extend(kept.iter().map(|row| ((Arc::clone(&row.route), Arc::clone(&row.topic)), row.clone())));
+    let keeper = Arc::new(Keeper {
+        rows: Mutex::default(),
+        mark: MarkSender::new(0),
+        is_full: AtomicBool::new(false),
+        refuses: AtomicBool::new(false),
+    });
+    keeper.rows.lock().durable.clone_from(&kept);
     hub.attach(Arc::<Keeper>::clone(&keeper));
     hub.restore_samples(kept);
     Run { hub, cloud, keeper, clock }
@@ -157,6 +186,11 @@ impl Run {
 
     /// What is in the log stays there: a kill is one for what samples hold.
     async fn end(self) {
+        self.end_log().await;
+    }
+
+    /// All of it is durable.
+    async fn end_log(&self) {
         self.cloud.close().await;
     }
 
@@ -293,7 +327,160 @@ async fn r11_what_a_sample_lets_go_has_a_number_of_its_own_where_its_message_wen
     run.hub.let_go();
     let sent = records(&run.cloud, 4).await;
     let numbers: Vec<_> = sent.iter().map(|sent| (&*sent.destination, sent.ordinal)).collect();
-    assert_eq!(numbers, [("plain", 0), ("sampled", 0x8000), ("again", 0x8100), ("sampled", 0)]);
+    assert_eq!(numbers, [("plain", 0), ("sampled", 0x8000), ("again", 0xc000), ("sampled", 0)]);
+}
+
+#[tokio::test]
+async fn r11_what_a_sample_behind_a_sample_lets_go_has_a_number_of_its_own_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let routes = vec![
+        plain("p", "broker/t/#", "cloud/plain"),
+        sampled("a", "broker/t/#", "broker/u/{rest}"),
+        plain("q", "broker/u/#", "cloud/first"),
+        sampled("b", "broker/u/#", "cloud/second"),
+    ];
+    let run = start(dir.path(), 1, routes, Vec::new(), BIG);
+    drop(run.publish("t/x", 1, QOS_1).await);
+    for _ in 0..2 {
+        run.clock.pass(10_000);
+        run.hub.let_go();
+    }
+    let sent = records(&run.cloud, 3).await;
+    let numbers: Vec<_> = sent.iter().map(|sent| (&*sent.destination, sent.ordinal)).collect();
+    assert_eq!(numbers, [("plain", 0), ("first", 0x8000), ("second", 0xc000)]);
+}
+
+#[tokio::test]
+async fn r1_what_a_sample_has_let_go_is_kept_until_a_log_has_it_whatever_comes_behind_it() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let routes = || vec![sampled("s", "broker/t/{x}", "cloud/{x}")];
+    let run = start_slow(dir.path(), routes());
+    drop(run.publish("t/a", 1, QOS_1).await);
+    run.clock.pass(10_000);
+    run.hub.let_go();
+    assert_eq!(run.cloud.end().0, 1, "it has gone");
+    let behind = run.publish("t/a", 2, QOS_1).await.unwrap();
+    run.keeper.commit();
+    assert_eq!(behind.decided(), Some(Ok(())));
+    // Killed before the log is synced: its records are no more.
+    let after = start(other.path(), 2, routes(), run.keeper.durable(), BIG);
+    after.hub.let_go();
+    assert_eq!(after.sent().await, [("a".to_owned(), 1), ("a".to_owned(), 2)]);
+    after.settled().await;
+    assert_eq!((after.keeper.durable(), after.suppressed()), (Vec::new(), vec![0]));
+    // What is durable has no row any more; what came behind it has.
+    run.end_log().await;
+    run.hub.let_go();
+    run.keeper.commit();
+    assert_eq!(run.keeper.durable().len(), 1);
+}
+
+#[tokio::test]
+async fn r28_what_comes_behind_a_newer_message_is_counted_and_no_kill_takes_both() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = start(dir.path(), 1, vec![sampled("s", "broker/t/{x}", "cloud/{x}")], Vec::new(), BIG);
+    run.clock.pass(5);
+    drop((run.publish("t/a", 1, QOS_1).await, run.publish("t/b", 2, Qos::AtMostOnce).await));
+    run.clock.0.fetch_sub(5, Ordering::Relaxed);
+    let late = [run.publish("t/a", 3, QOS_1).await.unwrap(), run.publish("t/b", 4, QOS_1).await.unwrap()];
+    assert!(late.iter().all(|late| late.decided().is_none()), "what it gave way to is not safe yet");
+    assert_eq!(run.publish("t/b", 5, Qos::AtMostOnce).await.unwrap().decided(), Some(Ok(())));
+    run.keeper.commit();
+    assert!(late.iter().all(|late| late.decided() == Some(Ok(()))));
+    assert_eq!(run.suppressed(), [3]);
+    let other = tempfile::tempdir().unwrap();
+    let after = start(other.path(), 2, vec![sampled("s", "broker/t/{x}", "cloud/{x}")], run.keeper.durable(), BIG);
+    after.hub.let_go();
+    assert_eq!(after.sent().await, [("a".to_owned(), 1), ("b".to_owned(), 4)]);
+    run.clock.pass(10_005);
+    run.hub.let_go();
+    assert_eq!(run.sent().await, [("a".to_owned(), 1), ("b".to_owned(), 2)]);
+    run.settled().await;
+    assert_eq!(run.keeper.durable(), []);
+    run.keeper.is_full.store(true, Ordering::Relaxed);
+    drop(run.publish("t/c", 6, Qos::AtMostOnce).await);
+    run.clock.0.fetch_sub(5, Ordering::Relaxed);
+    assert_eq!(run.publish("t/c", 7, QOS_1).await.unwrap_err(), OfferError::StoreFull);
+    assert_eq!(run.suppressed(), [3], "it comes again");
+}
+
+#[tokio::test]
+async fn at_a_stop_what_samples_hold_goes_once_by_the_routes_that_it_came_by() {
+    let dir = tempfile::tempdir().unwrap();
+    let routes = vec![sampled("s", "broker/t/{x}", "cloud/{x}"), sampled("u", "broker/u/{x}", "broker/t/{x}")];
+    let run = start_slow(dir.path(), routes);
+    drop(run.publish("t/a", 1, QOS_1).await);
+    run.clock.pass(10_000);
+    run.hub.let_go();
+    drop((run.publish("t/b", 2, Qos::AtMostOnce).await, run.publish("u/c", 3, QOS_1).await));
+    run.hub.let_all_go();
+    assert_eq!(run.cloud.end().0, 3);
+    run.hub.stop();
+    run.end_log().await;
+    run.keeper.commit();
+    run.hub.samples_settled().await;
+    run.hub.keep_samples();
+    run.keeper.commit();
+    assert_eq!(run.keeper.durable(), [], "what the log has is not in the store too");
+    let after = start(dir.path(), 2, Vec::new(), run.keeper.durable(), BIG);
+    let sent = [("a", 1), ("b", 2), ("c", 3)].map(|(to, number)| (to.to_owned(), number));
+    assert_eq!((after.sent().await, after.hub.unrouted()), (sent.into(), 0));
+}
+
+#[tokio::test]
+async fn after_a_kill_what_a_route_held_goes_by_another_that_samples_the_same_or_is_counted() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let run = start(dir.path(), 1, vec![sampled("before", "broker/t/{x}", "cloud/{x}")], Vec::new(), BIG);
+    drop((run.publish("t/a", 1, QOS_1).await, run.publish("t/b", 2, QOS_1).await));
+    run.keeper.commit();
+    let routes = vec![plain("every", "broker/#", "cloud/every"), sampled("after", "broker/t/a", "cloud/new")];
+    let after = start(other.path(), 2, routes, run.keeper.durable(), BIG);
+    after.hub.let_go();
+    assert_eq!((after.sent().await, after.hub.unrouted()), (vec![("new".to_owned(), 1)], 1));
+    after.settled().await;
+    assert_eq!(after.keeper.durable(), []);
+}
+
+#[tokio::test]
+async fn r18_an_unfinished_exchange_that_a_sample_has_already_comes_into_it_once() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let routes = || vec![sampled("s", "broker/t/{x}", "cloud/{x}"), sampled("r", "broker/t/{x}", "cloud/r")];
+    let run = start(dir.path(), 1, vec![routes().remove(0)], Vec::new(), BIG);
+    drop(run.publish("t/a", 1, Qos::ExactlyOnce).await);
+    run.keeper.commit();
+    let after = start(other.path(), 2, routes(), run.keeper.durable(), BIG);
+    after.hub.let_go();
+    let message = records(&after.cloud, 1).await.remove(0).message;
+    after.settled().await;
+    let answers = Answers::default();
+    after.hub.resume(message, &Logged::default(), &answers).await;
+    assert!(answers.take().remove(0).1.is_ok());
+    after.clock.pass(10_000);
+    after.hub.let_go();
+    assert_eq!(after.sent().await, [("a".to_owned(), 1), ("r".to_owned(), 1)], "the other sample lacked it");
+}
+
+#[tokio::test]
+async fn what_a_route_behind_a_sample_holds_back_is_counted_once_however_often_it_is_tried() {
+    let dir = tempfile::tempdir().unwrap();
+    let celsius = Change { payload: Some(Template::parse("{payload.c} C").unwrap()), ..Change::default() };
+    let routes = vec![
+        sampled("s", "broker/t/{x}", "broker/u/{x}"),
+        Route { change: celsius, ..plain("c", "broker/u/{x}", "broker/w/{x}") },
+    ];
+    let run = start(dir.path(), 1, routes, Vec::new(), BIG);
+    drop(run.publish("t/a", 1, QOS_1).await);
+    run.keeper.refuses.store(true, Ordering::Relaxed);
+    let failed = || run.hub.route_counts()[1].1.failed;
+    for _ in 0..3 {
+        run.clock.pass(10_000);
+        assert_eq!(run.hub.let_go(), Some(Duration::from_secs(1)));
+    }
+    assert_eq!(failed(), 0);
+    run.keeper.refuses.store(false, Ordering::Relaxed);
+    run.clock.pass(1_000);
+    run.hub.let_go();
+    assert_eq!(failed(), 1);
 }
 
 #[tokio::test]
