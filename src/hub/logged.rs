@@ -1,7 +1,8 @@
 //! Which records of an unfinished QoS 2 exchange are in which logs already (R18).
 //!
 //! The broker's store notes with each exchange how far the logs went that its message is about to be appended to. The append comes
-//! after the store's commit, so the record, if there is one, lies behind that: after a kill only that stretch is read.
+//! after the store's commit, so the record, if there is one, lies behind that: after a kill only that stretch is read. A log is known by
+//! its own id, since by then its link may have another name (R34).
 
 use std::collections::BTreeMap;
 
@@ -9,7 +10,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::plan::LinkTarget;
 use super::{Hub, Mark};
-use crate::buffer::{Lane, Offset};
+use crate::buffer::{Buffer, Lane, Lanes, Offset};
 use crate::message::{Envelope, Message, MessageId, headers};
 use crate::router::LinkId;
 
@@ -21,17 +22,31 @@ const READ_BYTES: usize = 1 << 20;
 
 /// The ends of the logs that a message is about to be appended to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tails(Vec<(LinkId, Lane, Offset)>);
+pub struct Tails(Vec<Tail>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Tail {
+    lane: Lane,
+    end: Offset,
+    /// The link's name then.
+    link: LinkId,
+    /// The log's id; earlier programs did not note it.
+    log: Option<Box<str>>,
+}
 
 impl Tails {
-    pub(super) fn note(&mut self, link: LinkId, lane: Lane, end: Offset) {
-        self.0.push((link, lane, end));
+    pub(super) fn note(&mut self, link: LinkId, lane: Lane, log: &Buffer) {
+        self.0.push(Tail { lane, end: log.end(), link, log: Some(log.id().into()) });
     }
 
-    /// As text: a line each, lane, offset, link.
+    /// As text: a line each, lane, offset, link, log.
     #[must_use]
     pub fn encode(&self) -> String {
-        self.0.iter().map(|(link, lane, end)| format!("{} {} {link}\n", lane.name(), end.0)).collect()
+        let line = |Tail { lane, end, link, log }: &Tail| match log {
+            Some(log) => format!("{} {} {link} {log}\n", lane.name(), end.0),
+            None => format!("{} {} {link}\n", lane.name(), end.0),
+        };
+        self.0.iter().map(line).collect()
     }
 
     /// From what [`Tails::encode`] made. A line that is none is left out: then that log is not looked into, and its record is at
@@ -39,10 +54,10 @@ impl Tails {
     #[must_use]
     pub fn decode(text: &str) -> Self {
         let line = |line: &str| {
-            let mut parts = line.splitn(3, ' ');
+            let mut parts = line.split(' ');
             let lane = Lane::named(parts.next()?)?;
             let end = Offset(parts.next()?.parse().ok()?);
-            Some((LinkId::new(parts.next()?), lane, end))
+            Some(Tail { lane, end, link: LinkId::new(parts.next()?), log: parts.next().map(Into::into) })
         };
         Self(text.lines().filter_map(line).collect())
     }
@@ -55,12 +70,17 @@ impl Tails {
 #[derive(Clone, Debug, Default)]
 pub struct Logged(FxHashMap<Key, BTreeMap<u16, (Mark, Offset)>>);
 
-/// Records that say the same: their link, of which part of which message they are, and their [`likeness`].
-type Key = (LinkId, MessageId, Box<str>, u32);
+/// Records that say the same: the id of their link's buffer, of which part of which message they are, and their [`likeness`].
+type Key = (Box<str>, MessageId, Box<str>, u32);
 
 impl Logged {
     /// Takes out those targets of a message whose records are in the logs. Answers the records: what becomes durable when.
-    pub(super) fn take(&self, message: &Message, targets: &mut Vec<LinkTarget>) -> Vec<(Mark, Offset)> {
+    pub(super) fn take(
+        &self,
+        message: &Message,
+        targets: &mut Vec<LinkTarget>,
+        buffers: &FxHashMap<LinkId, Lanes>,
+    ) -> Vec<(Mark, Offset)> {
         let mut taken = Vec::new();
         // Nothing was found as a rule.
         if self.0.is_empty() {
@@ -70,7 +90,8 @@ impl Logged {
         targets.retain(|target| {
             let made = target.message.as_deref().unwrap_or(message);
             let likeness = likeness(&target.destination, target.key.as_deref(), &made.payload);
-            let key = (target.link.clone(), message.id.clone(), headers::part(message).into(), likeness);
+            let Some(lanes) = buffers.get(&target.link) else { return true };
+            let key = (lanes.id().into(), message.id.clone(), headers::part(message).into(), likeness);
             let records = self.0.get(&key);
             let earlier = like.entry(key).or_default();
             let found = records.and_then(|records| records.values().nth(*earlier)).cloned();
@@ -94,15 +115,19 @@ impl Hub {
     /// one without them: twice is better than never.
     pub async fn find(&self, wanted: &[(MessageId, Tails)]) -> Logged {
         let ids: FxHashSet<&MessageId> = wanted.iter().map(|(id, _)| id).collect();
-        let mut from: FxHashMap<(&LinkId, Lane), Offset> = FxHashMap::default();
-        for (link, lane, end) in wanted.iter().flat_map(|(_, tails)| &tails.0) {
-            let first = from.entry((link, *lane)).or_insert(*end);
+        let (mut logged, targets) = (Logged::default(), self.targets.load_full());
+        let logs =
+            || targets.buffers.iter().flat_map(|(link, lanes)| lanes.iter().map(move |(_, log)| (link, lanes, log)));
+        let by_id: FxHashMap<_, _> = logs().map(|(link, lanes, log)| (log.id(), (link, lanes, log))).collect();
+        let mut from: FxHashMap<&str, Offset> = FxHashMap::default();
+        for Tail { lane, end, link, log } in wanted.iter().flat_map(|(_, tails)| &tails.0) {
+            let by_name = || targets.buffers.get(link).map(|lanes| lanes.lane(*lane).id());
+            let Some(log) = log.as_deref().map_or_else(by_name, Some) else { continue };
+            let first = from.entry(log).or_insert(*end);
             *first = (*first).min(*end);
         }
-        let (mut logged, targets) = (Logged::default(), self.targets.load_full());
-        for ((link, lane), first) in from {
-            let Some(lanes) = targets.buffers.get(link) else { continue };
-            let buffer = lanes.lane(lane);
+        for (id, first) in from {
+            let Some((link, lanes, buffer)) = by_id.get(id) else { continue };
             let mut history = buffer.history(first, Offset(u64::MAX));
             loop {
                 let records = match history.next(READ_RECORDS, READ_BYTES).await {
@@ -119,7 +144,7 @@ impl Hub {
                         let part = headers::part(&envelope.message).into();
                         let payload = &envelope.message.payload;
                         let like = likeness(&envelope.destination, envelope.key.as_deref(), payload);
-                        let records = logged.0.entry((link.clone(), envelope.message.id, part, like)).or_default();
+                        let records = logged.0.entry((lanes.id().into(), envelope.message.id, part, like)).or_default();
                         records.insert(envelope.ordinal, (buffer.mark(), record.offset));
                     }
                 }
@@ -136,9 +161,15 @@ mod tests {
     #[test]
     fn tails_read_back_as_they_were_written_and_leave_out_what_is_none() {
         let mut tails = Tails::default();
-        tails.note(LinkId::new("cloud"), Lane::High, Offset(7));
-        tails.note(LinkId::new("a b"), Lane::Normal, Offset(u64::MAX));
-        assert_eq!(tails.encode(), "high 7 cloud\nnormal 18446744073709551615 a b\n");
+        let tail = |lane, end, link, log: Option<&str>| Tail {
+            lane,
+            end: Offset(end),
+            link: LinkId::new(link),
+            log: log.map(Into::into),
+        };
+        tails.0.push(tail(Lane::High, 7, "cloud", Some("1a2b3c4d")));
+        tails.0.push(tail(Lane::Normal, u64::MAX, "lake", None));
+        assert_eq!(tails.encode(), "high 7 cloud 1a2b3c4d\nnormal 18446744073709551615 lake\n");
         assert_eq!(Tails::decode(&tails.encode()), tails);
         assert_eq!(Tails::decode("middle 7 x\nhigh -1 x\nhigh\n\n"), Tails::default());
         assert_eq!(Tails::decode(""), Tails::default());

@@ -203,8 +203,9 @@ async fn r18_a_resumed_message_goes_only_to_the_logs_that_lack_it() {
         .await
         .unwrap();
     let mut tails = Tails::default();
-    tails.note(LinkId::new("lake"), Lane::Normal, bench.buffers[0].end());
-    tails.note(LinkId::new("cloud"), Lane::Normal, bench.buffers[1].end());
+    tails.note(LinkId::new("lake"), Lane::Normal, &bench.buffers[0]);
+    tails.note(LinkId::new("cloud"), Lane::Normal, &bench.buffers[1]);
+    let tails = Tails::decode(&tails.encode());
     bench.hub.offer(&from_broker(), vec![publication("a", b"1")]).await.remove(0).unwrap().settled().await.unwrap();
     let message = records(&bench.buffers[0], 4).await[3].message.clone();
     // The lake's log has both of its records; the other link's is made to look as if it had none.
@@ -221,6 +222,36 @@ async fn r18_a_resumed_message_goes_only_to_the_logs_that_lack_it() {
     let logged = bench.hub.find(&wanted).await;
     assert_eq!(resume(&logged).await, [4, 3], "one log lacked it");
     assert_eq!(resume(&Logged::default()).await, [6, 4]);
+}
+
+#[tokio::test]
+async fn r18_a_log_is_looked_into_also_where_its_link_has_another_name_by_now() {
+    let routes = [("broker/#", "lake/t"), ("broker/#", "cloud/x")];
+    let bench = bench(&routes, &[("lake", WhenFull::DropOldest, BIG), ("cloud", WhenFull::DropOldest, BIG)], false);
+    let mut tails = Tails::default();
+    tails.note(LinkId::new("lake"), Lane::Normal, &bench.buffers[0]);
+    tails.note(LinkId::new("cloud"), Lane::Normal, &bench.buffers[1]);
+    bench.hub.offer(&from_broker(), vec![publication("a", b"1")]).await.remove(0).unwrap().settled().await.unwrap();
+    let message = records(&bench.buffers[0], 1).await[0].message.clone();
+    let wanted = [(message.id.clone(), tails)];
+    // Looked for before one change of names, and after another; then the names are swapped.
+    let mut logged = bench.hub.find(&wanted).await;
+    for names in [["sea", "cloud"], ["cloud", "lake"]] {
+        let route = |name: &str, to: &str| {
+            Route::new(name, vec![From::parse("broker/#", Form::Topic).unwrap()], vec![To::parse(to).unwrap()])
+        };
+        let [lake, cloud] = names;
+        let routes = vec![route("a", &format!("{lake}/t")), route("b", &format!("{cloud}/x"))];
+        let logs = names.iter().zip(&bench.buffers).map(|(name, log)| (LinkId::new(name), Lanes::from(log.clone())));
+        bench.hub.replace(Some(Table::new(routes)), logs.collect());
+        for _ in 0..2 {
+            let answers = Answers::default();
+            bench.hub.resume(message.clone(), &logged, &answers).await;
+            answers.take().remove(0).1.unwrap().settled().await.unwrap();
+            logged = bench.hub.find(&wanted).await;
+        }
+        assert_eq!(bench.buffers.iter().map(|log| log.end().0).collect::<Vec<_>>(), [1, 1], "{names:?}");
+    }
 }
 
 #[tokio::test]
