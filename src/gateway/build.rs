@@ -212,7 +212,12 @@ impl Link {
         let source = (!config.sources.is_empty()).then(|| board(before.and_then(|before| before.source.as_ref())));
         let same = before.filter(|before| before.config.rate == config.rate);
         let rate = same.map_or_else(|| SharedRate::new(config.rate.as_ref(), clock), |before| before.rate.clone());
-        Self { config, lanes, rate, sink, source }
+        Self { config, lanes, failed: None, rate, sink, source }
+    }
+
+    /// One whose buffer could not be opened again.
+    pub(super) fn without_buffer(before: &Self, why: &BuildError, clock: &Arc<dyn Clock>) -> Self {
+        Self { failed: Some(why.to_string()), ..Self::new(before.config.clone(), None, Some(before), clock) }
     }
 }
 

@@ -166,6 +166,8 @@ impl Default for Crews {
 struct Link {
     config: links::Config,
     lanes: Option<Lanes>,
+    /// Why its buffer, which it had, could not be opened again: its offers are refused.
+    failed: Option<String>,
     /// Of all that goes out: the sink's and the replays'.
     rate: links::SharedRate,
     sink: Option<Arc<HalfBoard>>,

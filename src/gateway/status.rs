@@ -97,6 +97,10 @@ impl Link {
             fill_from_lanes(&mut status, lanes, now);
             status.time_left_ms = sink.as_ref().and_then(|half| time_left_ms(status.depth, half.rate));
         }
+        if let Some(why) = &self.failed {
+            status.state = LinkState::BufferFailed;
+            status.note = Some(format!("{why}; its messages are refused until a reload or a restart can open it"));
+        }
         let failed = status.state == LinkState::BufferFailed;
         let states = [&sink, &source].into_iter().flatten().map(|half: &HalfStatus| half.state);
         let worst = states.max_by_key(|state| severity(*state)).unwrap_or_default();

@@ -171,6 +171,43 @@ async fn what_cannot_be_used_changes_nothing_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn r22_a_buffer_that_a_failed_reload_cannot_open_again_is_said_to_have_failed_until_one_can() {
+    let text = |size: &str| {
+        format!(
+            "links:\n  far: {{ mqtt: {{ url: \"mqtt://127.0.0.1:1\" }}, buffer: {{ max_size: {size} }} }}\n  near: {{ mqtt: {{ url: \"mqtt://127.0.0.1:1\" }} }}\n\
+             routes:\n  - {{ from: broker/a, to: far/a }}\n  - {{ from: broker/b, to: near/b }}\n"
+        )
+    };
+    let gateway = Gateway::start(&text("64MiB")).await;
+    let mut held = Held::connect(gateway.port, "held").await;
+    let publish = async |topic: &str| publish_once(gateway.port, "one", topic, b"1".to_vec()).await.is_ok();
+    assert!(publish("a").await);
+    // Something is in the place of its file: neither the new buffer nor the old one can be opened.
+    let (meta, aside) = (gateway.data().join("links/far/meta"), gateway.data().join("meta.aside"));
+    fs::rename(&meta, &aside).unwrap();
+    fs::create_dir(&meta).unwrap();
+    gateway.configure(&text("96MiB"));
+    let (code, said) = reload(&gateway).await;
+    assert_eq!(code, 74, "{said}");
+    assert!(said.contains("the buffer of link `far`") && said.contains("nothing was changed"), "{said}");
+    let status = gateway.status().await;
+    let (far, near) = (link(&status, "far"), link(&status, "near"));
+    assert_eq!(far.state, LinkState::BufferFailed, "{far:?}");
+    assert!(far.note.as_ref().is_some_and(|note| note.contains("until a reload or a restart can open it")), "{far:?}");
+    assert_ne!(near.state, LinkState::BufferFailed);
+    assert_eq!((publish("a").await, publish("b").await), (false, true));
+
+    // Whoever mends it reloads, and has what it held.
+    fs::remove_dir(&meta).unwrap();
+    fs::rename(&aside, &meta).unwrap();
+    reload_to(&gateway, &text("96MiB")).await;
+    assert!(publish("a").await);
+    let far = gateway.wait_for_link("far", "it takes records", |link| link.depth == 2).await;
+    assert_ne!(far.state, LinkState::BufferFailed, "{far:?}");
+    assert!(far.sink.is_some() && far.balanced && held.lives().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn with_reload_watch_a_change_of_the_file_is_enough() {
     let text = |watch: &str, link: &str| {
         format!(

@@ -223,11 +223,13 @@ impl Shared {
                 if !is_closed {
                     return link;
                 }
-                let lanes = open_lanes(&link.config, &clock).unwrap_or_else(|error| {
-                    tracing::error!(%error, "a buffer could not be opened again: its offers are refused until a reload or a restart can open it");
-                    None
-                });
-                Arc::new(Link::new(link.config.clone(), lanes, Some(&link), &clock))
+                Arc::new(match open_lanes(&link.config, &clock) {
+                    Ok(lanes) => Link::new(link.config.clone(), lanes, Some(&link), &clock),
+                    Err(error) => {
+                        tracing::error!(%error, "a buffer could not be opened again: its offers are refused until a reload or a restart can open it");
+                        Link::without_buffer(&link, &error, &clock)
+                    }
+                })
             });
             let links: Vec<_> = links.collect();
             let again = |(orphan, is_closed): (Arc<Orphan>, bool)| {
