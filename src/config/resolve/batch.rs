@@ -5,12 +5,13 @@ use std::time::Duration;
 use super::Resolver;
 use super::link::Draft;
 use super::value::{Item, Section, Text};
+use crate::buffer::SyncMode;
 use crate::config::keys;
 use crate::config::raw::Value;
-use crate::links::{Kind, window};
+use crate::links::Kind;
 use crate::message::Qos;
 use crate::router::{Batch, BatchForm, Change, Endpoint, To};
-use crate::units::ByteSize;
+use crate::units::{ByteSize, show_duration};
 
 const COUNT_MAX: u64 = 1_000;
 const BYTES_MIN: ByteSize = ByteSize(1 << 10);
@@ -26,6 +27,7 @@ impl Resolver<'_> {
         change: &mut Change,
         to: &[(To, &Text<'_>)],
         links: &[Draft<'_>],
+        ttl: Option<Duration>,
     ) -> Option<Batch> {
         let item = route.get("batch")?;
         self.check_batch(&item, to, links);
@@ -38,7 +40,8 @@ impl Resolver<'_> {
             compress: change.compress.take(),
         };
         if !matches!(item.node.value, Value::Map(_)) {
-            batch.form = self.choice(Some(item), &forms)?;
+            batch.form = self.choice(Some(item.clone()), &forms)?;
+            self.check_batch_limits(&batch, (&item, &item), to, links, ttl);
             return Some(batch);
         }
         let section = self.section(&item, &keys::BATCH);
@@ -47,13 +50,55 @@ impl Resolver<'_> {
         batch.count = count.and_then(|count| usize::try_from(count).ok()).unwrap_or(batch.count);
         batch.bytes = self.size(section.get("bytes"), BYTES_MIN..=BYTES_MAX).unwrap_or(batch.bytes);
         batch.linger = self.duration(section.get("linger"), LINGER_MIN..=LINGER_MAX).unwrap_or(batch.linger);
-        let configs = to.iter().filter_map(|(to, _)| config(&to.endpoint, links));
-        let least = configs.map(window).min();
-        if let (Some(least), Some(item)) = (least.filter(|least| *least < batch.count), section.get("count")) {
-            let wrong = format!("a batch has at most as many parts as may be in flight, {least} here");
-            self.mistakes.warning(item.place(), wrong, "raise the link's `in_flight`".to_owned());
-        }
+        let bytes = section.get("bytes").unwrap_or_else(|| item.clone());
+        let linger = section.get("linger").unwrap_or_else(|| item.clone());
+        self.check_batch_limits(&batch, (&bytes, &linger), to, links, ttl);
         Some(batch)
+    }
+
+    /// What is wrong with how much goes together, and how long it waits: shown where that is said.
+    fn check_batch_limits(
+        &mut self,
+        batch: &Batch,
+        (bytes, linger): (&Item<'_>, &Item<'_>),
+        to: &[(To, &Text<'_>)],
+        links: &[Draft<'_>],
+        ttl: Option<Duration>,
+    ) {
+        if let Some(ttl) = ttl.filter(|ttl| *ttl <= batch.linger) {
+            let (ttl, waits) = (show_duration(ttl), show_duration(batch.linger));
+            let wrong = format!("with `ttl: {ttl}` messages lapse while they wait {waits} for others");
+            self.mistakes.warning(linger.place(), wrong, "make `linger` shorter than `ttl`".to_owned());
+        }
+        for config in to.iter().filter_map(|(to, _)| config(&to.endpoint, links)) {
+            let largest = match &config.kind {
+                Kind::Mqtt(mqtt) => Some((mqtt.max_packet_size, "max_packet_size")),
+                Kind::Kafka(kafka) => Some((ByteSize(kafka.message_bytes_max.into()), "max_message")),
+                Kind::Rabbitmq(_) => None,
+            };
+            // How small it becomes compressed is not known here.
+            let over = largest.filter(|(largest, _)| batch.compress.is_none() && batch.bytes >= *largest);
+            if let Some((largest, key)) = over {
+                let wrong = format!(
+                    "a batch of {} does not fit into what `{}` sends (`{key}`: {largest}): its messages would go one by one",
+                    batch.bytes, config.id
+                );
+                let hint = format!("lower `bytes` of the batch, or raise the link's `{key}`");
+                self.mistakes.warning(bytes.place(), wrong, hint);
+            }
+            if let SyncMode::Spill(after) = config.buffer.sync
+                && batch.linger >= after
+            {
+                let wrong = format!(
+                    "`{}` has `sync: spill`: what waits for others, and what comes behind it, is acknowledged only when it is \
+                     written to disk, after `spill_after` ({})",
+                    config.id,
+                    show_duration(after)
+                );
+                let hint = "make `linger` shorter than `spill_after`, or use `sync: group`".to_owned();
+                self.mistakes.warning(linger.place(), wrong, hint);
+            }
+        }
     }
 
     fn check_batch(&mut self, item: &Item<'_>, to: &[(To, &Text<'_>)], links: &[Draft<'_>]) {

@@ -88,7 +88,7 @@ impl Resolver<'_> {
         let priority = self.priority(section.get("priority"), &to, links);
         let gate = self.gate(&section);
         let mut change = self.change(&section, &sources);
-        let batch = self.batch(&section, &mut change, &to, links);
+        let batch = self.batch(&section, &mut change, &to, links, ttl);
         self.check_qos(section.get("qos"), change.qos, &to, links);
         self.check_envelope(section.get("envelope"), &change, &to, links);
         let (from, from_places): (Vec<_>, _) =
