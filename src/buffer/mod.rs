@@ -593,6 +593,19 @@ impl Buffer {
         Offset(self.inner.shared.state.lock().next)
     }
 
+    /// Whether a window's worth of confirmations is not in the cursor files of the link's lanes: readers wait until it is (R9), and so has one
+    /// to wait who sends what was read before.
+    #[must_use]
+    pub fn is_unsaved(&self) -> bool {
+        self.inner.shared.is_unsaved()
+    }
+
+    /// Returns when it is. Cancel safe.
+    pub async fn saved(&self) {
+        let mut saves = self.inner.shared.saves.subscribe();
+        while self.inner.shared.is_unsaved() && saves.changed().await.is_ok() {}
+    }
+
     /// A reader that begins at the cursor. Each record belongs to one reader at a time: a link's sink has one for each of
     /// its [`Streams`].
     #[must_use]

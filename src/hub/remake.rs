@@ -1,8 +1,6 @@
 //! A record that its route could not make of a message, made by that route as it is now (R28).
 
-use std::sync::Arc;
-
-use crate::message::Envelope;
+use crate::message::{Envelope, MessageId};
 use crate::router::{Arrival, Batch, Captures, Endpoint, LinkId, Route, Subject, To, View};
 
 use super::{Hub, plan};
@@ -46,19 +44,18 @@ impl Hub {
         self.targets.load().table.batch(route)
     }
 
-    /// The site that messages get their ids from.
+    /// An id of this run for a message that is made here.
     #[must_use]
-    pub fn site(&self) -> Arc<str> {
-        Arc::clone(self.ids.site())
+    pub fn new_id(&self) -> MessageId {
+        self.ids.next()
     }
 
     /// A record as it is sent without others: a batch of one where its route sends batches.
     #[must_use]
     pub fn alone(&self, envelope: Envelope) -> Envelope {
         let Some(batch) = envelope.batch.as_deref().and_then(|route| self.batch(route)) else { return envelope };
-        let (id, ordinal) = (envelope.message.id.clone(), envelope.ordinal);
-        let packed = batch.pack(std::slice::from_ref(&envelope), id);
-        packed.map_or(envelope, |packed| Envelope { ordinal, ..packed })
+        let id = envelope.message.id.clone();
+        batch.pack(std::slice::from_ref(&envelope), id).unwrap_or(envelope)
     }
 }
 

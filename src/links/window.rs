@@ -1,25 +1,58 @@
 //! What is in flight on one connection, and how much may be. Pure bookkeeping: no clock, no network.
 //!
-//! The window is counted from the oldest unconfirmed record to the newest sent, not by how many are open: so packet ids of
-//! a kind that counts them can never collide, and a crash repeats at most this many records (R9).
+//! The window is counted from the oldest unconfirmed message to the newest sent, not by how many are open: so packet ids of
+//! a kind that counts them can never collide, and a crash repeats at most this many messages (R9).
+//!
+//! Messages settle in the order in which they were sent. That is the order of their offsets, but for batches: a record that waits for
+//! others is not in flight, and those behind it are sent, and settled, before it. It *holds* what a crash would repeat: how many messages
+//! were sent since is counted too ([`Flight::ahead`]).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::buffer::Offset;
+use crate::message::MessageId;
 
-/// A record on its way.
+/// A message on its way: one record, or several that are sent as one.
 #[derive(Clone, Debug)]
 pub(super) struct InFlight {
-    /// Its place in the log.
+    /// Its place in the log; of several that of the last.
     pub(super) offset: Offset,
-    /// The record as the log holds it, for a dead letter.
+    /// The record as the log holds it, for a dead letter. Several are refused as none.
     pub(super) body: Bytes,
     /// Bytes of the message's payload, for the board.
     pub(super) payload_bytes: u64,
+    /// Of several.
+    pub(super) cut: Option<Arc<Cut>>,
+    /// The highest offset that was sent up to it: what the flight is sorted by.
+    order: Offset,
     /// `None`: no answer yet.
     fate: Option<Fate>,
+}
+
+/// Several records that are sent as one message: where a batch was cut.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Cut {
+    /// The message's.
+    pub(super) id: MessageId,
+    /// Their offsets, and the bytes of their payloads. At least two.
+    pub(super) parts: Box<[(Offset, u64)]>,
+    /// Bytes of the records.
+    pub(super) bytes: usize,
+}
+
+impl Cut {
+    /// Whether it is of these.
+    pub(super) fn is_of(&self, offsets: impl ExactSizeIterator<Item = Offset>) -> bool {
+        offsets.len() == self.parts.len() && self.parts.iter().map(|part| part.0).eq(offsets)
+    }
+
+    /// The last of them.
+    pub(super) fn last(&self) -> Offset {
+        self.parts.last().map_or(Offset(0), |part| part.0)
+    }
 }
 
 /// What an answer means for a record in flight.
@@ -35,45 +68,126 @@ pub(super) enum Fate {
 
 impl InFlight {
     pub(super) const fn new(offset: Offset, body: Bytes, payload_bytes: u64) -> Self {
-        Self { offset, body, payload_bytes, fate: None }
+        Self { offset, body, payload_bytes, cut: None, order: offset, fate: None }
+    }
+
+    /// Several as one.
+    pub(super) fn several(cut: &Arc<Cut>) -> Self {
+        Self { cut: Some(Arc::clone(cut)), ..Self::new(cut.last(), Bytes::new(), 0) }
+    }
+
+    /// The first of its records.
+    pub(super) fn first(&self) -> Offset {
+        self.cut.as_ref().and_then(|cut| cut.parts.first()).map_or(self.offset, |part| part.0)
+    }
+
+    /// Its records, with the bytes of their payloads.
+    pub(super) fn records(&self) -> impl Iterator<Item = (Offset, u64)> + '_ {
+        let several = self.cut.as_ref().map(|cut| &*cut.parts).unwrap_or_default();
+        let one = self.cut.is_none().then_some((self.offset, self.payload_bytes));
+        several.iter().copied().chain(one)
+    }
+
+    fn bytes(&self) -> usize {
+        self.cut.as_ref().map_or(self.body.len(), |cut| cut.bytes)
     }
 }
 
-/// The records in flight, in the order in which they were sent, which is the order of their offsets.
+/// The messages in flight, in the order in which they were sent.
 #[derive(Debug, Default)]
 pub(super) struct Flight {
     records: VecDeque<InFlight>,
+    /// So many were in it and have left it.
+    gone: u64,
+    /// Where those stand that were sent behind records of higher offsets, counted from the first that ever was in flight.
+    late: BTreeMap<Offset, u64>,
+    /// Records that wait, or waited, for others, by the first of each batch: how many messages had been sent when it came.
+    held: BTreeMap<Offset, u64>,
     open: usize,
     bytes: usize,
 }
 
 impl Flight {
     /// One more is on its way.
-    pub(super) fn push(&mut self, record: InFlight) {
-        debug_assert!(self.records.back().is_none_or(|last| last.offset < record.offset), "sent in order");
+    pub(super) fn push(&mut self, mut record: InFlight) {
+        if let Some(order) = self.records.back().map(|last| last.order).filter(|order| record.offset <= *order) {
+            record.order = order;
+            self.late.insert(record.offset, self.sent());
+        }
         self.open += 1;
-        self.bytes += record.body.len();
+        self.bytes += record.bytes();
         self.records.push_back(record);
+    }
+
+    /// How many were sent since it was empty and nothing was known.
+    pub(super) fn sent(&self) -> u64 {
+        self.gone + u64::try_from(self.records.len()).unwrap_or(u64::MAX)
+    }
+
+    /// A record waits for others since so many had been sent.
+    pub(super) fn hold(&mut self, first: Offset, since: u64) {
+        self.held.insert(first, since);
+    }
+
+    /// It does not wait any more, and was not sent.
+    pub(super) fn release(&mut self, first: Offset) {
+        self.held.remove(&first);
+    }
+
+    /// The oldest that waits, or waited and is in flight.
+    pub(super) fn holder(&self) -> Option<Offset> {
+        self.held.first_key_value().map(|(first, _)| *first)
+    }
+
+    /// How many messages were sent since the oldest record came that is not settled: what a crash repeats.
+    pub(super) fn ahead(&self) -> usize {
+        let held = self.held.first_key_value().map_or(0, |(_, since)| self.sent().saturating_sub(*since));
+        self.span().max(usize::try_from(held).unwrap_or(usize::MAX))
+    }
+
+    fn find(&self, offset: Offset) -> Option<usize> {
+        let at = self.records.partition_point(|record| record.order < offset);
+        if self.records.get(at).is_some_and(|record| record.offset == offset) {
+            return Some(at);
+        }
+        usize::try_from(self.late.get(&offset)?.checked_sub(self.gone)?).ok()
+    }
+
+    /// The message that waits for an answer under this offset.
+    pub(super) fn open_at(&self, offset: Offset) -> Option<&InFlight> {
+        self.records.get(self.find(offset)?).filter(|record| record.fate.is_none())
     }
 
     /// The remote has answered for `offset`: what it was, or `None` where nothing waits for this answer.
     pub(super) fn answer(&mut self, offset: Offset, fate: Fate) -> Option<InFlight> {
-        let at = self.records.binary_search_by_key(&offset, |record| record.offset).ok()?;
+        let at = self.find(offset)?;
         let record = self.records.get_mut(at).filter(|record| record.fate.is_none())?;
         record.fate = Some(fate);
         self.open -= 1;
         Some(record.clone())
     }
 
-    /// The next record that is delivered with all before it. What lies behind an unanswered record, or behind one that is
+    fn pop(&mut self) -> Option<InFlight> {
+        let done = self.records.pop_front()?;
+        self.gone += 1;
+        self.bytes -= done.bytes();
+        if done.order != done.offset {
+            self.late.remove(&done.offset);
+        }
+        if !self.held.is_empty() {
+            self.held.remove(&done.first());
+        }
+        Some(done)
+    }
+
+    /// The next message that is delivered with all before it. What lies behind an unanswered record, or behind one that is
     /// to be sent again, stays: it may have to be repeated so that order holds.
     pub(super) fn next_delivered(&mut self) -> Option<InFlight> {
         while let Some(fate) = self.records.front().and_then(|front| front.fate) {
             if fate == Fate::Again {
                 return None;
             }
-            let done = self.records.pop_front()?;
-            self.bytes -= done.body.len();
+            let done = self.pop()?;
             if fate == Fate::Delivered {
                 return Some(done);
             }
@@ -107,8 +221,8 @@ impl Flight {
     }
 
     /// All that would be sent again if the connection were lost now.
-    pub(super) fn offsets(&self) -> impl Iterator<Item = Offset> + '_ {
-        self.records.iter().filter(|record| record.fate != Some(Fate::Elsewhere)).map(|record| record.offset)
+    pub(super) fn unsettled(&self) -> impl Iterator<Item = &InFlight> {
+        self.records.iter().filter(|record| record.fate != Some(Fate::Elsewhere))
     }
 
     /// Forgets all: the connection is gone, or everything is to be sent again.
@@ -198,6 +312,39 @@ mod tests {
     }
 
     #[test]
+    fn r28_what_waited_for_others_is_sent_behind_higher_offsets_and_settles_in_that_order() {
+        let id = MessageId { site: "here".into(), run: 1, counter: 1 };
+        let cut = Arc::new(Cut { id, parts: [(Offset(1), 1), (Offset(4), 2)].into(), bytes: 6 });
+        let mut flight = Flight::default();
+        flight.hold(Offset(1), flight.sent());
+        for offset in [2, 3] {
+            flight.push(InFlight::new(Offset(offset), Bytes::from_static(b"1234"), 4));
+            assert!(flight.answer(Offset(offset), Fate::Delivered).is_some());
+        }
+        assert_eq!(delivered(&mut flight), [2, 3], "what waits is not in flight");
+        flight.push(InFlight::new(Offset(6), Bytes::from_static(b"1234"), 4));
+        flight.push(InFlight::several(&cut));
+        flight.push(InFlight::new(Offset(5), Bytes::from_static(b"1234"), 4));
+        flight.push(InFlight::new(Offset(7), Bytes::from_static(b"1234"), 4));
+        assert_eq!((flight.span(), flight.ahead(), flight.open(), flight.bytes()), (4, 6, 4, 18));
+        assert_eq!(flight.holder(), Some(Offset(1)));
+        for nothing in [1, 2, 8] {
+            assert!(flight.answer(Offset(nothing), Fate::Delivered).is_none(), "{nothing}");
+        }
+        for offset in [7, 5, 4] {
+            assert_eq!(flight.open_at(Offset(offset)).unwrap().offset, Offset(offset));
+            assert_eq!(flight.answer(Offset(offset), Fate::Delivered).unwrap().offset, Offset(offset));
+            assert!(flight.open_at(Offset(offset)).is_none() && delivered(&mut flight).is_empty());
+        }
+        assert!(flight.answer(Offset(6), Fate::Delivered).is_some());
+        let records: Vec<_> = std::iter::from_fn(|| flight.next_delivered())
+            .flat_map(|done| done.records().collect::<Vec<_>>())
+            .collect();
+        assert_eq!(records.iter().map(|(offset, _)| offset.0).collect::<Vec<_>>(), [6, 1, 4, 5, 7]);
+        assert_eq!((flight.span(), flight.ahead(), flight.bytes(), flight.holder()), (0, 0, 0, None));
+    }
+
+    #[test]
     fn an_answer_counts_once_and_only_for_what_is_in_flight() {
         let mut flight = flight([3, 4]);
         assert!(flight.answer(Offset(9), Fate::Delivered).is_none());
@@ -246,6 +393,34 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn whatever_order_they_are_sent_and_answered_in_each_is_found_and_settles_as_sent(
+            sent in Just((0..40_u64).collect::<Vec<_>>()).prop_shuffle(),
+            answered in Just((0..40_u64).collect::<Vec<_>>()).prop_shuffle(),
+            early in 0..40_usize,
+        ) {
+            let (mut flight, mut all) = (Flight::default(), Vec::new());
+            let mut answers = answered.into_iter();
+            for (nth, offset) in sent.iter().enumerate() {
+                flight.push(InFlight::new(Offset(*offset), Bytes::from_static(b"1234"), 4));
+                if nth == early {
+                    // Some are answered, and gone, before the others come.
+                    for offset in answers.by_ref().take(early / 2) {
+                        let is_sent = sent[..=nth].contains(&offset);
+                        prop_assert_eq!(flight.answer(Offset(offset), Fate::Delivered).is_some(), is_sent);
+                    }
+                    all.extend(delivered(&mut flight));
+                }
+            }
+            for offset in 0..40 {
+                let is_open = flight.open_at(Offset(offset)).is_some();
+                prop_assert_eq!(flight.answer(Offset(offset), Fate::Delivered).is_some(), is_open);
+                all.extend(delivered(&mut flight));
+            }
+            prop_assert_eq!(all, sent);
+            prop_assert_eq!((flight.open(), flight.bytes(), flight.ahead()), (0, 0, 0));
+        }
+
         #[test]
         fn answers_in_any_order_empty_the_flight(order in Just((0..50_u64).collect::<Vec<_>>()).prop_shuffle()) {
             let mut flight = flight(0..50);

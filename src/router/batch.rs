@@ -53,12 +53,16 @@ impl Batch {
     /// One message of records of one destination and key. It has `id`, the time and the acceptance of its last part, the highest QoS,
     /// and is retained if the last part is. Publisher, user, user properties and headers are those that all parts have; Response
     /// Topic and Correlation Data go. Its topic is its destination, so that all batches of one have the same Kafka key where the
-    /// route names none. `None`: there are no parts, or a library failed to compress them.
+    /// route names none. A batch of one is its part in other clothes: it keeps the part's own id, whatever `id` is. `None`: there are no
+    /// parts, or a library failed to compress them.
     #[must_use]
     pub fn pack(&self, parts: &[Envelope], id: MessageId) -> Option<Envelope> {
         let (first, last) = (parts.first()?, parts.last()?);
+        let is_alone = parts.len() == 1;
         let mut message = last.message.clone();
-        message.id = id;
+        if !is_alone {
+            message.id = id;
+        }
         message.topic = TopicName::new(&first.destination).unwrap_or(message.topic);
         message.qos = parts.iter().map(|part| part.message.qos).max().unwrap_or(Qos::AtLeastOnce);
         let all = |same: fn(&Message, &Message) -> bool| parts.iter().all(|part| same(&part.message, &first.message));
@@ -76,20 +80,19 @@ impl Batch {
             }
             None => payload,
         };
-        // Another number for each size: what is cut differently when it is sent again is no copy (R11).
-        let ordinal = u16::try_from(parts.len() - 1).unwrap_or(u16::MAX);
+        // Of several it is a message of its own, the only one with this id (R11).
+        let ordinal = if is_alone { last.ordinal } else { 0 };
         let (destination, key) = (first.destination.clone(), first.key.clone());
         Some(Envelope { destination, key, ordinal, failure: None, batch: None, message })
     }
 
     fn properties(&self, parts: &[Envelope], first: &Envelope) -> Properties {
+        // What one part brought of an earlier gateway's stamps says which part of its message it was there, and that it was replayed.
+        let is_alone = parts.len() == 1;
         let has = |part: &Envelope, property: &(Box<str>, Box<str>)| part.message.properties.user.contains(property);
-        let user = first
-            .message
-            .properties
-            .user
-            .iter()
-            .filter(|property| !property.0.starts_with(PREFIX) && parts.iter().all(|part| has(part, property)));
+        let user = first.message.properties.user.iter().filter(|property| {
+            is_alone || !property.0.starts_with(PREFIX) && parts.iter().all(|part| has(part, property))
+        });
         let content_type = match self.form {
             BatchForm::Json if parts.iter().all(is_event) => "application/cloudevents-batch+json",
             BatchForm::Json => "application/json",
@@ -164,6 +167,7 @@ impl fmt::Display for Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::headers;
     use crate::message::tests_support::message;
     use crate::router::Unpack;
 
@@ -215,13 +219,32 @@ mod tests {
         two.message.time.0 += 5;
         let Envelope { destination, key, ordinal, failure, batch, message } =
             JSON.pack(&[one, two.clone()], id(9)).unwrap();
-        assert_eq!((&*destination, key, ordinal, failure, batch), ("all/x", None, 1, None, None));
+        assert_eq!((&*destination, key, ordinal, failure, batch), ("all/x", None, 0, None, None));
         assert_eq!((message.id, message.topic.as_str(), message.qos), (id(9), "all/x", Qos::ExactlyOnce));
         assert_eq!((message.time, message.origin.hops), (two.message.time, 3));
         assert_eq!((message.origin.client_id, message.origin.user.as_deref()), (None, Some("u")));
         assert_eq!(message.properties.user, user(&[("line", "a")]));
         assert_eq!(message.properties.content_type.as_deref(), Some("application/json"));
         assert_eq!(message.properties.response_topic, None);
+    }
+
+    #[test]
+    fn r12_a_batch_of_one_is_known_as_its_part_and_one_of_several_as_itself() {
+        let id_of = |envelope: &Envelope| {
+            let stamps = headers::stamps(envelope, "here", headers::Sending { seq: "1", backfill: false });
+            stamps.into_iter().find(|(name, _)| *name == headers::ID).unwrap().1
+        };
+        let mut relayed = part(b"1");
+        relayed.message.origin.path = vec!["ship".into()];
+        relayed.message.properties.user = vec![(headers::ID.into(), format!("{}.2@ship", relayed.message.id).into())];
+        let other = part(b"2");
+        for one in [&relayed, &other] {
+            let alone = JSON.pack(std::slice::from_ref(one), id(9)).unwrap();
+            assert_eq!(id_of(&alone), id_of(one));
+        }
+        assert_ne!(id_of(&relayed), id_of(&other), "parts of one message");
+        let both = JSON.pack(&[relayed, other], id(9)).unwrap();
+        assert_eq!(id_of(&both), id(9).to_string(), "nothing behind it: the same origin whatever its size");
     }
 
     #[test]

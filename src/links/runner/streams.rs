@@ -18,12 +18,13 @@
 //! full for ever.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use futures_util::future::select_all;
 
 use super::super::Drain;
 use super::super::refusal::LossWatch;
-use super::super::window::{Fate, Flight, InFlight};
+use super::super::window::{Cut, Fate, Flight, InFlight};
 use super::super::{Confirmed, LinkError, witness};
 use crate::buffer::{Buffer, Lane, Lanes, Mark, Offset, Outcome, Place, Reader, Record, Refused};
 use crate::message::Envelope;
@@ -103,7 +104,7 @@ impl Stream {
 
     /// Forgets what it has read and sent.
     fn clear(&mut self) {
-        for offset in self.flight.offsets() {
+        for (offset, _) in self.flight.unsettled().flat_map(InFlight::records) {
             *self.tries.entry(offset).or_default() += 1;
         }
         self.flight.clear();
@@ -275,12 +276,68 @@ impl Streams {
     }
 
     /// It is on its way. Answers whether it was once before.
-    pub(super) fn sent(&mut self, at: usize, record: Record, payload_bytes: u64) -> bool {
+    pub(super) fn sent(&mut self, at: usize, message: InFlight) -> bool {
+        let again = self.was_sent(at, message.offset);
         let Some(stream) = self.all.get_mut(at) else { return false };
-        let again = stream.sent_high >= Some(record.offset);
-        stream.sent_high = stream.sent_high.max(Some(record.offset));
-        stream.flight.push(InFlight::new(record.offset, record.body, payload_bytes));
+        stream.sent_high = stream.sent_high.max(Some(message.offset));
+        stream.flight.push(message);
         again
+    }
+
+    /// Whether it, or one behind it, was on its way before.
+    pub(super) fn was_sent(&self, at: usize, offset: Offset) -> bool {
+        self.all.get(at).is_some_and(|stream| stream.sent_high >= Some(offset))
+    }
+
+    /// How many messages of a stream were sent on this connection.
+    pub(super) fn sent_of(&self, at: usize) -> u64 {
+        self.all.get(at).map_or(0, |stream| stream.flight.sent())
+    }
+
+    /// A record, the first of a batch, waits for others since so many had been sent.
+    pub(super) fn hold(&mut self, at: usize, first: Offset, since: u64) {
+        if let Some(stream) = self.all.get_mut(at) {
+            stream.flight.hold(first, since);
+        }
+    }
+
+    /// It does not wait any more, and was not sent.
+    pub(super) fn release(&mut self, at: usize, first: Offset) {
+        if let Some(stream) = self.all.get_mut(at) {
+            stream.flight.release(first);
+        }
+    }
+
+    /// Whether nothing that waits, or waited and is in flight, is older in its stream.
+    pub(super) fn is_holder(&self, at: usize, first: Offset) -> bool {
+        self.all.get(at).is_some_and(|stream| stream.flight.holder() == Some(first))
+    }
+
+    /// How many messages were sent since the oldest record came that is not settled, in all streams: what a kill repeats (R9).
+    pub(super) fn ahead(&self) -> usize {
+        self.all.iter().map(|stream| stream.flight.ahead()).sum()
+    }
+
+    /// Where the batches were cut that are in flight, or would be sent again.
+    pub(super) fn cuts(&self) -> impl Iterator<Item = (Lane, &Arc<Cut>)> {
+        let messages =
+            self.all.iter().flat_map(|stream| stream.flight.unsettled().map(|message| (stream.lane, message)));
+        messages.filter_map(|(lane, message)| Some((lane, message.cut.as_ref()?)))
+    }
+
+    /// Everything below is settled, in each lane.
+    pub(super) fn cursors(&self) -> impl Iterator<Item = (Lane, Offset)> + '_ {
+        self.all.iter().filter(|stream| !stream.backfill).map(|stream| (stream.lane, stream.reader.cursor()))
+    }
+
+    /// Any of the link's logs.
+    pub(super) fn any(&self) -> Option<&Buffer> {
+        self.all.first().map(|stream| &stream.buffer)
+    }
+
+    /// Whether a window's worth of confirmations is not in the cursor files (R9).
+    pub(super) fn is_unsaved(&self) -> bool {
+        self.any().is_some_and(Buffer::is_unsaved)
     }
 
     /// The remote has answered for one: what it was, and of which stream; `None` where nothing waits for this answer.
@@ -290,22 +347,28 @@ impl Streams {
             let record = stream.flight.answer(place.offset, fate)?;
             Some((at, stream, record))
         })?;
-        stream.losses.answered(place.offset);
+        stream.losses.answered(record.first());
         Some((at, record))
     }
 
-    /// Settles, in each stream, what is confirmed with all before it; answers each record's payload bytes. What was
-    /// confirmed behind an open record is not settled yet: if the open one must be sent again, so must they, for the
+    /// Of the message in flight that is known by this place: where it was cut, if it is of several records.
+    pub(super) fn cut_at(&self, place: Place) -> Option<Arc<Cut>> {
+        let own = self.all.iter().filter(|stream| stream.lane == place.lane);
+        own.filter_map(|stream| stream.flight.open_at(place.offset)).find_map(|message| message.cut.clone())
+    }
+
+    /// Settles, in each stream, what is confirmed with all that was sent before it; tells each record's payload bytes. What was
+    /// confirmed behind an open message is not settled yet: if the open one must be sent again, so must they, for the
     /// last copies to be in order (R10).
-    pub(super) fn settle_delivered(&mut self) -> impl Iterator<Item = u64> + '_ {
-        self.all.iter_mut().flat_map(|stream| {
-            let Stream { flight, buffer, .. } = stream;
-            std::iter::from_fn(move || {
-                let record = flight.next_delivered()?;
-                buffer.settle(record.offset, Outcome::Delivered);
-                Some(record.payload_bytes)
-            })
-        })
+    pub(super) fn settle_delivered(&mut self, mut done: impl FnMut(u64)) {
+        for stream in &mut self.all {
+            while let Some(message) = stream.flight.next_delivered() {
+                for (offset, payload_bytes) in message.records() {
+                    stream.buffer.settle(offset, Outcome::Delivered);
+                    done(payload_bytes);
+                }
+            }
+        }
     }
 
     /// From the oldest unconfirmed to the newest sent, in all streams.
@@ -339,7 +402,7 @@ impl Streams {
         let mut guilty = None;
         for (at, stream) in self.all.iter_mut().enumerate() {
             let Some(head) = stream.flight.head().cloned() else { continue };
-            if stream.losses.lost(head.offset, open) {
+            if stream.losses.lost(head.first(), open) {
                 guilty = Some((at, head));
             }
         }
@@ -356,6 +419,15 @@ impl Streams {
     /// R16: whether the next connection has to show first that it lives while nothing is sent.
     pub(super) fn suspects(&self) -> bool {
         self.all.iter().any(|stream| stream.losses.suspects())
+    }
+
+    /// R16: the batches at which connections are lost: they go part by part from now on, to find the guilty one.
+    pub(super) fn suspect_batches(&self) -> Vec<(Lane, Offset)> {
+        let suspect = |stream: &Stream| {
+            let head = stream.flight.head().filter(|_| stream.losses.one_at_a_time())?;
+            Some((stream.lane, head.cut.as_ref()?.last()))
+        };
+        self.all.iter().filter_map(suspect).collect()
     }
 
     /// R16: whether one record at a time is sent, to find the guilty one.

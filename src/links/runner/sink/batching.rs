@@ -1,24 +1,36 @@
-//! Batches on their way (R28): records whose route has `batch` are in flight one by one, and sent several as one message.
+//! Batches on their way (R28): records whose route has `batch` are sent several as one message.
 //!
-//! A part takes its place in the window when it is read, so nothing passes it; then it waits for others of its route, destination and
-//! key. A batch goes when it is full, when its first part has waited for `linger`, when the window has no room for more parts,
-//! and when the link stops. The remote's answer for it is the answer for each of its parts: what was confirmed is settled part by
-//! part, and a kill costs what it costs for single records (R9). It is known by the place of its last part.
+//! A part that was read waits for others of its route, destination and key. It is not in flight: what is behind it goes on, and is settled. A batch
+//! goes when it is full, when its first part has waited for `linger`, when the link stops, and sooner where what waits would become too
+//! much: [`PARTS_MAX`], [`PARTS_BYTES_MAX`], or half a window of messages that were sent since its first part came, which a kill would
+//! repeat (R9). The window in flight counts it as one message. The remote's answer for it is the answer for each of its parts. It is
+//! known by the place of its last part.
 //!
-//! A batch that the remote refuses is sent again part by part, each a batch of its own, to find the guilty one: only that
-//! becomes a dead letter.
+//! **Sent again** (R11, R12) it is cut where it was cut before, and has the same id, so that a gateway that receives it knows the copy. Where that is not
+//! possible, since the process has begun anew or a part has lapsed, it is another message with an id of its own: what has other parts
+//! is no copy.
+//!
+//! A batch that the remote refuses, or at which connections are lost, goes again part by part, each a batch of its own, to find the
+//! guilty one: only that becomes a dead letter.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::super::super::window::Fate;
+use super::super::super::window::{Cut, Fate, InFlight};
 use super::super::super::{LinkError, Outgoing, Sent, Sink, SinkConnection};
 use super::SinkRunner;
-use crate::buffer::{Lane, Offset, Place, Record};
+use crate::buffer::{Lane, Offset, Outcome, Place, Record};
 use crate::hub::Batch;
 use crate::message::{Envelope, MessageId};
+
+/// Records that wait for others, in all batches of a link: ten of the largest.
+const PARTS_MAX: usize = 10_000;
+
+/// Bytes of them.
+const PARTS_BYTES_MAX: usize = 16 << 20;
 
 /// What can go together.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -32,34 +44,53 @@ struct Group {
     path: Vec<Box<str>>,
 }
 
-/// Parts that wait for others.
+/// Parts that wait for others, or for room in the window.
 #[derive(Debug)]
 struct Forming {
     batch: Batch,
+    /// The stream, and its lane.
+    at: usize,
     lane: Lane,
     backfill: bool,
-    due: Instant,
-    parts: Vec<Envelope>,
-    offsets: Vec<Offset>,
+    /// How many messages of the stream had been sent when the first part came.
+    since: u64,
+    /// When its first part came.
+    began: Instant,
+    envelopes: Vec<Envelope>,
+    records: Vec<Waiting>,
     bytes: usize,
-    /// When the last of them expires; `None`: one of them never.
-    expires: Option<Instant>,
+    payload_bytes: usize,
+    /// As these were cut when they were sent before.
+    cut: Option<Arc<Cut>>,
+    /// As the client's full queue has given it back.
+    packed: Option<Box<Outgoing>>,
 }
 
-/// Taken out, to be sent.
-type Taken = Option<(Group, Forming)>;
+/// A part's record.
+#[derive(Debug)]
+struct Waiting {
+    record: Record,
+    expires: Option<Instant>,
+}
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Batches {
     forming: HashMap<Group, Forming>,
-    /// The parts of those in flight, by the place of the last.
-    sent: BTreeMap<Place, Vec<Offset>>,
+    /// In the order in which they go.
+    ready: VecDeque<Forming>,
+    /// Parts in both, and their bytes.
+    parts: usize,
+    bytes: usize,
+    /// When parts came that have never been sent: a lost connection does not begin `linger` anew.
+    came: BTreeMap<Place, Instant>,
+    /// How they were cut that were sent and may have to be sent again.
+    cuts: BTreeMap<Place, Arc<Cut>>,
     /// Up to here parts go alone.
     alone: BTreeMap<Lane, Offset>,
 }
 
-/// A part that is in flight, and to be sent.
+/// A part that was read.
 #[derive(Debug)]
 pub(super) struct Part {
     pub(super) at: usize,
@@ -69,31 +100,121 @@ pub(super) struct Part {
     pub(super) expiry_left_s: Option<u32>,
 }
 
+/// When a part came, by all counts.
+#[derive(Clone, Copy, Debug)]
+struct Came {
+    now: Instant,
+    /// It was never sent.
+    is_new: bool,
+    /// So many messages of its stream had been sent.
+    since: u64,
+}
+
+impl Forming {
+    fn place(&self) -> Place {
+        Place { lane: self.lane, offset: self.records.last().map_or(Offset(0), |last| last.record.offset) }
+    }
+
+    fn first(&self) -> Offset {
+        self.records.first().map_or(Offset(0), |first| first.record.offset)
+    }
+
+    fn due(&self) -> Instant {
+        self.began + self.batch.linger
+    }
+
+    /// The longest that is left of them; `None`: one of them lasts for ever.
+    fn expiry_left_s(&self, now: Instant) -> Option<u32> {
+        let last = self.records.iter().map(|part| part.expires).reduce(|one, other| Some(one?.max(other?)))??;
+        let left = last.saturating_duration_since(now).as_secs().max(1);
+        Some(u32::try_from(left).unwrap_or(u32::MAX))
+    }
+
+    fn cut(&self, id: MessageId) -> Cut {
+        let payload = |envelope: &Envelope| u64::try_from(envelope.message.payload.len()).unwrap_or(u64::MAX);
+        let offsets = self.records.iter().map(|part| part.record.offset);
+        Cut { id, parts: offsets.zip(self.envelopes.iter().map(payload)).collect(), bytes: self.bytes }
+    }
+
+    /// Takes out what has lapsed by `now`.
+    fn take_lapsed(&mut self, now: Instant) -> Vec<Record> {
+        let is_left = |part: &Waiting| part.expires.is_none_or(|expires| expires > now);
+        if self.records.iter().all(is_left) {
+            return Vec::new();
+        }
+        let (mut lapsed, envelopes, records) =
+            (Vec::new(), std::mem::take(&mut self.envelopes), std::mem::take(&mut self.records));
+        for (envelope, part) in envelopes.into_iter().zip(records) {
+            if is_left(&part) {
+                self.envelopes.push(envelope);
+                self.records.push(part);
+            } else {
+                self.bytes = self.bytes.saturating_sub(part.record.body.len());
+                lapsed.push(part.record);
+            }
+        }
+        lapsed
+    }
+
+    /// Each part as a batch of its own.
+    fn split(self) -> impl DoubleEndedIterator<Item = Self> + ExactSizeIterator {
+        let Self { batch, at, lane, backfill, since, began, .. } = self;
+        self.envelopes.into_iter().zip(self.records).map(move |(envelope, part)| Self {
+            batch,
+            at,
+            lane,
+            backfill,
+            since,
+            began,
+            bytes: part.record.body.len(),
+            payload_bytes: envelope.message.payload.len(),
+            envelopes: vec![envelope],
+            records: vec![part],
+            cut: None,
+            packed: None,
+        })
+    }
+}
+
 impl Batches {
-    /// How many records are in flight that the remote has not been sent.
-    pub(super) fn waiting(&self) -> usize {
-        self.forming.values().map(|forming| forming.parts.len()).sum()
+    /// Whether some wait for others.
+    pub(super) fn is_forming(&self) -> bool {
+        !self.forming.is_empty()
     }
 
-    /// When the first batch is due.
+    /// Whether one waits for room in the window: nothing passes it.
+    pub(super) fn is_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// When the first that waits for others is due.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.forming.values().map(|forming| forming.due).min()
+        self.forming.values().map(Forming::due).min()
     }
 
-    /// What was in flight is to be read again.
-    pub(super) fn forget(&mut self) {
+    /// What was not settled is read again. `sent` is how it had been cut, and all below `cursors` is settled.
+    pub(super) fn forget<'a>(
+        &mut self,
+        sent: impl Iterator<Item = (Lane, &'a Arc<Cut>)>,
+        cursors: impl Iterator<Item = (Lane, Offset)>,
+    ) {
         self.forming.clear();
-        self.sent.clear();
+        self.ready.clear();
+        (self.parts, self.bytes) = (0, 0);
+        for (lane, cut) in sent {
+            self.cuts.extend(cut.parts.iter().map(|(offset, _)| (Place { lane, offset: *offset }, Arc::clone(cut))));
+        }
+        for (lane, cursor) in cursors {
+            let is_owed = |place: &Place| place.lane != lane || place.offset >= cursor;
+            self.came.retain(|place, _| is_owed(place));
+            self.cuts.retain(|place, _| is_owed(place));
+            if self.alone.get(&lane).is_some_and(|until| *until < cursor) {
+                self.alone.remove(&lane);
+            }
+        }
     }
 
-    /// The other parts of the batch that the remote has answered for.
-    pub(super) fn answered(&mut self, place: Place) -> Vec<Offset> {
-        let mut offsets = self.sent.remove(&place).unwrap_or_default();
-        offsets.pop();
-        offsets
-    }
-
-    fn go_alone(&mut self, lane: Lane, until: Offset) {
+    pub(super) fn go_alone(&mut self, lane: Lane, until: Offset) {
         let alone = self.alone.entry(lane).or_insert(until);
         *alone = (*alone).max(until);
     }
@@ -102,9 +223,12 @@ impl Batches {
         self.alone.get(&place.lane).is_some_and(|until| place.offset <= *until)
     }
 
-    /// Takes a part; answers what has to go before it, and what is full with it.
-    fn take(&mut self, part: Part, batch: Batch, now: Instant) -> [Taken; 2] {
+    /// Takes a part. Answers whether it is the first of its batch.
+    fn take(&mut self, part: Part, record: Record, batch: Batch, alone: bool, came: Came) -> bool {
         let Part { at, place, backfill, envelope, expiry_left_s } = part;
+        let began = if came.is_new { *self.came.entry(place).or_insert(came.now) } else { came.now };
+        let alone = alone || self.goes_alone(place);
+        let cut = self.cuts.get(&place).filter(|_| !alone).cloned();
         let group = Group {
             at,
             route: envelope.batch.clone().unwrap_or_default(),
@@ -112,156 +236,260 @@ impl Batches {
             key: envelope.key.clone(),
             path: envelope.message.origin.path.clone(),
         };
-        let count = if self.goes_alone(place) { 1 } else { batch.count };
-        let (bytes, most) = (envelope.message.payload.len(), usize::try_from(batch.bytes.0).unwrap_or(usize::MAX));
-        let is_over = |forming: &Forming| forming.bytes.saturating_add(bytes) > most || count == 1;
-        let before = self.forming.get(&group).is_some_and(is_over).then(|| self.forming.remove_entry(&group)).flatten();
-        let expires = expiry_left_s.map(|left| now + Duration::from_secs(u64::from(left)));
+        let (payload, most) = (envelope.message.payload.len(), usize::try_from(batch.bytes.0).unwrap_or(usize::MAX));
+        let is_other = |forming: &Forming| {
+            let is_over = cut.is_none() && forming.payload_bytes.saturating_add(payload) > most;
+            alone || forming.cut != cut || is_over
+        };
+        if self.forming.get(&group).is_some_and(is_other) {
+            self.ready.extend(self.forming.remove(&group));
+        }
+        let held = record.body.len();
         let forming = self.forming.entry(group.clone()).or_insert_with(|| Forming {
             batch,
+            at,
             lane: place.lane,
             backfill,
-            due: now + batch.linger,
-            parts: Vec::new(),
-            offsets: Vec::new(),
+            since: came.since,
+            began,
+            envelopes: Vec::new(),
+            records: Vec::new(),
             bytes: 0,
-            expires,
+            payload_bytes: 0,
+            cut: cut.clone(),
+            packed: None,
         });
-        forming.expires = forming.expires.zip(expires).map(|(one, other)| one.max(other));
-        forming.bytes = forming.bytes.saturating_add(bytes);
-        forming.parts.push(envelope);
-        forming.offsets.push(place.offset);
-        let is_full = forming.parts.len() >= count || forming.bytes >= most;
-        [before, is_full.then(|| self.forming.remove_entry(&group)).flatten()]
-    }
-
-    /// It could not go after all. What has come meanwhile goes with it.
-    fn put_back(&mut self, group: Group, mut forming: Forming) {
-        if let Some(newer) = self.forming.remove(&group) {
-            forming.parts.extend(newer.parts);
-            forming.offsets.extend(newer.offsets);
-            forming.bytes = forming.bytes.saturating_add(newer.bytes);
-            forming.expires = forming.expires.zip(newer.expires).map(|(one, other)| one.max(other));
+        let expires = expiry_left_s.map(|left| came.now + Duration::from_secs(u64::from(left)));
+        forming.began = forming.began.min(began);
+        forming.bytes = forming.bytes.saturating_add(held);
+        forming.payload_bytes = forming.payload_bytes.saturating_add(payload);
+        forming.envelopes.push(envelope);
+        forming.records.push(Waiting { record, expires });
+        let is_first = forming.records.len() == 1;
+        let is_full = match &cut {
+            Some(cut) => cut.last() == place.offset,
+            None => alone || forming.records.len() >= batch.count || forming.payload_bytes >= most,
+        };
+        if is_full {
+            self.ready.extend(self.forming.remove(&group));
         }
-        self.forming.insert(group, forming);
+        self.parts += 1;
+        self.bytes = self.bytes.saturating_add(held);
+        is_first
     }
 
-    /// Takes out what is due by `now`, or all, the oldest first.
-    fn take_due(&mut self, now: Option<Instant>) -> Vec<(Group, Forming)> {
-        let is_due = |_: &Group, forming: &mut Forming| now.is_none_or(|now| forming.due <= now);
-        let mut due: Vec<_> = self.forming.extract_if(is_due).collect();
-        due.sort_by_key(|(_, forming)| forming.offsets.first().copied());
-        due
+    /// Those of `these`, the oldest first, wait for room in the window from now on.
+    fn let_go(&mut self, mut these: impl FnMut(&Group, &Forming) -> bool) -> bool {
+        let mut gone: Vec<_> = self.forming.extract_if(|group, forming| these(group, forming)).collect();
+        gone.sort_by_key(|(_, forming)| (forming.lane, forming.first()));
+        let some = !gone.is_empty();
+        self.ready.extend(gone.into_iter().map(|(_, forming)| forming));
+        some
     }
-}
 
-/// A number for the batches of one lane of one buffer (FNV-1a, 64 bits): with the number of the last record, and how many there are, it
-/// makes an id that no other batch has.
-fn run(buffer: &str, lane: Lane) -> u64 {
-    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    buffer.bytes().chain([lane.number()]).fold(0xcbf2_9ce4_8422_2325, step)
+    /// Of a route that sends no batches any more: what comes behind them must not pass them.
+    pub(super) fn let_go_of(&mut self, route: &str) -> bool {
+        self.let_go(|group, _| *group.route == *route)
+    }
+
+    /// The one whose first part came first.
+    fn let_go_oldest(&mut self) {
+        let oldest = self.forming.values().map(|forming| (forming.began, forming.lane, forming.first())).min();
+        self.let_go(|_, forming| Some((forming.began, forming.lane, forming.first())) == oldest);
+    }
+
+    /// It does not wait any more.
+    fn leaves(&mut self, parts: usize, bytes: usize) {
+        self.parts = self.parts.saturating_sub(parts);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
 }
 
 impl<S: Sink> SinkRunner<S> {
-    /// What the route of this record says of batches today.
-    pub(super) fn batch_of(&self, envelope: &Envelope) -> Option<Batch> {
-        self.hub.as_ref()?.batch(envelope.batch.as_deref()?)
+    /// What the route of this name says of batches today.
+    pub(super) fn batch_of(&self, route: &str) -> Option<Batch> {
+        self.hub.as_ref()?.batch(route)
     }
 
-    /// Puts a record in flight, and into its batch.
-    pub(super) fn gather(
-        &mut self,
-        connection: &mut S::Connection,
-        part: Part,
-        record: Record,
-        batch: Batch,
-    ) -> Result<(), LinkError> {
-        let payload_bytes = u64::try_from(part.envelope.message.payload.len()).unwrap_or(u64::MAX);
-        self.sent(part.at, record, payload_bytes);
-        let taken = self.batches.take(part, batch, self.common.now());
-        for (group, forming) in taken.into_iter().flatten() {
-            self.send_batch(connection, group, forming)?;
+    /// Puts a record into its batch.
+    pub(super) fn gather(&mut self, part: Part, record: Record, batch: Batch) {
+        self.pacer.spend(u64::try_from(record.body.len()).unwrap_or(u64::MAX));
+        let (at, offset) = (part.at, part.place.offset);
+        let since = self.streams.sent_of(at);
+        let came = Came {
+            now: self.common.now(),
+            is_new: !self.streams.was_sent(at, offset) || self.batches.came.contains_key(&part.place),
+            since,
+        };
+        let alone = self.refusals.is_suspicious() || self.streams.one_at_a_time();
+        if self.batches.take(part, record, batch, alone, came) {
+            self.streams.hold(at, offset, since);
+        }
+    }
+
+    /// Lets go what is too much.
+    pub(super) fn press(&mut self) {
+        if !self.batches.is_forming() {
+            return;
+        }
+        if self.batches.parts >= PARTS_MAX
+            || self.batches.bytes >= PARTS_BYTES_MAX
+            || self.streams.ahead() >= self.ahead_max
+        {
+            self.batches.let_go_oldest();
+        }
+        let passed_max = u64::try_from((self.ahead_max / 2).max(1)).unwrap_or(u64::MAX);
+        let Self { batches, streams, .. } = self;
+        batches.let_go(|_, forming| streams.sent_of(forming.at).saturating_sub(forming.since) >= passed_max);
+    }
+
+    /// Lets go what has waited for long enough; all of it where the link stops.
+    pub(super) fn let_go_due(&mut self, all: bool) {
+        if self.batches.is_forming() {
+            let now = self.common.now();
+            self.batches.let_go(|_, forming| all || forming.due() <= now);
+        }
+    }
+
+    /// Whether batches wait for the cursor (R9).
+    pub(super) fn waits_for_cursor(&self) -> bool {
+        self.batches.is_ready() && self.streams.is_unsaved()
+    }
+
+    /// Sends the batches that are ready, as far as there is room.
+    pub(super) fn send_ready(&mut self, connection: &mut S::Connection) -> Result<(), LinkError> {
+        while self.batches.is_ready() && self.slots() > 0 && !self.streams.is_unsaved() {
+            let Some(forming) = self.batches.ready.pop_front() else { break };
+            let may_go = self.streams.ahead() < self.ahead_max || self.streams.is_holder(forming.at, forming.first());
+            if !may_go {
+                self.batches.ready.push_front(forming);
+                break;
+            }
+            self.send_batch(connection, forming)?;
         }
         Ok(())
     }
 
-    /// Sends the batches that are due; all of them where the window has no room for more parts, or the link stops.
-    pub(super) fn send_batches(&mut self, connection: &mut S::Connection, all: bool) -> Result<(), LinkError> {
-        if self.batches.waiting() == 0 || self.may_not_send() {
-            return Ok(());
-        }
-        let is_full = self.room() == 0;
-        let now = (!all && !is_full).then(|| self.common.now());
-        for (group, forming) in self.batches.take_due(now) {
-            self.send_batch(connection, group, forming)?;
-        }
-        Ok(())
-    }
-
-    /// When to look whether batches are due.
-    pub(super) fn batches_due(&self) -> Option<Instant> {
-        self.batches.due().filter(|_| !self.may_not_send())
-    }
-
-    fn may_not_send(&self) -> bool {
-        let on = &self.on;
-        on.blocked || on.queue_full || on.rewind.is_some() || on.regroup || on.idle_until.is_some()
-    }
-
-    fn send_batch(&mut self, connection: &mut S::Connection, group: Group, forming: Forming) -> Result<(), LinkError> {
-        let Some(last) = forming.offsets.last().copied() else { return Ok(()) };
-        if self.may_not_send() {
-            self.batches.put_back(group, forming);
-            return Ok(());
-        }
-        let place = Place { lane: forming.lane, offset: last };
-        let site = self.hub.as_ref().map(|hub| hub.site()).unwrap_or_default();
-        let id = MessageId { site, run: run(&self.streams.id, forming.lane), counter: last.0 };
-        let Some(envelope) = forming.batch.pack(&forming.parts, id) else {
-            self.batch_refused(place, forming.offsets, "transform: the batch cannot be compressed".to_owned());
-            return Ok(());
-        };
-        let now = self.common.now();
-        let left = forming.expires.map(|expires| expires.saturating_duration_since(now).as_secs().max(1));
-        let outgoing = Outgoing {
-            place,
-            seq: format!("{}-{}-{}", self.streams.id, forming.lane.number(), last.0),
-            backfill: forming.backfill,
-            expiry_left_s: left.map(|left| u32::try_from(left).unwrap_or(u32::MAX)),
-            envelope,
-        };
-        match connection.send(outgoing)? {
-            Sent::Queued => {
-                if self.streams.open() == self.batches.waiting() + forming.offsets.len() {
-                    self.on.progress = Some(now);
+    fn send_batch(&mut self, connection: &mut S::Connection, mut forming: Forming) -> Result<(), LinkError> {
+        let outgoing = match forming.packed.take() {
+            Some(packed) => packed,
+            None => {
+                self.leave_out_lapsed(&mut forming);
+                if forming.records.is_empty() {
+                    return Ok(());
                 }
-                self.batches.sent.insert(place, forming.offsets);
+                let Some(packed) = self.pack(&mut forming) else {
+                    self.not_sendable(forming, "transform: the batch cannot be compressed".to_owned());
+                    return Ok(());
+                };
+                packed
             }
-            Sent::Full(_same) => {
+        };
+        match connection.send(*outgoing)? {
+            Sent::Queued => self.sent_batch(forming),
+            Sent::Full(same) => {
                 self.on.queue_full = true;
-                self.batches.put_back(group, forming);
+                forming.packed = Some(same);
+                self.batches.ready.push_front(forming);
             }
-            Sent::Refused(reason) => self.batch_refused(place, forming.offsets, reason),
+            Sent::Refused(reason) => self.not_sendable(forming, reason),
         }
         Ok(())
     }
 
-    /// A batch of several parts goes again part by part.
-    pub(super) fn batch_refused(&mut self, place: Place, offsets: Vec<Offset>, reason: String) {
-        let (Some(first), true) = (offsets.first().copied(), offsets.len() > 1) else {
-            return self.refused(place, reason);
+    /// What lapsed while it waited is not sent.
+    fn leave_out_lapsed(&mut self, forming: &mut Forming) {
+        let first = forming.first();
+        let lapsed = forming.take_lapsed(self.common.now());
+        self.batches.leaves(lapsed.len(), lapsed.iter().map(|record| record.body.len()).sum());
+        if let Some(stream) = self.streams.get(forming.at) {
+            lapsed.iter().for_each(|record| stream.buffer.settle(record.offset, Outcome::Expired));
+        }
+        if forming.first() != first || forming.records.is_empty() {
+            self.streams.release(forming.at, first);
+            if !forming.records.is_empty() {
+                self.streams.hold(forming.at, forming.first(), forming.since);
+            }
+        }
+    }
+
+    /// One message of all of them.
+    fn pack(&self, forming: &mut Forming) -> Option<Box<Outgoing>> {
+        let offsets = forming.records.iter().map(|part| part.record.offset);
+        let same = forming.cut.take().filter(|cut| cut.is_of(offsets));
+        if forming.records.len() > 1 {
+            let cut = || self.hub.as_ref().map(|hub| Arc::new(forming.cut(hub.new_id())));
+            forming.cut = Some(same.or_else(cut)?);
+        }
+        let first = forming.envelopes.first()?;
+        let id = forming.cut.as_ref().map_or_else(|| first.message.id.clone(), |cut| cut.id.clone());
+        let envelope = forming.batch.pack(&forming.envelopes, id)?;
+        let place = forming.place();
+        Some(Box::new(Outgoing {
+            place,
+            seq: format!("{}-{}-{}", self.streams.id, place.lane.number(), place.offset.0),
+            backfill: forming.backfill,
+            expiry_left_s: forming.expiry_left_s(self.common.now()),
+            envelope,
+        }))
+    }
+
+    fn sent_batch(&mut self, forming: Forming) {
+        self.batches.leaves(forming.records.len(), forming.bytes);
+        if self.streams.open() == 0 {
+            self.on.progress = Some(self.common.now());
+        }
+        for part in &forming.records {
+            let place = Place { lane: forming.lane, offset: part.record.offset };
+            let is_new = self.batches.came.remove(&place).is_some();
+            if !is_new && self.streams.was_sent(forming.at, place.offset) {
+                self.common.board.again();
+            }
+        }
+        let message = match (&forming.cut, forming.records.first(), forming.envelopes.first()) {
+            (Some(cut), ..) => InFlight::several(cut),
+            (None, Some(part), Some(envelope)) => {
+                let payload_bytes = u64::try_from(envelope.message.payload.len()).unwrap_or(u64::MAX);
+                InFlight::new(part.record.offset, part.record.body.clone(), payload_bytes)
+            }
+            (None, ..) => return,
         };
+        self.streams.sent(forming.at, message);
+    }
+
+    /// The link cannot send it as it is: of several each goes by itself.
+    fn not_sendable(&mut self, forming: Forming, reason: String) {
+        let (at, place, first) = (forming.at, forming.place(), forming.first());
+        self.streams.release(at, first);
+        if forming.records.len() > 1 {
+            tracing::warn!(link = %self.common.link, parts = forming.records.len(), %reason, "a batch cannot be sent, and its parts go one by one");
+            self.batches.go_alone(place.lane, place.offset);
+            for one in forming.split().rev() {
+                self.streams.hold(at, one.first(), one.since);
+                self.batches.ready.push_front(one);
+            }
+            return;
+        }
+        self.batches.leaves(forming.records.len(), forming.bytes);
+        for part in forming.records {
+            let before = self.streams.tries(at, part.record.offset);
+            self.unsendable(at, place, part.record, reason.clone(), before);
+        }
+    }
+
+    /// A batch of several goes again part by part.
+    pub(super) fn batch_refused(&mut self, place: Place, cut: &Cut, reason: &str) {
         self.batches.go_alone(place.lane, place.offset);
         let pause = self.backoff.next(rand::random());
-        let reason = format!("a batch of {} was refused, and its parts go one by one: {reason}", offsets.len());
-        self.batch_goes_again(place.lane, &offsets);
+        let reason = format!("a batch of {} was refused, and its parts go one by one: {reason}", cut.parts.len());
+        self.streams.answer(place, Fate::Again);
+        let first = cut.parts.first().map_or(place.offset, |part| part.0);
         self.send_again_from(Place { lane: place.lane, offset: first }, pause, reason);
     }
 
-    /// None of these is taken; answers the first that waits for an answer.
-    pub(super) fn batch_goes_again(&mut self, lane: Lane, offsets: &[Offset]) {
-        for offset in offsets {
-            self.streams.answer(Place { lane, offset: *offset }, Fate::Again);
-        }
+    /// What was in flight is read again.
+    pub(super) fn forget_batches(&mut self) {
+        let Self { batches, streams, .. } = self;
+        batches.forget(streams.cuts(), streams.cursors());
     }
 }

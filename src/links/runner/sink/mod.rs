@@ -29,11 +29,11 @@ use self::batching::{Batches, Part};
 use super::super::backoff::Backoff;
 use super::super::rate::{Pacer, SharedRate};
 use super::super::refusal::{RefusalRun, Verdict};
-use super::super::window::{Fate, Window};
+use super::super::window::{Fate, InFlight, Window};
 use super::super::{Answer, Drain, LinkError, Outgoing, Sent, Sink, SinkConnection};
 use super::Common;
 use super::streams::Streams;
-use crate::buffer::{DeadLetter, Lanes, Offset, Outcome, Place, Record, Refused};
+use crate::buffer::{Buffer, DeadLetter, Lanes, Offset, Outcome, Place, Record, Refused};
 use crate::clock::Moment;
 use crate::hub::Hub;
 use crate::message::Envelope;
@@ -66,6 +66,8 @@ pub(super) struct SinkRunner<S: Sink> {
     in_flight_configured: Option<usize>,
     backoff: Backoff,
     window: Window,
+    /// What a kill may repeat: a window of messages (R9), also where the remote allows fewer in flight.
+    ahead_max: usize,
     refusals: RefusalRun,
     pacer: Pacer,
     /// The connection was cut because nothing moved, and nothing has moved since.
@@ -126,6 +128,8 @@ enum Event {
     Stop,
     Answer(Result<Answer, LinkError>),
     Records(usize, Result<Vec<Record>, Refused>),
+    /// The cursor that batches wait for is saved.
+    Saved,
     Look,
 }
 
@@ -148,6 +152,14 @@ enum Next<C> {
     Stop,
 }
 
+/// Returns when enough of this log's cursor is saved; without one never. Cancel safe.
+async fn saved(buffer: Option<&Buffer>) {
+    match buffer {
+        Some(buffer) => buffer.saved().await,
+        None => std::future::pending().await,
+    }
+}
+
 impl<S: Sink> SinkRunner<S> {
     pub(super) fn new(
         common: Common,
@@ -156,7 +168,7 @@ impl<S: Sink> SinkRunner<S> {
         drain: Drain,
         in_flight_configured: Option<usize>,
     ) -> Self {
-        let window = Window::new(in_flight_configured.unwrap_or_else(|| sink.window()));
+        let limit = in_flight_configured.unwrap_or_else(|| sink.window());
         Self {
             backoff: Backoff::new(common.timing.retry_delay_min, common.timing.retry_delay_max),
             common,
@@ -165,7 +177,8 @@ impl<S: Sink> SinkRunner<S> {
             streams: Streams::new(lanes, drain),
             batches: Batches::default(),
             in_flight_configured,
-            window,
+            window: Window::new(limit),
+            ahead_max: limit,
             refusals: RefusalRun::default(),
             pacer: SharedRate::default().pacer(),
             stalled: false,
@@ -265,11 +278,12 @@ impl<S: Sink> SinkRunner<S> {
         self.on = OnConnection::default();
         let limit = self.in_flight_configured.unwrap_or_else(|| self.sink.window());
         self.window.set_limit(connection.window_max().map_or(limit, |most| most.min(limit)));
+        self.ahead_max = limit;
         if let Err(error) = self.streams.settle_below(&connection.confirmed_below(&self.streams.id)).await {
             drop(connection);
             return Next::BackOff(error);
         }
-        self.batches.forget();
+        self.forget_batches();
         self.streams.begin(self.window.limit());
         // As long as the shortest pause between connections, and as much again: a line that lives so long gets a record through.
         let idle = self.common.timing.retry_delay_min.saturating_mul(2);
@@ -334,13 +348,15 @@ impl<S: Sink> SinkRunner<S> {
 
     async fn next_event(&mut self, connection: &mut S::Connection) -> Event {
         let room = self.room();
-        let look = self.next_look();
+        let (look, unsaved) = (self.next_look(), self.waits_for_cursor());
+        let buffer = self.streams.any().cloned().filter(|_| unsaved);
         let Self { streams, common, .. } = self;
         tokio::select! {
             biased;
             () = common.token.cancelled() => Event::Stop,
             answer = connection.answer() => Event::Answer(answer),
             (at, records) = streams.read(room), if room > 0 => Event::Records(at, records),
+            () = saved(buffer.as_ref()), if unsaved => Event::Saved,
             () = tokio::time::sleep_until(look) => Event::Look,
         }
     }
@@ -354,6 +370,7 @@ impl<S: Sink> SinkRunner<S> {
             Event::Records(_, Err(error @ (Refused::Failed(_) | Refused::Full))) => {
                 return ControlFlow::Break(End::BufferFailed(error.to_string()));
             }
+            Event::Saved => {}
             Event::Look => self.on.queue_full = false,
         }
         self.on.idle_until = self.on.idle_until.filter(|until| *until > self.common.now());
@@ -366,13 +383,13 @@ impl<S: Sink> SinkRunner<S> {
         let idle = now + if self.on.queue_full { QUEUE_FULL_PAUSE } else { LOOK_AROUND };
         let rewind = self.on.rewind.as_ref().filter(|_| self.may_begin()).map(|rewind| rewind.after);
         let letters = self.on.letters_blocked.as_ref().map(|blocked| blocked.retry);
-        let dues = [self.stall_due(), rewind, letters, self.on.idle_until, self.on.held_until, self.batches_due()];
+        let dues = [self.stall_due(), rewind, letters, self.on.idle_until, self.on.held_until, self.batches.due()];
         dues.into_iter().flatten().fold(idle, Instant::min)
     }
 
     /// When the connection counts as stalled, or, once it does, when it is cut.
     fn stall_due(&self) -> Option<Instant> {
-        let waiting = self.streams.open() > self.batches.waiting() && !self.on.blocked;
+        let waiting = self.streams.open() > 0 && !self.on.blocked;
         let patience = self.common.timing.stall_after;
         let patience = if self.stalled { self.sink.cut_after(patience) } else { patience };
         self.on.progress.filter(|_| waiting).map(|progress| progress + patience)
@@ -394,15 +411,19 @@ impl<S: Sink> SinkRunner<S> {
 
     // Sending.
 
-    /// How many more records may be put on their way now.
-    fn room(&self) -> usize {
+    /// How many more messages may be put on their way now.
+    fn slots(&self) -> usize {
         let on = &self.on;
         let held = on.blocked || on.queue_full || on.rewind.is_some() || on.regroup || on.idle_until.is_some();
-        let held = held || !on.letters.is_empty();
-        if held || self.streams.bytes() >= FLIGHT_BYTES_MAX {
+        if held || !on.letters.is_empty() { 0 } else { self.size().saturating_sub(self.streams.span()) }
+    }
+
+    /// How many more records may be taken now.
+    fn room(&self) -> usize {
+        if self.batches.is_ready() || self.streams.bytes() >= FLIGHT_BYTES_MAX {
             return 0;
         }
-        self.size().saturating_sub(self.streams.span())
+        self.slots().min(self.ahead_max.saturating_sub(self.streams.ahead()))
     }
 
     /// The window, or one at a time.
@@ -414,17 +435,22 @@ impl<S: Sink> SinkRunner<S> {
     fn fill(&mut self, connection: &mut S::Connection) -> Result<(), LinkError> {
         let now = self.common.clock.moment();
         let mut held_until = None;
-        self.send_batches(connection, false)?;
-        while self.room() > 0 && self.streams.has_unsent() {
+        loop {
+            self.send_ready(connection)?;
+            if self.room() == 0 || !self.streams.has_unsent() {
+                break;
+            }
             if let Some(wait) = self.pacer.wait() {
                 held_until = Some(self.common.now() + wait);
                 break;
             }
             let Some((at, record)) = self.streams.pop(self.size()) else { break };
             self.send(connection, at, record, now)?;
+            self.press();
         }
         self.held(held_until);
-        self.send_batches(connection, false)
+        self.let_go_due(false);
+        self.send_ready(connection)
     }
 
     /// Each wait is told once, however often the runner looks around meanwhile.
@@ -477,8 +503,15 @@ impl<S: Sink> SinkRunner<S> {
         envelope.message.retain &= !stream.backfill;
         let payload_bytes = u64::try_from(envelope.message.payload.len()).unwrap_or(u64::MAX);
         let backfill = stream.backfill;
-        if let Some(batch) = self.batch_of(&envelope) {
-            return self.gather(connection, Part { at, place, backfill, envelope, expiry_left_s }, record, batch);
+        if let Some(route) = envelope.batch.as_deref() {
+            if let Some(batch) = self.batch_of(route) {
+                self.gather(Part { at, place, backfill, envelope, expiry_left_s }, record, batch);
+                return Ok(());
+            }
+            if self.batches.let_go_of(route) {
+                self.streams.put_back(at, record);
+                return Ok(());
+            }
         }
         let outgoing = Outgoing {
             place,
@@ -518,7 +551,7 @@ impl<S: Sink> SinkRunner<S> {
         if self.streams.open() == 0 {
             self.on.progress = Some(self.common.now());
         }
-        if self.streams.sent(at, record, payload_bytes) {
+        if self.streams.sent(at, InFlight::new(record.offset, record.body, payload_bytes)) {
             self.common.board.again();
         }
     }
@@ -529,23 +562,14 @@ impl<S: Sink> SinkRunner<S> {
         self.on.queue_full = false;
         self.on.progress = Some(self.common.now());
         match answer {
-            Answer::Confirmed(place) => {
-                for offset in self.batches.answered(place) {
-                    self.streams.answer(Place { offset, ..place }, Fate::Delivered);
-                    self.window.confirmed();
-                }
-                self.confirmed(place);
-            }
-            Answer::Refused(place, reason) => {
-                let mut parts = self.batches.answered(place);
-                parts.push(place.offset);
-                self.batch_refused(place, parts, reason);
-            }
+            Answer::Confirmed(place) => self.confirmed(place),
+            Answer::Refused(place, reason) => match self.streams.cut_at(place) {
+                Some(cut) => self.batch_refused(place, &cut, &reason),
+                None => self.refused(place, reason),
+            },
             Answer::Retry(place, reason) => {
-                let parts = self.batches.answered(place);
-                self.batch_goes_again(place.lane, &parts);
-                if self.streams.answer(place, Fate::Again).is_some() {
-                    let place = Place { offset: parts.first().copied().unwrap_or(place.offset), ..place };
+                if let Some((_, message)) = self.streams.answer(place, Fate::Again) {
+                    let place = Place { offset: message.first(), ..place };
                     let pause = self.backoff.next(rand::random());
                     self.send_again_from(place, pause, reason);
                 }
@@ -591,7 +615,7 @@ impl<S: Sink> SinkRunner<S> {
 
     fn settle_delivered(&mut self) {
         let Self { streams, common, .. } = self;
-        streams.settle_delivered().for_each(|bytes| common.board.done(bytes));
+        streams.settle_delivered(|bytes| common.board.done(bytes));
     }
 
     /// Nothing more is sent until all in flight have been answered and the pause has passed; then everything from
@@ -606,7 +630,7 @@ impl<S: Sink> SinkRunner<S> {
 
     /// Whether all that was sent is decided.
     fn may_begin(&self) -> bool {
-        self.streams.open() == self.batches.waiting() && self.on.letters.is_empty()
+        self.streams.open() == 0 && self.on.letters.is_empty()
     }
 
     fn rewind_if_due(&mut self) {
@@ -617,7 +641,7 @@ impl<S: Sink> SinkRunner<S> {
         let due = self.on.rewind.take_if(|rewind| rewind.after <= now).is_some();
         if due || (self.on.regroup && self.on.rewind.is_none()) {
             self.on.regroup = false;
-            self.batches.forget();
+            self.forget_batches();
             self.streams.begin(self.window.limit());
         }
     }
@@ -663,8 +687,14 @@ impl<S: Sink> SinkRunner<S> {
     /// whatever it is sent makes the link misconfigured, and does not turn a backlog into dead letters. Answers what to tell.
     async fn lost(&mut self, error: LinkError) -> LinkError {
         let guilty = if matches!(error, LinkError::Transient(_)) { self.streams.lost() } else { None };
+        let suspects = self.streams.suspect_batches();
         self.forget();
+        suspects.into_iter().for_each(|(lane, last)| self.batches.go_alone(lane, last));
         let Some((at, head)) = guilty else { return error };
+        if head.cut.is_some() {
+            self.streams.acquit(at, head.first());
+            return error;
+        }
         let reason = format!("connection lost at this message 3 times: {error}");
         match self.refusals.refused() {
             Verdict::Keep => return LinkError::Misconfigured(reason),
@@ -681,7 +711,7 @@ impl<S: Sink> SinkRunner<S> {
     /// What was in flight is unknown now: it is sent again from the cursor on the next connection.
     fn forget(&mut self) {
         self.on = OnConnection::default();
-        self.batches.forget();
+        self.forget_batches();
         self.streams.forget();
         self.common.board.set_in_flight(0);
         self.common.board.set_held_by_rate(false);
@@ -690,12 +720,26 @@ impl<S: Sink> SinkRunner<S> {
     /// Takes the answers that still come, for a moment, and says good-bye.
     async fn stop(&mut self, mut connection: S::Connection) {
         let deadline = self.common.now() + STOP_WAIT;
-        // What is lost with the connection comes again.
-        drop(self.send_batches(&mut connection, true));
-        while self.streams.open() > self.batches.waiting() {
-            match tokio::time::timeout_at(deadline, connection.answer()).await {
-                Ok(Ok(answer)) => self.answered(answer),
-                Ok(Err(_)) | Err(_) => break,
+        self.write_letters().await;
+        self.let_go_due(true);
+        loop {
+            // What is lost with the connection comes again.
+            drop(self.send_ready(&mut connection));
+            let unsaved = self.waits_for_cursor();
+            if self.streams.open() == 0 && !unsaved {
+                break;
+            }
+            let buffer = self.streams.any().cloned().filter(|_| unsaved);
+            let event = async {
+                tokio::select! {
+                    answer = connection.answer() => Some(answer),
+                    () = saved(buffer.as_ref()) => None,
+                }
+            };
+            match tokio::time::timeout_at(deadline, event).await {
+                Ok(Some(Ok(answer))) => self.answered(answer),
+                Ok(None) => {}
+                Ok(Some(Err(_))) | Err(_) => break,
             }
         }
         self.write_letters().await;

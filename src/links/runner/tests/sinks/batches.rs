@@ -60,6 +60,14 @@ impl Running {
     }
 }
 
+fn has_five(record: &Outgoing) -> bool {
+    record.envelope.message.payload.contains(&b'5')
+}
+
+fn is_batch(record: &Outgoing) -> bool {
+    record.envelope.message.payload.starts_with(b"[")
+}
+
 const PATIENT: Timing = Timing { stall_after: Duration::from_secs(60), ..TIMING };
 
 #[tokio::test]
@@ -85,20 +93,13 @@ async fn r28_so_many_go_together_their_answer_is_for_all_and_the_rest_goes_when_
 }
 
 #[tokio::test]
-async fn r28_a_batch_goes_when_its_first_part_has_waited_or_the_window_or_its_bytes_are_full() {
+async fn r28_a_batch_goes_when_its_first_part_has_waited_or_its_bytes_are_full() {
     let (remote, sent) = remote(|_, _| Reaction::Confirm);
     let running = start(&remote, PATIENT, Some(Batch { linger: Duration::from_millis(20), count: 1_000, ..BY_COUNT }));
     running.append_parts(0..3).await;
     running.drained().await;
     let together = payloads(&sent).join("").replace("][", ",");
     assert_eq!(together, "[0,1,2]");
-    running.stop().await;
-
-    let (remote, sent) = self::remote(|_, _| Reaction::Confirm);
-    let running = start(&remote, PATIENT, Some(Batch { count: 1_000, ..BY_COUNT }));
-    running.append_parts(0..64).await;
-    running.drained().await;
-    assert_eq!(sent.lock().len(), 1, "64 may be in flight");
     running.stop().await;
 
     let (remote, sent) = self::remote(|_, _| Reaction::Confirm);
@@ -131,10 +132,8 @@ async fn r28_each_destination_has_batches_of_its_own_and_what_is_no_part_passes_
 #[tokio::test]
 async fn r28_of_a_batch_that_is_refused_only_the_guilty_part_becomes_a_dead_letter() {
     for reaction in [Reaction::Refuse, Reaction::TooLarge] {
-        let (remote, sent) = remote(move |_, record| {
-            let is_guilty = record.envelope.message.payload.contains(&b'5');
-            if is_guilty { reaction.clone() } else { Reaction::Confirm }
-        });
+        let (remote, sent) =
+            remote(move |_, record| if has_five(record) { reaction.clone() } else { Reaction::Confirm });
         let running = start(&remote, PATIENT, Some(BY_COUNT));
         running.append_parts(0..8).await;
         running.drained().await;
@@ -155,15 +154,144 @@ async fn r28_of_a_batch_that_is_refused_only_the_guilty_part_becomes_a_dead_lett
 }
 
 #[tokio::test]
-async fn r11_a_batch_that_is_cut_differently_when_it_is_sent_again_has_another_id_and_nothing_is_lost() {
+async fn r16_of_a_batch_that_kills_connections_only_the_guilty_part_becomes_a_dead_letter() {
+    let (remote, sent) = remote(|_, record| if has_five(record) { Reaction::Die } else { Reaction::Confirm });
+    let running = start(&remote, TIMING, Some(BY_COUNT));
+    running.append_parts(0..12).await;
+    running.drained().await;
+    let letters = running.letters();
+    assert_eq!(letters.iter().map(|letter| letter.offset.0).collect::<Vec<_>>(), [5]);
+    assert!(letters[0].reason.starts_with("connection lost at this message 3 times"), "{}", letters[0].reason);
+    assert_eq!(running.buffer.stats().ledger.delivered, 11);
+    assert!(payloads(&sent).contains(&"[4]".to_owned()), "{:?}", payloads(&sent));
+    running.stop().await;
+}
+
+/// Breaks as often as that, whatever is sent.
+fn breaking(remote: &mut Arc<Remote>, times: u64) {
+    Arc::get_mut(remote).unwrap().breaking = times;
+}
+
+#[tokio::test]
+async fn r16_a_part_that_waits_is_not_in_flight_and_no_lost_connection_accuses_it() {
+    let (mut remote, sent) = remote(|_, _| Reaction::Confirm);
+    breaking(&mut remote, 12);
+    let running = start(&remote, TIMING, Some(BY_COUNT));
+    running.append_parts(0..1).await;
+    eventually("a connection that lives", || *remote.connections.lock() == 13).await;
+    assert!(sent.lock().is_empty() && running.letters().is_empty());
+    assert_eq!(status(&running.common.board).in_flight, 0);
+    running.append_parts(1..4).await;
+    running.drained().await;
+    assert_eq!((payloads(&sent).as_slice(), running.letters().len()), (["[0,1,2,3]".to_owned()].as_slice(), 0));
+    assert_eq!(status(&running.common.board).resent, 0);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn r28_linger_counts_from_when_a_part_came_whatever_connections_do() {
+    let (mut remote, sent) = remote(|_, _| Reaction::Silence);
+    // None lives for as long as a part has to wait.
+    breaking(&mut remote, u64::MAX);
+    let running = start(&remote, TIMING, Some(Batch { linger: Duration::from_millis(150), ..BY_COUNT }));
+    running.append_parts(0..1).await;
+    eventually("it goes", || !sent.lock().is_empty()).await;
+    assert!(*remote.connections.lock() > 1);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn r09_what_is_confirmed_behind_a_part_that_waits_is_not_sent_again() {
     let (remote, sent) = remote(|connection, record| match (connection, record.place.offset.0) {
-        (1, 7) => Reaction::Die,
-        (1, _) => Reaction::Silence,
-        (2, 3) => Reaction::Retry,
+        (1..=2, 20) => Reaction::Die,
+        _ => Reaction::Confirm,
+    });
+    let running = start(&remote, TIMING, Some(BY_COUNT));
+    running.append_parts(0..1).await;
+    running.append_many(25).await;
+    eventually("all but the part", || sent.lock().len() >= 27).await;
+    running.append_parts(26..29).await;
+    running.drained().await;
+    let mut times = std::collections::BTreeMap::<u64, usize>::new();
+    remote.sent().into_iter().for_each(|offset| *times.entry(offset).or_default() += 1);
+    // 28: the batch, by its last part.
+    assert_eq!(times.keys().copied().collect::<Vec<_>>(), (1..26).chain([28]).collect::<Vec<_>>());
+    assert!((1..20).all(|offset| times[&offset] == 1) && times[&28] == 1, "{times:?}");
+    assert_eq!(payloads(&sent).last().unwrap(), "[0,26,27,28]");
+    assert_eq!((running.buffer.stats().ledger.delivered, running.letters().len()), (29, 0));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn r09_no_more_than_a_window_is_sent_ahead_of_a_part_that_waits_or_of_its_batch() {
+    let (remote, sent) = remote(|_, record| if is_batch(record) { Reaction::Silence } else { Reaction::Confirm });
+    let running = start(&remote, PATIENT, Some(BY_COUNT));
+    running.append_parts(0..1).await;
+    running.append_many(31).await;
+    eventually("all that passes it", || sent.lock().len() == 31).await;
+    running.append_many(100).await;
+    eventually("half a window has passed: it goes", || payloads(&sent).contains(&"[0]".to_owned())).await;
+    eventually("a window in all", || sent.lock().len() == 64).await;
+    assert_eq!((running.buffer.stats().cursor, payloads(&sent)[32].as_str()), (Offset(0), "[0]"));
+    remote.give(Answer::Confirmed(at(0)));
+    running.drained().await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn r28_the_window_counts_messages_and_not_their_parts() {
+    let (mut remote, sent) = remote(|_, _| Reaction::Silence);
+    Arc::get_mut(&mut remote).unwrap().window_max = Some(2);
+    let running = start(&remote, PATIENT, Some(Batch { count: 100, ..BY_COUNT }));
+    running.append_parts(0..400).await;
+    eventually("two in flight", || sent.lock().len() == 2).await;
+    eventually("told", || status(&running.common.board).in_flight == 2).await;
+    assert_eq!(remote.sent(), [99, 199], "each of a hundred");
+    remote.give(Answer::Confirmed(at(99)));
+    eventually("the third", || remote.sent() == [99, 199, 299]).await;
+    eventually("settled", || running.buffer.stats().cursor == Offset(100)).await;
+    [199, 299].into_iter().for_each(|offset| remote.give(Answer::Confirmed(at(offset))));
+    eventually("the fourth", || remote.sent() == [99, 199, 299, 399]).await;
+    remote.give(Answer::Confirmed(at(399)));
+    running.drained().await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn r28_what_lapses_while_it_waits_is_not_sent() {
+    let (remote, sent) = remote(|_, _| Reaction::Confirm);
+    let running = start(&remote, PATIENT, Some(Batch { linger: Duration::from_millis(1_500), ..BY_COUNT }));
+    let soon = WallMs(crate::clock::moment().wall.0 + 1_000);
+    for (payload, expires) in [("1", Some(soon)), ("2", None), ("3", Some(soon))] {
+        let head = Envelope::encode_batched_head("a", None, 0, "r");
+        let mut message = message("a", payload.as_bytes());
+        (message.time, message.accepted) = (crate::clock::moment().wall, crate::clock::moment());
+        running.append_bytes(&[&head, &message.encode()], expires).await;
+    }
+    running.drained().await;
+    assert_eq!(payloads(&sent), ["[2]"]);
+    assert_eq!((running.buffer.stats().ledger.expired, running.buffer.stats().ledger.delivered), (2, 1));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn r12_a_batch_is_sent_again_as_it_was_cut_and_one_of_other_parts_has_another_id() {
+    let (remote, sent) = remote(|connection, record| match connection {
+        1 | 2 if has_five(record) => Reaction::Die,
+        1 => Reaction::Silence,
+        2 => Reaction::Retry,
         _ => Reaction::Confirm,
     });
     let running = start(&remote, PATIENT, Some(Batch { linger: Duration::from_millis(5), ..BY_COUNT }));
-    running.append_parts(0..8).await;
+    // As time cuts them: fewer than four, and no more come with them when they are sent again.
+    for parts in [0..2, 2..3, 3..5] {
+        let before = sent.lock().len();
+        running.append_parts(parts.clone()).await;
+        eventually("it went", || sent.lock().len() > before).await;
+    }
+    eventually("all of them", || payloads(&sent).concat().contains('4')).await;
+    let first = sent.lock().clone();
+    running.append_parts(5..9).await;
     running.drained().await;
     running.stop().await;
     let sent = sent.lock();
@@ -172,8 +300,15 @@ async fn r11_a_batch_that_is_cut_differently_when_it_is_sent_again_has_another_i
         let known = by_id.entry((id.clone(), *ordinal)).or_insert(payload);
         assert_eq!(*known, payload, "one id, one batch");
     }
-    let last: Vec<_> = sent.iter().rev().take_while(|(_, payload, ..)| !payload.starts_with("[0")).collect();
-    assert!(last.len() < sent.len() && sent.iter().any(|(_, payload, ..)| payload.contains('7')));
+    for batch in &first {
+        assert!(sent.iter().filter(|again| *again == batch).count() > 1, "{batch:?} came again: {sent:?}");
+    }
+    let origins: std::collections::HashSet<_> = sent
+        .iter()
+        .filter(|(_, payload, ..)| payload.contains(','))
+        .map(|(_, _, id, ordinal)| (id.site.clone(), id.run, *ordinal))
+        .collect();
+    assert_eq!(origins.len(), 1, "whatever their sizes: {origins:?}");
 }
 
 #[tokio::test]
