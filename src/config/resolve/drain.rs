@@ -3,6 +3,7 @@
 use super::Resolver;
 use super::link::{Draft, KindName};
 use super::route::Draught;
+use super::sparkplug::is_meant_text;
 use super::value::{Item, Text};
 use crate::buffer::SyncMode;
 use crate::config::keys;
@@ -10,9 +11,6 @@ use crate::config::raw::Value;
 use crate::links::mqtt::Version;
 use crate::links::{Drain, Kind};
 use crate::router::{Endpoint, Route, To};
-
-/// What every Sparkplug B topic begins with.
-const SPARKPLUG: &str = "spBv1.0";
 
 impl Resolver<'_> {
     /// `fifo`, `live_first`, or `{ live_first: { share: 25% } }`.
@@ -74,7 +72,6 @@ impl Resolver<'_> {
 }
 
 fn is_sparkplug(route: &Route, to: &To) -> bool {
-    let begins = |text: &str| text.split('/').next() == Some(SPARKPLUG);
-    begins(to.template.as_str())
-        || route.from.iter().filter_map(|from| from.pattern.as_ref()).any(|pattern| begins(pattern.as_str()))
+    let patterns = route.from.iter().filter_map(|from| from.pattern.as_ref());
+    is_meant_text(to.template.as_str()) || patterns.into_iter().any(|pattern| is_meant_text(pattern.as_str()))
 }
