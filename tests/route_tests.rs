@@ -240,9 +240,70 @@ fn route_tests_pass_and_say_what_differs() {
     assert!(folder.expect(65, &["test", "unknown.yaml"]).contains("unknown.yaml"));
     assert!(folder.expect(65, &["test", "unknown.yaml"]).contains("keys"));
     folder.expect(74, &["test", "none.yaml"]);
+    // A mistake in one file hides none in another.
+    let told = folder.expect(65, &["test", "unknown.yaml", "none.yaml", "tests.yaml"]);
+    assert!(told.contains("did you mean `key`?") && told.contains("none.yaml: ") && !told.contains("passed"), "{told}");
     // Without `config` in the file the usual one is taken.
     folder.file("without.yaml", &TESTS.replacen("config: routes.yaml\n", "", 1));
     folder.expect(0, &["-c", "routes.yaml", "test", "without.yaml"]);
+}
+
+#[test]
+fn a_file_of_tests_has_all_its_mistakes_told_in_one_run() {
+    let wrong = r#"config: routes.yaml
+confg: x
+tests:
+  - { name: no expectations, message: { topic: a } }
+  - message: { topik: a/b, payload: 1, payload_base64: "*" }
+    expect: [ { to: hq/a, qos: 3, priority: urgent, retain: maybe }, { key: [ a ] }, text ]
+  - name: wrong topics
+    before: [ { topic: a/#, time: soon }, { payload: {} } ]
+    message: { topic: "", properties: { a: 1, a: 2 }, payload: { n: [ 1, { m: 1, m: 2 } ] } }
+    expect: { to: broker/a, payloads: 1 }
+"#;
+    let folder = Folder::with(&[("routes.yaml", ROUTES), ("wrong.yaml", wrong)]);
+    insta::assert_snapshot!("wrong-tests", folder.expect(65, &["test", "wrong.yaml"]));
+    folder.file("list.yaml", "- a\n");
+    assert!(folder.expect(65, &["test", "list.yaml"]).contains("list.yaml:1:1: error: "));
+    folder.file("none.yaml", "# nothing\n");
+    assert!(folder.expect(65, &["test", "none.yaml"]).contains("none.yaml:1:1: error: this file has no `tests`"));
+    folder.file("no.yaml", "tests: [\n");
+    assert!(folder.expect(65, &["test", "no.yaml"]).contains("no.yaml:"));
+}
+
+#[test]
+fn what_is_in_a_compressed_payload_can_be_expected_and_is_explained() {
+    let routes = "site: x\nlinks: { hq: { mqtt: { url: \"mqtt://127.0.0.1:2883\" } } }\nroutes: [ { name: pack, from: broker/a, to: hq/a, compress: gzip, set: { response_topic: \"answers/{topic}\" } } ]\n";
+    let tests = r#"config: routes.yaml
+tests:
+  - name: packed
+    message: { topic: a, payload: { temp: 81.5, unit: C } }
+    expect: [ { to: hq/a, decompressed: { unit: C, temp: 81.5 }, contains: '"temp":81.5', response_topic: answers/a } ]
+"#;
+    let folder = Folder::with(&[("routes.yaml", routes), ("tests.yaml", tests)]);
+    folder.expect(0, &["test", "tests.yaml"]);
+    for (from, to, words) in [
+        (
+            "{ unit: C, temp: 81.5 }",
+            "{ unit: C, temp: 81 }",
+            r#"payload, decompressed, is {"temp":81.5,"unit":"C"}, not {"temp":81,"unit":"C"}"#,
+        ),
+        ("'\"temp\":81.5'", "'\"temp\":80'", "not one with \"temp\":80"),
+        ("response_topic: answers/a", "response_topic: a", "response_topic is answers/a, not a"),
+    ] {
+        assert!(tests.contains(from), "{from}");
+        folder.file("wrong.yaml", &tests.replacen(from, to, 1));
+        let told = folder.expect(1, &["test", "wrong.yaml"]);
+        assert!(told.contains(words), "{words} is not in\n{told}");
+    }
+    folder.file("plain.yaml", &routes.replace("compress: gzip, ", ""));
+    folder.file("tests.yaml", &tests.replace("routes.yaml", "plain.yaml"));
+    assert!(folder.expect(1, &["test", "tests.yaml"]).contains("payload, decompressed, is nothing, not "));
+    folder.file("payload.json", r#"{"temp":81.5}"#);
+    let told = folder.expect(0, &["explain", "a", "--payload", "payload.json"]);
+    for line in ["    response topic answers/a\n", "    payload, decompressed: {\"temp\":81.5}\n"] {
+        assert!(told.contains(line), "{told}");
+    }
 }
 
 /// Fenced blocks of YAML below a heading.

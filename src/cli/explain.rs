@@ -142,8 +142,11 @@ fn output(output: &Output) -> Vec<String> {
     lines.extend(output.key.iter().map(|key| format!("    key {key}")));
     lines.extend(output.content_type.iter().map(|text| format!("    content type {text}")));
     lines.extend(output.properties.iter().map(|(name, value)| format!("    property {name}={value}")));
-    if !output.payload.is_empty() {
-        lines.push(format!("    payload {}", output.payload));
+    lines.extend(output.response_topic.iter().map(|topic| format!("    response topic {topic}")));
+    match &output.decompressed {
+        Some(plain) => lines.push(format!("    payload, decompressed: {plain}")),
+        None if output.payload.is_empty() => {}
+        None => lines.push(format!("    payload {}", output.payload)),
     }
     lines
 }

@@ -294,6 +294,52 @@ pub(super) const DEDUP: Keys = Keys { section: "routes.dedup", accepted: &["by",
 pub(super) const BATCH: Keys =
     Keys { section: "routes.batch", accepted: &["format", "count", "bytes", "linger"], planned: &[] };
 
+/// A file of tests for `tidegate test`: no section of `routes.yaml`.
+pub(super) const SUITE: Keys = Keys { section: "a file of tests", accepted: &["config", "tests"], planned: &[] };
+
+pub(super) const CASE: Keys =
+    Keys { section: "tests", accepted: &["name", "before", "message", "expect"], planned: &[] };
+
+pub(super) const GIVEN: Keys = Keys {
+    section: "tests.message",
+    accepted: &[
+        "topic",
+        "from",
+        "payload",
+        "payload_base64",
+        "qos",
+        "retain",
+        "client_id",
+        "user",
+        "time",
+        "content_type",
+        "response_topic",
+        "properties",
+    ],
+    planned: &[],
+};
+
+pub(super) const EXPECTED: Keys = Keys {
+    section: "tests.expect",
+    accepted: &[
+        "to",
+        "route",
+        "key",
+        "payload",
+        "decompressed",
+        "contains",
+        "qos",
+        "retain",
+        "priority",
+        "content_type",
+        "response_topic",
+        "batch",
+        "properties",
+        "dead_letter",
+    ],
+    planned: &[],
+};
+
 pub(super) const ALL: [&Keys; 31] = [
     &TOP,
     &BROKER,
@@ -429,6 +475,39 @@ mod tests {
                 assert!(full, "{heading}: a key, its type with its unit, its default, an example: {row}");
             }
         }
+    }
+
+    #[test]
+    fn the_reference_names_every_key_of_a_file_of_tests() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/routes.md");
+        let reference = std::fs::read_to_string(file).unwrap();
+        let told = reference.split_once("\n### Route tests\n").unwrap().1.split("\n## ").next().unwrap();
+        let words: Vec<&str> = told.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
+        for keys in [&SUITE, &CASE, &GIVEN, &EXPECTED] {
+            let missing: Vec<_> = keys.accepted.iter().filter(|key| !words.contains(key)).collect();
+            assert!(missing.is_empty(), "{}: {missing:?}", keys.section);
+        }
+    }
+
+    #[test]
+    fn the_reference_names_every_key_of_later_versions_and_no_other() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/routes.md");
+        let reference = std::fs::read_to_string(file).unwrap();
+        let table = reference.split_once("\n## Not built yet\n").unwrap().1.split("\n## ").next().unwrap();
+        let rows = table.lines().filter(|line| line.starts_with("| `") || line.starts_with("| top level"));
+        let row = |line: &str| {
+            let (section, keys) = line.trim_matches('|').split_once(" | ").unwrap();
+            let keys: Vec<_> = keys.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+            (section.trim().trim_matches('`').replace("top level", ""), keys)
+        };
+        let mut named: Vec<_> = rows.map(row).collect();
+        let planned = ALL.iter().filter(|keys| !keys.planned.is_empty());
+        let mut known: Vec<_> = planned
+            .map(|keys| (keys.section.to_owned(), keys.planned.iter().map(|key| (*key).to_owned()).collect::<Vec<_>>()))
+            .collect();
+        named.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(named, known);
     }
 
     #[test]

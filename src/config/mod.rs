@@ -3,6 +3,7 @@
 //! # Parts
 //! - `raw`: the YAML as a tree in which every key and value knows its place.
 //! - `resolve`: walks that tree once and reports every mistake of it, each with its place and a hint (R32).
+//! - `suite`: files of tests for `tidegate test`, read in the same way.
 //! - `sites`: several files at once, by what `resolve` made of each: routes that lead back, names that collide.
 //! - `keys`: all keys, as data: accepted ones, and those that later versions bring. `mosquitto`: what others' options are called here.
 //! - [`mod@schema`]: the same keys for editors. [`render`]: how mistakes are shown.
@@ -23,6 +24,7 @@ mod resolve;
 mod schema;
 mod sites;
 mod source;
+mod suite;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -32,6 +34,7 @@ pub use diagnostic::{Diagnostic, Hop, Severity, render, summary};
 pub use env::{Env, Lookup};
 pub use schema::schema;
 pub use sites::Ties;
+pub use suite::{Case, Expected, Given, Suite, suite};
 
 use crate::gateway::Config;
 use diagnostic::Mistakes;

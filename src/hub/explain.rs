@@ -10,7 +10,7 @@ use super::Source;
 use super::plan::{self, Gates, Plan};
 use crate::clock::{Moment, WallMs};
 use crate::message::{Message, MessageId, Origin, Properties, Qos};
-use crate::router::{Arrival, Captures, Endpoint, Gate, Held, Route, Subject, Table, Verdict, View};
+use crate::router::{Arrival, Captures, Endpoint, Gate, Held, Route, Subject, Table, Unpack, Verdict, View};
 use crate::topic::{TopicError, TopicName};
 use crate::units::show_duration;
 
@@ -35,6 +35,8 @@ pub struct Question {
     pub time_ms: Option<u64>,
     /// MQTT 5's Content Type.
     pub content_type: Option<String>,
+    /// MQTT 5's Response Topic.
+    pub response_topic: Option<String>,
     /// User properties or headers.
     pub properties: Vec<(String, String)>,
 }
@@ -77,6 +79,7 @@ impl Question {
             },
             properties: Properties {
                 content_type: self.content_type.as_deref().map(Into::into),
+                response_topic: self.response_topic.as_deref().map(Into::into),
                 user: self.properties.iter().map(|(k, v)| (k.as_str().into(), v.as_str().into())).collect(),
                 ..Properties::default()
             },
@@ -152,10 +155,14 @@ pub struct Output {
     pub priority: Option<&'static str>,
     /// As text; bytes that are none are replaced.
     pub payload: String,
+    /// The same, taken out of what its `content-encoding` says; none where it is not compressed.
+    pub decompressed: Option<String>,
     /// User properties.
     pub properties: Vec<(String, String)>,
     /// MQTT 5's Content Type.
     pub content_type: Option<String>,
+    /// MQTT 5's Response Topic.
+    pub response_topic: Option<String>,
     /// How it is sent together with others; the payload is that of one.
     pub batch: Option<String>,
     /// Why it becomes a dead letter and is not sent (R28).
@@ -359,9 +366,17 @@ fn output(message: &Message) -> Output {
         ttl_s: None,
         priority: None,
         payload: String::from_utf8_lossy(&message.payload).into_owned(),
+        decompressed: decompressed(message),
         properties: message.properties.user.iter().map(own).collect(),
         content_type: message.properties.content_type.as_deref().map(str::to_owned),
+        response_topic: message.properties.response_topic.as_deref().map(str::to_owned),
         batch: None,
         failure: None,
     }
+}
+
+/// What a receiver that knows `content-encoding` takes out of the payload.
+fn decompressed(message: &Message) -> Option<String> {
+    let plain = Unpack::AsTold.plain(&message.payload, &message.properties).ok()??;
+    Some(String::from_utf8_lossy(&plain).into_owned())
 }

@@ -119,6 +119,14 @@ impl Coding {
 }
 
 impl Unpack {
+    /// What a payload is decompressed; `None` where it is not compressed.
+    ///
+    /// # Errors
+    /// It is not what it should be, or too large.
+    pub fn plain(self, payload: &[u8], properties: &Properties) -> Result<Option<Vec<u8>>, CodingError> {
+        self.of(properties)?.map(|coding| coding.unpack(payload)).transpose()
+    }
+
     /// Which coding a message's payload is taken out of.
     pub(super) fn of(self, properties: &Properties) -> Result<Option<Coding>, CodingError> {
         if let Self::From(coding) = self {

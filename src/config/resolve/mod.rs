@@ -21,6 +21,8 @@ mod remote;
 mod route;
 mod secrets;
 mod shadows;
+mod sparkplug;
+mod suite;
 mod value;
 
 use std::net::SocketAddr;
@@ -31,6 +33,7 @@ use link::Draft;
 use value::{Item, Section, beside};
 
 pub(super) use route::Draught;
+pub(super) use suite::suite;
 
 use super::diagnostic::Mistakes;
 use super::keys;
@@ -141,6 +144,7 @@ impl Resolver<'_> {
         self.check_transactions(&links);
         self.check_new_names(&site, &links);
         self.check_drain(&routes, &links);
+        self.check_sparkplug(&routes);
         self.check_unused(&links);
         let given = top.get("site");
         let sketched =

@@ -162,7 +162,8 @@ impl Resolver<'_> {
     fn unknown_key(&mut self, entry: &Entry, keys: &'static Keys) {
         let key = entry.key.as_str();
         let meant = keys::nearest(key, keys.accepted.iter().copied());
-        let elsewhere = || keys::ALL.iter().find(|other| other.accepted.contains(&key)).map(|other| other.section);
+        let of_routes = keys::ALL.iter().filter(|_| keys::ALL.iter().any(|own| own.section == keys.section));
+        let elsewhere = || of_routes.clone().find(|other| other.accepted.contains(&key)).map(|other| other.section);
         let hint = match (meant, elsewhere()) {
             _ if keys::habit(keys, key).is_some() => keys::habit(keys, key).unwrap_or_default().to_owned(),
             (Some(meant), _) => format!("did you mean `{meant}`?"),
@@ -173,7 +174,11 @@ impl Resolver<'_> {
             (None, Some(section)) => format!("`{key}` belongs to `{section}`"),
             (None, None) => format!("known here: {}", listed(keys.accepted)),
         };
-        let of = if keys.section.is_empty() { "at the top level".to_owned() } else { format!("in `{}`", keys.section) };
+        let of = match keys.section {
+            "" => "at the top level".to_owned(),
+            section if section == keys::SUITE.section => format!("in {section}"),
+            section => format!("in `{section}`"),
+        };
         self.mistakes.error(&entry.place, format!("unknown key `{key}` {of}"), hint);
     }
 

@@ -1,0 +1,113 @@
+//! A file of tests for routes, as `tidegate test` reads it: what messages should become, checked as a whole like the routes themselves.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value as Json;
+
+use super::diagnostic::{Diagnostic, Mistakes};
+use super::source::{Place, Source};
+use super::{Env, raw, resolve};
+
+/// A file of tests.
+#[derive(Clone, Debug, Default)]
+pub struct Suite {
+    /// The routes, from the folder of this file; else what the command says.
+    pub config: Option<PathBuf>,
+    /// In the order of the file.
+    pub tests: Vec<Case>,
+}
+
+/// A test.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// For people.
+    pub name: String,
+    /// Messages that come first, for `throttle` and `dedup`; what becomes of them is not looked at.
+    pub before: Vec<Given>,
+    /// The message.
+    pub message: Given,
+    /// All that leaves, in any order; what local clients get of the message as it was published does not count.
+    pub expect: Vec<Expected>,
+}
+
+/// A message.
+#[derive(Clone, Debug, Default)]
+pub struct Given {
+    /// One that a message can have.
+    pub topic: String,
+    /// `broker`, LINK, `LINK/QUEUE`, `LINK/KAFKA-TOPIC`; without it the broker.
+    pub from: Option<String>,
+    /// As it comes.
+    pub payload: Vec<u8>,
+    /// 0, 1 or 2.
+    pub qos: u8,
+    /// Whether it is to be kept.
+    pub retain: bool,
+    /// Who published it.
+    pub client_id: Option<String>,
+    /// That one's user name.
+    pub user: Option<String>,
+    /// Milliseconds since 1970; without it now.
+    pub time: Option<u64>,
+    /// As in MQTT 5.
+    pub content_type: Option<String>,
+    /// As in MQTT 5.
+    pub response_topic: Option<String>,
+    /// User properties or headers.
+    pub properties: Vec<(String, String)>,
+}
+
+/// Something that leaves. What is not named is not looked at.
+#[derive(Clone, Debug, Default)]
+pub struct Expected {
+    /// `LINK/DESTINATION`, `broker/TOPIC`.
+    pub to: String,
+    /// The name of the route.
+    pub route: Option<String>,
+    /// The Kafka key.
+    pub key: Option<String>,
+    /// A text as it is; anything else as JSON.
+    pub payload: Option<Json>,
+    /// The payload, taken out of what its `content-encoding` says.
+    pub decompressed: Option<Json>,
+    /// Parts of the payload, decompressed where it is compressed.
+    pub contains: Vec<String>,
+    /// As the target sees it.
+    pub qos: Option<u8>,
+    /// As the target sees it.
+    pub retain: Option<bool>,
+    /// `high`, `normal`, `low`.
+    pub priority: Option<&'static str>,
+    /// As in MQTT 5.
+    pub content_type: Option<String>,
+    /// As in MQTT 5.
+    pub response_topic: Option<String>,
+    /// A part of how it is sent together with others.
+    pub batch: Option<String>,
+    /// User properties or headers.
+    pub properties: Vec<(String, String)>,
+    /// A part of the reason of the dead letter that it becomes.
+    pub dead_letter: Option<String>,
+}
+
+/// Reads the text of a file of tests.
+///
+/// # Errors
+/// Every mistake of it.
+pub fn suite(path: &Path, text: String) -> Result<Suite, Vec<Diagnostic>> {
+    let mut mistakes = Mistakes::default();
+    let source = Arc::new(Source { path: path.to_owned(), text });
+    let root = match raw::parse(&source) {
+        Ok(root) => root,
+        Err(error) => {
+            mistakes.error(&error.place, error.text, error.hint);
+            return Err(mistakes.sorted());
+        }
+    };
+    // Where nothing stands at all the beginning is pointed at.
+    let root = raw::Node { place: Place { source, span: root.place.span }, value: root.value };
+    let (suite, mistakes) = resolve::suite(&root, &Env::real());
+    let has_errors = mistakes.errors() > 0;
+    if has_errors { Err(mistakes.sorted()) } else { Ok(suite) }
+}
