@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use proptest::prelude::*;
+use regex_automata::nfa::thompson::pikevm::PikeVM;
 use serde_json::Value;
 use tidegate::broker::auth::jwt::{Algorithm, KeySource};
 use tidegate::broker::auth::ldap::Find;
@@ -614,19 +615,8 @@ fn conforms(schema: &Value, rule: &Value, value: &Value, at: &str) -> Result<(),
         return wrong("out of range");
     }
     if let (Some(text), Some(pattern)) = (value.as_str(), rule["pattern"].as_str()) {
-        let fits = match pattern {
-            r"\$\{(env|file):" => text.contains("${env:") || text.contains("${file:"),
-            "^[0-9][0-9_]*$" => {
-                text.starts_with(|c: char| c.is_ascii_digit()) && text.chars().all(|c| c.is_ascii_digit() || c == '_')
-            }
-            r"^[0-9][0-9._]*\s*[A-Za-z%]+(/[A-Za-z0-9]+)?$" => {
-                let rest = text.trim_start_matches(|c: char| c.is_ascii_digit() || matches!(c, '.' | '_')).trim_start();
-                rest.len() < text.len()
-                    && !rest.is_empty()
-                    && rest.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '%' | '/'))
-            }
-            other => panic!("{at}: the pattern {other}"),
-        };
+        let regex = PikeVM::new(pattern).unwrap_or_else(|error| panic!("{at}: {pattern}: {error}"));
+        let fits = regex.is_match(&mut regex.create_cache(), text);
         if !fits {
             return wrong("not of that form");
         }
@@ -659,6 +649,63 @@ fn judged(text: &str) -> Result<(), String> {
     conforms(&schema, &schema, &value, "")
 }
 
+/// Each rule of a schema, with what it is for.
+fn rules<'s>(rule: &'s Value, at: &str, out: &mut Vec<(String, &'s Value)>) {
+    out.push((at.to_owned(), rule));
+    for (name, part) in ["$defs", "properties"].into_iter().filter_map(|name| rule[name].as_object()).flatten() {
+        rules(part, &format!("{at}.{name}"), out);
+    }
+    let parts = rule["anyOf"].as_array().into_iter().flatten().chain([&rule["items"], &rule["additionalProperties"]]);
+    parts.filter(|part| part.is_object()).for_each(|part| rules(part, at, out));
+}
+
+/// As far as our schema goes: the meta schema of draft 2020-12 asks for these.
+#[test]
+fn the_schema_is_one_and_its_defaults_and_examples_are_right_by_it() {
+    let schema = config::schema();
+    assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
+    let mut all = Vec::new();
+    rules(&schema, "", &mut all);
+    assert!(all.len() > 300, "{}", all.len());
+    let known = [
+        "$schema",
+        "$ref",
+        "$defs",
+        "title",
+        "description",
+        "default",
+        "examples",
+        "type",
+        "enum",
+        "anyOf",
+        "items",
+        "pattern",
+        "minimum",
+        "maximum",
+        "properties",
+        "required",
+        "additionalProperties",
+    ];
+    for (at, rule) in all {
+        let object = rule.as_object().unwrap();
+        let strange: Vec<_> = object.keys().filter(|key| !known.contains(&key.as_str())).collect();
+        assert!(strange.is_empty(), "{at}: {strange:?}");
+        for (name, is_right) in [
+            ("description", rule["description"].is_string()),
+            ("examples", rule["examples"].is_array()),
+            ("enum", rule["enum"].as_array().is_some_and(|all| !all.is_empty())),
+            ("anyOf", rule["anyOf"].as_array().is_some_and(|all| !all.is_empty())),
+            ("required", rule["required"].as_array().is_some_and(|all| all.iter().all(Value::is_string))),
+            ("minimum", rule["minimum"].as_u64() <= rule["maximum"].as_u64() || rule["maximum"].is_null()),
+        ] {
+            assert!(!object.contains_key(name) || is_right, "{at}: {name}: {rule}");
+        }
+        for value in rule["examples"].as_array().into_iter().flatten().chain(object.get("default")) {
+            assert_eq!(conforms(&schema, rule, value, &at), Ok(()));
+        }
+    }
+}
+
 #[test]
 fn the_schema_takes_every_good_file_and_finds_what_is_plainly_wrong() {
     let mut files = yaml_files(Path::new("tests/config/good"));
@@ -682,6 +729,8 @@ fn the_schema_takes_every_good_file_and_finds_what_is_plainly_wrong() {
         ),
         ("routes: { from: a, to: b }", ".routes: no"),
         ("routes: [ { from: broker/a } ]", "`to` is missing"),
+        ("links: { a: { mqtt: { url: x }, rate: { messages: 2000 } } }", ".links.a.rate.messages: no"),
+        ("links: { a: { mqtt: { url: x }, rate: { messages: 2000/ } } }", ".links.a.rate.messages: not of that form"),
         ("broker: { listeners: [ { bind: x, anonymous: maybe } ] }", ".anonymous: none of the choices"),
     ] {
         let told = judged(text).unwrap_err();

@@ -92,7 +92,6 @@ fn r33_explain_says_what_each_route_does_and_why() {
         "    property shift=early",
         r#"    payload {"temp":81.5,"order":"A7"}"#,
         "> cloud/a.press  by telemetry, qos 1, priority high, ttl 300s",
-        "    key A7",
         "    property shift=early",
         r#"    payload {"temp":81.5,"order":"A7"}"#,
         "> lake/hot  by telemetry, qos 1, priority high, ttl 300s",
@@ -190,10 +189,10 @@ tests:
   - name: what is cold goes nowhere
     message: { topic: factory/a/press/telemetry, payload: { temp: 20 } }
     expect: []
-  - name: what has no order is a dead letter
+  - name: what has no order is a dead letter, where there are keys
     message: { topic: factory/a/press/telemetry, payload: '{"temp":90}', qos: 2, properties: { x: y } }
     expect:
-      - { to: "cloud/{line}.{machine}", dead_letter: payload.order }
+      - { to: cloud/a.press, qos: 2 }
       - { to: lake/hot, dead_letter: transform, properties: { x: y } }
       - { to: broker/hot/press, qos: 2 }
       - { to: hq/plant-7/hot/press }
@@ -246,6 +245,39 @@ fn route_tests_pass_and_say_what_differs() {
     // Without `config` in the file the usual one is taken.
     folder.file("without.yaml", &TESTS.replacen("config: routes.yaml\n", "", 1));
     folder.expect(0, &["-c", "routes.yaml", "test", "without.yaml"]);
+}
+
+#[test]
+fn explain_takes_every_part_of_a_message() {
+    let routes = r#"site: x
+links: { hq: { mqtt: { url: "mqtt://127.0.0.1:2883" } }, exact: { mqtt: { url: "mqtt://127.0.0.1:3883", qos: 2 } } }
+routes:
+  - from: broker/a
+    where: user == 'u' && client_id == 'c' && time == 5 && content_type == 't' && response_topic == 'r' && qos == 2 && retain && property.p == 'v'
+    to: [ hq/a, exact/a ]
+"#;
+    let folder = Folder::with(&[("routes.yaml", routes)]);
+    let all = [
+        ("--user", "u"),
+        ("--client-id", "c"),
+        ("--time", "5"),
+        ("--content-type", "t"),
+        ("--response-topic", "r"),
+        ("--qos", "2"),
+        ("--property", "p=v"),
+    ];
+    let arguments = |left_out: usize| {
+        let given =
+            all.iter().enumerate().filter(|(at, _)| *at != left_out).flat_map(|(_, (name, value))| [*name, *value]);
+        ["explain", "a", "--retain"].into_iter().chain(given).collect::<Vec<_>>()
+    };
+    let told = folder.expect(0, &arguments(all.len()));
+    // An MQTT link publishes with its own QoS at most.
+    assert!(told.contains("> hq/a  by route-1, qos 1, retained\n"), "{told}");
+    assert!(told.contains("> exact/a  by route-1, qos 2, retained\n    content type t\n"), "{told}");
+    for left_out in 0..all.len() {
+        folder.expect(1, &arguments(left_out));
+    }
 }
 
 #[test]

@@ -30,6 +30,18 @@ pub(crate) struct Args {
     /// Who published it
     #[arg(long, value_name = "ID")]
     client_id: Option<String>,
+    /// That one's user name
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// When it was taken, in milliseconds since 1970 [default: now]
+    #[arg(long, value_name = "MS")]
+    time: Option<u64>,
+    /// Its content type
+    #[arg(long, value_name = "TYPE")]
+    content_type: Option<String>,
+    /// Its response topic
+    #[arg(long, value_name = "TOPIC")]
+    response_topic: Option<String>,
     /// Print all of it as JSON
     #[arg(long)]
     json: bool,
@@ -57,8 +69,11 @@ pub(crate) fn explain(args: &Args, file: &Path) -> Outcome {
         qos: args.qos,
         retain: args.retain,
         client_id: args.client_id.clone(),
+        user: args.user.clone(),
+        time_ms: args.time,
+        content_type: args.content_type.clone(),
+        response_topic: args.response_topic.clone(),
         properties: args.properties.clone(),
-        ..Question::default()
     };
     let explained = routes_of(file)?.explain(&question).map_err(|error| Failure::new(Exit::Usage, error))?;
     if args.json {

@@ -205,22 +205,35 @@ fn windowed(shown: &str, carets: &str) -> (String, String) {
 /// alone, since the line may belong to a file that is no YAML.
 fn secrets_in(line: &str) -> Vec<Range<usize>> {
     let mut secrets = Vec::new();
-    if let Some(password) = password_in_url(line) {
-        secrets.push(password);
+    let mut from = 0;
+    while let Some(url) = line.get(from..).and_then(|text| text.find("://")).map(|at| from + at) {
+        // It begins with the letters of its scheme; what those are makes no difference.
+        let password = line.get(url..).and_then(password_in_url);
+        secrets.extend(password.map(|password| url + password.start..url + password.end));
+        from = url + 3;
     }
     let lower = line.to_ascii_lowercase();
-    for word in ["password", "passphrase", "secret", "token", "jaas.config", "authorization", "cookie", "api-key"] {
-        let Some(at) = lower.find(word) else { continue };
-        let Some(colon) = line.get(at..).and_then(|text| text.find(": ")).map(|colon| at + colon + 2) else { continue };
-        let value = line.get(colon..).unwrap_or_default();
-        let start = colon + value.len() - value.trim_start().len();
-        let end = colon + value.find([',', '}']).filter(|_| line.contains('{')).unwrap_or(value.len());
-        if start < end && !line.get(start..end).unwrap_or_default().contains("${") {
-            secrets.push(start..end);
+    for word in SECRET_KEYS {
+        for (at, _) in lower.match_indices(word) {
+            let Some(colon) = line.get(at..).and_then(|text| text.find(": ")).map(|colon| at + colon + 2) else {
+                continue;
+            };
+            let value = line.get(colon..).unwrap_or_default();
+            let start = colon + value.len() - value.trim_start().len();
+            let end = colon + value.find([',', '}']).filter(|_| line.contains('{')).unwrap_or(value.len());
+            let secret = start..end;
+            if start < end && !secrets.contains(&secret) && !line.get(secret.clone()).unwrap_or_default().contains("${")
+            {
+                secrets.push(secret);
+            }
         }
     }
     secrets
 }
+
+/// Parts of the names of keys whose values are secret.
+const SECRET_KEYS: [&str; 9] =
+    ["password", "passphrase", "secret", "token", "jaas.config", "key.pem", "authorization", "cookie", "api-key"];
 
 /// The place of the password that a URL in `text` spells out; none if it is a reference such as `${env:X}`.
 pub(super) fn password_in_url(text: &str) -> Option<Range<usize>> {
@@ -282,6 +295,14 @@ mod tests {
                 "o: { sasl.password: ***, x: 1 }",
                 "                         ^",
             ),
+            (
+                "o: { sasl.password: a, ssl.key.password: b }",
+                0..1,
+                "o: { sasl.password: ***, ssl.key.password: ***}",
+                "^",
+            ),
+            ("url: [ mqtt://a:s@h, \"mqtts://b:s2@h\" ]", 0..3, "url: [ mqtt://a:***@h, \"mqtts://b:***@h\" ]", "^^^"),
+            ("ssl.key.pem: -----BEGIN", 0..3, "ssl.key.pem: ***", "^^^"),
             ("url: mqtt://h:1883", 5..18, "url: mqtt://h:1883", "     ^^^^^^^^^^^^^"),
         ] {
             assert_eq!(masked(line, &span), (shown.to_owned(), carets.to_owned()), "{line}");

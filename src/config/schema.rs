@@ -11,7 +11,7 @@ use super::keys::{self, Keys};
 const REFERENCE: &str = include_str!("../../docs/routes.md");
 
 /// What a value with a unit looks like.
-const WITH_UNIT: &str = r"^[0-9][0-9._]*\s*[A-Za-z%]+(/[A-Za-z0-9]+)?$";
+const WITH_UNIT: &str = r"^[0-9][0-9._]*\s*([A-Za-z%]+|[A-Za-z]*/[A-Za-z0-9]+)$";
 /// A number as people write long ones, and as YAML 1.2 reads as text.
 const GROUPED: &str = "^[0-9][0-9_]*$";
 /// A value that is filled in when the file is read.

@@ -64,9 +64,12 @@ impl Routes {
         Ok(explanation)
     }
 
-    /// A routing key as RabbitMQ will see it.
+    /// A routing key as RabbitMQ will see it, and the QoS that an MQTT link publishes with.
     fn name_as_there(&self, output: &mut Output) {
         let link = self.config.links.iter().find(|link| link.id.as_str() == output.target);
+        if let Some(Kind::Mqtt(mqtt)) = link.map(|link| &link.kind) {
+            output.qos = output.qos.clamp(1, mqtt.qos.bits());
+        }
         if let (Some(Kind::Rabbitmq(rabbitmq)), None) = (link.map(|link| &link.kind), &output.failure) {
             match rabbitmq.routing_key(&output.destination) {
                 Ok(key) => output.destination = key,

@@ -16,8 +16,8 @@ use super::ordinals::Ordinals;
 use crate::buffer::Lane;
 use crate::message::{Envelope, Message};
 use crate::router::{
-    Arrival, Asked, Binding, Endpoint, Gate, Held, LinkId, Pass, Priority, Route, Subject, Table, Taken, To, Told,
-    Unfilled, View,
+    Arrival, Asked, Binding, Endpoint, Gate, Held, LinkId, Pass, Priority, Route, Subject, Table, Taken, Template, To,
+    Told, Unfilled, View,
 };
 use crate::topic::{LEVELS_MAX, TopicError, TopicName, is_too_deep};
 
@@ -422,6 +422,11 @@ impl Made {
     const NOTHING: Self = Self { message: None, failure: None };
 }
 
+/// Only Kafka has keys: a message without the parts of one is no worse for the other targets.
+pub(super) fn key_of<'r>(route: &'r Route, to: &To) -> Option<&'r Template> {
+    route.key.as_ref().filter(|_| to.binding == Binding::Kafka)
+}
+
 impl Plan {
     /// No route takes it, nobody holds it back, and it is no client's publish.
     pub(super) fn is_nothing(&self) -> bool {
@@ -461,7 +466,7 @@ impl Plan {
         let view = View::new(arrival.subject, captures);
         let earlier = self.links.iter().filter(|target| target.link == *link).count();
         let filled = || -> Result<(String, Option<String>), Unfilled> {
-            let key = route.key.as_ref().map(|key| key.fill_text(view)).transpose()?;
+            let key = key_of(route, to).map(|key| key.fill_text(view)).transpose()?;
             Ok((to.template.fill(view)?.into_owned(), key.map(String::from)))
         };
         let filled = filled().map_err(|error| failure(route, &error));

@@ -31,7 +31,7 @@ impl Hub {
         } else {
             route.change.make(view, to.binding).map_err(|error| plan::failure(route, &error))?
         };
-        let key = route.key.as_ref().map(|key| key.fill_text(view)).transpose();
+        let key = plan::key_of(route, to).map(|key| key.fill_text(view)).transpose();
         let key = key.map_err(|error| plan::failure(route, &error))?.map(Into::into);
         let destination = to.template.fill(view).map_err(|error| plan::failure(route, &error))?.into();
         let batch = route.batch.map(|_| (*route.name).into());

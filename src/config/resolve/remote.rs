@@ -267,7 +267,7 @@ impl Resolver<'_> {
                 continue;
             }
             let Some(text) = self.text(Some(entry.item())) else { continue };
-            if (key.ends_with("password") || key.contains("secret")) && !text.is_substituted() {
+            if (key.ends_with("password") || key.contains("secret") || key == "ssl.key.pem") && !text.is_substituted() {
                 self.plain_password(text.place());
             }
             options.insert(key.to_owned(), text.value);
