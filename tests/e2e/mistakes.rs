@@ -275,11 +275,6 @@ async fn r04_on_a_full_disk_what_kept_sessions_are_owed_goes_on_and_nothing_new_
     assert_eq!(again, Err(PublishNoticeError::V5PubAck(PubAckReason::QuotaExceeded)));
     // The disk is as full as before, and the session gets what it is owed: once, as its confirmations are stored too.
     assert_eq!(take(taken).await, (0..taken).collect::<Vec<_>>());
-    // Its client leaves with the last message: where its confirmation was not seen, that one alone comes once more (QoS 1).
-    if gateway.status().await.broker.owed > 0 {
-        let again = take(1).await;
-        assert!(again.is_empty() || again == [taken - 1], "{again:?}");
-    }
     gateway.wait_for("all is confirmed", |status| status.broker.owed == 0).await;
     assert!(gateway.status().await.broker.store_error.is_some(), "still full");
 

@@ -1,5 +1,6 @@
 //! A connection's end: from the event that ends it to the last byte.
 
+use std::future::poll_fn;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -16,6 +17,9 @@ const RECEIPTS_DEADLINE: Duration = Duration::from_secs(5);
 
 /// At the end: how long a client may take to receive its last bytes.
 pub(super) const FAREWELL_DEADLINE: Duration = Duration::from_secs(1);
+
+/// At the end: how long a socket may take to show what it still has, see [`Connection::hear_out`].
+const HEAR_OUT_DEADLINE: Duration = Duration::from_secs(1);
 
 /// At the end: how long we listen on to a client that was told its last, see [`drain`].
 const DRAIN_DEADLINE: Duration = Duration::from_secs(3);
@@ -46,6 +50,28 @@ impl Connection {
         }
     }
 
+    /// The socket is gone, which may have been seen by a write. What its client had sent by then is there still: acknowledgements, and a
+    /// DISCONNECT, after which its will is not to be published (MQTT-3.14.4-3).
+    async fn hear_out(&mut self) -> End {
+        loop {
+            // Nobody reads the answers.
+            self.output.clear();
+            if let Err(end) = self.take_packets() {
+                return end;
+            }
+            if !self.may_read() {
+                return End::Closed;
+            }
+            let Self { stream, input, read_bytes, .. } = self;
+            // It has something, or its end; the runtime may not know that yet.
+            let there = poll_fn(|context| stream.poll_read(context, input, *read_bytes));
+            let Ok(read @ Ok(1..)) = tokio::time::timeout(HEAR_OUT_DEADLINE, there).await else { return End::Closed };
+            if let Err(end) = self.take_read(read) {
+                return end;
+            }
+        }
+    }
+
     /// It, for the log.
     pub(super) fn whom(&self) -> Whom<'_> {
         let (client, user) = (Some(&*self.attached.client.name), self.user.as_deref());
@@ -54,6 +80,7 @@ impl Connection {
 
     /// From the event that ends it to the last byte.
     pub(super) async fn wind_down(mut self: Box<Self>, end: End, stop: &CancellationToken) {
+        let end = if matches!(end, End::Closed) { self.hear_out().await } else { end };
         let end = if stop.is_cancelled() { self.wind_up().await } else { end };
         if !matches!(end, End::Kicked) && !stop.is_cancelled() {
             tokio::select! {

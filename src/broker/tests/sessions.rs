@@ -1,11 +1,15 @@
 //! Sessions over reconnects and over crashes.
 
 use std::num::{NonZeroU16, NonZeroU32};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::support::*;
+use crate::broker::client::Delivery;
 use crate::broker::{Config, Listener};
 use crate::message::Qos;
+use crate::message::tests_support::message;
 use crate::router::Table;
 use crate::units::ByteSize;
 use crate::wire::{
@@ -121,6 +125,36 @@ async fn r18_a_replayed_qos_2_publish_is_not_delivered_twice_even_across_a_sigki
     let mut two = Peer::open(rig.address, kept("two")).await.0;
     assert!(two.publication().await.dup);
     two.expect_silence().await;
+    rig.stop().await;
+}
+
+/// Its client has left with a message unread, so that its socket is reset: a write is first to see that.
+#[tokio::test]
+async fn what_a_client_sent_before_it_closed_its_socket_counts_also_when_a_write_fails_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let mut one = rig.peer("one").await;
+    one.subscribe("will", Qos::AtMostOnce).await;
+    let (mut two, _) = Peer::open(rig.address, Connect { will: Some(will("will", 0)), ..kept("two") }).await;
+    two.subscribe("a", Qos::AtLeastOnce).await;
+    one.deliver("a", "first", Qos::AtLeastOnce, 1).await;
+    let id = two.publication().await.id.unwrap().get();
+    let client = rig.broker.clients.lock().get("two").cloned().unwrap();
+    let push = || {
+        let message = Arc::new(message("a", b"more"));
+        let (topic, qos, ids) = (message.topic.clone(), Qos::AtMostOnce, smallvec::SmallVec::new());
+        rig.broker.push_alone(&client, Delivery { topic, message, qos, retain: false, ids, share: None });
+    };
+    let written = || rig.board.bytes_out.load(Ordering::Relaxed);
+    let before = written();
+    push();
+    rig.until("it is written", |_| client.outbox_bytes() == 0 && written() > before).await;
+    two.send_all([Packet::Puback(ack(id)), disconnect(ReasonCode::Success)]).await;
+    drop(two);
+    push();
+    rig.until("it is away", |rig| rig.broker.figures().sessions_offline == 1).await;
+    assert_eq!(rig.broker.figures().owed, 0, "its PUBACK counts");
+    one.expect_silence().await;
     rig.stop().await;
 }
 
@@ -264,8 +298,8 @@ async fn a_port_in_use_is_an_error_that_names_the_address() {
     let rig = Rig::start(dir.path()).await;
     let config = Config { listeners: vec![Listener::tcp(address)], ..Config::default() };
     let other = tempfile::tempdir().unwrap();
-    let hub = std::sync::Arc::clone(&rig.hub);
-    let board = std::sync::Arc::clone(&rig.board);
+    let hub = Arc::clone(&rig.hub);
+    let board = Arc::clone(&rig.board);
     let broker = crate::broker::Broker::open(config, other.path(), hub, board, crate::clock::system()).unwrap();
     let error = broker.bind().await.unwrap_err().to_string();
     assert!(error.contains(&address.to_string()) && error.contains("another program"), "{error}");
