@@ -593,6 +593,12 @@ impl Buffer {
         Offset(self.inner.shared.state.lock().next)
     }
 
+    /// Everything below is durable: what a crash takes back has this number or a higher one, and so has whatever gets that number anew.
+    #[must_use]
+    pub fn durable(&self) -> Offset {
+        Offset(self.inner.shared.mark.done())
+    }
+
     /// Whether a window's worth of confirmations is not in the cursor files of the link's lanes: readers wait until it is (R9), and so has one
     /// to wait who sends what was read before.
     #[must_use]

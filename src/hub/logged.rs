@@ -1,7 +1,8 @@
 //! Which records of an unfinished QoS 2 exchange are in which logs already (R18).
 //!
-//! The broker's store notes with each exchange how far the logs went that its message is about to be appended to. The append comes
-//! after the store's commit, so the record, if there is one, lies behind that: after a kill only that stretch is read. A log is known by
+//! The broker's store notes with each exchange how far the logs were durable that its message is about to be appended to. The append comes
+//! after the store's commit, so the record, if there is one, lies behind that: after a kill only that stretch is read. The end of the logs would
+//! not do: a kill takes back what is not durable, and what is then appended anew would lie before it. A log is known by
 //! its own id, since by then its link may have another name (R34).
 
 use std::collections::BTreeMap;
@@ -20,7 +21,7 @@ const READ_RECORDS: usize = 256;
 /// See [`READ_RECORDS`].
 const READ_BYTES: usize = 1 << 20;
 
-/// The ends of the logs that a message is about to be appended to.
+/// Where the record of a message is to be looked for in the logs that it is about to be appended to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tails(Vec<Tail>);
 
@@ -36,7 +37,7 @@ struct Tail {
 
 impl Tails {
     pub(super) fn note(&mut self, link: LinkId, lane: Lane, log: &Buffer) {
-        self.0.push(Tail { lane, end: log.end(), link, log: Some(log.id().into()) });
+        self.0.push(Tail { lane, end: log.durable(), link, log: Some(log.id().into()) });
     }
 
     /// As text: a line each, lane, offset, link, log.

@@ -224,6 +224,20 @@ async fn r18_a_resumed_message_goes_only_to_the_logs_that_lack_it() {
     assert_eq!(resume(&Logged::default()).await, [6, 4]);
 }
 
+/// A kill takes back what is not durable, and the message itself may have such a number after the next start.
+#[tokio::test]
+async fn r18_a_message_is_looked_for_behind_what_is_durable_and_not_behind_the_logs_end() {
+    let route =
+        Route::new("on", vec![From::parse("broker/#", Form::Topic).unwrap()], vec![To::parse("lake/t").unwrap()]);
+    let links = [("lake", WhenFull::DropOldest, BIG)];
+    let bench = bench_of(vec![route], &links, false, SyncMode::Spill(Duration::from_secs(3_600)));
+    bench.hub.offer(&from_broker(), vec![publication("a", b"1")]).await.remove(0).unwrap();
+    assert_eq!(bench.buffers[0].end(), Offset(1));
+    let mut tails = Tails::default();
+    tails.note(LinkId::new("lake"), Lane::Normal, &bench.buffers[0]);
+    assert_eq!(tails.encode(), format!("normal 0 lake {}\n", bench.buffers[0].id()));
+}
+
 #[tokio::test]
 async fn r18_a_log_is_looked_into_also_where_its_link_has_another_name_by_now() {
     let routes = [("broker/#", "lake/t"), ("broker/#", "cloud/x")];
