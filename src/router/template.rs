@@ -82,7 +82,9 @@ impl Template {
             let Some(close) = find_from(text, look, &['{', '}']) else { break };
             let name = text.get(look..close).unwrap_or_default();
             let whole = open..close + 1;
-            if name.is_empty() || !name.chars().all(name_like) || text.get(close..close + 1) != Some("}") {
+            // The form of a date and the name of a property hold what others do not.
+            let is_name = name.chars().all(name_like) || name.starts_with("time:") || name.starts_with("property.");
+            if name.is_empty() || !is_name || text.get(close..close + 1) != Some("}") {
                 continue;
             }
             let field = Field::parse(name).map_err(|problem| SyntaxError::new(whole.clone(), problem))?;
@@ -419,9 +421,12 @@ mod tests {
 
     #[test]
     fn in_a_text_braces_may_stand_for_themselves_and_names_have_to_be_right() {
-        let message = message("a/b", br#"{"temp":81.5}"#);
+        let mut message = message("a/b", br#"{"temp":81.5}"#);
+        message.time = crate::clock::WallMs(1_796_083_200_000);
+        message.properties.user = vec![("a b/c".into(), "v".into())];
         let (subject, captures) = (Subject::new(&message), crate::router::Captures::of("a/b"));
         for (text, expected) in [
+            ("{time:%d/%m/%Y, %H:%M} {property.a b/c}", "01/12/2026, 00:00 v"),
             (r#"{"t": {payload.temp}, "at": {"topic": "{topic}"}}"#, r#"{"t": 81.5, "at": {"topic": "a/b"}}"#),
             ("{} { } {", "{} { } {"),
             ("é{topic}é", "éa/bé"),
@@ -429,7 +434,9 @@ mod tests {
             let template = Template::parse_text(text).unwrap();
             assert_eq!(template.fill_text(View::new(&subject, &captures)).unwrap(), expected);
         }
-        assert_eq!(Template::parse_text("x {paylod.temp}").unwrap_err().span, 2..15);
+        for wrong in ["x {paylod.temp}", "x {time:%d/%q %m}", "x {property.}"] {
+            assert_eq!(Template::parse_text(wrong).unwrap_err().span, 2..wrong.len(), "{wrong}");
+        }
     }
 
     #[test]
