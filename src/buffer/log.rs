@@ -26,6 +26,10 @@ pub(super) const RESERVE: u64 = 1 << 16;
 /// Written bytes that are not synced yet and stay in memory for a second attempt (`sync: <interval>`).
 const UNSYNCED_BYTES_MAX: u64 = 8 << 20;
 
+/// Bytes by which the file that is being written is longer than what it holds.
+const STRETCH_MIN: u64 = 64 << 10;
+const STRETCH_MAX: u64 = 4 << 20;
+
 /// Why a write did not succeed.
 #[derive(Debug)]
 pub(super) enum Trouble {
@@ -87,6 +91,37 @@ pub(super) struct Active {
     len: u64,
     base: u64,
     salt: u32,
+    /// How long the file is; behind `len` are zeros. A sync that need not write a new length waits for less of the file system
+    /// (docs/performance.md).
+    stretched: u64,
+    /// Each write is synced, and zeros take no room.
+    may_stretch: bool,
+}
+
+impl Active {
+    /// Sees to it that the file is longer than what it holds with `bytes` more, by about as much as it holds. Not before something of it is
+    /// durable: a file of nothing but zeros has lost what it held.
+    fn stretch(&mut self, bytes: u64, segment_bytes: u64) {
+        let end = self.len + bytes;
+        if end <= self.stretched || !self.may_stretch || self.len <= wide(SEGMENT_HEADER) {
+            return;
+        }
+        let to = (end + end.clamp(STRETCH_MIN, STRETCH_MAX)).min(segment_bytes);
+        if to > end {
+            // Where it cannot be done nothing is lost but the time.
+            self.may_stretch = self.file.stretch(to).unwrap_or(false);
+            self.stretched = if self.may_stretch { to } else { self.len };
+        }
+    }
+
+    /// Cuts what nothing was written to.
+    fn fit(&mut self) -> io::Result<()> {
+        if self.stretched > self.len {
+            self.file.set_len(self.len)?;
+            self.stretched = self.len;
+        }
+        Ok(())
+    }
 }
 
 impl Identity {
@@ -356,15 +391,19 @@ impl Log {
         let Some(active) = &mut self.active else { return Err(Trouble::Broken("no segment".to_owned())) };
         let headers = batch.headers(active.salt, self.synced);
         let parts = batch.parts(&headers);
+        let bytes = parts.iter().map(|part| wide(part.len())).sum::<u64>();
+        active.stretch(bytes, self.shared.limits.segment_bytes);
         if let Err(error) = active.file.write_parts_at(&parts, active.len) {
             let cut = active.file.set_len(active.len);
+            active.stretched = active.len;
             let trouble = Trouble::of("write", &error);
             return Err(match cut {
                 Ok(()) => trouble,
                 Err(error) => Trouble::Broken(format!("write, and then cutting the file: {error}")),
             });
         }
-        active.len += parts.iter().map(|part| wide(part.len())).sum::<u64>();
+        active.len += bytes;
+        active.stretched = active.stretched.max(active.len);
         Ok(())
     }
 
@@ -396,7 +435,9 @@ impl Log {
         state.segments.push(segment);
         state.active = true;
         drop(state);
-        self.active = Some(Active { file, len: wide(SEGMENT_HEADER), base, salt });
+        let len = wide(SEGMENT_HEADER);
+        let may_stretch = matches!(self.shared.limits.sync, SyncMode::Group | SyncMode::Spill(_));
+        self.active = Some(Active { file, len, base, salt, stretched: len, may_stretch });
         Ok(())
     }
 
@@ -438,6 +479,10 @@ impl Log {
 
     /// Closes the active segment with its footer. A footer that cannot be written is made up for at the next start.
     pub(super) fn seal(&mut self) -> Result<(), Trouble> {
+        if let Some(active) = &mut self.active {
+            // Before the sync, so that a power cut leaves no footer in front of zeros.
+            active.fit().map_err(|error| Trouble::of("cutting the file", &error))?;
+        }
         if self.shared.limits.sync != SyncMode::Never {
             self.sync_active().map_err(|error| poisoned(&error))?;
         }

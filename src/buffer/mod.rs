@@ -68,6 +68,9 @@
 //!          points u32 · zero u32 · points times { number u64 · position u64 of a frame's header · wall u64 · up u64 }
 //!          position u64 of the footer's own header: the last 8 bytes of a complete segment
 //! ```
+//! While a segment is written, zeros may follow its last frame, as far as the file is longer than what it holds; they are cut when it is closed, at the
+//! latest by the next start. A file of nothing but zeros has lost what it held.
+//!
 //! A footer frame has `count` 0 and `base` = `next`. Its points are in order, at most 64, the first at the first frame. Where a number
 //! stands in two segments (a write was repeated after a failure), the one of the later segment counts, and what a segment has at or
 //! above its successor's base is not looked at.
@@ -102,7 +105,8 @@
 //! # Writing
 //! [`Buffer::admit`] applies the limits, [`Buffer::append`] encodes into memory under a short lock, and one thread a log
 //! takes all that is staged: one write, one sync, then the mark moves and receipts settle. A lone record is committed at
-//! once; under load the batch grows while the disk is busy, so no timer is needed. With `sync: spill` what is staged waits
+//! once; under load the batch grows while the disk is busy, so no timer is needed. Where each write is synced the file is made longer ahead
+//! of what it holds, by a hole that takes no room (up to 4 MiB): the file system then has no new length to make durable with each sync. With `sync: spill` what is staged waits
 //! in memory for the remote's confirmation instead (module `spill`): what that passes is never written, its publisher is
 //! acknowledged when the cursor that passed it is saved, and the next frame says how many numbers it skipped. After a failed write or sync the file
 //! is not used again: what is not durable is written once more, from memory, into a new segment. If that fails too the

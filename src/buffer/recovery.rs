@@ -25,7 +25,7 @@ use super::segment::{Point, Segment};
 use super::slots::{EXCHANGES, Held, Slots};
 use super::spill::Spill;
 use super::state::{Limits, Pressure, Shared, State, TurnedAway};
-use super::storage::{Handle, Storage, is_no_space, read_past_bad_pages, read_up_to};
+use super::storage::{Handle, Storage, is_no_space, read_past_bad_pages, read_up_to, written_len};
 use super::tail::Tail;
 use super::upkeep::Upkeep;
 use super::{Config, Offset, OpenError, Recovery, SyncMode, wide};
@@ -191,7 +191,7 @@ pub(super) struct Known {
     holes: Vec<Hole>,
     /// Numbers that its frames say were skipped.
     skips: Vec<(u64, u64)>,
-    /// Length of the file as it was found.
+    /// Length of the file as it was found, without the zeros that a segment has at its end while it is being written.
     len: u64,
 }
 
@@ -324,13 +324,17 @@ impl<'a> Finding<'a> {
                     self.durable = self.durable.max(segment.next);
                     Known { segment, scanned: false, readable: true, holes: Vec::new(), skips: Vec::new(), len }
                 }
-                None => match self.scan(handle, &file, salt, len, end) {
-                    Ok(known) => known,
-                    Err(error) => {
-                        self.note(format!("{}: cannot be read: {error}", file.path.display()));
-                        Self::unreadable(file, len)
+                None => {
+                    let written = written_len(&*handle).unwrap_or(len);
+                    match self.scan(handle, &file, salt, len, end) {
+                        // Its last record may end with zeros.
+                        Ok(known) => Known { len: written.max(known.segment.data_end), ..known },
+                        Err(error) => {
+                            self.note(format!("{}: cannot be read: {error}", file.path.display()));
+                            Self::unreadable(file, len)
+                        }
                     }
-                },
+                }
             };
             segments.push_back(known);
         }

@@ -5,11 +5,13 @@ use std::any::Any;
 use std::fmt::Debug;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 /// Bytes up to which parts are joined before they are written.
 const PARTS_COPIED: usize = 64 << 10;
+/// Bytes that are looked at for zeros at once; a multiple of a page.
+const ZEROS_AT_ONCE: u64 = 256 << 10;
 /// What Linux takes in one call (`IOV_MAX`).
 const PARTS_AT_ONCE: usize = 1024;
 
@@ -58,6 +60,10 @@ pub(super) trait Handle: Send + Sync + Debug {
     }
     /// Cuts (or extends).
     fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Makes the file longer than what is in it, by zeros that take no room. `false`: here they would, and the file is as it was.
+    fn stretch(&self, len: u64) -> io::Result<bool> {
+        self.set_len(len).map(|()| true)
+    }
     /// Makes the contents durable (fdatasync).
     fn sync(&self) -> io::Result<()>;
     /// Its length.
@@ -78,6 +84,20 @@ pub(super) fn read_up_to(file: &dyn Handle, pos: u64, len: usize) -> io::Result<
     }
     bytes.truncate(got);
     Ok(bytes)
+}
+
+/// Its length without the zeros at its end, in words of 8 bytes: what is behind may be a file's that was made longer than what is in it.
+pub(super) fn written_len(file: &dyn Handle) -> io::Result<u64> {
+    let mut end = file.len()?;
+    while end > 0 {
+        let from = end.saturating_sub(ZEROS_AT_ONCE);
+        let piece = read_past_bad_pages(file, from, usize::try_from(end - from).map_err(io::Error::other)?)?;
+        if let Some(last) = piece.iter().rposition(|byte| *byte != 0) {
+            return Ok((from + super::wide(last) + 1).next_multiple_of(8).min(end));
+        }
+        end = from;
+    }
+    Ok(0)
 }
 
 /// What a disk reads at once, and loses at once where it cannot.
@@ -234,11 +254,44 @@ impl Handle for File {
         Self::set_len(self, len)
     }
 
+    fn stretch(&self, len: u64) -> io::Result<bool> {
+        let before = self.metadata()?;
+        Self::set_len(self, len)?;
+        // FAT has no holes: it writes the zeros.
+        let taken = self.metadata()?.blocks().saturating_sub(before.blocks()) * 512;
+        let is_hole = taken < len.saturating_sub(before.len()) / 2;
+        if !is_hole {
+            Self::set_len(self, before.len())?;
+        }
+        Ok(is_hole)
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
     }
 
     fn len(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_made_longer_by_what_takes_no_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = Disk.create(&dir.path().join("file")).unwrap();
+        file.write_at(&[7; 100], 0).unwrap();
+        let room = |dir: &Path| std::fs::metadata(dir.join("file")).unwrap().blocks();
+        let before = room(dir.path());
+        // Where the file system writes the zeros it is as it was.
+        let is_longer = file.stretch(1 << 20).unwrap();
+        assert_eq!(file.len().unwrap(), if is_longer { 1 << 20 } else { 100 });
+        assert!(room(dir.path()) < before.max(8) + 1024, "{before}, then {}", room(dir.path()));
+        assert_eq!(written_len(&*file).unwrap(), if is_longer { 104 } else { 100 }, "in words of 8 bytes");
+        file.set_len(0).unwrap();
+        assert_eq!(written_len(&*file).unwrap(), 0);
     }
 }

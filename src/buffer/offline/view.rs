@@ -11,7 +11,7 @@ use super::super::log::Identity;
 use super::super::recovery::ASIDE;
 use super::super::salt::guess_salt;
 use super::super::slots::{self, Look};
-use super::super::storage::{Storage, read_past_bad_pages};
+use super::super::storage::{Storage, read_past_bad_pages, written_len};
 
 /// See the module.
 #[derive(Debug)]
@@ -33,6 +33,8 @@ pub(in crate::buffer) struct SegmentFile {
     pub(in crate::buffer) path: PathBuf,
     pub(in crate::buffer) base: u64,
     pub(in crate::buffer) len: u64,
+    /// The same without the zeros at its end: while it is being written it is longer than what it holds.
+    pub(in crate::buffer) written: u64,
     /// `None`: damaged.
     pub(in crate::buffer) header: Option<SegmentHeader>,
     /// From the header or, failing that, from `meta`; `None`: its frames cannot be checked.
@@ -98,6 +100,7 @@ fn segment_file(
         Err(error) => return Err(OpenError::Io { path, error }),
     };
     let len = file.len().map_err(at(&path))?;
+    let written = written_len(&*file).unwrap_or(len);
     // One that cannot be read is damaged like any other, as for a start.
     let head = read_past_bad_pages(&*file, 0, SEGMENT_HEADER).unwrap_or_default();
     let header = match SegmentHeader::decode(&head) {
@@ -107,7 +110,7 @@ fn segment_file(
     };
     let guessed = || identity.and_then(|identity| guess_salt(&*file, base, identity));
     let salt = header.map(|header| header.salt).or_else(guessed);
-    Ok(Some(SegmentFile { path, base, len, header, salt }))
+    Ok(Some(SegmentFile { path, base, len, written, header, salt }))
 }
 
 /// The header of a segment that may have gone meanwhile; `None`: damaged, or gone.

@@ -6,7 +6,7 @@ use std::io;
 use super::super::format::{FRAME_HEADER, Footer, FrameHeader, SEGMENT_HEADER, decode_record};
 use super::super::recovery::FOOTER_MAX;
 use super::super::scan::{Found, FrameScan};
-use super::super::storage::{Handle, Storage, read_past_bad_pages};
+use super::super::storage::{Handle, Storage, read_past_bad_pages, written_len};
 use super::super::wide;
 use super::ranges::Ranges;
 use super::view::SegmentFile;
@@ -95,7 +95,8 @@ pub(in crate::buffer) fn walk(
             each(&found);
         }
     }
-    walk.end(&*again, salt, end)?;
+    // Behind what is being written there may be zeros, which are nothing that was lost.
+    walk.end(&*again, salt, end.min(written_len(&*again)?))?;
     Ok(walk)
 }
 

@@ -65,6 +65,20 @@ struct Inode {
     dirty: Vec<Change>,
     /// What cannot be read until it is written again.
     broken: Option<Range<u64>>,
+    /// Behind it is a hole, which takes no room.
+    hole: u64,
+    durable_hole: u64,
+}
+
+impl Inode {
+    /// It is durable.
+    fn reach(&mut self, change: &Change) {
+        apply(&mut self.durable, change);
+        self.durable_hole = match change {
+            Change::Write(pos, bytes) => self.durable_hole.max(pos + bytes.len() as u64),
+            Change::Len(len) => self.durable_hole.min(*len),
+        };
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -127,29 +141,49 @@ impl SimDisk {
         self.0.lock().meanwhile = Some((file, Meanwhile(Box::new(what))));
     }
 
+    /// What was written to a file, without a hole at its end.
     pub(super) fn read(&self, path: &Path) -> Vec<u8> {
         let world = self.0.lock();
-        world.inodes[world.names[path]].cached.clone()
+        let inode = &world.inodes[world.names[path]];
+        inode.cached[..inode.hole as usize].to_vec()
     }
 
+    /// The bytes of a file that take room.
     pub(super) fn len(&self, path: &Path) -> u64 {
+        let world = self.0.lock();
+        world.inodes[world.names[path]].hole
+    }
+
+    /// The length of a file as a folder shows it.
+    pub(super) fn shown_len(&self, path: &Path) -> u64 {
         let world = self.0.lock();
         world.inodes[world.names[path]].cached.len() as u64
     }
 
+    /// Damage to what was written to a file; a hole at its end goes first.
     pub(super) fn change(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
         let mut world = self.0.lock();
         let at = world.names[path];
         let inode = &mut world.inodes[at];
+        inode.cached.truncate(inode.hole as usize);
         change(&mut inode.cached);
         inode.durable = inode.cached.clone();
+        inode.hole = inode.cached.len() as u64;
+        inode.durable_hole = inode.hole;
         inode.dirty.clear();
     }
 
     pub(super) fn put(&self, path: &Path, bytes: &[u8]) {
         let mut world = self.0.lock();
         let at = world.inodes.len();
-        world.inodes.push(Inode { cached: bytes.to_vec(), durable: bytes.to_vec(), dirty: Vec::new(), broken: None });
+        let hole = bytes.len() as u64;
+        world.inodes.push(Inode {
+            cached: bytes.to_vec(),
+            durable: bytes.to_vec(),
+            hole,
+            durable_hole: hole,
+            ..Inode::default()
+        });
         world.names.insert(path.to_owned(), at);
         world.durable_names.insert(path.to_owned(), at);
     }
@@ -166,7 +200,11 @@ impl SimDisk {
         let world = self.0.lock();
         let copy = Self::default();
         for (path, inode) in &world.names {
-            copy.put(path, &world.inodes[*inode].durable);
+            let inode = &world.inodes[*inode];
+            copy.put(path, &inode.durable);
+            let mut world = copy.0.lock();
+            let put = world.names[path];
+            (world.inodes[put].hole, world.inodes[put].durable_hole) = (inode.durable_hole, inode.durable_hole);
         }
         copy
     }
@@ -197,12 +235,13 @@ impl SimDisk {
                     _ if ordered && n > keep => {}
                     Change::Write(pos, bytes) if (ordered && n == keep) || dice.roll(2) == 0 => {
                         let torn = dice.roll(bytes.len() as u64 + 1) as usize;
-                        apply(&mut inode.durable, &Change::Write(pos, bytes[..torn].to_vec()));
+                        inode.reach(&Change::Write(pos, bytes[..torn].to_vec()));
                     }
-                    whole => apply(&mut inode.durable, &whole),
+                    whole => inode.reach(&whole),
                 }
             }
             inode.cached = inode.durable.clone();
+            inode.hole = inode.durable_hole;
         }
         let paths: BTreeSet<PathBuf> = world.names.keys().chain(world.durable_names.keys()).cloned().collect();
         for path in paths {
@@ -220,7 +259,7 @@ impl SimDisk {
 
 impl World {
     fn used(&self) -> u64 {
-        self.names.values().map(|inode| self.inodes[*inode].cached.len() as u64).sum()
+        self.names.values().map(|inode| self.inodes[*inode].hole).sum()
     }
 
     fn read_call(&mut self) -> io::Result<()> {
@@ -289,10 +328,11 @@ impl Handle for SimFile {
             let change = Change::Write(pos, bytes[..bytes.len() / 2].to_vec());
             let inode = &mut world.inodes[self.inode];
             apply(&mut inode.cached, &change);
+            inode.hole = inode.hole.max(pos + bytes.len() as u64 / 2);
             inode.dirty.push(change);
             return Err(error);
         }
-        let grows = (pos + bytes.len() as u64).saturating_sub(world.inodes[self.inode].cached.len() as u64);
+        let grows = (pos + bytes.len() as u64).saturating_sub(world.inodes[self.inode].hole);
         let room = world.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(world.used()));
         let fits = bytes.len() - grows.saturating_sub(room) as usize;
         let change = Change::Write(pos, bytes[..fits].to_vec());
@@ -300,6 +340,7 @@ impl Handle for SimFile {
         // The disk has spare sectors.
         inode.broken.take_if(|broken| broken.start >= pos && broken.end <= pos + fits as u64);
         apply(&mut inode.cached, &change);
+        inode.hole = inode.hole.max(pos + fits as u64);
         inode.dirty.push(change);
         if fits < bytes.len() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
@@ -310,6 +351,7 @@ impl Handle for SimFile {
         world.call("cut", &self.path)?;
         let inode = &mut world.inodes[self.inode];
         apply(&mut inode.cached, &Change::Len(len));
+        inode.hole = inode.hole.min(len);
         inode.dirty.push(Change::Len(len));
         Ok(())
     }
@@ -327,9 +369,7 @@ impl Handle for SimFile {
         let dirty = std::mem::take(&mut inode.dirty);
         // Linux marks pages clean after a failed write-back: a later sync succeeds and writes nothing.
         called?;
-        for change in &dirty {
-            apply(&mut inode.durable, change);
-        }
+        dirty.iter().for_each(|change| inode.reach(change));
         let meanwhile = world.meanwhile.take_if(|(file, _)| self.path.file_name().is_some_and(|name| name == *file));
         drop(world);
         if let Some((_, Meanwhile(what))) = meanwhile {

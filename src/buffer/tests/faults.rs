@@ -1,5 +1,7 @@
 //! One kind of damage or failure a test, named by what comes of it.
 
+use std::sync::Arc;
+
 use futures_util::FutureExt;
 
 use super::super::format::{FRAME_HEADER, SEGMENT_HEADER};
@@ -40,6 +42,51 @@ fn a_segment_is_the_documented_bytes() {
     let record = &frame[FRAME_HEADER..];
     assert_eq!(&record[..16], b"\x64\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
     assert_eq!(&record[16..116], body(1));
+}
+
+#[test]
+fn a_file_that_is_written_is_longer_than_what_it_holds_until_it_is_closed() {
+    let mut bench = Bench::new(config());
+    bench.put_all(0, 1);
+    let path = bench.disk.segments().remove(0);
+    assert_eq!(bench.disk.shown_len(&path), bench.disk.len(&path), "nothing of it was durable");
+    for n in 1..6 {
+        // The last ends with zeros.
+        bench.put(&[u8::from(n < 5); 100]).unwrap();
+        bench.log.commit();
+    }
+    let held = bench.disk.len(&path);
+    assert_eq!(held, (SEGMENT_HEADER + 6 * FRAME) as u64, "the disk has no more to hold");
+    let longer = bench.disk.shown_len(&path);
+    assert!(longer > held && longer <= bench.shared.limits.segment_bytes, "{longer}");
+    assert_eq!(bench.shared.stats().disk_bytes, held);
+    // However it ends, the zeros are nothing that was torn, and no number is left out.
+    for power in [false, true] {
+        let disk = bench.disk.copy();
+        if power {
+            disk.cut_power(&mut Dice(7));
+        }
+        let looked = audit(&disk);
+        assert_eq!((looked.ok, looked.found, looked.torn_bytes), (true, 6, 0), "power: {power}, {looked:?}");
+        let again = Bench::open(disk, Arc::clone(&bench.clock), config());
+        assert_eq!(again.recovery, Recovery { buffered: 6, ..Recovery::default() }, "power: {power}");
+        assert_eq!(again.offsets(), (0..6).collect::<Vec<_>>());
+        assert_eq!(again.put(&body(6)).unwrap(), 6);
+        assert_eq!(again.disk.shown_len(&path), again.disk.len(&path), "and they are cut");
+    }
+    let bench = bench.close_and_reopen();
+    assert_eq!(bench.disk.shown_len(&path), bench.disk.len(&path));
+    assert_eq!(bench.offsets(), (0..6).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_file_is_not_made_longer_where_its_writes_are_not_synced() {
+    for sync in [SyncMode::Never, SyncMode::Interval(Duration::from_secs(1))] {
+        let mut bench = Bench::new(Config { sync, ..config() });
+        bench.put_all(0, 5);
+        let path = bench.disk.segments().remove(0);
+        assert_eq!(bench.disk.shown_len(&path), bench.disk.len(&path), "{sync:?}");
+    }
 }
 
 #[test]
