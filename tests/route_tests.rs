@@ -351,6 +351,7 @@ fn the_reference_s_examples_do_what_it_says() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/routes.md");
     let reference = std::fs::read_to_string(file).unwrap();
     for heading in [
+        "### `routes.batch`",
         "### `routes.dedup`",
         "### Sparkplug B",
         "### What a route makes of a message",

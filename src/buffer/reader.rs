@@ -125,6 +125,12 @@ impl Reader {
         self.reading = None;
     }
 
+    /// The next record to hand out has this offset or a higher one.
+    #[must_use]
+    pub const fn position(&self) -> Offset {
+        Offset(self.pos)
+    }
+
     /// Whether durable records are left to hand out, as far as is known without reading them.
     #[must_use]
     pub fn is_behind(&self) -> bool {

@@ -8,6 +8,8 @@ mod support;
 #[cfg(test)]
 mod access;
 #[cfg(test)]
+mod batches;
+#[cfg(test)]
 mod blocked;
 #[cfg(test)]
 mod contract;

@@ -289,6 +289,14 @@ impl Streams {
         self.all.get(at).is_some_and(|stream| stream.sent_high >= Some(offset))
     }
 
+    /// Whether records up to this one are still to be taken.
+    pub(super) fn may_come(&self, at: usize, last: Offset) -> bool {
+        self.all.get(at).is_some_and(|stream| {
+            let is_read = stream.unsent.front().is_some_and(|next| next.offset <= last);
+            is_read || (stream.reader.position() <= last && stream.reader.is_behind())
+        })
+    }
+
     /// How many messages of a stream were sent on this connection.
     pub(super) fn sent_of(&self, at: usize) -> u64 {
         self.all.get(at).map_or(0, |stream| stream.flight.sent())

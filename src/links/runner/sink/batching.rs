@@ -189,7 +189,7 @@ impl Batches {
 
     /// When the first that waits for others is due.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.forming.values().map(Forming::due).min()
+        self.forming.values().filter(|forming| forming.cut.is_none()).map(Forming::due).min()
     }
 
     /// What was not settled is read again. `sent` is how it had been cut, and all below `cursors` is settled.
@@ -340,15 +340,24 @@ impl<S: Sink> SinkRunner<S> {
         }
         let passed_max = u64::try_from((self.ahead_max / 2).max(1)).unwrap_or(u64::MAX);
         let Self { batches, streams, .. } = self;
-        batches.let_go(|_, forming| streams.sent_of(forming.at).saturating_sub(forming.since) >= passed_max);
+        batches.let_go(|_, forming| {
+            forming.cut.is_none() && streams.sent_of(forming.at).saturating_sub(forming.since) >= passed_max
+        });
     }
 
-    /// Lets go what has waited for long enough; all of it where the link stops.
+    /// Lets go what has waited for long enough; all of it where the link stops. One that was sent before waits for those that it had
+    /// then: they are being read.
     pub(super) fn let_go_due(&mut self, all: bool) {
-        if self.batches.is_forming() {
-            let now = self.common.now();
-            self.batches.let_go(|_, forming| all || forming.due() <= now);
+        if !self.batches.is_forming() {
+            return;
         }
+        let now = self.common.now();
+        let Self { batches, streams, .. } = self;
+        let is_due = |forming: &Forming| match &forming.cut {
+            Some(cut) => !streams.may_come(forming.at, cut.last()),
+            None => forming.due() <= now,
+        };
+        batches.let_go(|_, forming| all || is_due(forming));
     }
 
     /// Whether batches wait for the cursor (R9).

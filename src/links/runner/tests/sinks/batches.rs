@@ -312,6 +312,23 @@ async fn r12_a_batch_is_sent_again_as_it_was_cut_and_one_of_other_parts_has_anot
 }
 
 #[tokio::test]
+async fn r12_a_batch_is_whole_again_although_less_is_read_at_once_and_it_has_waited() {
+    let (remote, sent) = remote(|connection, _| if connection == 1 { Reaction::Silence } else { Reaction::Confirm });
+    remote.connects.lock().extend((0..100_000).map(|_| Err(LinkError::Transient("away".into()))));
+    // What is read in one go goes together.
+    let running = start(&remote, TIMING, Some(Batch { linger: Duration::ZERO, ..BY_COUNT }));
+    running.append_parts(0..3).await;
+    running.buffer.mark().passed(2).await.unwrap();
+    remote.connects.lock().clear();
+    // After the stall one record at a time is read.
+    running.drained().await;
+    running.stop().await;
+    let sent = sent.lock();
+    assert_eq!(sent.iter().map(|(_, payload, ..)| payload.as_str()).collect::<Vec<_>>(), ["[0,1,2]", "[0,1,2]"]);
+    assert_eq!(sent[0], sent[1], "a copy");
+}
+
+#[tokio::test]
 async fn r28_where_the_route_sends_no_batches_any_more_parts_go_as_they_are() {
     let (remote, sent) = remote(|_, _| Reaction::Confirm);
     let running = start(&remote, PATIENT, None);
