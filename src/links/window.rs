@@ -20,11 +20,11 @@ use crate::message::MessageId;
 pub(super) struct InFlight {
     /// Its place in the log; of several that of the last.
     pub(super) offset: Offset,
-    /// The record as the log holds it, for a dead letter. Several are refused as none.
+    /// The record as the log holds it, for a dead letter. Of several none is one: they go one by one before.
     pub(super) body: Bytes,
     /// Bytes of the message's payload, for the board.
     pub(super) payload_bytes: u64,
-    /// Of several.
+    /// Of a batch.
     pub(super) cut: Option<Arc<Cut>>,
     /// The highest offset that was sent up to it: what the flight is sorted by.
     order: Offset,
@@ -32,12 +32,12 @@ pub(super) struct InFlight {
     fate: Option<Fate>,
 }
 
-/// Several records that are sent as one message: where a batch was cut.
+/// Records that are sent as one message: where a batch was cut.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Cut {
     /// The message's.
     pub(super) id: MessageId,
-    /// Their offsets, and the bytes of their payloads. At least two.
+    /// Their offsets, and the bytes of their payloads. At least one.
     pub(super) parts: Box<[(Offset, u64)]>,
     /// Bytes of the records.
     pub(super) bytes: usize,
@@ -71,9 +71,15 @@ impl InFlight {
         Self { offset, body, payload_bytes, cut: None, order: offset, fate: None }
     }
 
-    /// Several as one.
-    pub(super) fn several(cut: &Arc<Cut>) -> Self {
-        Self { cut: Some(Arc::clone(cut)), ..Self::new(cut.last(), Bytes::new(), 0) }
+    /// A batch; `body` is its record where it has only one.
+    pub(super) fn batch(cut: Arc<Cut>, body: Bytes) -> Self {
+        let last = cut.last();
+        Self { cut: Some(cut), ..Self::new(last, body, 0) }
+    }
+
+    /// Where it was cut, if it is of several records.
+    pub(super) fn several(&self) -> Option<&Arc<Cut>> {
+        self.cut.as_ref().filter(|cut| cut.parts.len() > 1)
     }
 
     /// The first of its records.
@@ -323,7 +329,7 @@ mod tests {
         }
         assert_eq!(delivered(&mut flight), [2, 3], "what waits is not in flight");
         flight.push(InFlight::new(Offset(6), Bytes::from_static(b"1234"), 4));
-        flight.push(InFlight::several(&cut));
+        flight.push(InFlight::batch(cut, Bytes::new()));
         flight.push(InFlight::new(Offset(5), Bytes::from_static(b"1234"), 4));
         flight.push(InFlight::new(Offset(7), Bytes::from_static(b"1234"), 4));
         assert_eq!((flight.span(), flight.ahead(), flight.open(), flight.bytes()), (4, 6, 4, 18));

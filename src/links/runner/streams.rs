@@ -362,7 +362,7 @@ impl Streams {
     /// Of the message in flight that is known by this place: where it was cut, if it is of several records.
     pub(super) fn cut_at(&self, place: Place) -> Option<Arc<Cut>> {
         let own = self.all.iter().filter(|stream| stream.lane == place.lane);
-        own.filter_map(|stream| stream.flight.open_at(place.offset)).find_map(|message| message.cut.clone())
+        own.filter_map(|stream| stream.flight.open_at(place.offset)).find_map(|message| message.several().cloned())
     }
 
     /// Settles, in each stream, what is confirmed with all that was sent before it; tells each record's payload bytes. What was
@@ -433,7 +433,7 @@ impl Streams {
     pub(super) fn suspect_batches(&self) -> Vec<(Lane, Offset)> {
         let suspect = |stream: &Stream| {
             let head = stream.flight.head().filter(|_| stream.losses.one_at_a_time())?;
-            Some((stream.lane, head.cut.as_ref()?.last()))
+            Some((stream.lane, head.several()?.last()))
         };
         self.all.iter().filter_map(suspect).collect()
     }

@@ -60,8 +60,9 @@ struct Forming {
     records: Vec<Waiting>,
     bytes: usize,
     payload_bytes: usize,
-    /// As these were cut when they were sent before.
+    /// As these were cut when they were sent before, or are now that they are sent.
     cut: Option<Arc<Cut>>,
+    was_sent: bool,
     /// As the client's full queue has given it back.
     packed: Option<Box<Outgoing>>,
 }
@@ -171,6 +172,7 @@ impl Forming {
             envelopes: vec![envelope],
             records: vec![part],
             cut: None,
+            was_sent: false,
             packed: None,
         })
     }
@@ -180,6 +182,11 @@ impl Batches {
     /// Whether some wait for others.
     pub(super) fn is_forming(&self) -> bool {
         !self.forming.is_empty()
+    }
+
+    /// Whether parts of one that was sent before are still to come. All that is read until then was sent before, or waited.
+    pub(super) fn is_restoring(&self) -> bool {
+        self.forming.values().any(|forming| forming.cut.is_some())
     }
 
     /// Whether one waits for room in the window: nothing passes it.
@@ -257,6 +264,7 @@ impl Batches {
             bytes: 0,
             payload_bytes: 0,
             cut: cut.clone(),
+            was_sent: cut.is_some(),
             packed: None,
         });
         let expires = expiry_left_s.map(|left| came.now + Duration::from_secs(u64::from(left)));
@@ -332,10 +340,8 @@ impl<S: Sink> SinkRunner<S> {
         if !self.batches.is_forming() {
             return;
         }
-        if self.batches.parts >= PARTS_MAX
-            || self.batches.bytes >= PARTS_BYTES_MAX
-            || self.streams.ahead() >= self.ahead_max
-        {
+        let is_much = self.batches.parts >= PARTS_MAX || self.batches.bytes >= PARTS_BYTES_MAX;
+        if is_much || (self.streams.ahead() >= self.ahead_max && !self.batches.is_restoring()) {
             self.batches.let_go_oldest();
         }
         let passed_max = u64::try_from((self.ahead_max / 2).max(1)).unwrap_or(u64::MAX);
@@ -369,7 +375,9 @@ impl<S: Sink> SinkRunner<S> {
     pub(super) fn send_ready(&mut self, connection: &mut S::Connection) -> Result<(), LinkError> {
         while self.batches.is_ready() && self.slots() > 0 && !self.streams.is_unsaved() {
             let Some(forming) = self.batches.ready.pop_front() else { break };
-            let may_go = self.streams.ahead() < self.ahead_max || self.streams.is_holder(forming.at, forming.first());
+            let may_go = self.streams.ahead() < self.ahead_max
+                || forming.was_sent
+                || self.streams.is_holder(forming.at, forming.first());
             if !may_go {
                 self.batches.ready.push_front(forming);
                 break;
@@ -426,12 +434,15 @@ impl<S: Sink> SinkRunner<S> {
     fn pack(&self, forming: &mut Forming) -> Option<Box<Outgoing>> {
         let offsets = forming.records.iter().map(|part| part.record.offset);
         let same = forming.cut.take().filter(|cut| cut.is_of(offsets));
-        if forming.records.len() > 1 {
-            let cut = || self.hub.as_ref().map(|hub| Arc::new(forming.cut(hub.new_id())));
-            forming.cut = Some(same.or_else(cut)?);
-        }
-        let first = forming.envelopes.first()?;
-        let id = forming.cut.as_ref().map_or_else(|| first.message.id.clone(), |cut| cut.id.clone());
+        let first = forming.envelopes.first()?.message.id.clone();
+        let is_alone = forming.records.len() == 1;
+        let cut = match same {
+            Some(same) => same,
+            None if is_alone => Arc::new(forming.cut(first)),
+            None => Arc::new(forming.cut(self.hub.as_ref()?.new_id())),
+        };
+        let id = cut.id.clone();
+        forming.cut = Some(cut);
         let envelope = forming.batch.pack(&forming.envelopes, id)?;
         let place = forming.place();
         Some(Box::new(Outgoing {
@@ -455,14 +466,9 @@ impl<S: Sink> SinkRunner<S> {
                 self.common.board.again();
             }
         }
-        let message = match (&forming.cut, forming.records.first(), forming.envelopes.first()) {
-            (Some(cut), ..) => InFlight::several(cut),
-            (None, Some(part), Some(envelope)) => {
-                let payload_bytes = u64::try_from(envelope.message.payload.len()).unwrap_or(u64::MAX);
-                InFlight::new(part.record.offset, part.record.body.clone(), payload_bytes)
-            }
-            (None, ..) => return,
-        };
+        let Some(cut) = forming.cut else { return };
+        let body = forming.records.first().filter(|_| forming.records.len() == 1).map(|part| part.record.body.clone());
+        let message = InFlight::batch(cut, body.unwrap_or_default());
         self.streams.sent(forming.at, message);
     }
 

@@ -423,7 +423,9 @@ impl<S: Sink> SinkRunner<S> {
         if self.batches.is_ready() || self.streams.bytes() >= FLIGHT_BYTES_MAX {
             return 0;
         }
-        self.slots().min(self.ahead_max.saturating_sub(self.streams.ahead()))
+        let left = self.ahead_max.saturating_sub(self.streams.ahead());
+        // What was sent before is no more for being sent again.
+        self.slots().min(if left == 0 && self.batches.is_restoring() { 1 } else { left })
     }
 
     /// The window, or one at a time.
@@ -691,7 +693,7 @@ impl<S: Sink> SinkRunner<S> {
         self.forget();
         suspects.into_iter().for_each(|(lane, last)| self.batches.go_alone(lane, last));
         let Some((at, head)) = guilty else { return error };
-        if head.cut.is_some() {
+        if head.several().is_some() {
             self.streams.acquit(at, head.first());
             return error;
         }
