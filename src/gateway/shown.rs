@@ -47,7 +47,7 @@ impl ShownMessage {
     /// Of a record's body, with at most `payload_max` bytes of payload.
     #[must_use]
     pub fn of(body: &bytes::Bytes, payload_max: usize) -> Self {
-        let Envelope { destination, key, message, .. } = match Envelope::decode(body.clone()) {
+        let Envelope { destination, key, failure, message, .. } = match Envelope::decode(body.clone()) {
             Ok(envelope) => envelope,
             Err(error) => {
                 let (payload_as, payload, payload_is_cut) = show(body, payload_max);
@@ -61,7 +61,8 @@ impl ShownMessage {
             id: message.id.to_string(),
             topic: message.topic.to_string(),
             destination: destination.into_string(),
-            key: key.map(String::from),
+            // Of what a route could not make the key is another thing.
+            key: key.filter(|_| failure.is_none()).map(String::from),
             qos: message.qos.bits(),
             retain: message.retain,
             time_ms: message.time.0,

@@ -460,7 +460,8 @@ impl Plan {
         }
     }
 
-    /// Adds a record. One that cannot be made is added all the same, with the reason: it becomes a dead letter.
+    /// Adds a record. One that cannot be made is added all the same, with the reason: it becomes a dead letter. As its key that has the topic
+    /// on which the message arrived at its route, where another route wrote it there.
     fn send(&mut self, taken: &Taken<'_, '_>, to: &To, link: &LinkId, arrival: &Arrival<'_, '_>, made: &Made) {
         let Taken { at, route, captures } = taken;
         let view = View::new(arrival.subject, captures);
@@ -475,7 +476,9 @@ impl Plan {
             // Under the name that it has here, so that whoever looks at dead letters knows it.
             Err(reason) => {
                 self.held.push((*at, Held::Failed));
-                ((to.template.as_str().to_owned(), None), Some(reason))
+                let is_chained = arrival.topic != arrival.subject.message().topic.as_str();
+                let arrived_on = is_chained.then(|| arrival.topic.to_owned());
+                ((to.template.as_str().to_owned(), arrived_on), Some(reason))
             }
         };
         let (destination, key) = filled;

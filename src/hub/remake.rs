@@ -17,7 +17,8 @@ impl Hub {
         let targets = self.targets.load_full();
         let of_reason = targets.table.routes().iter().filter(|route| plan::is_failure_of(route, reason));
         let route = of_reason.max_by_key(|route| route.name.len());
-        let topic = failed.message.topic.as_str();
+        // Behind another route it has arrived on what that one made of its topic.
+        let topic = failed.key.as_deref().unwrap_or(failed.message.topic.as_str());
         let found = route.and_then(|route| Some((route, captured(route, topic)?, target(route, link, failed)?)));
         let Some((route, captures, to)) = found else { return Err(reason.to_owned()) };
         let subject = Subject::new(&failed.message);

@@ -763,3 +763,29 @@ async fn r28_what_a_route_could_not_make_is_made_by_the_route_as_it_is_now() {
     replace(vec![Route { from: elsewhere, ..mended() }]);
     assert_eq!(asked(&failed).unwrap_err(), today);
 }
+
+#[tokio::test]
+async fn r28_what_a_route_behind_another_could_not_make_is_made_on_the_topic_that_it_arrived_on() {
+    let route = |name: &str, from: &str, to: &str, payload: Option<&str>| {
+        let from = vec![From::parse(from, Form::Topic).unwrap()];
+        let mut route = Route::new(name, from, vec![To::parse(to).unwrap()]);
+        route.change.payload = payload.map(|text| Template::parse_text(text).unwrap());
+        route
+    };
+    let first = || route("first", "broker/raw/{line}", "broker/clean/{line}/x", Some("<{payload}>"));
+    let behind = |payload| route("behind", "broker/clean/{line}/{what}", "cloud/{line}.{what}", Some(payload));
+    let links = [("cloud", WhenFull::DropOldest, BIG)];
+    let bench = bench_of(vec![first(), behind("{payload.temp}")], &links, false, SyncMode::Group);
+    drop(bench.hub.offer(&from_broker(), vec![publication("raw/a", b"21")]).await);
+    let failed = records(&bench.buffers[0], 1).await.remove(0);
+    assert!(failed.failure.is_some());
+    let logs = vec![(LinkId::new("cloud"), Lanes::from(bench.buffers[0].clone()))];
+    bench.hub.replace(Some(Table::new(vec![first(), behind("{payload} C")])), logs);
+    let made = bench.hub.remake(&LinkId::new("cloud"), &failed).unwrap();
+    assert_eq!((&*made.destination, &made.message.payload[..]), ("a.x", &b"<21> C"[..]), "as any other of its topic");
+    assert_eq!((made.key, made.failure), (None, None));
+    let again = bench.hub.offer(&from_broker(), vec![publication("raw/a", b"21")]).await;
+    drop(again);
+    let other = records(&bench.buffers[0], 2).await.remove(1);
+    assert_eq!((other.destination, other.message.payload), (made.destination, made.message.payload));
+}
