@@ -168,22 +168,40 @@ pub(super) fn plan(table: &Table, source: &Source, message: &Message, gates: Gat
     plan
 }
 
-/// Whether a route takes what a sample holds for it: its name may have come to mean another.
-pub(super) fn takes_held(table: &Table, held: &Sampled, message: &Message) -> bool {
-    let Some((_, route)) = table.named(&held.route) else { return false };
+/// How long what a sample holds for a route waits by the route as it is now. `None`: that does not take it, since its name has come to mean
+/// another, or samples no more.
+pub(super) fn still_waits(table: &Table, held: &Sampled, message: &Message) -> Option<Duration> {
+    let (_, route) = table.named(&held.route)?;
     let subject = Subject::new(message);
-    route.captures(&held.arrival(&subject)).is_some()
+    route.captures(&held.arrival(&subject))?;
+    sample_of(route)
 }
 
-/// The name of the first route that samples what a sample holds, as its own did, which is no more: that may have another name now.
-pub(super) fn sampler(table: &Table, held: &Sampled, message: &Message) -> Option<Arc<str>> {
+/// The interval of a route that samples.
+pub(super) fn sample_of(route: &Route) -> Option<Duration> {
+    match &route.gate {
+        Some(Gate::Sample(every)) => Some(*every),
+        Some(Gate::Throttle(_) | Gate::NewIds | Gate::Changes { .. }) | None => None,
+    }
+}
+
+/// The name of the first route that samples what a sample holds, as its own did, which is no more: that may have another name now. One
+/// that did so among the routes before has had the message itself.
+pub(super) fn sampler(table: &Table, before: Option<&Table>, held: &Sampled, message: &Message) -> Option<Arc<str>> {
     let subject = Subject::new(message);
+    let arrival = held.arrival(&subject);
+    let has_had = |name: &str| {
+        let route = before.and_then(|before| before.named(name)).map(|(_, route)| route);
+        route.is_some_and(|route| sample_of(route).is_some() && route.captures(&arrival).is_some())
+    };
     let mut found = None;
-    table.route(&held.arrival(&subject), |told| {
+    table.route(&arrival, |told| {
         if let Told::Taken(Taken { route, .. }) = told
-            && matches!(route.gate, Some(Gate::Sample(_)))
+            && found.is_none()
+            && sample_of(route).is_some()
+            && !has_had(&route.name)
         {
-            found.get_or_insert_with(|| Arc::clone(&route.name));
+            found = Some(Arc::clone(&route.name));
         }
     });
     found

@@ -221,7 +221,7 @@ fn row(key: &Key, sampled: &Sampled, message: &Message) -> HeldRow {
         is_chained: *is_chained,
         takes_copies: source.takes_copies,
         round: *round,
-        every_ms: u64::try_from(every.as_millis()).unwrap_or(u64::MAX),
+        every_ms: millis(*every),
         ordinals: Some(*ordinals),
     };
     // Texts, flags and numbers: that cannot fail.
@@ -324,10 +324,11 @@ impl Hub {
 
     /// A message comes into a sample; one of its topic that is there already gives way, and is counted. The answer is what the
     /// store needs for it.
-    pub(super) fn hold(&self, table: &Table, sampled: Sampled, message: &Arc<Message>) -> Stored {
+    pub(super) fn hold(&self, table: &Table, mut sampled: Sampled, message: &Arc<Message>) -> Stored {
         let message = for_long(sampled.message.as_ref().unwrap_or(message));
         let key = (Arc::clone(&sampled.route), Arc::clone(&sampled.topic));
-        let every = u64::try_from(sampled.every.as_millis()).unwrap_or(u64::MAX);
+        // What a route has come to send at once must not wait behind that.
+        let every = table.named(&key.0).and_then(|(_, route)| plan::sample_of(route)).unwrap_or_default();
         let mut state = self.samples.state.lock();
         let before = state.held.get(&key);
         // One that was interrupted by a kill, say, may come behind a newer one.
@@ -341,8 +342,10 @@ impl Hub {
         }
         let is_kept = message.qos != Qos::AtMostOnce;
         let due = before.map(|before| before.due);
+        // What the moment was reckoned with: its routes may be others by now.
+        sampled.every = before.map_or(every, |before| before.sampled.every);
         let mut in_store = before.and_then(|before| before.in_store.clone());
-        let due = due.unwrap_or_else(|| (message.accepted.up_ms.saturating_add(every), state.number()));
+        let due = due.unwrap_or_else(|| (message.accepted.up_ms.saturating_add(millis(every)), state.number()));
         // Within the lock, so that the store has the same one.
         let stored = match self.local.get().filter(|_| is_kept) {
             Some(local) => local.hold(row(&key, &sampled, &message), in_store.clone()),
@@ -402,16 +405,31 @@ impl Hub {
         look.into_iter().chain(due).min()
     }
 
-    /// Routes have changed: what those of now do not take goes at once by those before, into the logs of now.
+    /// Routes have changed: what those of now do not take goes at once by those before, into the logs of now. What one has come to send at
+    /// once goes too, since what follows on its topic does; and what waits, waits as long as its route says now.
     pub(super) fn let_go_by_routes_before(&self) {
         let (targets, now) = (self.targets.load_full(), self.clock.moment().up_ms);
         let mut state = self.samples.state.lock();
-        let goes_on = |one: &Waiting| plan::takes_held(&targets.table, &one.sampled, &one.message);
-        let gone: Vec<Key> =
-            state.held.iter().filter(|(_, waiting)| !goes_on(waiting)).map(|(key, _)| key.clone()).collect();
-        let gone: Vec<_> = gone.into_iter().filter_map(|key| Some((state.take(&key)?, key))).collect();
+        let mut gone = Vec::new();
+        let keys: Vec<Key> = state.due.values().cloned().collect();
+        for key in keys {
+            let Some(waiting) = state.held.get(&key) else { continue };
+            let every = plan::still_waits(&targets.table, &waiting.sampled, &waiting.message);
+            if every == Some(waiting.sampled.every) {
+                continue;
+            }
+            let Some(mut waiting) = state.take(&key) else { continue };
+            let Some(every) = every else {
+                gone.push((key, waiting));
+                continue;
+            };
+            let before = std::mem::replace(&mut waiting.sampled.every, every);
+            waiting.due.0 = waiting.due.0.saturating_sub(millis(before)).saturating_add(millis(every));
+            state.put(key, waiting);
+        }
         drop(state);
-        gone.into_iter().for_each(|(waiting, key)| self.go(&targets, key, waiting, now));
+        gone.into_iter().for_each(|(key, waiting)| self.go(&targets, key, waiting, now));
+        self.samples.earlier.notify_one();
     }
 
     fn go(&self, targets: &Arc<Targets>, key: Key, mut waiting: Waiting, now: u64) {
@@ -437,9 +455,8 @@ impl Hub {
                 gone @ (Gone::Left(_) | Gone::Stays) => return gone,
             }
         }
-        let Some(route) = plan::sampler(&targets.table, &waiting.sampled, &waiting.message) else {
-            return Gone::Nowhere;
-        };
+        let Waiting { sampled, message, by, .. } = &*waiting;
+        let Some(route) = plan::sampler(&targets.table, by.as_deref(), sampled, message) else { return Gone::Nowhere };
         waiting.sampled.route = route;
         waiting.by = None;
         self.leave(targets, waiting)
@@ -498,8 +515,7 @@ impl Hub {
             }
             return self.gave_way(table, &key);
         }
-        let try_again = u64::try_from(TRY_AGAIN.as_millis()).unwrap_or(u64::MAX);
-        let due = (now.saturating_add(try_again), state.number());
+        let due = (now.saturating_add(millis(TRY_AGAIN)), state.number());
         state.put(key, Waiting { due, ..waiting });
     }
 
@@ -545,6 +561,10 @@ impl Hub {
     }
 }
 
+fn millis(of: Duration) -> u64 {
+    u64::try_from(of.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn is_newer(known: &Message, message: &Message) -> bool {
     known.accepted.boot == message.accepted.boot && known.accepted.up_ms > message.accepted.up_ms
 }
@@ -553,4 +573,39 @@ fn is_newer(known: &Message, message: &Message) -> bool {
 fn for_long(message: &Arc<Message>) -> Arc<Message> {
     let payload = Bytes::copy_from_slice(&message.payload);
     Arc::new(Message { payload, ..Message::clone(message) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::tests_support::message;
+
+    #[test]
+    fn what_is_on_its_way_to_the_disk_is_bounded_and_what_is_due_waits_for_it() {
+        let waiting = |number: u64| {
+            let source = Source { from: Endpoint::Broker, channel: None, takes_copies: false };
+            let sampled = Sampled {
+                route: "s".into(),
+                topic: number.to_string().into(),
+                every: Duration::ZERO,
+                message: None,
+                source,
+                is_chained: false,
+                ordinals: Ordinals::default(),
+                round: 0,
+            };
+            let mut message = message("t", b"");
+            message.payload = vec![0; HELD_BYTES_MAX / 8].into();
+            Waiting { sampled, message: Arc::new(message), due: (0, number), in_store: None, by: None }
+        };
+        let mut state = State::default();
+        for number in 0..20 {
+            let one = waiting(number);
+            state.put((Arc::clone(&one.sampled.route), Arc::clone(&one.sampled.topic)), one);
+        }
+        while let Some((key, waiting)) = state.take_due(1) {
+            state.note_leaving(Leaving { key, waiting, receipt: Receipt::default() });
+        }
+        assert_eq!((state.leaving.len(), state.held.len()), (8, 12));
+    }
 }

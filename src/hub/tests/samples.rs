@@ -294,7 +294,7 @@ async fn r34_a_reload_lets_go_what_a_route_held_that_is_no_more_and_keeps_the_ot
     let run = start(dir.path(), 1, routes, Vec::new(), BIG);
     drop((run.publish("t/a", 1, QOS_1).await, run.publish("u/b", 2, QOS_1).await));
     let logs = || vec![(LinkId::new("cloud"), Lanes::from(run.cloud.clone()))];
-    run.hub.replace(Some(Table::new(vec![plain("stays", "broker/t/{x}", "cloud/new/{x}")])), logs());
+    run.hub.replace(Some(Table::new(vec![sampled("stays", "broker/t/{x}", "cloud/new/{x}")])), logs());
     assert_eq!(run.sent().await, [("b".to_owned(), 2)]);
     run.clock.pass(10_000);
     run.hub.let_go();
@@ -311,6 +311,65 @@ async fn r34_a_reload_lets_go_what_a_route_held_that_is_no_more_and_keeps_the_ot
     assert_eq!((after.hub.unrouted(), after.cloud.end().0), (1, 0));
     after.settled().await;
     assert_eq!(after.keeper.durable(), []);
+}
+
+#[tokio::test]
+async fn r10_what_waits_longer_than_its_route_says_now_does_not_come_behind_what_follows() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = start(dir.path(), 1, vec![sampled("s", "broker/t/{x}", "cloud/{x}")], Vec::new(), BIG);
+    let replace = |gate| {
+        let table = Table::new(vec![Route { gate, ..plain("s", "broker/t/{x}", "cloud/{x}") }]);
+        run.hub.replace(Some(table), vec![(LinkId::new("cloud"), Lanes::from(run.cloud.clone()))]);
+    };
+    drop(run.publish("t/a", 1, QOS_1).await);
+    run.clock.pass(500);
+    replace(Some(Gate::Sample(Duration::from_secs(1))));
+    assert_eq!(run.hub.let_go(), Some(Duration::from_millis(500)));
+    replace(Some(Gate::Sample(Duration::from_secs(3_600))));
+    assert_eq!(run.hub.let_go(), Some(Duration::from_millis(3_599_500)));
+    assert_eq!(run.cloud.end().0, 0);
+    let planned = run.hub.targets.load_full();
+    replace(None);
+    assert_eq!(run.sent().await, [("a".to_owned(), 1)], "what follows goes at once");
+    // So does what was on its way into the sample then.
+    let hour = || Some(Gate::Sample(Duration::from_secs(3_600)));
+    let message = records(&run.cloud, 1).await.remove(0).message;
+    let plan = plan::plan(&planned.table, &from_broker(), &message, Gates::of(9));
+    let mut receipt = Receipt::default();
+    assert!(run.hub.hold_all(plan.sampled, &Arc::new(message), &mut receipt));
+    run.hub.let_go();
+    assert_eq!(run.cloud.end().0, 2);
+    // What was planned by one interval and comes into another waits for that, and then for what follows.
+    let message = records(&run.cloud, 2).await.remove(0).message;
+    replace(Some(Gate::Sample(Duration::from_secs(1))));
+    let planned = run.hub.targets.load_full();
+    replace(hour());
+    let plan = plan::plan(&planned.table, &from_broker(), &message, Gates::of(9));
+    assert!(run.hub.hold_all(plan.sampled, &Arc::new(message), &mut receipt));
+    replace(Some(Gate::Sample(Duration::from_secs(2))));
+    replace(hour());
+    replace(Some(Gate::Sample(Duration::from_secs(1))));
+    run.settled().await;
+    let looks = run.hub.let_go().unwrap();
+    assert!(looks <= Duration::from_secs(1), "{looks:?}");
+    run.clock.pass(1_000);
+    run.hub.let_go();
+    assert_eq!(run.cloud.end().0, 3);
+}
+
+#[tokio::test]
+async fn r34_what_a_removed_route_held_for_a_removed_link_goes_by_no_route_that_had_it_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let both = vec![sampled("stays", "broker/t/{x}", "cloud/{x}"), sampled("goes", "broker/t/{x}", "gone/{x}")];
+    let run = start(dir.path(), 1, both, Vec::new(), BIG);
+    drop(run.publish("t/a", 1, QOS_1).await);
+    let logs = || vec![(LinkId::new("cloud"), Lanes::from(run.cloud.clone()))];
+    run.hub.replace(Some(Table::new(vec![sampled("stays", "broker/t/{x}", "cloud/{x}")])), logs());
+    assert_eq!((run.cloud.end().0, run.hub.unrouted()), (0, 1));
+    // Route and link have other names.
+    let logs = vec![(LinkId::new("sea"), Lanes::from(run.cloud.clone()))];
+    run.hub.replace(Some(Table::new(vec![sampled("other", "broker/t/{x}", "sea/{x}")])), logs);
+    assert_eq!((run.sent().await, run.hub.unrouted()), (vec![("a".to_owned(), 1)], 1));
 }
 
 #[tokio::test]
