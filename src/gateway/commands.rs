@@ -99,18 +99,7 @@ impl Shared {
             }
             "send" | "drop" => {
                 let done = settle_letters(&logs, verb == "send", ids).await;
-                done.map_err(|error| match error {
-                    SendError::NotThere(_) => CommandError::NotThere(error.to_string()),
-                    SendError::NotSettled(_) | SendError::Full(_) => CommandError::Refused(error.to_string()),
-                    SendError::Refused(Refused::Closed) => CommandError::Refused(
-                        "the buffer is being closed, for a reload or the gateway's end: those before are done; try again"
-                            .to_owned(),
-                    ),
-                    SendError::Refused(Refused::Full | Refused::Failed(_)) | SendError::Damaged(..) => {
-                        CommandError::Failed(error.to_string())
-                    }
-                })
-                .and_then(|done| answer(&done))
+                done.map_err(|error| not_settled(&error)).and_then(|done| answer(&done))
             }
             _ => Err(CommandError::Unknown(format!("dead-letters {verb}"))),
         }
@@ -179,6 +168,21 @@ pub(super) async fn settle_letters(
     Ok(done)
 }
 
+/// Why a letter is where it was, for the operator.
+fn not_settled(error: &SendError) -> CommandError {
+    match error {
+        SendError::NotThere(_) => CommandError::NotThere(error.to_string()),
+        SendError::NotSettled(_) | SendError::Full(_) => CommandError::Refused(error.to_string()),
+        SendError::Refused(Refused::Closed) => CommandError::Refused(
+            "the buffer is being closed, for a reload or the gateway's end: those before are done; try again"
+                .to_owned(),
+        ),
+        SendError::Refused(Refused::Full | Refused::Failed(_)) | SendError::Damaged(..) => {
+            CommandError::Failed(error.to_string())
+        }
+    }
+}
+
 fn read<T: for<'a> Deserialize<'a>>(arguments: Value) -> Result<T, CommandError> {
     serde_json::from_value(arguments).map_err(|error| CommandError::NotThere(format!("not understood: {error}")))
 }
@@ -189,4 +193,51 @@ fn answer<T: serde::Serialize>(value: &T) -> Result<Value, CommandError> {
 
 async fn blocking<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> Result<T, CommandError> {
     tokio::task::spawn_blocking(act).await.map_err(|error| CommandError::Failed(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::build::keeping;
+    use super::*;
+    use crate::buffer::Outcome;
+    use crate::clock;
+
+    /// Refused by its remote, and not settled yet.
+    async fn with_letters(dir: &std::path::Path, letters: u64) -> Lanes {
+        let (lanes, _) = Lanes::open(&keeping(dir), 16, &[], &clock::system()).unwrap();
+        let buffer = lanes.lane(Lane::Normal);
+        for _ in 0..letters {
+            let Ok(crate::buffer::Admission::Granted(permit)) = buffer.admit(1).await else { panic!() };
+            let offset = buffer.append(permit, &[b"x"], None);
+            buffer.mark().passed(offset.0).await.unwrap();
+            let moment = clock::system().moment().wall;
+            let reason = "no queue takes it".into();
+            let letter = crate::buffer::DeadLetter { offset, time: moment, attempts: 1, reason, body: "x".into() };
+            buffer.dead_letters().put(letter).await.unwrap();
+            buffer.settle(offset, Outcome::DeadLettered);
+        }
+        lanes
+    }
+
+    #[tokio::test]
+    async fn r34_letters_that_are_sent_while_a_reload_closes_their_buffer_are_refused_and_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let lanes = with_letters(dir.path(), 3).await;
+        let logs = all_of(&lanes);
+        // The reload has its turn while the letters are being sent.
+        let closing = async {
+            lanes.seal().await;
+            lanes.close().await;
+        };
+        let (sent, ()) = tokio::join!(settle_letters(&logs, true, None), closing);
+        let error = sent.unwrap_err();
+        assert_eq!(error, SendError::Refused(Refused::Closed));
+        let CommandError::Refused(said) = not_settled(&error) else { panic!("{error:?}") };
+        assert!(said.contains("a reload") && said.contains("try again"), "{said}");
+        let (after, _) = Lanes::open(&keeping(dir.path()), 16, &[], &clock::system()).unwrap();
+        let left = after.lane(Lane::Normal).dead_letters().len();
+        let again = settle_letters(&all_of(&after), true, None).await.unwrap();
+        assert_eq!(again.len() as u64, left);
+        assert_eq!((after.ledger().buffered, after.ledger().dead_lettered), (3, 0));
+    }
 }

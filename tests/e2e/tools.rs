@@ -170,7 +170,18 @@ routes:
     let sent = expect(&gateway, 0, &["dead-letters", "send", "far/high", "1"]).await;
     has(&sent, "letter high 1 sent again, as record 2");
     gateway.start_again().await;
-    has(&expect(&gateway, 0, &["dead-letters", "send", "far", "--all"]).await, "sent 2");
+    // One that does not read back is passed over and said, and stays.
+    let path = gateway.data().join("links/far/high/dead-letters/letters");
+    let sound = std::fs::read(&path).unwrap();
+    let mut damaged = sound.clone();
+    damaged[60] ^= 1;
+    std::fs::write(&path, &damaged).unwrap();
+    let sent = expect(&gateway, 1, &["dead-letters", "send", "far", "--all"]).await;
+    has(&sent, "sent 1");
+    has(&sent, "damaged 1");
+    assert!(sent.contains("letter 0 cannot be read") && sent.contains("it stays, and can be dropped"), "{sent}");
+    std::fs::write(&path, sound).unwrap();
+    has(&expect(&gateway, 0, &["dead-letters", "send", "far", "--all"]).await, "sent 1");
     let end = gateway.wait_until_drained("far").await;
     assert_eq!((end.ledger["accepted"], end.ledger["delivered"], end.ledger["dead_lettered"]), (3, 3, 0));
     Ledger::compare(marks, &rabbit.receive("late", &marks).await).assert_kept("RabbitMQ", 2);
