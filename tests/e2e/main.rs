@@ -66,6 +66,8 @@ mod refusals;
 #[cfg(test)]
 mod reload;
 #[cfg(test)]
+mod reload_gates;
+#[cfg(test)]
 mod replay;
 #[cfg(test)]
 mod rumqttc;
