@@ -220,15 +220,33 @@ fn secrets_in(line: &str) -> Vec<Range<usize>> {
             };
             let value = line.get(colon..).unwrap_or_default();
             let start = colon + value.len() - value.trim_start().len();
-            let end = colon + value.find([',', '}']).filter(|_| line.contains('{')).unwrap_or(value.len());
-            let secret = start..end;
-            if start < end && !secrets.contains(&secret) && !line.get(secret.clone()).unwrap_or_default().contains("${")
+            let value = line.get(start..).unwrap_or_default();
+            let plain = value.find([',', '}']).filter(|_| line.contains('{')).unwrap_or(value.len());
+            let secret = start..start + quoted_len(value).unwrap_or(plain);
+            if !secret.is_empty()
+                && !secrets.contains(&secret)
+                && !line.get(secret.clone()).unwrap_or_default().contains("${")
             {
                 secrets.push(secret);
             }
         }
     }
     secrets
+}
+
+/// The length of the text in quotes that `value` begins with; all of it where they are not closed. `None`: it begins with none.
+fn quoted_len(value: &str) -> Option<usize> {
+    let quote = value.chars().next().filter(|first| matches!(first, '"' | '\''))?;
+    let mut chars = value.char_indices().skip(1).peekable();
+    while let Some((at, c)) = chars.next() {
+        let doubled = quote == '\'' && c == quote && chars.peek().is_some_and(|(_, next)| *next == quote);
+        if doubled || (quote == '"' && c == '\\') {
+            chars.next();
+        } else if c == quote {
+            return Some(at + 1);
+        }
+    }
+    Some(value.len())
 }
 
 /// Parts of the names of keys whose values are secret.
@@ -302,6 +320,10 @@ mod tests {
                 "^",
             ),
             ("url: [ mqtt://a:s@h, \"mqtts://b:s2@h\" ]", 0..3, "url: [ mqtt://a:***@h, \"mqtts://b:***@h\" ]", "^^^"),
+            ("o: { password: \"hun,ter2\", x: 1 }", 0..1, "o: { password: ***, x: 1 }", "^"),
+            ("o: { password: \"a\\\"b}c\", x: 1 }", 0..1, "o: { password: ***, x: 1 }", "^"),
+            ("o: { password: 'a'',b}c', x: 1 }", 0..1, "o: { password: ***, x: 1 }", "^"),
+            ("o: { password: 'a, b: 1 }", 0..1, "o: { password: ***", "^"),
             ("ssl.key.pem: -----BEGIN", 0..3, "ssl.key.pem: ***", "^^^"),
             ("url: mqtt://h:1883", 5..18, "url: mqtt://h:1883", "     ^^^^^^^^^^^^^"),
         ] {
