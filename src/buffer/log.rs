@@ -108,9 +108,10 @@ impl Active {
         }
         let to = (end + end.clamp(STRETCH_MIN, STRETCH_MAX)).min(segment_bytes);
         if to > end {
-            // Where it cannot be done nothing is lost but the time.
-            self.may_stretch = self.file.stretch(to).unwrap_or(false);
-            self.stretched = if self.may_stretch { to } else { self.len };
+            let stretched = self.file.stretch(to);
+            // Where it cannot be done nothing is lost but the time; a failure may leave it longer.
+            self.stretched = if matches!(stretched, Ok(false)) { self.len } else { to };
+            self.may_stretch = matches!(stretched, Ok(true));
         }
     }
 

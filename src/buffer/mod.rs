@@ -69,7 +69,7 @@
 //!          position u64 of the footer's own header: the last 8 bytes of a complete segment
 //! ```
 //! While a segment is written, zeros may follow its last frame, as far as the file is longer than what it holds; they are cut when it is closed, at the
-//! latest by the next start. A file of nothing but zeros has lost what it held.
+//! latest by the next start. They are a hole: zeros behind the last frame that the file system has stored are a torn tail, or damage.
 //!
 //! A footer frame has `count` 0 and `base` = `next`. Its points are in order, at most 64, the first at the first frame. Where a number
 //! stands in two segments (a write was repeated after a failure), the one of the later segment counts, and what a segment has at or

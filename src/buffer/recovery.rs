@@ -25,7 +25,7 @@ use super::segment::{Point, Segment};
 use super::slots::{EXCHANGES, Held, Slots};
 use super::spill::Spill;
 use super::state::{Limits, Pressure, Shared, State, TurnedAway};
-use super::storage::{Handle, Storage, is_no_space, read_past_bad_pages, read_up_to, written_len};
+use super::storage::{Handle, Storage, end_behind, is_no_space, read_past_bad_pages, read_up_to};
 use super::tail::Tail;
 use super::upkeep::Upkeep;
 use super::{Config, Offset, OpenError, Recovery, SyncMode, wide};
@@ -191,7 +191,7 @@ pub(super) struct Known {
     holes: Vec<Hole>,
     /// Numbers that its frames say were skipped.
     skips: Vec<(u64, u64)>,
-    /// Length of the file as it was found, without the zeros that a segment has at its end while it is being written.
+    /// Length of the file as it was found, without what it was made longer by.
     len: u64,
 }
 
@@ -324,17 +324,16 @@ impl<'a> Finding<'a> {
                     self.durable = self.durable.max(segment.next);
                     Known { segment, scanned: false, readable: true, holes: Vec::new(), skips: Vec::new(), len }
                 }
-                None => {
-                    let written = written_len(&*handle).unwrap_or(len);
-                    match self.scan(handle, &file, salt, len, end) {
-                        // Its last record may end with zeros.
-                        Ok(known) => Known { len: written.max(known.segment.data_end), ..known },
-                        Err(error) => {
-                            self.note(format!("{}: cannot be read: {error}", file.path.display()));
-                            Self::unreadable(file, len)
-                        }
+                None => match self.scan(handle, &file, salt, len, end) {
+                    Ok(known) => {
+                        let again = self.storage.open_to_read(&file.path).map_err(at(&file.path))?;
+                        Known { len: end_behind(&*again, known.segment.data_end).unwrap_or(len), ..known }
                     }
-                }
+                    Err(error) => {
+                        self.note(format!("{}: cannot be read: {error}", file.path.display()));
+                        Self::unreadable(file, len)
+                    }
+                },
             };
             segments.push_back(known);
         }

@@ -90,6 +90,11 @@ impl FrameScan {
         Ok(None)
     }
 
+    /// What it reads.
+    pub(super) fn file(&self) -> &dyn Handle {
+        &*self.file
+    }
+
     /// Whether a read would need the disk.
     pub(super) fn has_more_in_memory(&self) -> bool {
         self.pos >= self.chunk_pos && self.pos + wide(FRAME_HEADER) <= self.chunk_pos + wide(self.chunk.len())
@@ -118,6 +123,10 @@ impl FrameScan {
         let ahead = usize::try_from(self.end - pos).map_or(READ_AHEAD, |left| left.min(READ_AHEAD));
         self.chunk = read_past_bad_pages(&*self.file, pos, len.max(ahead))?.into();
         self.chunk_pos = pos;
+        if self.chunk.len() < len.max(ahead) {
+            // Cut meanwhile: behind its end there is nothing to look for.
+            self.end = self.end.min(pos + wide(self.chunk.len()));
+        }
         Ok(held(&self.chunk, self.chunk_pos))
     }
 }

@@ -8,10 +8,10 @@ use std::io::{self, IoSlice};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
+use nix::unistd::Whence;
+
 /// Bytes up to which parts are joined before they are written.
 const PARTS_COPIED: usize = 64 << 10;
-/// Bytes that are looked at for zeros at once; a multiple of a page.
-const ZEROS_AT_ONCE: u64 = 256 << 10;
 /// What Linux takes in one call (`IOV_MAX`).
 const PARTS_AT_ONCE: usize = 1024;
 
@@ -22,6 +22,14 @@ pub(super) struct Space {
     pub(super) free: u64,
     /// The whole.
     pub(super) total: u64,
+}
+
+/// Where a file's last hole begins, or the file ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Filled {
+    pub(super) end: u64,
+    /// Holes are in multiples of it.
+    pub(super) unit: u64,
 }
 
 /// Files and folders.
@@ -60,6 +68,10 @@ pub(super) trait Handle: Send + Sync + Debug {
     }
     /// Cuts (or extends).
     fn set_len(&self, len: u64) -> io::Result<()>;
+    /// What of it is no hole.
+    fn filled(&self) -> io::Result<Filled> {
+        self.len().map(|end| Filled { end, unit: 1 })
+    }
     /// Makes the file longer than what is in it, by zeros that take no room. `false`: here they would, and the file is as it was.
     fn stretch(&self, len: u64) -> io::Result<bool> {
         self.set_len(len).map(|()| true)
@@ -86,18 +98,16 @@ pub(super) fn read_up_to(file: &dyn Handle, pos: u64, len: usize) -> io::Result<
     Ok(bytes)
 }
 
-/// Its length without the zeros at its end, in words of 8 bytes: what is behind may be a file's that was made longer than what is in it.
-pub(super) fn written_len(file: &dyn Handle) -> io::Result<u64> {
-    let mut end = file.len()?;
-    while end > 0 {
-        let from = end.saturating_sub(ZEROS_AT_ONCE);
-        let piece = read_past_bad_pages(file, from, usize::try_from(end - from).map_err(io::Error::other)?)?;
-        if let Some(last) = piece.iter().rposition(|byte| *byte != 0) {
-            return Ok((from + super::wide(last) + 1).next_multiple_of(8).min(end));
-        }
-        end = from;
-    }
-    Ok(0)
+/// How long a file is without what it was made longer by, if what is sound in it ends at `data_end`. Zeros behind that count where something
+/// was there: a disk that has lost what it held shows zeros, or cannot be read, and has no hole there.
+pub(super) fn end_behind(file: &dyn Handle, data_end: u64) -> io::Result<u64> {
+    let Filled { end, unit } = file.filled()?;
+    let tail = end.saturating_sub(data_end).min(unit);
+    let Ok(len) = usize::try_from(tail) else { return Ok(end) };
+    // The rest of the last unit is zeros although nothing was there.
+    let Ok(bytes) = read_up_to(file, end - tail, len) else { return Ok(end) };
+    let zeros = super::wide(bytes.iter().rev().take_while(|byte| **byte == 0).count());
+    Ok(if zeros < unit { (end - zeros).max(data_end) } else { end })
 }
 
 /// What a disk reads at once, and loses at once where it cannot.
@@ -254,6 +264,23 @@ impl Handle for File {
         Self::set_len(self, len)
     }
 
+    fn filled(&self) -> io::Result<Filled> {
+        let (len, unit) = self.metadata().map(|metadata| (metadata.len(), metadata.blksize()))?;
+        let seek = |at: u64, whence| {
+            let at = i64::try_from(at).ok()?;
+            nix::unistd::lseek(self, at, whence).ok().and_then(|at| u64::try_from(at).ok())
+        };
+        let mut at = 0;
+        // A file system that knows no holes has one at the end.
+        while let Some(hole) = seek(at, Whence::SeekHole).filter(|hole| *hole < len) {
+            match seek(hole, Whence::SeekData).filter(|data| *data < len) {
+                Some(data) => at = data,
+                None => return Ok(Filled { end: hole, unit }),
+            }
+        }
+        Ok(Filled { end: len, unit })
+    }
+
     fn stretch(&self, len: u64) -> io::Result<bool> {
         let before = self.metadata()?;
         Self::set_len(self, len)?;
@@ -290,8 +317,10 @@ mod tests {
         let is_longer = file.stretch(1 << 20).unwrap();
         assert_eq!(file.len().unwrap(), if is_longer { 1 << 20 } else { 100 });
         assert!(room(dir.path()) < before.max(8) + 1024, "{before}, then {}", room(dir.path()));
-        assert_eq!(written_len(&*file).unwrap(), if is_longer { 104 } else { 100 }, "in words of 8 bytes");
-        file.set_len(0).unwrap();
-        assert_eq!(written_len(&*file).unwrap(), 0);
+        assert_eq!(end_behind(&*file, 96).unwrap(), 100);
+        assert_eq!(end_behind(&*file, 104).unwrap(), if is_longer { 104 } else { 100 });
+        // What is zeros, and no hole, was something.
+        file.write_at(&[0; 1 << 16], 1 << 17).unwrap();
+        assert_eq!(end_behind(&*file, 104).unwrap(), (1 << 17) + (1 << 16));
     }
 }

@@ -180,7 +180,7 @@ impl Buffer {
         });
         let segments = segments.into_iter().map(|(path, base, len, salt)| {
             let header = super::view::header_of(&*storage, &path)?;
-            Ok(SegmentFile { path, base, len, written: len, header, salt: Some(salt) })
+            Ok(SegmentFile { path, base, len, header, salt: Some(salt) })
         });
         let segments: Vec<_> = segments.collect::<io::Result<_>>()?;
         audit.aside()?;
@@ -282,7 +282,7 @@ impl<'a> Audit<'a> {
             }
             let report = &mut self.report;
             report.segments += 1;
-            report.segment_bytes += segment.written;
+            report.segment_bytes += segment.len;
             report.frames += walked.frames;
             report.records += walked.found.len();
             let name = segment.name();

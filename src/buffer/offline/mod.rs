@@ -19,10 +19,10 @@ pub(super) mod audit;
 pub(super) mod carry;
 pub(super) mod import;
 mod ranges;
-mod records;
+pub(super) mod records;
 mod repair;
-mod view;
-mod walk;
+pub(super) mod view;
+pub(super) mod walk;
 
 pub(super) use accepted::ACCEPTED;
 pub use audit::{AuditReport, Finding, LinkAudit, Trouble, audit};

@@ -113,12 +113,12 @@ pub fn list(dir: &Path) -> Result<BufferList, OpenError> {
         let bounds = Bounds { bytes: u64::MAX, number, durable: u64::MAX };
         let walked = walk(&Disk, segment, bounds, |_| {}).map_err(at_path(&segment.path))?;
         next = next.max(walked.next);
-        list.bytes += segment.written;
+        list.bytes += segment.len;
         list.segments.push(SegmentList {
             file: segment.name(),
             base: segment.base,
             next: walked.next,
-            bytes: segment.written,
+            bytes: segment.len,
             frames: walked.frames,
             sealed: walked.footer.is_some(),
             readable: segment.header.is_some(),

@@ -10,8 +10,10 @@ use super::super::format::{FORMAT, HeaderRead, SEGMENT_HEADER, SegmentHeader};
 use super::super::log::Identity;
 use super::super::recovery::ASIDE;
 use super::super::salt::guess_salt;
+use super::super::scan::FrameScan;
 use super::super::slots::{self, Look};
-use super::super::storage::{Storage, read_past_bad_pages, written_len};
+use super::super::storage::{Handle, Storage, end_behind, read_past_bad_pages};
+use super::super::wide;
 
 /// See the module.
 #[derive(Debug)]
@@ -32,9 +34,8 @@ pub(in crate::buffer) struct View {
 pub(in crate::buffer) struct SegmentFile {
     pub(in crate::buffer) path: PathBuf,
     pub(in crate::buffer) base: u64,
+    /// When it was looked at, and without what it was made longer by: a gateway may write on meanwhile.
     pub(in crate::buffer) len: u64,
-    /// The same without the zeros at its end: while it is being written it is longer than what it holds.
-    pub(in crate::buffer) written: u64,
     /// `None`: damaged.
     pub(in crate::buffer) header: Option<SegmentHeader>,
     /// From the header or, failing that, from `meta`; `None`: its frames cannot be checked.
@@ -100,7 +101,6 @@ fn segment_file(
         Err(error) => return Err(OpenError::Io { path, error }),
     };
     let len = file.len().map_err(at(&path))?;
-    let written = written_len(&*file).unwrap_or(len);
     // One that cannot be read is damaged like any other, as for a start.
     let head = read_past_bad_pages(&*file, 0, SEGMENT_HEADER).unwrap_or_default();
     let header = match SegmentHeader::decode(&head) {
@@ -110,7 +110,24 @@ fn segment_file(
     };
     let guessed = || identity.and_then(|identity| guess_salt(&*file, base, identity));
     let salt = header.map(|header| header.salt).or_else(guessed);
-    Ok(Some(SegmentFile { path, base, len, written, header, salt }))
+    let len = salt.map_or(Ok(len), |salt| held_len(file, salt, len)).map_err(at(&path))?;
+    Ok(Some(SegmentFile { path, base, len, header, salt }))
+}
+
+/// How much of a file of `len` bytes a log has written: while it does it is longer (module `log`).
+fn held_len(file: Box<dyn Handle>, salt: u32, len: u64) -> io::Result<u64> {
+    let end = file.filled()?.end;
+    // A footer and a frame without a hole behind them end it.
+    let last = read_past_bad_pages(&*file, len.saturating_sub(8), 8)?;
+    if end >= len && last.iter().any(|byte| *byte != 0) {
+        return Ok(len);
+    }
+    let mut scan = FrameScan::new(file, salt, wide(SEGMENT_HEADER), len);
+    let mut held = wide(SEGMENT_HEADER);
+    while let Some(found) = scan.next()? {
+        held = found.pos + found.header.frame_len();
+    }
+    end_behind(scan.file(), held).map(|end| end.min(len))
 }
 
 /// The header of a segment that may have gone meanwhile; `None`: damaged, or gone.

@@ -6,7 +6,7 @@ use std::io;
 use super::super::format::{FRAME_HEADER, Footer, FrameHeader, SEGMENT_HEADER, decode_record};
 use super::super::recovery::FOOTER_MAX;
 use super::super::scan::{Found, FrameScan};
-use super::super::storage::{Handle, Storage, read_past_bad_pages, written_len};
+use super::super::storage::{Handle, Storage, read_past_bad_pages};
 use super::super::wide;
 use super::ranges::Ranges;
 use super::view::SegmentFile;
@@ -85,7 +85,7 @@ pub(in crate::buffer) fn walk(
     if segment.header.is_none() {
         walk.damaged.push(Damage { from: 0, to: head.min(segment.len), first: segment.base, next: segment.base });
     }
-    let end = bounds.bytes.min(file.len()?);
+    let end = bounds.bytes.min(segment.len);
     let mut scan = FrameScan::new(file, salt, head, end);
     while let Some(found) = scan.next()? {
         if !walk.take(&found, bounds) {
@@ -95,8 +95,7 @@ pub(in crate::buffer) fn walk(
             each(&found);
         }
     }
-    // Behind what is being written there may be zeros, which are nothing that was lost.
-    walk.end(&*again, salt, end.min(written_len(&*again)?))?;
+    walk.end(&*again, salt, end)?;
     Ok(walk)
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::super::storage::{Handle, Space, Storage};
+use super::super::storage::{Filled, Handle, Space, Storage};
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct SimDisk(Arc<Mutex<World>>);
@@ -160,15 +160,18 @@ impl SimDisk {
         world.inodes[world.names[path]].cached.len() as u64
     }
 
-    /// Damage to what was written to a file; a hole at its end goes first.
+    /// Damage to what was written to a file; a hole behind it stays.
     pub(super) fn change(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
         let mut world = self.0.lock();
         let at = world.names[path];
         let inode = &mut world.inodes[at];
+        let shown = inode.cached.len();
         inode.cached.truncate(inode.hole as usize);
         change(&mut inode.cached);
-        inode.durable = inode.cached.clone();
         inode.hole = inode.cached.len() as u64;
+        let len = inode.cached.len().max(shown);
+        inode.cached.resize(len, 0);
+        inode.durable = inode.cached.clone();
         inode.durable_hole = inode.hole;
         inode.dirty.clear();
     }
@@ -376,6 +379,12 @@ impl Handle for SimFile {
             what();
         }
         Ok(())
+    }
+
+    fn filled(&self) -> io::Result<Filled> {
+        let mut world = self.disk.0.lock();
+        world.read_call()?;
+        Ok(Filled { end: world.inodes[self.inode].hole, unit: 1 })
     }
 
     fn len(&self) -> io::Result<u64> {

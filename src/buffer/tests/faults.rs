@@ -128,6 +128,30 @@ fn r11_no_number_is_given_twice_where_the_start_that_cut_the_tail_failed() {
     assert!(failed > 5, "{failed}");
 }
 
+/// A disk that has lost what it had synced shows zeros where there is no hole, or nothing.
+#[test]
+fn r11_no_number_is_given_twice_where_the_end_is_zeros() {
+    for broken in [false, true] {
+        let mut bench = Bench::new(Config { max_size: ByteSize(1 << 20), ..config() });
+        bench.put_all(0, 100);
+        let path = bench.disk.segments().remove(0);
+        let (from, to) = (SEGMENT_HEADER + 98 * FRAME, SEGMENT_HEADER + 100 * FRAME);
+        assert!(bench.disk.shown_len(&path) > bench.disk.len(&path), "there is a hole behind");
+        bench.disk.change(&path, |bytes| bytes[from..].fill(0));
+        if broken {
+            bench.disk.break_sectors(&path, from as u64..to as u64);
+        }
+        bench.disk.kill();
+        let looked = audit(&bench.disk);
+        let again = bench.reopen();
+        assert_eq!(looked.torn_bytes, again.recovery.torn_bytes, "broken: {broken}, {looked:?}");
+        // What lies in a page with it cannot be read either.
+        let torn = 2 * FRAME as u64;
+        assert!(if broken { looked.torn_bytes > torn } else { looked.torn_bytes == torn }, "{looked:?}");
+        assert!(again.put(&body(0)).unwrap() >= 100, "somebody may have seen them");
+    }
+}
+
 #[test]
 fn r07_damage_below_durable_is_skipped_and_reported_exactly_once() {
     let mut bench = Bench::new(config());

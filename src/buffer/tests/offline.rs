@@ -2,6 +2,9 @@
 
 use super::super::format::{FRAME_HEADER, SEGMENT_HEADER};
 use super::super::offline::audit::audit_on;
+use super::super::offline::records::each_number;
+use super::super::offline::view::View;
+use super::super::offline::walk::{Bounds, walk};
 use super::super::offline::{LinkAudit, Trouble};
 use super::super::*;
 use super::bench::{Bench, config, dir};
@@ -45,6 +48,28 @@ fn r07_the_audit_counts_what_is_there_and_the_equation_holds() {
     let _so_far = bench.disk.calls();
     assert!(audit_on(&bench.disk, dir(), false).unwrap().ok);
     assert_eq!(bench.disk.calls(), Vec::<String>::new(), "it changes nothing");
+}
+
+/// A gateway writes on into a file that is longer than what it holds.
+#[test]
+fn what_is_written_while_tools_look_is_no_hole() {
+    let mut bench = Bench::new(config());
+    bench.put_all(0, 5);
+    let view = View::read(&bench.disk, dir()).unwrap();
+    let path = bench.disk.segments().remove(0);
+    assert!(bench.disk.shown_len(&path) > bench.disk.len(&path));
+    assert_eq!(view.segments[0].len, bench.disk.len(&path));
+    bench.put_all(5, 9);
+    let bounds = Bounds { bytes: u64::MAX, number: u64::MAX, durable: u64::MAX };
+    let walked = walk(&bench.disk, &view.segments[0], bounds, |_| {}).unwrap();
+    assert_eq!((walked.next, walked.tail, walked.damaged.len()), (5, 0, 0));
+    let mut seen = Vec::new();
+    let numbers = each_number(&bench.disk, &view, 0, |number| {
+        seen.push(number);
+        std::ops::ControlFlow::Continue(())
+    });
+    numbers.unwrap();
+    assert_eq!(seen.len(), 5);
 }
 
 #[test]
