@@ -30,7 +30,7 @@ impl Resolver<'_> {
         ttl: Option<Duration>,
     ) -> Option<Batch> {
         let item = route.get("batch")?;
-        self.check_batch(&item, to, links);
+        self.check_batch(&item, route.get("name").is_some(), to, links);
         let forms = [("json", BatchForm::Json), ("ndjson", BatchForm::Ndjson)];
         let mut batch = Batch {
             form: BatchForm::Json,
@@ -101,10 +101,15 @@ impl Resolver<'_> {
         }
     }
 
-    fn check_batch(&mut self, item: &Item<'_>, to: &[(To, &Text<'_>)], links: &[Draft<'_>]) {
+    fn check_batch(&mut self, item: &Item<'_>, is_named: bool, to: &[(To, &Text<'_>)], links: &[Draft<'_>]) {
         if !to.is_empty() && to.iter().all(|(to, _)| to.endpoint == Endpoint::Broker) {
             let wrong = "`batch` is for links, and this route leads to none";
             self.mistakes.warning(item.place(), wrong, None);
+        }
+        if !is_named && to.iter().any(|(to, _)| to.endpoint != Endpoint::Broker) {
+            let wrong = "what waits in a buffer finds its batch by the route's name, and this route is called by its place in the list";
+            let hint = "add `name: NAME`: another route before it then changes nothing for what is buffered";
+            self.mistakes.warning(item.place(), wrong, hint.to_owned());
         }
         for (to, _) in to {
             let Some(config) = config(&to.endpoint, links) else { continue };
