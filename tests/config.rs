@@ -405,10 +405,10 @@ fn every_key_arrives_where_it_belongs() {
     let Kind::Mqtt(tokens) = &link(&config, "tokens").kind else { panic!() };
     assert_eq!(tokens.password, links::Secret::File("tests/config/good/secret.txt".into()));
     assert_eq!((hq.keep_alive_s, hq.max_packet_size.0), (60, 256 << 10));
-    let file = Path::new("tests/config/good/full.yaml");
+    let file = |name: &str| Path::new("tests/config/good/../tls").join(name);
     let tls = links::Tls {
-        ca: Some(file.into()),
-        identity: Some((file.into(), file.into())),
+        ca: Some(file("ca.pem")),
+        identity: Some((file("server.pem"), file("server.key"))),
         server_name: Some("hq.example".to_owned()),
         alpn: vec!["mqtt".to_owned(), "x-amzn-mqtt-ca".to_owned()],
     };

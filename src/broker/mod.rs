@@ -58,8 +58,8 @@ pub use config::{
 pub use listener::{BindError, Bound, Listening};
 pub use store::{StoreError, Trouble};
 pub use transport::{
-    AlternativeName, Network, NetworkError, Peer, PeerCertificate, TlsFinding, TlsMaterial, TlsPart, TlsSources,
-    examine_tls,
+    AlternativeName, Network, NetworkError, Peer, PeerCertificate, TlsClientSources, TlsFinding, TlsMaterial, TlsPart,
+    TlsSources, examine_tls, examine_tls_client,
 };
 
 use std::collections::HashMap;

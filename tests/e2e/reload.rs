@@ -152,6 +152,15 @@ async fn what_cannot_be_used_changes_nothing_and_says_so() {
     assert_eq!(code, 65, "{said}");
     assert!(said.contains("`site` is `edge` and would be `ledge`: that needs a restart"), "{said}");
 
+    // A certificate of a link that is none is found before the link uses it.
+    let garbage = gateway.config().with_file_name("garbage.pem");
+    fs::write(&garbage, "no PEM").unwrap();
+    let tls = format!("mqtts://127.0.0.1:1\", ca: \"{}\"", garbage.display());
+    fs::write(gateway.config(), good.replace("mqtt://127.0.0.1:1\"", &tls)).unwrap();
+    let (code, said) = reload(&gateway).await;
+    assert_eq!(code, 65, "{said}");
+    assert!(said.contains("holds no certificate in PEM") && said.contains("1 error, 0 warnings"), "{said}");
+
     // Neither does a file with a listener that cannot be had.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let admin = format!("admin: {{ bind: \"{}\" }}\n", taken.local_addr().unwrap());
@@ -159,7 +168,7 @@ async fn what_cannot_be_used_changes_nothing_and_says_so() {
     let (code, said) = reload(&gateway).await;
     assert_eq!(code, 69, "{said}");
     assert!(said.contains("admin: cannot listen on 127.0.0.1:"), "{said}");
-    assert_eq!(gateway.status().await.reload.refused, 3);
+    assert_eq!(gateway.status().await.reload.refused, 4);
 
     // Once it can be had, all of it does; by SIGHUP as well.
     drop(taken);

@@ -37,7 +37,8 @@ pub(super) use self::socket::{Door, Socket};
 pub(super) use self::tls::Certificates;
 use self::tls::Tls;
 pub use self::tls::{
-    Finding as TlsFinding, Material as TlsMaterial, Part as TlsPart, Sources as TlsSources, examine as examine_tls,
+    ClientSources as TlsClientSources, Finding as TlsFinding, Material as TlsMaterial, Part as TlsPart,
+    Sources as TlsSources, examine as examine_tls, examine_client as examine_tls_client,
 };
 pub(super) use self::websocket::Carrier;
 use self::websocket::WebSocket;

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use super::Resolver;
 use super::value::{Item, Section, beside};
 use crate::broker::{
-    Bind, CertificateUser, ClientCert, Listener, Network, ProxyTerms, TlsConfig, TlsPart, TlsSources, TlsVersions,
-    WebSocketTerms, auth, examine_tls,
+    Bind, CertificateUser, ClientCert, Listener, Network, ProxyTerms, TlsConfig, TlsFinding, TlsPart, TlsSources,
+    TlsVersions, WebSocketTerms, auth, examine_tls,
 };
 use crate::config::keys;
 use crate::config::raw::Value;
@@ -150,14 +150,7 @@ impl Resolver<'_> {
         // A list without an authority has been reported.
         let sources = TlsSources { cert, key: key_text, client_ca, crl: crl.filter(|_| client_ca.is_some()) };
         let (_material, findings) = examine_tls(sources, client_cert, versions, self.env.now);
-        for finding in findings {
-            let Some(item) = section.get(finding.part.name()) else { continue };
-            let hint = finding.hint.map(str::to_owned);
-            match finding.is_error {
-                true => self.mistakes.error(item.place(), finding.text, hint),
-                false => self.mistakes.warning(item.place(), finding.text, hint),
-            }
-        }
+        self.tls_findings(section, findings);
         let [_, key, _, _] = files;
         if let (Some(item), Some(key)) = (section.get(TlsPart::Key.name()), key)
             && (self.env.is_public)(&key.path)
@@ -167,8 +160,20 @@ impl Resolver<'_> {
         }
     }
 
-    /// A file of `tls`, with its text where it can be had.
-    fn tls_file(&mut self, item: Option<Item<'_>>) -> Option<TlsFile> {
+    /// What is wrong with files that `section` names.
+    pub(super) fn tls_findings(&mut self, section: &Section<'_>, findings: Vec<TlsFinding>) {
+        for finding in findings {
+            let Some(item) = section.get(finding.part.name()) else { continue };
+            let hint = finding.hint.map(str::to_owned);
+            match finding.is_error {
+                true => self.mistakes.error(item.place(), finding.text, hint),
+                false => self.mistakes.warning(item.place(), finding.text, hint),
+            }
+        }
+    }
+
+    /// A PEM file, with its text where it can be had.
+    pub(super) fn tls_file(&mut self, item: Option<Item<'_>>) -> Option<TlsFile> {
         let text = self.text(item)?;
         let path = beside(text.place(), Path::new(&text.value));
         if self.env.no_secrets {
@@ -284,11 +289,12 @@ impl Resolver<'_> {
     }
 }
 
-/// A file of `tls`.
+/// A PEM file.
 #[derive(Debug)]
-struct TlsFile {
-    path: PathBuf,
-    text: Option<String>,
+pub(super) struct TlsFile {
+    pub(super) path: PathBuf,
+    /// None where it cannot be read, and where secrets are not looked up.
+    pub(super) text: Option<String>,
 }
 
 /// Of `sun_path`, less the end and the `.new` that it is bound under first (Linux: 108 bytes).

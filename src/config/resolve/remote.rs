@@ -10,6 +10,7 @@ use url::Url;
 use super::Resolver;
 use super::broker::PACKET_BYTES_MIN;
 use super::value::{Item, Section, Text};
+use crate::broker::{TlsClientSources, examine_tls_client};
 use crate::buffer::SyncMode;
 use crate::config::diagnostic::password_in_url;
 use crate::config::keys;
@@ -84,10 +85,11 @@ impl Resolver<'_> {
 
     /// The keys that say how a remote is trusted, and what is shown to it.
     pub(super) fn remote_tls(&mut self, section: &Section<'_>, alpn: Vec<String>) -> Tls {
-        let ca = self.readable(section.get("ca"));
-        let cert = self.readable(section.get("cert"));
-        let key = self.readable(section.get("key"));
+        let files = ["ca", "cert", "key"].map(|name| self.tls_file(section.get(name)));
+        let [ca, cert, key] = files.each_ref().map(|file| file.as_ref()?.text.as_deref());
+        self.tls_findings(section, examine_tls_client(TlsClientSources { ca, cert, key }));
         self.check_pair(section);
+        let [ca, cert, key] = files.map(|file| file.map(|file| file.path));
         let server_name = self.text(section.get("server_name")).filter(|text| {
             let right = rustls_pki_types::ServerName::try_from(text.value.as_str()).is_ok();
             if !right {

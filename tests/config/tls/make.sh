@@ -38,5 +38,6 @@ list old-crl.pem ca.pem "$work/ca.key" $FROM 20260201000000Z
 list other-crl.pem other-ca.pem "$work/other.key" $FROM $TO
 list forged-crl.pem "$work/forged.pem" "$work/forged.key" $FROM $TO
 cat ca.pem other-ca.pem > two-ca.pem
+printf -- "-----BEGIN CERTIFICATE-----\n%s\n-----END CERTIFICATE-----\n" "$(echo "no certificate" | base64)" > hollow.pem
 echo "no PEM at all" > empty.pem
 openssl x509 -in server.pem -outform DER -out server.der

@@ -1,5 +1,5 @@
-//! The files of a listener's TLS: what is wrong with them, for `check` and for a reload, and the server's side that they make. Pure:
-//! their text and the time are arguments.
+//! The files of a listener's TLS: what is wrong with them, for `check` and for a reload, and the server's side that they make; and
+//! what is wrong with those of a client. Pure: their text and the time are arguments.
 
 use std::fmt;
 use std::sync::Arc;
@@ -32,6 +32,17 @@ pub struct Sources<'a> {
     pub crl: Option<&'a str>,
 }
 
+/// The texts of a client's files, as PEM, those that there are.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ClientSources<'a> {
+    /// `ca`: whom it trusts.
+    pub ca: Option<&'a str>,
+    /// `cert`: the certificate that it shows, and those between it and its authority.
+    pub cert: Option<&'a str>,
+    /// `key`.
+    pub key: Option<&'a str>,
+}
+
 /// Which file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
@@ -43,6 +54,8 @@ pub enum Part {
     ClientCa,
     /// See [`Sources::crl`].
     Crl,
+    /// See [`ClientSources::ca`].
+    Ca,
 }
 
 impl Part {
@@ -54,6 +67,7 @@ impl Part {
             Self::Key => "key",
             Self::ClientCa => "client_ca",
             Self::Crl => "crl",
+            Self::Ca => "ca",
         }
     }
 }
@@ -105,6 +119,25 @@ pub fn examine(
     (config.filter(|_| usable), examiner.findings)
 }
 
+/// Looks at what a client has. Each finding is an error: what it would not connect with at all. When the certificates end is not asked.
+#[must_use]
+pub fn examine_client(sources: ClientSources<'_>) -> Vec<Finding> {
+    let mut examiner =
+        Examiner { now_s: 0, findings: Vec::new(), provider: Arc::new(rustls::crypto::ring::default_provider()) };
+    if let Some(authorities) = sources.ca.and_then(|text| examiner.certificates(Part::Ca, text)) {
+        let mut roots = RootCertStore::empty();
+        if let Some(error) = authorities.into_iter().find_map(|der| roots.add(der).err()) {
+            examiner.error(Part::Ca, format!("a certificate in it cannot be an authority: {error}"), None);
+        }
+    }
+    let chain = sources.cert.and_then(|text| examiner.certificates(Part::Cert, text));
+    let key = sources.key.and_then(|text| examiner.key(text));
+    if let (Some(chain), Some(key)) = (chain, key) {
+        examiner.certified(chain, key);
+    }
+    examiner.findings
+}
+
 struct Examiner {
     now_s: i64,
     findings: Vec<Finding>,
@@ -127,8 +160,17 @@ impl Examiner {
         let chain = self.certificates(Part::Cert, cert);
         let key = self.key(key);
         let not_after_s = self.check_chain(chain.as_deref()?)?;
-        match CertifiedKey::from_der(chain?, key?, &self.provider) {
-            Ok(identity) => Some((identity, not_after_s)),
+        Some((self.certified(chain?, key?)?, not_after_s))
+    }
+
+    /// Whether the key can be used, and is the certificate's.
+    fn certified(&mut self, chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Option<CertifiedKey> {
+        match CertifiedKey::from_der(chain, key, &self.provider) {
+            Ok(identity) => Some(identity),
+            Err(rustls::Error::InvalidCertificate(error)) => {
+                self.error(Part::Cert, format!("its first certificate cannot be used: {error}"), None);
+                None
+            }
             Err(rustls::Error::InconsistentKeys(_)) => {
                 self.error(Part::Key, "this key does not belong to the certificate in `cert`", None);
                 None

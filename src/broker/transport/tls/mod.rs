@@ -16,7 +16,7 @@ use rustls::ServerConnection;
 use rustls::server::{Acceptor, ClientHello};
 
 pub(in crate::broker) use self::certificates::Certificates;
-pub use self::files::{Finding, Material, Part, Sources, examine};
+pub use self::files::{ClientSources, Finding, Material, Part, Sources, examine, examine_client};
 use super::Refused;
 use super::peer::PeerCertificate;
 use super::socket::Socket;
