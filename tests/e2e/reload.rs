@@ -240,6 +240,8 @@ async fn with_reload_watch_a_change_of_the_file_is_enough() {
 struct Scene {
     port: u16,
     main: usize,
+    /// How often the route to `main` has got another name.
+    route: usize,
     next: usize,
     extras: BTreeSet<usize>,
     /// Of `main` and extras: by what name they went in the round before.
@@ -293,8 +295,12 @@ impl Scene {
             )
             .unwrap();
         }
-        writeln!(text, "routes:\n  - {{ name: main, from: broker/line/#, to: \"l{}/line/{{rest}}\" }}", self.main)
-            .unwrap();
+        writeln!(
+            text,
+            "routes:\n  - {{ name: main{}, from: broker/line/#, to: \"l{}/line/{{rest}}\" }}",
+            self.route, self.main
+        )
+        .unwrap();
         for number in &self.extras {
             writeln!(text, "  - {{ from: broker/line/#, to: \"l{number}/extra/{number}/{{rest}}\" }}").unwrap();
         }
@@ -319,8 +325,17 @@ async fn a_hundred_reloads_under_load_lose_nothing_and_disconnect_nobody() {
     let mosquitto = Mosquitto::start().await;
     let far = Subscriber::start(mosquitto.port, "far", "line/#", QoS::AtLeastOnce).await;
     let (extras, renamed) = (BTreeSet::from([1, 2]), Vec::new());
-    let mut scene =
-        Scene { port: mosquitto.port, main: 0, next: 3, extras, renamed, big: false, live_first: false, copies: false };
+    let mut scene = Scene {
+        port: mosquitto.port,
+        main: 0,
+        route: 0,
+        next: 3,
+        extras,
+        renamed,
+        big: false,
+        live_first: false,
+        copies: false,
+    };
     let gateway = Gateway::start(&scene.text()).await;
     let mut held = Held::connect(gateway.port, "held").await;
     let local = Subscriber::start(gateway.port, "local", "line/#", QoS::AtLeastOnce).await;
@@ -335,7 +350,11 @@ async fn a_hundred_reloads_under_load_lose_nothing_and_disconnect_nobody() {
     for round in 1..=ROUNDS {
         publishers.allow(round * EACH);
         scene.change(&mut random);
-        reload_to(&gateway, &scene.text()).await;
+        // Along with whatever else changes: of its link the losses and the order are looked at.
+        let is_renamed = round % 5 == 0;
+        scene.route += usize::from(is_renamed);
+        let said = reload_to(&gateway, &scene.text()).await;
+        assert_eq!(said.contains(&format!("+ route main{}\n", scene.route)), is_renamed, "{said}");
     }
     let acknowledged = publishers.finish().await;
     let main = gateway.wait_until_drained(&format!("l{}", scene.main)).await;
