@@ -288,6 +288,8 @@ tests:
   - { name: no expectations, message: { topic: a } }
   - message: { topik: a/b, payload: 1, payload_base64: "*" }
     expect: [ { to: hq/a, qos: 3, priority: urgent, retain: maybe }, { key: [ a ] }, text ]
+  - { name: no message, expect: [] }
+  - { name: no number, message: { topic: a, payload: [ -0x1f, 0b11, 0x10000000000000000, 0xffffffffffffffff, 1_0 ] }, expect: [] }
   - name: wrong topics
     before: [ { topic: a/#, time: soon }, { payload: {} } ]
     message: { topic: "", properties: { a: 1, a: 2 }, payload: { n: [ 1, { m: 1, m: 2 } ] } }
@@ -299,6 +301,7 @@ tests:
     assert!(folder.expect(65, &["test", "list.yaml"]).contains("list.yaml:1:1: error: "));
     folder.file("none.yaml", "# nothing\n");
     assert!(folder.expect(65, &["test", "none.yaml"]).contains("none.yaml:1:1: error: this file has no `tests`"));
+    assert!(folder.expect(65, &["test", "none.yaml"]).contains("= hint: such as `tests: [ { name: .., message: "));
     folder.file("no.yaml", "tests: [\n");
     assert!(folder.expect(65, &["test", "no.yaml"]).contains("no.yaml:"));
 }

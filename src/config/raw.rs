@@ -141,27 +141,33 @@ fn syntax_error(error: &serde_saphyr::Error, source: &Arc<Source>) -> SyntaxErro
     let text = match text.strip_prefix("budget breached: ") {
         Some(what) if what.starts_with("Depth") => format!("sections are nested more than {DEPTH_MAX} deep"),
         Some(_) => "the file is too large, or repeats itself too often by aliases".to_owned(),
-        None => text,
+        None => match text.strip_prefix("non-finite float ").and_then(|text| text.split_once(" rejected by ")) {
+            Some((number, _)) => format!("the number {number} is not finite"),
+            None => text,
+        },
     };
     let as_index = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
     let start = error.location().map_or(0, |at| source.byte_at(as_index(at.line()), as_index(at.column())));
     let (_, line) = source.line_of(start);
     let written = source.text.get(line.clone()).unwrap_or_default();
-    let hint = syntax_hint(&text, written).map(str::to_owned);
+    let before = source.text.get(line.start..start).unwrap_or_default();
+    let hint = syntax_hint(&text, written, before).map(str::to_owned);
     SyntaxError { text, place: Place { source: Arc::clone(source), span: start..start.max(line.end) }, hint }
 }
 
-/// What is most likely wrong, from the library's words and the line.
-fn syntax_hint(text: &str, line: &str) -> Option<&'static str> {
+/// What is most likely wrong, from the library's words, the line, and what of it is before the place.
+fn syntax_hint(text: &str, line: &str, before: &str) -> Option<&'static str> {
     let indentation = line.len() - line.trim_start().len();
     if text.contains("tab") || line.get(..indentation).is_some_and(|indentation| indentation.contains('\t')) {
         Some("YAML is indented with spaces only, not with tabs")
+    } else if text.ends_with(" is not finite") {
+        Some("a text needs quotes")
+    } else if text.contains("did not find expected key") && before.trim().is_empty() {
+        Some("is this line as far to the right as its neighbours?")
     } else if line.matches(['{', '[']).count() > 1 {
         Some("between `{ }` and `[ ]` text that holds one of `{}[],` needs quotes; and each bracket its partner")
     } else if text.contains("expected ':'") {
         Some("a key ends with `:` and a space")
-    } else if text.contains("did not find expected key") {
-        Some("is this line as far to the right as its neighbours?")
     } else {
         None
     }

@@ -111,7 +111,9 @@ impl Resolver<'_> {
             }
         }
         for entry in unknown {
-            let meant = keys::nearest(&entry.key, keys.accepted.iter().copied());
+            // What a known key of another program says is not looked at: its values are others.
+            let is_foreign = keys::habit(keys, &entry.key).is_some();
+            let meant = keys::nearest(&entry.key, keys.accepted.iter().copied()).filter(|_| !is_foreign);
             if let Some(meant) = meant.filter(|meant| section.get(meant).is_none()) {
                 section.entries.push((meant, entry));
             }
