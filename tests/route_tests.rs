@@ -292,11 +292,16 @@ tests:
   - { name: no number, message: { topic: a, payload: [ -0x1f, 0b11, 0x10000000000000000, 0xffffffffffffffff, 1_0 ] }, expect: [] }
   - name: wrong topics
     before: [ { topic: a/#, time: soon }, { payload: {} } ]
+    message: { topic: "a\0b" }
+    expect: []
+  - name: more of them
     message: { topic: "", properties: { a: 1, a: 2 }, payload: { n: [ 1, { m: 1, m: 2 } ] } }
     expect: { to: broker/a, payloads: 1 }
 "#;
     let folder = Folder::with(&[("routes.yaml", ROUTES), ("wrong.yaml", wrong)]);
     insta::assert_snapshot!("wrong-tests", folder.expect(65, &["test", "wrong.yaml"]));
+    folder.file("long.yaml", &format!("tests: [ {{ message: {{ topic: {} }} }} ]", "a".repeat(70_000)));
+    assert!(folder.expect(65, &["test", "long.yaml"]).contains("`: a topic has at most 65535 bytes\n"));
     folder.file("list.yaml", "- a\n");
     assert!(folder.expect(65, &["test", "list.yaml"]).contains("list.yaml:1:1: error: "));
     folder.file("none.yaml", "# nothing\n");

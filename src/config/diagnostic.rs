@@ -86,7 +86,7 @@ impl Mistakes {
     pub(super) fn warning_along(&mut self, place: &Place, text: String, hint: String, hops: Vec<(Place, String)>) {
         let hop = |(place, text): (Place, String)| {
             let (line, col) = place.line_and_column();
-            Hop { file: place.source.path.clone(), line, col, text }
+            Hop { file: place.source.path.clone(), line, col, text: in_one_line(text) }
         };
         self.push(Severity::Warning, place, text, Some(hint), hops.into_iter().map(hop).collect());
     }
@@ -111,12 +111,24 @@ impl Mistakes {
             line,
             col,
             span: place.span.clone(),
-            text,
-            hint,
+            text: in_one_line(text),
+            hint: hint.map(in_one_line),
             hops,
             source: Arc::clone(&place.source),
         });
     }
+}
+
+/// Names from the file may hold what ends a line, or what a terminal obeys: it is shown as it would be written.
+fn in_one_line(text: String) -> String {
+    if !text.contains(char::is_control) {
+        return text;
+    }
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    shown
 }
 
 /// Each diagnostic as `FILE:LINE:COL: error: text`, the drawn span below it, and its hint. Passwords that stand in the
@@ -179,7 +191,7 @@ fn masked(line: &str, span: &Range<usize>) -> (String, String) {
             }
             Some(_) => {}
             None => {
-                shown.push(if c == '\t' { ' ' } else { c });
+                shown.push(if c.is_control() { ' ' } else { c });
                 carets.push(if marked { '^' } else { ' ' });
             }
         }
@@ -325,6 +337,7 @@ mod tests {
             ("o: { password: 'a'',b}c', x: 1 }", 0..1, "o: { password: ***, x: 1 }", "^"),
             ("o: { password: 'a, b: 1 }", 0..1, "o: { password: ***", "^"),
             ("ssl.key.pem: -----BEGIN", 0..3, "ssl.key.pem: ***", "^^^"),
+            ("\ta:\u{1b}[2J", 1..2, " a: [2J", " ^"),
             ("url: mqtt://h:1883", 5..18, "url: mqtt://h:1883", "     ^^^^^^^^^^^^^"),
         ] {
             assert_eq!(masked(line, &span), (shown.to_owned(), carets.to_owned()), "{line}");
