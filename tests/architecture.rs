@@ -1,6 +1,6 @@
 //! The house rules that a compiler cannot check: which module may name which (DESIGN.md, section 4), what the pure ones may
-//! not name at all, how long a file and a function may be, and which markers and shortcuts are banned. Each rule is a function
-//! over source text and has a test beside it that shows it failing.
+//! not name at all, how long a file and a function may be, which markers and shortcuts are banned, and that every diagnostic is in a
+//! snapshot or a test. Each rule is a function over source text and has a test beside it that shows it failing.
 
 #![expect(
     clippy::unwrap_used,
@@ -93,6 +93,30 @@ const IMPURE: &[&str] = &[
     "clock::wall",
 ];
 
+/// Where the texts of `tidegate check` are: those of a `routes.yaml`, and of what stands in it.
+const DIAGNOSTICS: &[&str] = &[
+    "src/config/",
+    "src/units.rs",
+    "src/topic/",
+    "src/router/filter/",
+    "src/router/pattern.rs",
+    "src/broker/auth/acl_file.rs",
+    "src/broker/auth/ldap/template.rs",
+];
+
+/// Texts among them that are no diagnostics, and why: a file, and how they begin.
+const NO_DIAGNOSTICS: &[(&str, &str)] = &[
+    // The reference; docs/routes.md is compared with it.
+    ("src/config/schema.rs", ""),
+    // Words of the YAML library, which are looked for.
+    ("src/config/raw.rs", "budget breached: "),
+    ("src/config/raw.rs", "non-finite float "),
+    ("src/config/raw.rs", " rejected by "),
+    // What cannot be, but that the types do not say so.
+    ("src/config/resolve/value.rs", "`{key}` is missing in config::keys"),
+    ("src/config/resolve/value.rs", "no value with a unit"),
+];
+
 const FILE_LINES_MAX: usize = 800;
 const FUNCTION_LINES_MAX: usize = 70;
 
@@ -120,6 +144,13 @@ fn files_and_functions_stay_short() {
 #[test]
 fn nothing_is_left_unfinished_excused_ignored_or_slept_through() {
     assert_none(everything().iter().flat_map(|file| markers(&file.path, &file.text)));
+}
+
+#[test]
+fn every_diagnostic_is_in_a_snapshot_or_a_test() {
+    let told = told();
+    let files = product_sources().into_iter().filter(|file| DIAGNOSTICS.iter().any(|part| file.path.starts_with(part)));
+    assert_none(files.flat_map(|file| untold(&file.path, &file.text, &told)));
 }
 
 // ---- The rules, as functions over text.
@@ -204,6 +235,51 @@ fn lines_with(path: &str, text: &str, word: &str) -> Vec<String> {
     lines.map(|(at, _)| format!("{path}:{}: {word}", at + 1)).collect()
 }
 
+/// Texts of a file that `told` does not hold, by their longest part that is always the same. Single words are no diagnostics.
+fn untold(path: &str, text: &str, told: &str) -> Vec<String> {
+    let tokens = without_tests(tokens(text));
+    let is_reason = |at: usize| at > 1 && tokens[at - 1].text == "=" && tokens[at - 2].text == "reason";
+    let mut found = Vec::new();
+    let texts = tokens.iter().enumerate().filter(|(at, token)| token.text.contains('"') && !is_reason(*at));
+    for (_, token) in texts {
+        let written = unescaped(&token.text);
+        let is_none = NO_DIAGNOSTICS.iter().any(|(file, start)| *file == path && written.starts_with(start));
+        let part = longest_part(&written);
+        if written.trim().contains(' ') && !is_none && !told.contains(&*part) {
+            found.push(format!("{path}:{}: no snapshot and no test has {part:?}", token.line));
+        }
+    }
+    found
+}
+
+/// What a literal says, without its quotes.
+fn unescaped(literal: &str) -> String {
+    let raw = literal.starts_with('r');
+    let inner = literal.trim_start_matches(['r', 'b', 'c', '#']).trim_end_matches('#');
+    let inner = inner.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(inner);
+    let (mut out, mut rest) = (String::new(), inner.chars().peekable());
+    while let Some(c) = rest.next() {
+        match (c, if raw { None } else { rest.peek() }) {
+            // A line that goes on in the next.
+            ('\\', Some('\n')) => while rest.next_if(|c| c.is_whitespace()).is_some() {},
+            ('\\', Some(_)) => out.extend(rest.next().map(|c| if c == 'n' { '\n' } else { c })),
+            _ => out.push(c),
+        }
+    }
+    out
+}
+
+/// Of the parts between `{..}`; `{{` is a brace.
+fn longest_part(text: &str) -> String {
+    let text = text.replace("{{", "\u{1}").replace("}}", "\u{2}");
+    let parts = text
+        .split('{')
+        .enumerate()
+        .map(|(n, part)| if n == 0 { part } else { part.split_once('}').map_or(part, |(_, rest)| rest) });
+    let longest = parts.map(str::trim).max_by_key(|part| part.len()).unwrap_or_default();
+    longest.replace('\u{1}', "{").replace('\u{2}', "}")
+}
+
 // ---- Where things are.
 
 #[derive(Debug)]
@@ -234,6 +310,15 @@ fn is_only_for_tests(path: &str, all: &[Source]) -> bool {
         declared(&all) && !declared(&product)
     };
     all.iter().any(|file| parents.contains(&file.path) && declares(&file.text))
+}
+
+/// All snapshots, and what the tests spell out; but for this file, which spells out what is in none.
+fn told() -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots");
+    let snapshots = fs::read_dir(root).unwrap().map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap());
+    let tests = sources("tests").into_iter().filter(|file| file.path != "tests/architecture.rs");
+    let tests = tests.flat_map(|file| tokens(&file.text)).filter(|token| token.text.contains('"'));
+    snapshots.chain(tests.map(|token| unescaped(&token.text))).collect::<Vec<_>>().join("\n")
 }
 
 /// All `.rs` files beneath a folder of the project.
@@ -304,7 +389,7 @@ struct Token {
     text: String,
 }
 
-/// Words, and single characters of punctuation (`::` is one). Comments are left out, literals become `""`.
+/// Words, texts with their quotes, and single characters of punctuation (`::` is one). Comments are left out, characters become `""`.
 fn tokens(text: &str) -> Vec<Token> {
     let chars: Vec<char> = text.chars().collect();
     let (mut at, mut line, mut out) = (0, 1, Vec::new());
@@ -323,7 +408,6 @@ fn tokens(text: &str) -> Vec<Token> {
 fn token(rest: &[char]) -> (usize, Option<String>) {
     let word = |c: &char| c.is_alphanumeric() || *c == '_';
     let starts = |text: &str| text.chars().enumerate().all(|(at, c)| rest.get(at) == Some(&c));
-    let literal = Some("\"\"".to_owned());
     if rest[0].is_whitespace() {
         (1, None)
     } else if starts("//") {
@@ -331,7 +415,7 @@ fn token(rest: &[char]) -> (usize, Option<String>) {
     } else if starts("/*") {
         (block_comment(rest), None)
     } else if let Some(length) = string(rest) {
-        (length, literal)
+        (length, Some(rest[..length].iter().collect()))
     } else if rest[0] == '\'' {
         character_or_lifetime(rest)
     } else if word(&rest[0]) {
@@ -599,4 +683,19 @@ fn markers_and_shortcuts_are_found() {
     }
     let good = "#[expect(dead_code, reason = \"seen\")] fn f() { let allow = [allow(1)]; asleep(); }";
     assert!(markers("tests/a.rs", good).is_empty());
+}
+
+#[test]
+fn a_diagnostic_that_nothing_shows_is_found() {
+    let text = r##"fn f() { error(format!("`{name}` needs \"{wanted}\": one of {{a, b}}, \
+        or none"), "such as this", r#"or "that""#); "word"; #[expect(x, reason = "not told")] let x = '"'; }
+        #[cfg(test)] mod tests { const X: &str = "of a test"; }"##;
+    let told = ["\": one of {a, b}, or none", "such as this", "or \"that\""];
+    assert_eq!(untold("src/config/a.rs", text, &told.join("\n")), Vec::<String>::new());
+    for (at, part) in told.iter().enumerate() {
+        let others: Vec<&str> = told.iter().enumerate().filter(|(n, _)| *n != at).map(|(_, part)| *part).collect();
+        let found = untold("src/config/a.rs", text, &others.join("\n"));
+        assert!(found.len() == 1 && found[0].ends_with(&format!("{part:?}")), "{found:?}");
+    }
+    assert_eq!(untold("src/config/schema.rs", text, ""), Vec::<String>::new());
 }
