@@ -53,6 +53,7 @@ impl Connection {
     /// The socket is gone, which may have been seen by a write. What its client had sent by then is there still: acknowledgements, and a
     /// DISCONNECT, after which its will is not to be published (MQTT-3.14.4-3).
     async fn hear_out(&mut self) -> End {
+        let deadline = tokio::time::Instant::now() + HEAR_OUT_DEADLINE;
         loop {
             // Nobody reads the answers.
             self.output.clear();
@@ -65,7 +66,7 @@ impl Connection {
             let Self { stream, input, read_bytes, .. } = self;
             // It has something, or its end; the runtime may not know that yet.
             let there = poll_fn(|context| stream.poll_read(context, input, *read_bytes));
-            let Ok(read @ Ok(1..)) = tokio::time::timeout(HEAR_OUT_DEADLINE, there).await else { return End::Closed };
+            let Ok(read @ Ok(1..)) = tokio::time::timeout_at(deadline, there).await else { return End::Closed };
             if let Err(end) = self.take_read(read) {
                 return end;
             }

@@ -316,6 +316,11 @@ impl Streams {
         }
     }
 
+    /// The oldest of each stream that waits, or waited and is in flight.
+    pub(super) fn holders(&self) -> impl Iterator<Item = (usize, Offset)> + '_ {
+        self.all.iter().enumerate().filter_map(|(at, stream)| Some((at, stream.flight.holder()?)))
+    }
+
     /// Whether nothing that waits, or waited and is in flight, is older in its stream.
     pub(super) fn is_holder(&self, at: usize, first: Offset) -> bool {
         self.all.get(at).is_some_and(|stream| stream.flight.holder() == Some(first))

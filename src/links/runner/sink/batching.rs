@@ -300,6 +300,21 @@ impl Batches {
         self.let_go(|group, _| *group.route == *route)
     }
 
+    /// One of those with these first parts goes before all others, if it still waits: until it has gone nothing else may. `false`: all of them
+    /// are in flight.
+    fn bring_forward(&mut self, holders: impl Iterator<Item = (usize, Offset)>) -> bool {
+        for (at, first) in holders {
+            let is_it = |forming: &Forming| forming.at == at && forming.first() == first;
+            let ready = self.ready.iter().position(is_it).and_then(|at| self.ready.remove(at));
+            let forming = || self.forming.extract_if(|_, forming| is_it(forming)).next().map(|(_, forming)| forming);
+            if let Some(holder) = ready.or_else(forming) {
+                self.ready.push_front(holder);
+                return true;
+            }
+        }
+        false
+    }
+
     /// The one whose first part came first.
     fn let_go_oldest(&mut self) {
         let oldest = self.forming.values().map(|forming| (forming.began, forming.lane, forming.first())).min();
@@ -371,18 +386,28 @@ impl<S: Sink> SinkRunner<S> {
         self.batches.is_ready() && self.streams.is_unsaved()
     }
 
-    /// Sends the batches that are ready, as far as there is room.
+    /// Sends the batches that are ready, as far as there is room. Where no more messages may go before the oldest that waits has gone (R9), that one
+    /// goes first, whole or not.
     pub(super) fn send_ready(&mut self, connection: &mut S::Connection) -> Result<(), LinkError> {
-        while self.batches.is_ready() && self.slots() > 0 && !self.streams.is_unsaved() {
+        while self.slots() > 0 && !self.streams.is_unsaved() {
+            let is_far_ahead = self.streams.ahead() >= self.ahead_max;
+            if !self.batches.is_ready() {
+                // What was sent before waits for parts that are being read.
+                let waits_for_more = !self.batches.is_forming() || self.batches.is_restoring();
+                if !is_far_ahead || waits_for_more || !self.batches.bring_forward(self.streams.holders()) {
+                    break;
+                }
+            }
             let Some(forming) = self.batches.ready.pop_front() else { break };
-            let may_go = self.streams.ahead() < self.ahead_max
-                || forming.was_sent
-                || self.streams.is_holder(forming.at, forming.first());
-            if !may_go {
-                self.batches.ready.push_front(forming);
+            let may_go = !is_far_ahead || forming.was_sent || self.streams.is_holder(forming.at, forming.first());
+            if may_go {
+                self.send_batch(connection, forming)?;
+                continue;
+            }
+            self.batches.ready.push_front(forming);
+            if !self.batches.bring_forward(self.streams.holders()) {
                 break;
             }
-            self.send_batch(connection, forming)?;
         }
         Ok(())
     }

@@ -37,19 +37,30 @@ fn payloads(sent: &Sent) -> Vec<String> {
 }
 
 fn start(remote: &Arc<Remote>, timing: Timing, batch: Option<Batch>) -> Running {
+    start_all(remote, timing, &[("r", batch)])
+}
+
+fn start_all(remote: &Arc<Remote>, timing: Timing, routes: &[(&str, Option<Batch>)]) -> Running {
     let from = vec![From::parse("broker/a", Form::Topic).unwrap()];
-    let route = Route { batch, ..Route::new("r", from, vec![To::parse("hq/a").unwrap()]) };
-    let ids = IdSource::new("test".into(), 1);
-    let hub = Arc::new(Hub::new(ids, Table::new(vec![route]), Vec::new(), crate::clock::system()));
+    let route = |(name, batch): &(&str, Option<Batch>)| Route {
+        batch: *batch,
+        ..Route::new(name, from.clone(), vec![To::parse("hq/a").unwrap()])
+    };
+    let (ids, table) = (IdSource::new("test".into(), 1), Table::new(routes.iter().map(route).collect()));
+    let hub = Arc::new(Hub::new(ids, table, Vec::new(), crate::clock::system()));
     let (sink, drain) = (FakeSink(Arc::clone(remote)), Drain::Fifo);
     Running::start_made(sink, common(timing), &SharedRate::default(), drain, &[], |runner| runner.remade_by(&hub))
 }
 
 impl Running {
     async fn append_part(&self, destination: &str, payload: &str) {
+        self.append_part_of("r", destination, payload).await;
+    }
+
+    async fn append_part_of(&self, route: &str, destination: &str, payload: &str) {
         let mut message = message("a", b"");
         message.payload = Bytes::copy_from_slice(payload.as_bytes());
-        let head = Envelope::encode_batched_head(destination, None, 0, "r");
+        let head = Envelope::encode_batched_head(destination, None, 0, route);
         self.append_bytes(&[&head, &message.encode()], None).await;
     }
 
@@ -67,6 +78,9 @@ fn has_five(record: &Outgoing) -> bool {
 fn is_batch(record: &Outgoing) -> bool {
     record.envelope.message.payload.starts_with(b"[")
 }
+
+/// Of the remote.
+const WINDOW: u64 = 64;
 
 const PATIENT: Timing = Timing { stall_after: Duration::from_secs(60), ..TIMING };
 
@@ -126,6 +140,49 @@ async fn r28_each_destination_has_batches_of_its_own_and_what_is_no_part_passes_
     running.drained().await;
     let sent: Vec<_> = sent.lock().iter().map(|(to, payload, ..)| format!("{to} {payload}")).collect();
     assert_eq!(sent, ["a single", "b [2,3]", "a [1,4]"]);
+    running.stop().await;
+}
+
+/// More destinations than the window has messages, behind one part that waits for long.
+#[tokio::test]
+async fn r09_what_waits_longest_goes_before_it_holds_all_others_up() {
+    let (remote, sent) = remote(|_, _| Reaction::Confirm);
+    let fast = Batch { linger: Duration::from_millis(20), count: 1_000, ..BY_COUNT };
+    let running = start_all(&remote, PATIENT, &[("slow", Some(BY_COUNT)), ("fast", Some(fast))]);
+    running.append_part_of("slow", "slow", "0").await;
+    let many = 3 * WINDOW;
+    for number in 1..=many {
+        running.append_part_of("fast", &format!("to-{number}"), &number.to_string()).await;
+    }
+    running.drained().await;
+    let mut destinations: Vec<_> = sent.lock().iter().map(|(destination, ..)| destination.clone()).collect();
+    destinations.sort();
+    destinations.dedup();
+    assert_eq!((destinations.len() as u64, sent.lock().len() as u64), (many + 1, many + 1), "each once");
+    running.stop().await;
+}
+
+/// Parts of a batch that was sent come behind more that are due than the window has messages.
+#[tokio::test]
+async fn r09_what_was_sent_before_does_not_wait_behind_what_waits_for_it() {
+    let is_long = |record: &Outgoing| *record.envelope.destination == *"long";
+    let (remote, _sent) = remote(move |connection, record| match connection {
+        1 if is_long(record) => Reaction::Die,
+        1 => Reaction::Silence,
+        _ => Reaction::Confirm,
+    });
+    let two = Batch { count: 2, ..BY_COUNT };
+    let fast = Batch { linger: Duration::from_millis(20), count: 1_000, ..BY_COUNT };
+    let running = start_all(&remote, PATIENT, &[("long", Some(two)), ("fast", Some(fast))]);
+    let many = 2 * WINDOW;
+    running.append_part_of("long", "long", "first").await;
+    for number in 1..=many {
+        running.append_part_of("fast", &format!("to-{number}"), &number.to_string()).await;
+    }
+    running.append_part_of("long", "long", "last").await;
+    running.drained().await;
+    let (buffer, letters) = (running.buffer.stats(), running.letters());
+    assert_eq!((buffer.ledger.delivered, letters.len()), (many + 2, 0));
     running.stop().await;
 }
 
