@@ -65,6 +65,12 @@ pub enum Problem {
     /// `{` or `}` alone.
     #[error("`{{` and `}}` come in pairs around the name of a capture")]
     Brace,
+    /// `{payload.temp C` in a free text.
+    #[error("`{{{0}` is not closed: a part of the message is `{{{0}}}`")]
+    NotClosed(String),
+    /// `payload.temp} C` in a free text.
+    #[error("no `{{` opens `{0}}}`: a part of the message is `{{{0}}}`")]
+    NotOpened(String),
     /// `+` or `#` in a destination.
     #[error("`+` and `#` belong to `from`; a destination uses what was captured: `{{name}}`, `{{rest}}`")]
     WildcardInTemplate,

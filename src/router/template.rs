@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::pattern::{Level, Pattern};
 use super::syntax::{Problem, SyntaxError};
-use super::view::{Field, Part as Value, View};
+use super::view::{FIELDS, Field, Part as Value, View};
 
 /// A `to` or `key` template with `{captures}` and parts of the message.
 ///
@@ -69,26 +69,33 @@ impl Template {
     }
 
     /// Reads a text in which braces may stand for themselves, such as JSON: `{"t": {payload.temp}}`. What looks like a name
-    /// has to be one.
+    /// has to be one, and to have both its braces.
     ///
     /// # Errors
     /// The first mistake, with its place in `text`.
     pub fn parse_text(text: &str) -> Result<Self, SyntaxError> {
-        let name_like = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | ':' | '%' | '-');
         let mut parts = Vec::new();
         let (mut start, mut look) = (0, 0);
-        while let Some(open) = find_from(text, look, &['{']) {
-            look = open + 1;
-            let Some(close) = find_from(text, look, &['{', '}']) else { break };
-            let name = text.get(look..close).unwrap_or_default();
-            let whole = open..close + 1;
-            // The form of a date and the name of a property hold what others do not.
-            let is_name = name.chars().all(name_like) || name.starts_with("time:") || name.starts_with("property.");
-            if name.is_empty() || !is_name || text.get(close..close + 1) != Some("}") {
+        // Braces that stand for themselves and are open.
+        let mut depth = 0_usize;
+        while let Some(brace) = find_from(text, look, &['{', '}']) {
+            if text.get(brace..=brace) == Some("}") {
+                if depth == 0
+                    && let Some(name) = name_before(text.get(look..brace).unwrap_or_default())
+                {
+                    return Err(SyntaxError::new(brace..brace + 1, Problem::NotOpened(name.to_owned())));
+                }
+                (depth, look) = (depth.saturating_sub(1), brace + 1);
                 continue;
             }
+            let Some(close) = name_behind(text, brace)? else {
+                (depth, look) = (depth + 1, brace + 1);
+                continue;
+            };
+            let whole = brace..close + 1;
+            let name = text.get(brace + 1..close).unwrap_or_default();
             let field = Field::parse(name).map_err(|problem| SyntaxError::new(whole.clone(), problem))?;
-            push_literal(&mut parts, text, start..open);
+            push_literal(&mut parts, text, start..brace);
             (start, look) = (whole.end, whole.end);
             parts.push(Part::Field(field, whole));
         }
@@ -314,6 +321,41 @@ fn find_from(text: &str, start: usize, any: &[char]) -> Option<usize> {
     text.get(start..)?.find(any).map(|at| start + at)
 }
 
+const fn is_name_like(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | ':' | '%' | '-')
+}
+
+/// Where the name ends that the brace at `open` of a free text begins; `None` if it stands for itself.
+fn name_behind(text: &str, open: usize) -> Result<Option<usize>, SyntaxError> {
+    let behind = text.get(open + 1..).unwrap_or_default();
+    let run = behind.find(|c| !is_name_like(c)).unwrap_or(behind.len());
+    let begun = behind.get(..run).unwrap_or_default();
+    let end = behind.find(['{', '}']);
+    let inside = end.filter(|at| behind.get(*at..=*at) == Some("}")).and_then(|at| behind.get(..at));
+    let is_name = inside.is_some_and(|inside| {
+        // The form of a date, and the names of fields and properties, hold what others do not.
+        let of_payload =
+            inside.starts_with("payload.") && inside.trim_end() == inside && !inside.contains(['"', ',', ':']);
+        run == inside.len() || of_payload || inside.starts_with("time:") || inside.starts_with("property.")
+    });
+    if is_name && run > 0 {
+        return Ok(end.map(|end| open + 1 + end));
+    }
+    // A section of JSON is closed; what is no name of anything is not known to be meant as one then.
+    if run > 0 && (inside.is_none() || begun.starts_with("payload.")) {
+        return Err(SyntaxError::new(open..open + 1 + run, Problem::NotClosed(begun.to_owned())));
+    }
+    Ok(None)
+}
+
+/// The part of a message that a text ends with, if it does.
+fn name_before(text: &str) -> Option<&str> {
+    let name = text.get(text.trim_end_matches(is_name_like).len()..)?;
+    let dotted =
+        ["payload.", "property.", "time:"].iter().any(|part| name.len() > part.len() && name.starts_with(part));
+    (dotted || FIELDS.contains(&name)).then_some(name)
+}
+
 fn push_literal(parts: &mut Vec<Part>, text: &str, span: Range<usize>) {
     if let Some(literal) = text.get(span)
         && !literal.is_empty()
@@ -429,6 +471,11 @@ mod tests {
             ("{time:%d/%m/%Y, %H:%M} {property.a b/c}", "01/12/2026, 00:00 v"),
             (r#"{"t": {payload.temp}, "at": {"topic": "{topic}"}}"#, r#"{"t": 81.5, "at": {"topic": "a/b"}}"#),
             ("{} { } {", "{} { } {"),
+            (
+                r#"{"a": "}", "n": {"m": {topic}}, "re": "x{2,}", "b": 1}"#,
+                r#"{"a": "}", "n": {"m": a/b}, "re": "x{2,}", "b": 1}"#,
+            ),
+            ("{payload.temp}} and {a: 1} ok}", "81.5} and {a: 1} ok}"),
             ("é{topic}é", "éa/bé"),
         ] {
             let template = Template::parse_text(text).unwrap();
@@ -436,6 +483,25 @@ mod tests {
         }
         for wrong in ["x {paylod.temp}", "x {time:%d/%q %m}", "x {property.}"] {
             assert_eq!(Template::parse_text(wrong).unwrap_err().span, 2..wrong.len(), "{wrong}");
+        }
+        for (wrong, span, name) in [
+            ("{payload.x", 0..10, "payload.x"),
+            ("é{payload.x C, {topic}", 2..12, "payload.x"),
+            (r#"{"t": {payload.x, "u": 1}"#, 6..16, "payload.x"),
+            ("{payload.x }", 0..10, "payload.x"),
+            ("a {line", 2..7, "line"),
+            ("{time:%H", 0..8, "time:%H"),
+        ] {
+            let problem = Problem::NotClosed(name.to_owned());
+            assert_eq!(Template::parse_text(wrong).unwrap_err(), SyntaxError { span, problem }, "{wrong}");
+        }
+        for (wrong, span, name) in [
+            ("payload.x}", 9..10, "payload.x"),
+            ("é at topic} {site}", 11..12, "topic"),
+            ("{topic}property.a}", 17..18, "property.a"),
+        ] {
+            let problem = Problem::NotOpened(name.to_owned());
+            assert_eq!(Template::parse_text(wrong).unwrap_err(), SyntaxError { span, problem }, "{wrong}");
         }
     }
 

@@ -8,9 +8,11 @@ use crate::config::keys;
 use crate::config::raw::{Entry, Scalar, ScalarKind, Value};
 use crate::links::Kind;
 use crate::links::mqtt::Version;
-use crate::message::Qos;
+use crate::links::{kafka, rabbitmq};
+use crate::message::{Qos, headers};
 use crate::router::{
-    Change, Coding, Decode, Endpoint, Event, FieldPath, From, Given, Mode, Place, Template, To, Unpack,
+    Binding, Change, Coding, Decode, Endpoint, Event, FieldPath, From, Given, Mode, Place, Problem, Template, To,
+    Unpack,
 };
 
 impl Resolver<'_> {
@@ -84,6 +86,35 @@ impl Resolver<'_> {
         }
     }
 
+    /// What is set and then not seen: headers that a link writes itself, and fields of a payload that is replaced.
+    pub(super) fn check_unseen(&mut self, route: &Section<'_>, change: &Change, to: &[(To, &Text<'_>)]) {
+        if change.payload.is_some() {
+            let places = ["pick", "drop"].into_iter().filter_map(|key| route.get(key));
+            let mut unseen: Vec<_> = places.map(|item| (item.place(), format!("`{}`", item.name))).collect();
+            let set = route.get("set").map(|item| self.entries(&item)).unwrap_or_default();
+            let fields = set.iter().filter(|entry| entry.key.starts_with("payload."));
+            unseen.extend(fields.map(|entry| (&entry.place, format!("`{}`", entry.key))));
+            for (place, name) in unseen {
+                let wrong = format!("{name} is not seen: `payload` replaces the whole payload");
+                let hint = "take one of them out; `payload` sees the message as it came".to_owned();
+                self.mistakes.warning(place, wrong, hint);
+            }
+        }
+        let Some(set) = route.get("set") else { return };
+        for entry in self.entries(&set) {
+            let Some(Place::Property(name)) = Place::parse(&entry.key) else { continue };
+            let writes = |(to, _): &&(To, &Text<'_>)| match to.binding {
+                Binding::Mqtt => false,
+                Binding::Amqp => rabbitmq::WRITTEN_HEADERS.contains(&&*name),
+                Binding::Kafka => kafka::WRITTEN_HEADERS.contains(&&*name),
+            };
+            if let Some((to, _)) = to.iter().find(writes) {
+                let wrong = format!("the link `{}` writes the header `{name}` itself", to.endpoint);
+                self.mistakes.warning(&entry.place, wrong, "choose another name".to_owned());
+            }
+        }
+    }
+
     fn field_paths(&mut self, item: Option<Item<'_>>) -> Vec<FieldPath> {
         let Some(item) = item else { return Vec::new() };
         let mut paths = Vec::new();
@@ -121,6 +152,16 @@ impl Resolver<'_> {
                 self.mistakes.error(&entry.place, wrong, hint.to_owned());
                 continue;
             };
+            if let Place::Property(name) = &place
+                && name.starts_with(headers::PREFIX)
+            {
+                let wrong = format!("`{name}` is a name of the gateway's own: a link sends what it says itself");
+                self.mistakes.error(
+                    &entry.place,
+                    wrong,
+                    "names that begin with `tg-` are taken: choose another".to_owned(),
+                );
+            }
             if let Some(given) = self.given(entry, from) {
                 set.push((place, given));
             }
@@ -150,7 +191,13 @@ impl Resolver<'_> {
                 self.check_captures(&text, &template, 0, from);
                 Some(template)
             }
-            Err(error) => self.bad_address(&text, &error),
+            Err(error) => {
+                let is_brace = matches!(error.problem, Problem::NotClosed(_) | Problem::NotOpened(_));
+                let hint =
+                    is_brace.then(|| "a brace that means itself stands apart from names: `{ x`, `x }`".to_owned());
+                self.wrong_part(&text, error.span.clone(), error.to_string(), hint);
+                None
+            }
         }
     }
 }

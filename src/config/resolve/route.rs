@@ -91,6 +91,7 @@ impl Resolver<'_> {
         let batch = self.batch(&section, &mut change, &to, links, ttl);
         self.check_qos(section.get("qos"), change.qos, &to, links);
         self.check_envelope(section.get("envelope"), &change, &to, links);
+        self.check_unseen(&section, &change, &to);
         let (from, from_places): (Vec<_>, _) =
             from.into_iter().map(|(from, text)| (from, text.place().clone())).unzip();
         let (to, to_places): (Vec<_>, _) = to.into_iter().map(|(to, text)| (to, text.place().clone())).unzip();

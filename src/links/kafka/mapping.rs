@@ -35,6 +35,8 @@ const CONTENT_TYPE: &str = "content_type";
 const CONTENT_TYPE_OF_OTHERS: &str = "content-type";
 const REPLY_TO_TOPIC: &str = "x-reply-to-topic";
 const CORRELATION_ID: &str = "correlation_id";
+/// Headers that the gateway writes itself, before a user property of that name; and the `tg-` stamps.
+pub const WRITTEN_HEADERS: [&str; 2] = [TOPIC, QOS];
 
 /// A record for the producer.
 #[derive(Debug, PartialEq, Eq)]
@@ -229,6 +231,18 @@ pub(super) mod tests {
         assert!(outgoing(&record, "s", 600).is_ok());
         record.envelope.message.properties.user = vec![("n".into(), "v".repeat(600).into())];
         assert!(outgoing(&record, "s", 600).unwrap_err().starts_with("too large"));
+    }
+
+    #[test]
+    fn headers_that_are_written_here_stand_before_properties_of_that_name() {
+        let mut record = record("telemetry");
+        record.envelope.message.properties.user =
+            WRITTEN_HEADERS.iter().map(|name| ((*name).into(), "own".into())).collect();
+        let headers = outgoing(&record, "s", 1 << 20).unwrap().headers;
+        for name in WRITTEN_HEADERS {
+            let first = headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_slice());
+            assert_ne!(first, Some(&b"own"[..]), "{name}");
+        }
     }
 
     #[test]

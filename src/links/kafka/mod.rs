@@ -27,6 +27,7 @@ mod transaction;
 
 pub use config::{Config, Start};
 pub(super) use examine::examine;
+pub use mapping::WRITTEN_HEADERS;
 #[cfg(test)]
 pub(super) use mapping::tests::back as hop;
 pub use sink::{KafkaSink, KafkaSinkConnection};

@@ -57,6 +57,8 @@ const TOPIC: &str = "x-mqtt-topic";
 const RECEIVED_FROM: &str = "x-received-from";
 /// AMQP's `content_encoding`, under the name that it has everywhere else.
 const CONTENT_ENCODING: &str = "content-encoding";
+/// Headers that the gateway writes itself, over a user property of that name; and the `tg-` stamps.
+pub const WRITTEN_HEADERS: [&str; 3] = [QOS, RETAIN, RECEIVED_FROM];
 /// Headers that RabbitMQ itself acts upon, and what we write instead.
 const ROUTED_HEADERS: [(&str, &str); 2] = [("CC", "x-user-CC"), ("BCC", "x-user-BCC")];
 
@@ -489,6 +491,17 @@ pub(super) mod tests {
         let mapped = outgoing(&record, &mapping(true, false)).unwrap();
         assert_eq!(mapped.routing_key.as_str(), "orders.new/7");
         assert_eq!(back(&record, &mapping(true, false)).topic.as_str(), "a/b");
+    }
+
+    #[test]
+    fn headers_that_are_written_here_are_not_what_a_property_of_that_name_says() {
+        let mut record = record("x/y");
+        record.envelope.message.properties.user =
+            WRITTEN_HEADERS.iter().map(|name| ((*name).into(), "own".into())).collect();
+        let mapped = outgoing(&record, &mapping(false, false)).unwrap();
+        for name in WRITTEN_HEADERS {
+            assert!(!format!("{:?}", header(&mapped, name).unwrap()).contains("own"), "{name}");
+        }
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod streams;
 pub(super) use client::endpoint;
 pub use config::{Argument, Config, Declare, StreamStart, Unroutable};
 pub(super) use examine::examine;
+pub use mapping::WRITTEN_HEADERS;
 #[cfg(test)]
 pub(super) use mapping::tests::hop;
 pub use sink::{RabbitSink, RabbitSinkConnection};
