@@ -38,6 +38,7 @@ fn env() -> Env {
         variable: Box::new(variable),
         disk_bytes: Box::new(|_| Some(100 << 30)),
         memory_bytes: Some(8 << 30),
+        v6_only: false,
         is_public: Box::new(|path| path.ends_with("other.key")),
         now: WallMs(1_796_083_200_000),
         host_name: "host".to_owned(),

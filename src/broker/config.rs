@@ -279,6 +279,17 @@ impl Bind {
         }
     }
 
+    /// Whether who listens at one of them takes the other's place: the same one, or one that stands for all addresses.
+    /// `v6_only`: `[::]` does not stand for those of IPv4 (Linux's `net.ipv6.bindv6only`).
+    #[must_use]
+    pub fn collides(&self, other: &Self, v6_only: bool) -> bool {
+        let (Some(own), Some(second)) = (self.address(), other.address()) else { return self.is_at(other) };
+        let covers = |all: SocketAddr, one: SocketAddr| {
+            all.ip().is_unspecified() && (all.is_ipv4() == one.is_ipv4() || all.is_ipv6() && !v6_only)
+        };
+        own.port() != 0 && own.port() == second.port() && (own == second || covers(own, second) || covers(second, own))
+    }
+
     /// The address, if it is TCP.
     #[must_use]
     pub const fn address(&self) -> Option<SocketAddr> {

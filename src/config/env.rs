@@ -23,6 +23,8 @@ pub struct Env {
     pub disk_bytes: Lookup<Path, Option<u64>>,
     /// The memory of this machine, or what a control group leaves the gateway of it; `None` where nobody can tell.
     pub memory_bytes: Option<u64>,
+    /// Whether a socket on `[::]` leaves IPv4 alone.
+    pub v6_only: bool,
     /// Whether every user of the machine may read a file.
     pub is_public: Lookup<Path, bool>,
     /// What `site:` is without the key.
@@ -41,6 +43,7 @@ impl Env {
             now: clock::wall(),
             disk_bytes: Box::new(disk_bytes),
             memory_bytes: memory::machine_bytes(),
+            v6_only: std::fs::read_to_string("/proc/sys/net/ipv6/bindv6only").is_ok_and(|text| text.trim() == "1"),
             is_public: Box::new(is_public),
             host_name: host_name(),
             no_secrets: false,

@@ -35,9 +35,9 @@ impl Resolver<'_> {
                 self.certificate_user(section.get("certificate_user"), &tls, proxy_protocol.is_some());
             let Some(address) = self.bind(&section, &bind) else { continue };
             self.check_proxies(&section, &address, &proxy_protocol);
-            let has_port = address.address().is_none_or(|address| address.port() != 0);
-            if has_port && listeners.iter().any(|listener| listener.bind == address) {
-                self.mistakes.error(bind.place(), format!("{address} is bound twice"), None);
+            let v6_only = self.env.v6_only;
+            if let Some(first) = listeners.iter().find(|listener| listener.bind.collides(&address, v6_only)) {
+                self.bound_twice(&bind, &address, &first.bind, "another listener");
             }
             let has_logins = auth.has_logins() || certificate_user.is_some();
             self.check_access(&bind, &address, (anonymous, has_logins), auth);
@@ -57,6 +57,25 @@ impl Resolver<'_> {
             self.mistakes.error(list.place(), "`listeners` names no listener", hint.to_owned());
         }
         listeners
+    }
+
+    /// Two that want one port of one address: the second cannot be bound.
+    pub(super) fn bound_twice(&mut self, bind: &Item<'_>, address: &Bind, first: &Bind, whose: &str) {
+        let is_all = |bind: &Bind| bind.address().is_some_and(|address| address.ip().is_unspecified());
+        let (wrong, hint) = if address.to_string() == first.to_string() {
+            (format!("{address} is bound twice: {whose} has it"), "give one of them another `bind`")
+        } else if is_all(address) {
+            (
+                format!("{address} stands for {first} too, which {whose} has"),
+                "leave the other one out, or give it another port",
+            )
+        } else {
+            (
+                format!("{first}, which {whose} has, stands for {address} too"),
+                "leave this one out, or give it another port",
+            )
+        };
+        self.mistakes.error(bind.place(), wrong, hint.to_owned());
     }
 
     /// Which part of a client's certificate is its user.

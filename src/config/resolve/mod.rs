@@ -30,6 +30,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use link::Draft;
+pub(super) use value::listed;
 use value::{Item, Section, beside};
 
 pub(super) use route::Draught;
@@ -40,6 +41,7 @@ use super::keys;
 use super::raw::{Entry, Node, Value};
 use super::sites::{Sketch, Sketched};
 use super::source::Place;
+use crate::broker::Bind;
 use crate::config::Env;
 use crate::gateway::{Config, Outline, ReloadWhen};
 use crate::telemetry::memory;
@@ -206,8 +208,9 @@ impl Resolver<'_> {
             return None;
         };
         let addr = self.socket_addr(Some(bind.clone()))?;
-        if addr.port() != 0 && listeners.iter().any(|listener| listener.bind.address() == Some(addr)) {
-            self.mistakes.error(bind.place(), format!("{addr} is already a listener of the broker"), None);
+        let (own, v6_only) = (Bind::Tcp(addr), self.env.v6_only);
+        if let Some(first) = listeners.iter().find(|listener| listener.bind.collides(&own, v6_only)) {
+            self.bound_twice(&bind, &own, &first.bind, "a listener of the broker");
         }
         if !addr.ip().is_loopback() {
             let wrong = format!("whoever reaches {addr} can read the state and the metrics: there is no login");

@@ -391,6 +391,6 @@ fn unquoted_capture(node: &Node) -> Option<String> {
 }
 
 /// "`a`, `b`, `c`".
-pub(super) fn listed<T: Display>(words: impl IntoIterator<Item = T>) -> String {
+pub(in crate::config) fn listed<T: Display>(words: impl IntoIterator<Item = T>) -> String {
     words.into_iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
 }
