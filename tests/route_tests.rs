@@ -219,11 +219,15 @@ fn route_tests_pass_and_say_what_differs() {
         (
             "dead_letter: transform, properties",
             "properties",
-            "    lake/hot: dead_letter is transform: route `telemetry`",
+            "    lake/hot: a dead letter, which is not expected: transform: route `telemetry`: the message has no",
         ),
         ("qos: 1, retain: false", "qos: 1, retain: true", "    cloud/a.press: retain is false, not true\n"),
         ("x: y } }\n      - { to: broker", "x: z } }\n      - { to: broker", "    lake/hot: property x is y, not z\n"),
-        ("from: lake/orders }", "from: nobody }", "    there is no link `nobody`"),
+        (
+            "      - { to: lake/hot, dead_letter: transform, properties: { x: y } }\n",
+            "",
+            "    lake/hot: not expected, a dead letter: transform: route `telemetry`: the message has no",
+        ),
     ] {
         assert!(TESTS.contains(from), "{from}");
         folder.file("wrong.yaml", &TESTS.replacen(from, to, 1));
@@ -234,7 +238,21 @@ fn route_tests_pass_and_say_what_differs() {
     let json = folder.run(&["test", "tests.yaml", "wrong.yaml", "--json"]);
     assert_eq!(json.status.code(), Some(1));
     let json: Value = serde_json::from_slice(&json.stdout).unwrap();
-    assert_eq!((json.as_array().unwrap().len(), &json[7]["passed"]), (8, &Value::Bool(false)));
+    let verdicts = json.as_array().unwrap();
+    assert_eq!((verdicts.len(), verdicts.iter().filter(|verdict| verdict["passed"] == false).count()), (8, 1));
+    for (from, to, words) in [
+        ("from: lake/orders }", "from: lakes/orders }", "error: there is no link `lakes`"),
+        ("to: hq/plant-7", "to: mq/plant-7", "error: there is no link `mq`"),
+        ("to: broker/hot/press", "to: broker", "error: `broker` is no address: `LINK/DESTINATION` or `broker/TOPIC`"),
+        ("to: lake/hot, ", "to: lake/hot, route: telemetri, ", "error: there is no route `telemetri`"),
+        ("expect: []", "expect:", "error: `expect` is missing"),
+    ] {
+        assert!(TESTS.contains(from), "{from}");
+        folder.file("wrong.yaml", &TESTS.replacen(from, to, 1));
+        let told = folder.expect(65, &["test", "wrong.yaml", "tests.yaml"]);
+        assert!(told.contains(words) && !told.contains("passed"), "{words} is not in\n{told}");
+        assert_eq!(told.contains("= hint: did you mean `"), words.contains("there is no "), "{told}");
+    }
     folder.file("unknown.yaml", &TESTS.replacen("key: A7", "keys: A7", 1));
     assert!(folder.expect(65, &["test", "unknown.yaml"]).contains("unknown.yaml"));
     assert!(folder.expect(65, &["test", "unknown.yaml"]).contains("keys"));
@@ -245,6 +263,22 @@ fn route_tests_pass_and_say_what_differs() {
     // Without `config` in the file the usual one is taken.
     folder.file("without.yaml", &TESTS.replacen("config: routes.yaml\n", "", 1));
     folder.expect(0, &["-c", "routes.yaml", "test", "without.yaml"]);
+}
+
+#[test]
+fn one_message_before_and_one_that_is_expected_need_no_list() {
+    let routes = "site: x\nlinks: { hq: { mqtt: { url: \"mqtt://127.0.0.1:2883\" } } }\nroutes: [ { name: slow, from: broker/a, to: hq/a, throttle: 10s } ]\n";
+    let tests = r#"config: routes.yaml
+tests:
+  - name: one of each
+    before: { topic: a, time: 1000, payload: 1 }
+    message: { topic: a, time: 20000, payload: 2 }
+    expect: { to: hq/a, payload: 2 }
+"#;
+    let folder = Folder::with(&[("routes.yaml", routes), ("tests.yaml", tests)]);
+    folder.expect(0, &["test", "tests.yaml"]);
+    folder.file("tests.yaml", &tests.replace("20000", "2000"));
+    assert!(folder.expect(1, &["test", "tests.yaml"]).contains("hq/a: expected, and nothing goes there"));
 }
 
 #[test]
@@ -327,6 +361,11 @@ tests:
             "{ unit: C, temp: 81.5 }",
             "{ unit: C, temp: 81 }",
             r#"payload, decompressed, is {"temp":81.5,"unit":"C"}, not {"temp":81,"unit":"C"}"#,
+        ),
+        (
+            "decompressed: { unit: C, temp: 81.5 }",
+            "payload: { unit: C }",
+            r#"payload is compressed (gzip), not {"unit":"C"}: `decompressed` looks into it, and it is {"temp":81.5,"unit":"C"}"#,
         ),
         ("'\"temp\":81.5'", "'\"temp\":80'", "not one with \"temp\":80"),
         ("response_topic: answers/a", "response_topic: a", "response_topic is answers/a, not a"),

@@ -38,7 +38,13 @@ pub(crate) fn test(args: &Args, config: impl Fn() -> Result<PathBuf, Failure>) -
     let mut suites = Vec::new();
     let mut failure: Option<Failure> = None;
     for file in &args.files {
-        match read(file).and_then(|suite| Ok((routes_for(&suite, file, &config)?, suite))) {
+        let both = read(file).and_then(|suite| {
+            let routes = routes_for(&suite, file, &config)?;
+            let (links, names): (Vec<_>, Vec<_>) = (routes.links().collect(), routes.routes().collect());
+            let strangers = suite.strangers(&links, &names);
+            if strangers.is_empty() { Ok((routes, suite)) } else { Err(unusable(file, &strangers)) }
+        });
+        match both {
             Ok((routes, suite)) => suites.push((file, routes, suite)),
             Err(wrong) => match &mut failure {
                 Some(first) => first.note(format!("{:#}", wrong.error)),
@@ -132,7 +138,10 @@ fn compare(expected: &[Expected], outputs: Vec<Output>) -> Vec<String> {
     }
     told.extend(left.into_iter().flatten().map(|output| {
         let by = output.route.as_deref().unwrap_or_default();
-        format!("{}: not expected, by route `{by}`", address(&output))
+        match &output.failure {
+            Some(reason) => format!("{}: not expected, a dead letter: {reason}", address(&output)),
+            None => format!("{}: not expected, by route `{by}`", address(&output)),
+        }
     }));
     told
 }
@@ -146,6 +155,11 @@ fn differences(expected: &Expected, output: &Output) -> Vec<String> {
     let mut told = Vec::new();
     if address(output) != expected.to {
         told.push(format!("goes to {}", address(output)));
+    }
+    // Nothing else of it says anything: it is not sent.
+    if let (None, Some(reason)) = (&expected.dead_letter, &output.failure) {
+        told.push(format!("a dead letter, which is not expected: {reason}"));
+        return told;
     }
     let mut differ = |what: &str, wanted: Option<String>, found: Option<String>| {
         if wanted.is_some() && wanted != found {
@@ -164,14 +178,10 @@ fn differences(expected: &Expected, output: &Output) -> Vec<String> {
         let found = output.properties.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
         differ(&format!("property {name}"), Some(wanted.clone()), found);
     }
-    match (&expected.dead_letter, &output.failure) {
-        (Some(wanted), Some(found)) if found.contains(wanted.as_str()) => {}
-        (None, None) => {}
-        (_, found) => differ(
-            "dead_letter",
-            Some(expected.dead_letter.clone().unwrap_or_else(|| "nothing".to_owned())),
-            Some(found.clone().unwrap_or_else(|| "nothing".to_owned())),
-        ),
+    if let Some(wanted) = &expected.dead_letter
+        && !output.failure.as_deref().is_some_and(|found| found.contains(wanted.as_str()))
+    {
+        differ("dead_letter", Some(wanted.clone()), output.failure.clone());
     }
     if let Some(wanted) = &expected.batch
         && !output.batch.as_deref().is_some_and(|found| found.contains(wanted.as_str()))
@@ -182,15 +192,31 @@ fn differences(expected: &Expected, output: &Output) -> Vec<String> {
     for part in expected.contains.iter().filter(|part| !plain.contains(part.as_str())) {
         differ("payload", Some(format!("one with {part}")), Some(plain.clone()));
     }
-    let payloads = [
-        ("payload", &expected.payload, Some(&output.payload)),
-        ("payload, decompressed,", &expected.decompressed, output.decompressed.as_ref()),
-    ];
-    for (what, wanted, found) in payloads {
-        let Some(wanted) = wanted else { continue };
-        if !found.is_some_and(|found| same_payload(wanted, found)) {
-            differ(what, Some(text_of(wanted)), found.cloned());
+    told.extend(payload_differences(expected, output));
+    told
+}
+
+fn payload_differences(expected: &Expected, output: &Output) -> Vec<String> {
+    let mut told = Vec::new();
+    let encoding = output.properties.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-encoding"));
+    match (&expected.payload, &output.decompressed) {
+        (Some(wanted), Some(plain)) if !same_payload(wanted, &output.payload) => {
+            let by = encoding.map(|(_, name)| name.as_str()).unwrap_or_default();
+            let wanted = text_of(wanted);
+            told.push(format!(
+                "payload is compressed ({by}), not {wanted}: `decompressed` looks into it, and it is {plain}"
+            ));
         }
+        (Some(wanted), None) if !same_payload(wanted, &output.payload) => {
+            told.push(format!("payload is {}, not {}", output.payload, text_of(wanted)));
+        }
+        (Some(_) | None, _) => {}
+    }
+    if let Some(wanted) = &expected.decompressed
+        && !output.decompressed.as_ref().is_some_and(|found| same_payload(wanted, found))
+    {
+        let found = output.decompressed.as_deref().unwrap_or("nothing");
+        told.push(format!("payload, decompressed, is {found}, not {}", text_of(wanted)));
     }
     told
 }

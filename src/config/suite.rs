@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 use super::diagnostic::{Diagnostic, Mistakes};
+use super::keys::nearest;
 use super::source::{Place, Source};
 use super::{Env, raw, resolve};
 
@@ -16,7 +17,54 @@ pub struct Suite {
     pub config: Option<PathBuf>,
     /// In the order of the file.
     pub tests: Vec<Case>,
+    /// The links and routes that it names, to be compared with those that there are.
+    pub(super) names: Vec<Named>,
 }
+
+/// A name of something in the routes.
+#[derive(Clone, Debug)]
+pub(super) struct Named {
+    pub(super) what: What,
+    pub(super) name: String,
+    pub(super) place: Place,
+}
+
+/// What a name is one of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    /// A link, or the broker.
+    Link,
+    Route,
+}
+
+impl Suite {
+    /// What it names and these routes do not have.
+    #[must_use]
+    pub fn strangers(&self, links: &[&str], routes: &[&str]) -> Vec<Diagnostic> {
+        let mut mistakes = Mistakes::default();
+        for Named { what, name, place } in &self.names {
+            let (word, mut known) = match what {
+                What::Link => ("link", links.to_vec()),
+                What::Route => ("route", routes.to_vec()),
+            };
+            if *what == What::Link {
+                known.push("broker");
+            }
+            if known.contains(&name.as_str()) {
+                continue;
+            }
+            let hint = match nearest(name, known.iter().copied()) {
+                Some(meant) => format!("did you mean `{meant}`?"),
+                None => format!("known: {}", resolve::listed(known.iter().take(KNOWN_MAX))),
+            };
+            mistakes.error(place, format!("there is no {word} `{name}`"), hint);
+        }
+        mistakes.sorted()
+    }
+}
+
+/// Names in a hint; of thousands of routes nobody reads all.
+const KNOWN_MAX: usize = 20;
 
 /// A test.
 #[derive(Clone, Debug)]

@@ -44,6 +44,16 @@ impl Routes {
         Self { config, table }
     }
 
+    /// The names of the file's links.
+    pub fn links(&self) -> impl Iterator<Item = &str> {
+        self.config.links.iter().map(|link| link.id.as_str())
+    }
+
+    /// The names of its routes.
+    pub fn routes(&self) -> impl Iterator<Item = &str> {
+        self.config.routes.iter().map(|route| &*route.name)
+    }
+
     /// Forgets which messages were asked about: for the gates of routes the next one is the first.
     pub fn forget(&self) {
         self.table.forget();

@@ -10,7 +10,7 @@ use crate::config::Env;
 use crate::config::diagnostic::Mistakes;
 use crate::config::keys;
 use crate::config::raw::{Node, ScalarKind, Value};
-use crate::config::suite::{Case, Expected, Given, Suite};
+use crate::config::suite::{Case, Expected, Given, Named, Suite, What};
 use crate::topic::TopicName;
 
 pub(in crate::config) fn suite(root: &Node, env: &Env) -> (Suite, Mistakes) {
@@ -30,19 +30,20 @@ impl Resolver<'_> {
         let Some(tests) = top.get("tests") else {
             let hint = "such as `tests: [ { name: .., message: { topic: .. }, expect: [] } ]`";
             self.mistakes.error(&root.place, "this file has no `tests`", hint.to_owned());
-            return Suite { config, tests: Vec::new() };
+            return Suite { config, ..Suite::default() };
         };
-        let tests = self.items(&tests).iter().filter_map(|item| self.case(item)).collect();
-        Suite { config, tests }
+        let mut names = Vec::new();
+        let tests = self.items(&tests).iter().filter_map(|item| self.case(item, &mut names)).collect();
+        Suite { config, tests, names }
     }
 
-    fn case(&mut self, item: &Item<'_>) -> Option<Case> {
+    fn case(&mut self, item: &Item<'_>, names: &mut Vec<Named>) -> Option<Case> {
         let section = self.section(item, &keys::CASE);
         let name = self.plain_needed(&section, item, "name", "say in a few words what it shows");
         let before = section.get("before").map(|before| self.items(&before)).unwrap_or_default();
-        let before = before.iter().filter_map(|item| self.given_message(item)).collect();
+        let before = before.iter().filter_map(|item| self.given_message(item, names)).collect();
         let message = match section.get("message") {
-            Some(message) => self.given_message(&message),
+            Some(message) => self.given_message(&message, names),
             None => self.lacking(
                 &section,
                 item,
@@ -51,15 +52,16 @@ impl Resolver<'_> {
             ),
         };
         let expect = match section.get("expect") {
-            Some(expect) => Some(self.items(&expect)),
-            None => self.lacking(&section, item, "expect", "`expect: []` where nothing is to leave"),
+            Some(expect) if !matches!(expect.node.value, Value::Null) => Some(self.items(&expect)),
+            Some(_) | None => self.lacking(&section, item, "expect", "`expect: []` where nothing is to leave"),
         };
-        let expect = expect?.iter().filter_map(|item| self.expected(item)).collect();
+        let expect = expect?.iter().filter_map(|item| self.expected(item, names)).collect();
         Some(Case { name: name?, before, message: message?, expect })
     }
 
-    fn given_message(&mut self, item: &Item<'_>) -> Option<Given> {
+    fn given_message(&mut self, item: &Item<'_>, names: &mut Vec<Named>) -> Option<Given> {
         let section = self.section(item, &keys::GIVEN);
+        names.extend(link_named(section.get("from")));
         let topic = self.plain_needed(&section, item, "topic", "the topic that it is published to");
         if let (Some(topic), Some(item)) = (&topic, section.get("topic"))
             && let Err(error) = TopicName::new(topic)
@@ -92,9 +94,17 @@ impl Resolver<'_> {
         })
     }
 
-    fn expected(&mut self, item: &Item<'_>) -> Option<Expected> {
+    fn expected(&mut self, item: &Item<'_>, names: &mut Vec<Named>) -> Option<Expected> {
         let section = self.section(item, &keys::EXPECTED);
+        names.extend(link_named(section.get("to")));
+        names.extend(named(section.get("route"), What::Route));
         let to = self.plain_needed(&section, item, "to", "where it goes: `LINK/DESTINATION` or `broker/TOPIC`");
+        if let (Some(to), Some(item)) = (&to, section.get("to"))
+            && !to.contains('/')
+        {
+            let wrong = format!("`{to}` is no address: `LINK/DESTINATION` or `broker/TOPIC`");
+            self.mistakes.error(item.place(), wrong, None);
+        }
         let contains = section.get("contains").map(|item| self.items(&item)).unwrap_or_default();
         let priorities = [("high", "high"), ("normal", "normal"), ("low", "low")];
         let expected = Expected {
@@ -196,6 +206,20 @@ impl Resolver<'_> {
             }
         }
     }
+}
+
+/// The name that an address begins with.
+fn link_named(item: Option<Item<'_>>) -> Option<Named> {
+    let whole = named(item.clone(), What::Link)?;
+    let name = whole.name.split('/').next().unwrap_or_default().to_owned();
+    let place = item?.node.part(0..name.len());
+    Some(Named { name, place, ..whole })
+}
+
+fn named(item: Option<Item<'_>>, what: What) -> Option<Named> {
+    let item = item?;
+    let Value::Scalar(scalar) = &item.node.value else { return None };
+    Some(Named { what, name: scalar.text.clone(), place: item.place().clone() })
 }
 
 /// YAML writes some numbers in more ways than JSON: `+1`, `1_000`, `.5`, `0x1f`.
