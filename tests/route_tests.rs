@@ -244,7 +244,7 @@ fn route_tests_pass_and_say_what_differs() {
         ("from: lake/orders }", "from: lakes/orders }", "error: there is no link `lakes`"),
         ("to: hq/plant-7", "to: mq/plant-7", "error: there is no link `mq`"),
         ("to: broker/hot/press", "to: broker", "error: `broker` is no address: `LINK/DESTINATION` or `broker/TOPIC`"),
-        ("to: lake/hot, ", "to: lake/hot, route: telemetri, ", "error: there is no route `telemetri`"),
+        ("route: telemetry", "route: telemetri", "error: there is no route `telemetri`"),
         ("expect: []", "expect:", "error: `expect` is missing"),
     ] {
         assert!(TESTS.contains(from), "{from}");

@@ -109,7 +109,7 @@ impl Template {
         &self.text
     }
 
-    /// The plain names that it needs, captures or [`FIELDS`](super::FIELDS), with their places in the text.
+    /// The plain names that it needs, captures or [`FIELDS`], with their places in the text.
     pub fn uses(&self) -> impl Iterator<Item = (&str, Range<usize>)> {
         self.parts.iter().filter_map(|part| match part {
             Part::Field(Field::Name(name), span) => Some((&**name, span.clone())),
