@@ -413,6 +413,11 @@ impl State {
         self.online.is_none() && self.will_due.is_some_and(|delay_s| waited >= u64::from(delay_s))
     }
 
+    /// Bytes that its outbox has taken, used or not.
+    pub(super) fn outbox_capacity(&self) -> usize {
+        self.online.as_ref().map_or(0, |online| online.outbox.capacity())
+    }
+
     /// A QoS 0 message: into the outbox, or dropped for the reason given. `false`: it is not connected, and QoS 0 is not kept;
     /// nobody expects it (MQTT 5.0 section 4.3.1).
     pub(super) fn push_at_most_once(

@@ -24,7 +24,7 @@ use crate::topic::TopicName;
 /// Of what is not retained, so often one is logged; all are counted.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// So much of a batch is copied for subscribers before it is told of ([`crate::telemetry::memory::Memory::brought`]).
+/// So much memory is taken for subscribers of a batch before it is told of ([`crate::telemetry::memory::Memory::brought`]).
 const BROUGHT_MAX: u64 = 1 << 20;
 
 tokio::task_local! {
@@ -96,7 +96,7 @@ struct Round<'a> {
     /// QoS 0 messages that were pushed, and the bytes of their payloads.
     sent: u64,
     sent_bytes: u64,
-    /// Bytes that were copied for subscribers and not told of yet.
+    /// Bytes that were taken for subscribers and not told of yet.
     brought: u64,
 }
 
@@ -120,10 +120,6 @@ impl Broker {
     fn deliver_one<'a>(&self, delivery: &'a LocalDelivery<'a>, round: &mut Round<'a>) -> Stored {
         if round.refused.is_some_and(|refused| Arc::ptr_eq(refused, delivery.message)) {
             return Stored::RetainedFull;
-        }
-        if round.brought >= BROUGHT_MAX {
-            self.hub.memory().brought(std::mem::take(&mut round.brought));
-            round.room = self.allowance();
         }
         let publisher = self.publisher(delivery);
         let mut publisher_kept = false;
@@ -218,12 +214,16 @@ impl Broker {
             self.keep_retained(job, unit.as_deref_mut());
         }
         let inbound = unit.as_ref().filter(|_| job.publisher_kept).map(|unit| unit.position());
-        round.brought += (job.delivery.message.payload.len() * job.matches.len()) as u64;
         for one in job.matches {
             if one.qos.min(job.delivery.message.qos) == Qos::AtMostOnce {
                 self.push_at_most_once(job, round, one);
             } else {
+                round.brought += job.delivery.message.payload.len() as u64;
                 self.hand_to(job, one, unit.as_deref_mut(), inbound);
+            }
+            if round.brought >= BROUGHT_MAX {
+                self.hub.memory().brought(std::mem::take(&mut round.brought));
+                round.room = self.allowance();
             }
         }
         let Some((client, id)) = job.publisher.take() else { return };
@@ -243,8 +243,12 @@ impl Broker {
         if !state.may_read(topic) {
             return;
         }
+        let before = state.outbox_capacity();
         let pushed = state.push_at_most_once(parts, &mut job.encoded, job.now);
+        let after = state.outbox_capacity();
         drop(state);
+        // An outbox that grows is twice there until the allocator gives the old one back; and those of one topic's subscribers grow together.
+        round.brought += if after > before { after as u64 } else { 0 };
         match pushed {
             Ok(true) => {
                 round.sent += 1;
