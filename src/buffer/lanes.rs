@@ -223,4 +223,9 @@ impl Lanes {
             buffer.close().await;
         }
     }
+
+    /// The same for logs that nobody has used, on a thread that may block.
+    pub fn close_here(&self) {
+        self.iter().for_each(|(_, buffer)| buffer.close_here());
+    }
 }

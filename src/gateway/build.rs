@@ -1,7 +1,7 @@
 //! Building: opens, locks and binds everything, and says what cannot be had.
 
 use std::fs::{self, File, TryLockError};
-use std::io;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -46,10 +46,11 @@ pub enum BuildError {
         /// Why.
         error: buffer::OpenError,
     },
-    /// R34: two buffers with data cannot become one.
+    /// R34: two buffers with what is owed cannot become one.
     #[error(
-        "link `{link}`: `renamed_from: {old}` would put {} in the place of {}, and both hold records: keep a link `{old}` in \
-         routes.yaml until it is delivered (no route has to lead to it), or move one of the two folders away",
+        "link `{link}`: `renamed_from: {old}` would put {} in the place of {}, and both hold what is not delivered: take `renamed_from` away \
+         and keep a link `{old}` in routes.yaml until that is delivered (no route has to lead to it; dead letters are sent or dropped), or \
+         move one of the two folders away",
         from.display(), to.display()
     )]
     Renamed {
@@ -121,7 +122,7 @@ impl Gateway {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, BuildError> {
         let lock = lock_data(&config.data_dir)?;
-        rename::carry(&config, &clock)?;
+        let carried = rename::carry(&config, &clock)?;
         let orphans = open_orphans(&config, &clock);
         let links = open_links(&config.links, &clock)?;
         let logs = links.iter().filter_map(|link| Some((link.config.id.clone(), link.lanes.clone()?))).collect();
@@ -165,7 +166,7 @@ impl Gateway {
             reloads: parking_lot::Mutex::default(),
             running: tokio::sync::Mutex::default(),
         });
-        Ok(Self { shared, bound, admin, config, _lock: lock })
+        Ok(Self { shared, bound, admin, config, carried, _lock: lock })
     }
 }
 
@@ -196,7 +197,30 @@ pub(super) fn open_lanes(config: &links::Config, clock: &Arc<dyn Clock>) -> Resu
     let opened = Lanes::open(&config.buffer, links::window(config), &config.lanes, clock);
     let (lanes, recoveries) = opened.map_err(|error| BuildError::Buffer { link: config.id.clone(), error })?;
     report(config.id.as_str(), &recoveries);
+    if let Err(error) = keep_kind(&config.buffer.dir, config.kind.name()) {
+        tracing::warn!(link = %config.id, %error, "what kind of link this is cannot be kept beside its buffer: when the link is gone, a replay of it goes by topics");
+    }
     Ok(Some(lanes))
+}
+
+/// The file in a link's folder that says what it is or was (`mqtt`, `rabbitmq`, `kafka`): by it a replay knows whether the names that
+/// routes gave are names to the link that it goes to.
+const KIND: &str = "kind";
+
+fn keep_kind(dir: &Path, kind: &str) -> io::Result<()> {
+    if kept_kind(dir).as_deref() == Some(kind) {
+        return Ok(());
+    }
+    let beside = dir.join(format!("{KIND}.new"));
+    let mut file = File::create(&beside)?;
+    file.write_all(kind.as_bytes())?;
+    file.sync_data()?;
+    fs::rename(&beside, dir.join(KIND))
+}
+
+/// None in a folder that an earlier version made.
+fn kept_kind(dir: &Path) -> Option<String> {
+    fs::read_to_string(dir.join(KIND)).ok()
 }
 
 impl Link {
@@ -232,16 +256,17 @@ fn open_orphans(config: &Config, clock: &Arc<dyn Clock>) -> Vec<Orphan> {
 
 pub(super) fn open_orphan(dir: &Path, clock: &Arc<dyn Clock>) -> Orphan {
     let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let kind = kept_kind(dir);
     match Lanes::open(&keeping(dir), 1, &[], clock) {
         Ok((lanes, recoveries)) => {
             report(&name, &recoveries);
             let messages = lanes.ledger().buffered;
-            tracing::warn!(link = name, messages, folder = %dir.display(), "this folder holds data of a link that routes.yaml does not have; it is kept, and shown as orphaned");
-            Orphan { name, lanes: Ok(lanes) }
+            tracing::warn!(link = name, messages, folder = %dir.display(), "this folder holds data of a link that routes.yaml does not have; it is kept, and shown as orphaned; `renamed_from: {name}` on a link takes it over");
+            Orphan { name, kind, lanes: Ok(lanes) }
         }
         Err(error) => {
             tracing::warn!(link = name, %error, "this folder holds data of a link that routes.yaml does not have, and cannot be opened; it is kept");
-            Orphan { name, lanes: Err(error.to_string()) }
+            Orphan { name, kind, lanes: Err(error.to_string()) }
         }
     }
 }

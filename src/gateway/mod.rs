@@ -13,6 +13,7 @@ mod build;
 mod commands;
 mod crew;
 pub mod explain;
+mod heir;
 mod memory;
 pub mod offline;
 mod outline;
@@ -41,6 +42,7 @@ use tokio::sync::Notify;
 
 use self::crew::{Crew, Lost};
 use self::reload::Running;
+use self::rename::Carried;
 use self::replay::Replays;
 use crate::broker::{self, Broker};
 use crate::buffer::Lanes;
@@ -90,6 +92,8 @@ pub struct Gateway {
     bound: broker::Bound,
     admin: Option<tokio::net::TcpListener>,
     config: Config,
+    /// Buffers that have got another name with this start.
+    carried: Vec<Carried>,
     /// R36: held as long as the gateway lives.
     _lock: File,
 }
@@ -177,6 +181,8 @@ struct Link {
 /// Data of a link that `routes.yaml` no longer has: kept, said at start, shown in `status` (R34).
 struct Orphan {
     name: String,
+    /// Of the link that it was, where that is known.
+    kind: Option<String>,
     /// Or why they cannot be opened.
     lanes: Result<Lanes, String>,
 }

@@ -91,11 +91,12 @@ impl fmt::Display for Change {
 
 impl Outline {
     /// What is to be told of a change from this to `next`. `other` are entries that are others although they are written alike: a
-    /// secret, or a file, that they name has changed.
+    /// secret, or a file, that they name has changed. `notes` say what else has become of entries.
     #[must_use]
-    pub fn changes(&self, next: &Self, other: &[Entry]) -> Vec<Change> {
+    pub fn changes(&self, next: &Self, other: &[Entry], notes: &BTreeMap<Entry, Vec<String>>) -> Vec<Change> {
         let none = BTreeMap::new();
-        let mut all: Vec<&Entry> = self.entries.keys().chain(next.entries.keys()).chain(other).collect();
+        let known = self.entries.keys().chain(next.entries.keys());
+        let mut all: Vec<&Entry> = known.chain(other).chain(notes.keys()).collect();
         all.sort();
         all.dedup();
         let renamed: Vec<(&str, &str)> = self.renamed(next).collect();
@@ -107,24 +108,27 @@ impl Outline {
                 Entry::Top | Entry::Admin | Entry::Broker | Entry::Listener(_) | Entry::Route(_) => "",
             };
             let old = renamed.iter().find(|(_, new)| *new == name).map(|(old, _)| *old);
+            let noted = || notes.get(entry).cloned().unwrap_or_default();
             let change = match (before, after, old) {
                 (Some(_), None, _) if renamed.iter().any(|(old, _)| *old == name) => continue,
                 (None, Some(after), Some(old)) => {
                     let before = self.entries.get(&Entry::Link(old.to_owned())).unwrap_or(&none);
                     let what = format!("link {old} is link {name} now");
-                    Change { sign: Sign::Renamed, what, details: details(before, after) }
+                    let details = details(before, after).into_iter().chain(noted()).collect();
+                    Change { sign: Sign::Renamed, what, details }
                 }
                 (None, Some(_), None) if !entry.is_always_there() => {
-                    Change { sign: Sign::Added, what: entry.to_string(), details: Vec::new() }
+                    Change { sign: Sign::Added, what: entry.to_string(), details: noted() }
                 }
                 (Some(_), None, _) if !entry.is_always_there() => {
-                    Change { sign: Sign::Removed, what: entry.to_string(), details: Vec::new() }
+                    Change { sign: Sign::Removed, what: entry.to_string(), details: noted() }
                 }
                 (before, after, _) => {
                     let mut details = details(before.unwrap_or(&none), after.unwrap_or(&none));
                     if details.is_empty() && other.contains(entry) {
                         details.push("a secret or a file that it names".to_owned());
                     }
+                    details.extend(noted());
                     if details.is_empty() {
                         continue;
                     }
@@ -171,7 +175,7 @@ mod tests {
     }
 
     fn told(before: &Outline, after: &Outline, other: &[Entry]) -> Vec<String> {
-        before.changes(after, other).iter().map(Change::to_string).collect()
+        before.changes(after, other, &BTreeMap::new()).iter().map(Change::to_string).collect()
     }
 
     fn link(name: &str) -> Entry {
@@ -218,6 +222,17 @@ mod tests {
         let later = outline(&[(link("b"), &[("mqtt.url", "mqtt://i")])]);
         assert_eq!(told(&after, &later, &[]), [""; 0]);
         assert_eq!(told(&outline(&[]), &after, &[]), ["+ link b"], "there was none of that name");
+    }
+
+    #[test]
+    fn r34_what_became_of_a_buffer_is_told_also_where_nothing_else_is() {
+        let before = outline(&[(link("a"), &[]), (link("b"), &[]), (link("c"), &[("rate", "1")])]);
+        let after =
+            outline(&[(link("b"), &[("renamed_from", "x")]), (link("d"), &[("renamed_from", "c")]), (link("e"), &[])]);
+        let notes = ["a", "b", "d", "e"].map(|name| (link(name), vec![format!("note {name}")])).into();
+        let told: Vec<_> = before.changes(&after, &[], &notes).iter().map(Change::to_string).collect();
+        let renamed = "> link c is link d now: rate 1 -> default, note d";
+        assert_eq!(told, ["- link a: note a", "~ link b: note b", renamed, "+ link e: note e"]);
     }
 
     #[test]

@@ -1,64 +1,150 @@
-//! R34: the buffer of a link that has another name now. It moves by one rename of its folder, made durable before anything is
+//! R34: the buffer of a link that has another name now. It moves by a rename of its folder, made durable before anything is
 //! opened; so after a kill at any moment it is there under one of the two names, whole.
+//!
+//! Where the link has a buffer of its own already, [`Heir`] says which of the two it has then. One that gives way is deleted only if it
+//! holds nothing at all; else it is kept, under the first free name of `LINK_1`, `LINK_2`, .. It moves first: a kill between the
+//! two renames leaves the link without a buffer, and the next start goes on with the second.
 
 use std::fs::{self, File};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Config;
 use super::build::{BuildError, keeping};
-use crate::buffer::{Direct, Lane};
+use super::heir::Heir;
+pub(super) use super::heir::Holds;
+use crate::buffer::{Lanes, Ledger};
 use crate::clock::Clock;
 use crate::router::LinkId;
 
+/// A buffer that a link has taken over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Carried {
+    pub(super) link: LinkId,
+    pub(super) old: LinkId,
+    /// What the link's own is called now.
+    pub(super) aside: Option<LinkId>,
+}
+
+/// Folders that were moved: from, to.
+pub(super) type Moves = Vec<(PathBuf, PathBuf)>;
+
+/// Where, and among whom.
+pub(super) struct Rename<'a> {
+    /// `data_dir/links`.
+    pub(super) folder: &'a Path,
+    /// Names that links of the file have.
+    pub(super) names: &'a [LinkId],
+    pub(super) clock: &'a Arc<dyn Clock>,
+}
+
 /// Does it for every link with `renamed_from`, under the data folder's lock.
-pub(super) fn carry(config: &Config, clock: &Arc<dyn Clock>) -> Result<(), BuildError> {
-    let links = config.data_dir.join("links");
+pub(super) fn carry(config: &Config, clock: &Arc<dyn Clock>) -> Result<Vec<Carried>, BuildError> {
+    let folder = config.data_dir.join("links");
+    let names: Vec<LinkId> = config.links.iter().map(|link| link.id.clone()).collect();
+    let rename = Rename { folder: &folder, names: &names, clock };
+    let mut carried = Vec::new();
     for link in &config.links {
         let Some(old) = &link.renamed_from else { continue };
-        carry_one(&links, &link.id, old, clock)?;
+        if folder.join(old.as_str()).is_dir() {
+            carried.extend(rename.carry(&link.id, old, &mut Moves::new())?);
+        } else if link.buffer.dir.is_dir() {
+            tracing::info!(link = %link.id, %old, "nothing is buffered under the old name: `renamed_from` can go");
+        } else if link.has_sink {
+            let without_a_link = rename.strays();
+            tracing::warn!(link = %link.id, %old, ?without_a_link, "`renamed_from`: no buffer has the old name, so none is taken over");
+        }
     }
-    Ok(())
+    Ok(carried)
 }
 
-/// Answers whether the folder was moved.
-pub(super) fn carry_one(links: &Path, link: &LinkId, old: &LinkId, clock: &Arc<dyn Clock>) -> Result<bool, BuildError> {
-    let (from, to) = (links.join(old.as_str()), links.join(link.as_str()));
-    if !from.is_dir() {
-        tracing::info!(%link, %old, "nothing is buffered under the old name: `renamed_from` can go");
-        return Ok(false);
-    }
-    if to.is_dir() {
-        let has_taken = |dir: &Path| has_taken_records(dir, link, clock);
-        if !has_taken(&from)? {
-            tracing::info!(%link, %old, folder = %from.display(), "the buffer of the old name never held a record; it stays where it is");
-            return Ok(false);
+impl Rename<'_> {
+    /// Answers what was moved, if anything was; `moves` has it also after an error.
+    pub(super) fn carry(&self, link: &LinkId, old: &LinkId, moves: &mut Moves) -> Result<Option<Carried>, BuildError> {
+        let (from, to) = (self.folder.join(old.as_str()), self.folder.join(link.as_str()));
+        if !from.is_dir() {
+            return Ok(None);
         }
-        if has_taken(&to)? {
-            return Err(BuildError::Renamed { link: link.clone(), old: old.clone(), from, to });
+        let heir = if to.is_dir() {
+            Heir::of(self.holds(&from, link)?, Some(self.holds(&to, link)?))
+        } else {
+            // It need not be opened.
+            Heir::Takes
+        };
+        let mut aside = None;
+        match heir {
+            Heir::Takes => {}
+            Heir::Replaces => {
+                let removed = fs::remove_dir_all(&to);
+                removed.map_err(|error| BuildError::Data { path: to.clone(), error })?;
+            }
+            Heir::SetsAside => {
+                let name = self.free_name(link);
+                self.relocate(&to, self.folder.join(name.as_str()), moves)?;
+                tracing::warn!(%link, %old, aside = %name, "nothing waits in the link's own buffer: it makes room for that of the old name, and is kept");
+                aside = Some(name);
+            }
+            Heir::Stays => {
+                tracing::info!(%link, %old, folder = %from.display(), "nothing waits in the buffer of the old name, and the link has one of its own: both stay");
+                return Ok(None);
+            }
+            Heir::Conflict => {
+                return Err(BuildError::Renamed { link: link.clone(), old: old.clone(), from, to });
+            }
         }
-        let removed = fs::remove_dir_all(&to);
-        removed.map_err(|error| BuildError::Data { path: to.clone(), error })?;
+        self.relocate(&from, to, moves)?;
+        tracing::info!(%link, %old, "the buffer of the old name is this link's now");
+        Ok(Some(Carried { link: link.clone(), old: old.clone(), aside }))
     }
-    let moved = fs::rename(&from, &to).and_then(|()| sync(links));
-    moved.map_err(|error| BuildError::Data { path: from, error })?;
-    tracing::info!(%link, %old, "the buffer of the old name is this link's now");
-    Ok(true)
+
+    fn relocate(&self, from: &Path, to: PathBuf, moves: &mut Moves) -> Result<(), BuildError> {
+        let data = |error| BuildError::Data { path: from.to_owned(), error };
+        fs::rename(from, &to).map_err(data)?;
+        moves.push((from.to_owned(), to));
+        sync(self.folder).map_err(data)
+    }
+
+    /// What the buffer in `dir` holds, all lanes together.
+    fn holds(&self, dir: &Path, link: &LinkId) -> Result<Holds, BuildError> {
+        let opened = Lanes::open(&keeping(dir), 1, &[], self.clock);
+        let (lanes, _) = opened.map_err(|error| BuildError::Buffer { link: link.clone(), error })?;
+        let holds = holds(&lanes);
+        lanes.close_here();
+        Ok(holds)
+    }
+
+    /// That no folder and no link has.
+    fn free_name(&self, link: &LinkId) -> LinkId {
+        let mut names = (1_u64..).map(|n| LinkId::new(&format!("{link}_{n}")));
+        let is_free = |name: &LinkId| !self.names.contains(name) && !self.folder.join(name.as_str()).exists();
+        names.find(is_free).unwrap_or_else(|| link.clone())
+    }
+
+    /// Buffers of no link.
+    fn strays(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.folder).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir());
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let mut strays: Vec<_> = names.filter(|name| self.names.iter().all(|link| link.as_str() != *name)).collect();
+        strays.sort();
+        strays
+    }
 }
 
-/// Whether one of the link's logs ever took a record. One that is delivered counts too: the ledger remembers it.
-fn has_taken_records(dir: &Path, link: &LinkId, clock: &Arc<dyn Clock>) -> Result<bool, BuildError> {
-    for (_, folder) in Lane::found_in(dir) {
-        let opened = Direct::open(&keeping(&folder), 1, Arc::clone(clock));
-        let (log, _) = opened.map_err(|error| BuildError::Buffer { link: link.clone(), error })?;
-        let taken = log.stats().ledger.accepted > 0;
-        log.close();
-        if taken {
-            return Ok(true);
-        }
+/// What the buffer holds.
+pub(super) fn holds(lanes: &Lanes) -> Holds {
+    let ledger = lanes.ledger();
+    if ledger.buffered > 0 || has_letters(lanes) {
+        Holds::Owed
+    } else if ledger != Ledger::default() || lanes.iter().any(|(_, buffer)| buffer.put_aside() > 0) {
+        Holds::Settled
+    } else {
+        Holds::Nothing
     }
-    Ok(false)
+}
+
+pub(super) fn has_letters(lanes: &Lanes) -> bool {
+    lanes.iter().any(|(_, buffer)| !buffer.dead_letters().is_empty())
 }
 
 pub(super) fn sync(dir: &Path) -> io::Result<()> {
@@ -68,6 +154,7 @@ pub(super) fn sync(dir: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::buffer::{Direct, Lane, Outcome};
     use crate::clock;
 
     fn put(dir: &Path, records: u64) {
@@ -79,14 +166,53 @@ mod tests {
         log.close();
     }
 
+    /// With records that are delivered, and kept.
+    fn settle(dir: &Path, replayed: u64) {
+        let (lanes, _) = Lanes::open(&keeping(dir), 16, &[], &clock::system()).unwrap();
+        for (_, buffer) in lanes.iter() {
+            let stats = buffer.stats();
+            (stats.cursor.0..stats.next.0).for_each(|n| buffer.settle(crate::buffer::Offset(n), Outcome::Delivered));
+        }
+        lanes.count_replayed(replayed);
+        lanes.close_here();
+    }
+
+    /// A letter that its remote refused.
+    fn refuse(dir: &Path) {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let (lanes, _) = Lanes::open(&keeping(dir), 16, &[], &clock::system()).unwrap();
+            let buffer = lanes.lane(Lane::Normal);
+            let offset = buffer.stats().cursor;
+            let time = clock::system().moment().wall;
+            let letter = crate::buffer::DeadLetter { offset, time, attempts: 1, reason: "x".into(), body: "x".into() };
+            buffer.dead_letters().put(letter).await.unwrap();
+            buffer.settle(offset, Outcome::DeadLettered);
+            lanes.close().await;
+        });
+    }
+
+    /// Buffered, delivered and replayed.
+    fn figures(dir: &Path) -> (u64, u64, u64) {
+        let (lanes, _) = Lanes::open(&keeping(dir), 1, &[], &clock::system()).unwrap();
+        let ledger = lanes.ledger();
+        lanes.close_here();
+        assert!(ledger.balances(), "{ledger:?}");
+        (ledger.buffered, ledger.delivered, ledger.replayed)
+    }
+
     fn buffered(dir: &Path) -> u64 {
-        let (log, recovery) = Direct::open(&keeping(dir), 1, clock::system()).unwrap();
-        log.close();
-        recovery.buffered
+        figures(dir).0
+    }
+
+    fn carry_all(links: &Path) -> Result<Option<Carried>, BuildError> {
+        let names = [LinkId::new("new"), LinkId::new("new_1")];
+        let rename = Rename { folder: links, names: &names, clock: &clock::system() };
+        rename.carry(&LinkId::new("new"), &LinkId::new("old"), &mut Moves::new())
     }
 
     fn carry(links: &Path) -> Result<bool, BuildError> {
-        carry_one(links, &LinkId::new("new"), &LinkId::new("old"), &clock::system())
+        Ok(carry_all(links)?.is_some())
     }
 
     #[test]
@@ -132,7 +258,7 @@ mod tests {
         let error = carry(links.path()).unwrap_err();
         assert_eq!(error.exit_code(), 65);
         let said = error.to_string();
-        assert!(said.contains("both hold records: keep a link `old`"), "{said}");
+        assert!(said.contains("both hold what is not delivered: take `renamed_from` away"), "{said}");
         assert_eq!((buffered(&links.path().join("old")), buffered(&links.path().join("new"))), (3, 2));
     }
 
@@ -144,5 +270,87 @@ mod tests {
         put(&links.path().join("new/high"), 1);
         carry(links.path()).unwrap_err();
         assert_eq!(buffered(&links.path().join("new/high")), 1);
+    }
+
+    #[test]
+    fn r34_a_buffer_of_which_nothing_waits_is_kept_under_a_free_name_where_it_gives_way() {
+        let links = tempfile::tempdir().unwrap();
+        let at = |name: &str| links.path().join(name);
+        put(&at("old"), 3);
+        put(&at("new"), 2);
+        settle(&at("new"), 7);
+        let carried = carry_all(links.path()).unwrap().unwrap();
+        // `new_1` is a link of the file.
+        assert_eq!(carried.aside, Some(LinkId::new("new_2")));
+        assert_eq!((figures(&at("new")), figures(&at("new_2"))), ((3, 0, 0), (0, 2, 7)));
+        assert!(!at("old").exists());
+        // The key stays in the file; another buffer of the old name comes and goes the same way.
+        assert_eq!(carry_all(links.path()).unwrap(), None);
+        settle(&at("new"), 0);
+        put(&at("old"), 1);
+        assert_eq!(carry_all(links.path()).unwrap().unwrap().aside, Some(LinkId::new("new_3")));
+        assert_eq!((buffered(&at("new")), figures(&at("new_3"))), (1, (0, 3, 0)));
+    }
+
+    #[test]
+    fn r34_a_kill_between_the_two_renames_is_made_good_by_the_next_start() {
+        let links = tempfile::tempdir().unwrap();
+        let at = |name: &str| links.path().join(name);
+        put(&at("old"), 3);
+        put(&at("new"), 2);
+        settle(&at("new"), 0);
+        fs::rename(at("new"), at("new_2")).unwrap();
+        assert!(carry(links.path()).unwrap());
+        assert_eq!((buffered(&at("new")), figures(&at("new_2"))), (3, (0, 2, 0)));
+        assert!(!at("old").exists() && !at("new_3").exists());
+    }
+
+    #[test]
+    fn r34_an_old_buffer_of_which_nothing_waits_stays_beside_one_that_was_used() {
+        for owed in [0, 4] {
+            let links = tempfile::tempdir().unwrap();
+            let at = |name: &str| links.path().join(name);
+            put(&at("old"), 3);
+            settle(&at("old"), 1);
+            put(&at("new"), 2);
+            settle(&at("new"), 0);
+            put(&at("new"), owed);
+            assert!(!carry(links.path()).unwrap());
+            assert_eq!((figures(&at("old")), figures(&at("new"))), ((0, 3, 1), (owed, 2, 0)));
+        }
+    }
+
+    #[test]
+    fn r34_what_only_replays_went_through_is_not_deleted_with_its_count() {
+        let links = tempfile::tempdir().unwrap();
+        let at = |name: &str| links.path().join(name);
+        put(&at("old"), 3);
+        put(&at("new"), 0);
+        settle(&at("new"), 9);
+        assert_eq!(carry_all(links.path()).unwrap().unwrap().aside, Some(LinkId::new("new_2")));
+        assert_eq!((figures(&at("new")), figures(&at("new_2"))), ((3, 0, 0), (0, 0, 9)));
+    }
+
+    #[test]
+    fn r34_what_was_put_aside_as_damaged_is_not_deleted_with_a_buffer_that_holds_nothing_else() {
+        let links = tempfile::tempdir().unwrap();
+        let at = |name: &str| links.path().join(name);
+        put(&at("old"), 3);
+        put(&at("new"), 0);
+        fs::write(at("new").join("00000000000000000000.seg.damaged"), b"what was it").unwrap();
+        assert_eq!(carry_all(links.path()).unwrap().unwrap().aside, Some(LinkId::new("new_2")));
+        assert_eq!(fs::read(at("new_2").join("00000000000000000000.seg.damaged")).unwrap(), b"what was it");
+    }
+
+    #[test]
+    fn r34_a_dead_letter_is_owed() {
+        let links = tempfile::tempdir().unwrap();
+        let at = |name: &str| links.path().join(name);
+        put(&at("old"), 3);
+        put(&at("new"), 1);
+        refuse(&at("new"));
+        assert_eq!(buffered(&at("new")), 0);
+        carry(links.path()).unwrap_err();
+        assert!(at("old").exists() && at("new").exists());
     }
 }

@@ -66,7 +66,7 @@ impl Gateway {
     /// # Errors
     /// [`RunError`] where a part ended first; the gateway was ended in order all the same.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunError> {
-        let Self { shared, bound, admin, config, _lock } = self;
+        let Self { shared, bound, admin, config, carried, _lock } = self;
         serve_socket(&shared)?;
         let clock = Arc::clone(&shared.clock);
         let _watch = memory::Watch::start(Arc::clone(shared.hub.memory()), clock).map_err(RunError::Thread)?;
@@ -78,7 +78,7 @@ impl Gateway {
         let hands =
             parts.links.iter().map(|link| (link.config.id.clone(), shared.start_link(link, true, true))).collect();
         crews.intake.spawn("the broker".to_owned(), |stop| bound.serve(stop));
-        shared.resume_replays();
+        shared.resume_replays(&carried);
         let announcer = Arc::clone(&shared);
         let samples = Arc::clone(&shared);
         crews.intake.spawn("the samples".to_owned(), |stop| let_samples_go(samples, stop));

@@ -124,7 +124,7 @@ async fn r34_a_rename_onto_a_buffer_with_data_is_refused_in_clear_words() {
     gateway.configure(&routes("new", free_port(), "renamed_from: old"));
     let (code, said) = refused(&gateway).await;
     assert_eq!(code, Some(65), "{said}");
-    assert!(said.contains("both hold records: keep a link `old`"), "{said}");
+    assert!(said.contains("both hold what is not delivered: take `renamed_from` away"), "{said}");
     assert!(links.join("old").exists() && links.join("new").exists());
 }
 

@@ -68,6 +68,8 @@ mod reload;
 #[cfg(test)]
 mod reload_gates;
 #[cfg(test)]
+mod renames;
+#[cfg(test)]
 mod replay;
 #[cfg(test)]
 mod rumqttc;

@@ -10,28 +10,34 @@ use futures_util::future::join_all;
 
 use super::super::build::{BuildError, bind_admin, open_lanes, open_orphan};
 use super::super::crew::Hand;
-use super::super::replay::Paused;
-use super::super::{Config, Link, Orphan, Parts, Shared, rename};
+use super::super::heir::Holds;
+use super::super::rename::{self, Carried, Moves, Rename};
+use super::super::replay::{Paused, aside};
+use super::super::{Config, Link, Orphan, Parts, Shared};
 use super::steps::{Conflict, Step, Steps, There};
 use super::{Hands, Running, Trouble};
 use crate::buffer::Lanes;
-use crate::clock::Clock;
 use crate::links;
 use crate::router::{LinkId, Table};
+use crate::telemetry::board::LinkState;
 
 /// How long a half of a link may take to end: as its own stages, and a little more.
 const HALF_LIMIT: Duration = Duration::from_secs(5);
 /// How long what has room in a buffer may keep it from being closed: a QoS 2 message waits for the broker's store, a dead letter that is
 /// sent again for its disk.
 const SEAL_LIMIT: Duration = Duration::from_secs(10);
+/// How long what is in flight of a buffer that is to give way may take to be confirmed, while offers to it wait.
+const SETTLE_LIMIT: Duration = Duration::from_secs(5);
+/// How often it is looked at meanwhile.
+const SETTLE_LOOK: Duration = Duration::from_millis(10);
 
 /// Logs that were opened, or why one could not be, and what was done until then.
 #[derive(Default)]
 struct Opened {
     /// By the new link.
     lanes: HashMap<LinkId, Option<Lanes>>,
-    /// Folders that were moved: from, to.
-    moved: Vec<(PathBuf, PathBuf)>,
+    moved: Moves,
+    carried: Vec<Carried>,
     /// Folders that were not there before.
     made: Vec<PathBuf>,
     error: Option<BuildError>,
@@ -46,7 +52,12 @@ struct Ended {
 
 impl Shared {
     /// Puts `config` in force, or leaves everything as it was.
-    pub(super) async fn apply(self: &Arc<Self>, running: &mut Running, config: Config) -> Result<(), Trouble> {
+    /// Answers which buffers have got another name.
+    pub(super) async fn apply(
+        self: &Arc<Self>,
+        running: &mut Running,
+        config: Config,
+    ) -> Result<Vec<Carried>, Trouble> {
         let parts = self.parts();
         let there = there(&parts, &config.links);
         let steps = Steps::of(&there, &config.links).map_err(|conflict| self.conflict(conflict))?;
@@ -62,13 +73,14 @@ impl Shared {
             let prepared = self.broker.prepare(config.broker.clone()).await.map_err(BuildError::from);
             Some(prepared.map_err(|error| Trouble { code: error.exit_code(), text: told(&error) })?)
         };
+        self.let_settle(&parts, &steps).await.map_err(|conflict| self.conflict(conflict))?;
         let ended = self.end(running, &parts, &steps).await;
-        let (links, orphans) = match self.exchange(&parts, &steps).await {
+        let (links, orphans, carried) = match self.exchange(&parts, &steps).await {
             Ok(next) => next,
             Err((trouble, back)) => {
                 self.publish(Parts { links: back.0, orphans: back.1, ..parts.as_it_is() }, None);
                 self.begin(running, &ended.halves);
-                self.go_on_with_replays(ended.replays, |_same| None);
+                self.go_on_with_replays(ended.replays, |_same| None, |_same| None);
                 return Err(trouble);
             }
         };
@@ -85,14 +97,44 @@ impl Shared {
         }
         let begin = steps.links.iter().map(|step| (step.config.id.clone(), step.does.sink, step.does.source));
         self.begin(running, &begin.collect::<Vec<_>>());
-        self.go_on_with_replays(ended.replays, |id| steps.new_name(id).cloned());
+        let new_name = |id: &LinkId| steps.new_name(id).cloned();
+        self.go_on_with_replays(ended.replays, |id| aside(&carried, id).or_else(|| new_name(id)), new_name);
         if let Some(Some(hand)) = page {
             hand.stop(HALF_LIMIT).await;
         }
         self.links_changed.notify_one();
         self.hub.memory().limit_to(config.max_memory);
         running.config = config;
-        Ok(())
+        Ok(carried)
+    }
+
+    /// Has what is in flight of buffers that give way confirmed, while offers to them wait; they stay sealed. What is not confirmed in
+    /// time is owed.
+    async fn let_settle(&self, parts: &Parts, steps: &Steps<'_>) -> Result<(), Conflict> {
+        let giving = parts.links.iter().filter(|link| steps.gives_way(&link.config.id));
+        let giving: Vec<(&LinkId, &Lanes)> =
+            giving.filter_map(|link| Some((&link.config.id, link.lanes.as_ref()?))).collect();
+        if giving.is_empty() {
+            return Ok(());
+        }
+        self.hub.announce();
+        let settled = async {
+            for (_, lanes) in &giving {
+                lanes.seal().await;
+                while rename::holds(lanes) == Holds::Owed {
+                    tokio::time::sleep(SETTLE_LOOK).await;
+                }
+            }
+        };
+        if tokio::time::timeout(SETTLE_LIMIT, settled).await.is_ok() {
+            return Ok(());
+        }
+        giving.iter().for_each(|(_, lanes)| lanes.unseal());
+        self.publish(parts.as_it_is(), None);
+        let owes = giving.iter().find(|(_, lanes)| rename::holds(lanes) == Holds::Owed).or_else(|| giving.first());
+        let step = steps.links.iter().find(|step| owes.is_some_and(|(id, _)| step.config.id == **id));
+        let found = step.and_then(|step| Some(Conflict { link: step.config.id.clone(), old: step.adopts.clone()? }));
+        found.map_or(Ok(()), Err)
     }
 
     fn conflict(&self, Conflict { link, old }: Conflict) -> Trouble {
@@ -141,7 +183,7 @@ impl Shared {
     }
 
     /// Closes, moves and opens buffers. Answers the links and orphans that there are then; on an error those that were, opened again.
-    async fn exchange(&self, parts: &Parts, steps: &Steps<'_>) -> Result<LinksAndOrphans, (Trouble, LinksAndOrphans)> {
+    async fn exchange(&self, parts: &Parts, steps: &Steps<'_>) -> Result<Exchanged, (Trouble, LinksAndOrphans)> {
         let closing: Vec<&Arc<Link>> = parts.links.iter().filter(|link| steps.closes(&link.config.id)).collect();
         let logs: Vec<&Lanes> = closing.iter().filter_map(|link| link.lanes.as_ref()).collect();
         if !logs.is_empty() {
@@ -163,7 +205,9 @@ impl Shared {
         join_all(logs.iter().copied().chain(orphaned).map(Lanes::close)).await;
         let (folder, clock) = (self.data_dir.join("links"), Arc::clone(&self.clock));
         let wanted: Vec<_> = steps.links.iter().filter(|step| step.does.opens).map(Wanted::of).collect();
-        let opened = tokio::task::spawn_blocking(move || open_all(&folder, wanted, &clock)).await;
+        let names: Vec<_> = steps.links.iter().map(|step| step.config.id.clone()).collect();
+        let open = move || open_all(&Rename { folder: &folder, names: &names, clock: &clock }, wanted);
+        let opened = tokio::task::spawn_blocking(open).await;
         let mut opened = opened.unwrap_or_else(|panic| Opened::failed(&panic.to_string()));
         if let Some(error) = opened.error.take() {
             let trouble = Trouble { code: error.exit_code(), text: told(&error) };
@@ -176,15 +220,16 @@ impl Shared {
             Arc::new(Link::new(step.config.clone(), lanes, before.map(|link| &**link), &self.clock))
         });
         let links: Vec<_> = links.collect();
-        let orphans = self.orphans_after(parts, steps).await;
-        Ok((links, orphans))
+        let orphans = self.orphans_after(parts, steps, &opened.carried).await;
+        Ok((links, orphans, opened.carried))
     }
 
-    /// Orphans that nobody has taken up, and the buffers of links that are no more.
-    async fn orphans_after(&self, parts: &Parts, steps: &Steps<'_>) -> Vec<Arc<Orphan>> {
+    /// Orphans that nobody has taken up, the buffers of links that are no more, and those that have given way.
+    async fn orphans_after(&self, parts: &Parts, steps: &Steps<'_>, carried: &[Carried]) -> Vec<Arc<Orphan>> {
         let stays = |orphan: &&Arc<Orphan>| !steps.closes(&LinkId::new(&orphan.name));
         let mut orphans: Vec<_> = parts.orphans.iter().filter(stays).map(Arc::clone).collect();
-        let folders = steps.gone.iter().map(|id| self.data_dir.join("links").join(id.as_str()));
+        let left = steps.gone.iter().chain(carried.iter().filter_map(|carried| carried.aside.as_ref()));
+        let folders = left.map(|id| self.data_dir.join("links").join(id.as_str()));
         let folders: Vec<PathBuf> = folders.filter(|folder| folder.is_dir()).collect();
         let clock = Arc::clone(&self.clock);
         let open = move || folders.iter().map(|folder| Arc::new(open_orphan(folder, &clock))).collect::<Vec<_>>();
@@ -194,7 +239,7 @@ impl Shared {
 
     /// Undoes what was done to folders, and opens again what was closed.
     async fn restore(&self, parts: &Parts, steps: &Steps<'_>, opened: Opened) -> LinksAndOrphans {
-        let Opened { lanes, moved, made, error: _ } = opened;
+        let Opened { lanes, moved, carried: _, made, error: _ } = opened;
         join_all(lanes.values().flatten().map(Lanes::close)).await;
         drop(lanes);
         let clock = Arc::clone(&self.clock);
@@ -242,6 +287,8 @@ impl Shared {
 }
 
 type LinksAndOrphans = (Vec<Arc<Link>>, Vec<Arc<Orphan>>);
+/// The same, and what has got another name.
+type Exchanged = (Vec<Arc<Link>>, Vec<Arc<Orphan>>, Vec<Carried>);
 
 impl Parts {
     fn as_it_is(&self) -> Self {
@@ -270,13 +317,12 @@ impl Opened {
 }
 
 /// Moves all folders, then opens all logs; up to the first that fails.
-fn open_all(folder: &std::path::Path, wanted: Vec<Wanted>, clock: &Arc<dyn Clock>) -> Opened {
+fn open_all(rename: &Rename<'_>, wanted: Vec<Wanted>) -> Opened {
     let mut opened = Opened::default();
     for Wanted { config, adopts } in &wanted {
         let Some(old) = adopts else { continue };
-        match rename::carry_one(folder, &config.id, old, clock) {
-            Ok(true) => opened.moved.push((folder.join(old.as_str()), folder.join(config.id.as_str()))),
-            Ok(false) => {}
+        match rename.carry(&config.id, old, &mut opened.moved) {
+            Ok(carried) => opened.carried.extend(carried),
             Err(error) => {
                 opened.error = Some(error);
                 return opened;
@@ -287,7 +333,7 @@ fn open_all(folder: &std::path::Path, wanted: Vec<Wanted>, clock: &Arc<dyn Clock
         if !config.buffer.dir.exists() {
             opened.made.push(config.buffer.dir.clone());
         }
-        match open_lanes(&config, clock) {
+        match open_lanes(&config, rename.clock) {
             Ok(lanes) => drop(opened.lanes.insert(config.id.clone(), lanes)),
             Err(error) => {
                 opened.error = Some(error);
@@ -304,24 +350,33 @@ fn told(error: &BuildError) -> String {
 
 /// The buffers of links and orphans as they are.
 fn there<'p>(parts: &'p Parts, new: &[links::Config]) -> Vec<There<'p>> {
-    let has_taken = |lanes: &Lanes| lanes.ledger().accepted > 0;
     let links = parts.links.iter().map(|link| There {
         id: link.config.id.clone(),
         config: Some(&link.config),
         has_log: link.lanes.is_some(),
-        has_taken: link.lanes.as_ref().is_some_and(has_taken),
+        holds: link.lanes.as_ref().map_or(Holds::Nothing, |lanes| holds(link, lanes)),
         has_lanes: link.lanes.as_ref().is_some_and(|lanes| {
             let next = new.iter().find(|next| next.id == link.config.id);
             next.is_none_or(|next| lanes.has_all(&next.lanes))
         }),
     });
-    // What an orphan that does not open holds is not known: it is as if it held something.
+    // What an orphan that does not open holds is not known: it is as if something were owed.
     let orphans = parts.orphans.iter().map(|orphan| There {
         id: LinkId::new(&orphan.name),
         config: None,
         has_log: true,
-        has_taken: orphan.lanes.as_ref().map_or(true, has_taken),
+        holds: orphan.lanes.as_ref().map_or(Holds::Owed, rename::holds),
         has_lanes: true,
     });
     links.chain(orphans).collect()
+}
+
+/// What a running link's buffer holds: what its remote is just confirming counts as settled, see [`Shared::let_settle`].
+fn holds(link: &Link, lanes: &Lanes) -> Holds {
+    let holds = rename::holds(lanes);
+    let is_moving = link.sink.as_ref().is_some_and(|sink| sink.state() == LinkState::Online);
+    let few = u64::try_from(links::window(&link.config)).unwrap_or(u64::MAX);
+    let letters = rename::has_letters(lanes);
+    let passes = is_moving && !letters && lanes.ledger().buffered <= few;
+    if holds == Holds::Owed && passes { Holds::Settled } else { holds }
 }

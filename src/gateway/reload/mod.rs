@@ -17,6 +17,7 @@
 
 mod apply;
 mod steps;
+mod told;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -169,9 +170,14 @@ impl Shared {
         if let Some(why) = needs_restart(&running.config, &config) {
             return refused(Trouble::file(why));
         }
-        let changes = running.config.outline.changes(&config.outline, &others(&running.config, &config));
+        let (outline, before) = (running.config.outline.clone(), self.parts());
+        let others = others(&running.config, &config);
         match self.apply(running, config).await {
-            Ok(()) => ReloadReport { code: 0, changes, problem: None, warnings },
+            Ok(carried) => {
+                let (notes, not_done) = told::of(&before, &self.parts(), &carried);
+                let changes = outline.changes(&running.config.outline, &others, &notes);
+                ReloadReport { code: 0, changes, problem: None, warnings: warnings + &not_done }
+            }
             Err(trouble) => refused(trouble),
         }
     }

@@ -1,5 +1,6 @@
 //! What has to be done to the links of a running gateway to make them those of another configuration. Pure.
 
+use super::super::heir::{Heir, Holds};
 use crate::links::{self, Config};
 use crate::router::LinkId;
 
@@ -11,8 +12,8 @@ pub(super) struct There<'a> {
     pub(super) config: Option<&'a Config>,
     /// Whether there is a log.
     pub(super) has_log: bool,
-    /// Whether that has ever taken a record.
-    pub(super) has_taken: bool,
+    /// What that holds. What is only in flight is no more owed.
+    pub(super) holds: Holds,
     /// Whether the log has all the lanes that the new link of this name uses.
     pub(super) has_lanes: bool,
 }
@@ -48,7 +49,7 @@ pub(super) struct Steps<'a> {
     pub(super) gone: Vec<LinkId>,
 }
 
-/// Two logs that both hold records cannot become one.
+/// Two logs that both hold what is owed cannot become one.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Conflict {
     pub(super) link: LinkId,
@@ -83,9 +84,16 @@ impl<'a> Steps<'a> {
         does.map_or((false, false), |does| (does.sink, does.source))
     }
 
-    /// What a link is called now.
+    /// What a link, or a log, is called now.
     pub(super) fn new_name(&self, id: &LinkId) -> Option<&LinkId> {
-        self.links.iter().find(|step| step.before.as_ref() == Some(id)).map(|step| &step.config.id)
+        let adopts = self.links.iter().find(|step| step.adopts.as_ref() == Some(id));
+        let is = || self.links.iter().find(|step| step.before.as_ref() == Some(id));
+        adopts.or_else(is).map(|step| &step.config.id)
+    }
+
+    /// Whether the link's own log gives way to another one.
+    pub(super) fn gives_way(&self, id: &LinkId) -> bool {
+        self.links.iter().any(|step| step.config.id == *id && step.adopts.is_some())
     }
 }
 
@@ -94,11 +102,11 @@ fn step<'a>(there: &[There<'_>], config: &'a Config) -> Result<Step<'a>, Conflic
     let own = find(&config.id);
     let own_log = own.filter(|own| own.has_log);
     let heir = config.renamed_from.as_ref().and_then(find).filter(|heir| heir.has_log);
-    // As at a start: what never took a record gives way.
-    let heir = heir.filter(|heir| own_log.is_none() || heir.has_taken);
-    if let Some(heir) = heir.filter(|_| own_log.is_some_and(|own| own.has_taken)) {
+    let meets = |heir: &&There<'_>| Heir::of(heir.holds, own_log.map(|own| own.holds));
+    if let Some(heir) = heir.filter(|heir| meets(heir) == Heir::Conflict) {
         return Err(Conflict { link: config.id.clone(), old: heir.id.clone() });
     }
+    let heir = heir.filter(|heir| meets(heir).takes());
     let before = own.filter(|own| own.config.is_some());
     let was = config.renamed_from.as_ref().and_then(find).filter(|was| was.config.is_some());
     let before = before.or(was);
@@ -172,12 +180,12 @@ mod tests {
         }
     }
 
-    fn runs(config: &Config, has_taken: bool) -> There<'_> {
-        There { id: config.id.clone(), config: Some(config), has_log: config.has_sink, has_taken, has_lanes: true }
+    fn runs(config: &Config, holds: Holds) -> There<'_> {
+        There { id: config.id.clone(), config: Some(config), has_log: config.has_sink, holds, has_lanes: true }
     }
 
-    fn orphan(name: &str, has_taken: bool) -> There<'static> {
-        There { id: LinkId::new(name), config: None, has_log: true, has_taken, has_lanes: true }
+    fn orphan(name: &str, holds: Holds) -> There<'static> {
+        There { id: LinkId::new(name), config: None, has_log: true, holds, has_lanes: true }
     }
 
     const NO_RATE: RateLimit = RateLimit { messages: None, bytes: None, burst: Duration::ZERO };
@@ -218,19 +226,19 @@ mod tests {
         for (what, change, expected) in changes {
             let mut new = vec![config("a")];
             change(&mut new[0]);
-            let there = [runs(&old, true)];
+            let there = [runs(&old, Holds::Owed)];
             let steps = Steps::of(&there, &new).unwrap();
             assert_eq!((steps.links[0].does, &steps.links[0].adopts), (expected, &None), "{what}");
             assert_eq!((steps.gone.len(), steps.closes(&old.id)), (0, expected.opens), "{what}");
         }
-        let there = [There { has_lanes: false, ..runs(&old, true) }];
+        let there = [There { has_lanes: false, ..runs(&old, Holds::Owed) }];
         assert_eq!(Steps::of(&there, &[config("a")]).unwrap().links[0].does, BUFFER, "a lane more");
     }
 
     #[test]
     fn links_come_and_go_and_find_what_an_earlier_one_left() {
         let (a, b) = (config("a"), config("b"));
-        let there = [runs(&a, true), orphan("b", true)];
+        let there = [runs(&a, Holds::Owed), orphan("b", Holds::Owed)];
         let new = [b];
         let steps = Steps::of(&there, &new).unwrap();
         assert_eq!(steps.gone, [LinkId::new("a")]);
@@ -240,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn r34_a_renamed_link_takes_its_buffer_with_it_unless_both_hold_records() {
+    fn r34_a_renamed_link_takes_its_buffer_with_it_unless_both_hold_what_is_owed() {
         let (a, mut b) = (config("a"), config("b"));
         b.renamed_from = Some(LinkId::new("a"));
         let new = [b];
@@ -250,15 +258,25 @@ mod tests {
         };
         let adopts = Ok(Some("a".to_owned()));
         let conflict = Err(Conflict { link: LinkId::new("b"), old: LinkId::new("a") });
-        assert_eq!(of(&[runs(&a, false)]), adopts);
-        assert_eq!(of(&[orphan("a", true)]), adopts);
-        assert_eq!(of(&[orphan("a", true), orphan("b", false)]), adopts);
-        assert_eq!(of(&[orphan("a", false), orphan("b", true)]), Ok(None));
-        assert_eq!(of(&[runs(&a, true), orphan("b", true)]), conflict);
+        assert_eq!(of(&[runs(&a, Holds::Nothing)]), adopts);
+        assert_eq!(of(&[orphan("a", Holds::Owed)]), adopts);
+        assert_eq!(of(&[orphan("a", Holds::Owed), orphan("b", Holds::Nothing)]), adopts);
+        assert_eq!(of(&[orphan("a", Holds::Nothing), orphan("b", Holds::Owed)]), Ok(None));
+        assert_eq!(of(&[runs(&a, Holds::Owed), orphan("b", Holds::Owed)]), conflict);
+        assert_eq!(of(&[orphan("a", Holds::Owed), orphan("b", Holds::Settled)]), adopts);
+        assert_eq!(of(&[orphan("a", Holds::Settled), orphan("b", Holds::Owed)]), Ok(None));
+        assert_eq!(of(&[orphan("a", Holds::Settled), orphan("b", Holds::Settled)]), Ok(None));
         let renamed = new[0].clone();
-        assert_eq!(of(&[runs(&renamed, true)]), Ok(None), "it is done");
-        assert_eq!(of(&[runs(&renamed, true), orphan("a", true)]), conflict);
-        let there = [runs(&a, true)];
+        assert_eq!(of(&[runs(&renamed, Holds::Owed)]), Ok(None), "it is done");
+        assert_eq!(of(&[runs(&renamed, Holds::Owed), orphan("a", Holds::Owed)]), conflict);
+        assert_eq!(of(&[runs(&renamed, Holds::Settled), orphan("a", Holds::Settled)]), Ok(None));
+        let there = [runs(&renamed, Holds::Settled), orphan("a", Holds::Owed)];
+        let steps = Steps::of(&there, &new).unwrap();
+        assert_eq!(steps.links[0].does, ALL);
+        assert!(steps.gives_way(&LinkId::new("b")) && steps.closes(&LinkId::new("a")));
+        assert_eq!(steps.new_name(&a.id), Some(&LinkId::new("b")), "a replay of it goes on");
+        assert_eq!(steps.links[0].before, Some(LinkId::new("b")), "the figures are the link's own");
+        let there = [runs(&a, Holds::Owed)];
         let steps = Steps::of(&there, &new).unwrap();
         assert_eq!(steps.new_name(&a.id), Some(&LinkId::new("b")));
         assert_eq!(steps.gone, [LinkId::new("a")]);

@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use self::plan::Plan;
 use super::Shared;
+use super::rename::Carried;
 use crate::admin::CommandError;
 use crate::buffer::{self, SlotFile};
 use crate::links::{self, Identity, ReplayEnd, ReplayKeeper, ReplayProgress};
@@ -296,19 +297,34 @@ impl Shared {
         paused
     }
 
-    /// Goes on with them, under the names that their links have now.
-    pub(super) fn go_on_with_replays(&self, paused: Vec<Paused>, new_name: impl Fn(&LinkId) -> Option<LinkId>) {
+    /// Goes on with them, under the names that their links have now: those that are read, and those that are filled.
+    pub(super) fn go_on_with_replays(
+        &self,
+        paused: Vec<Paused>,
+        source: impl Fn(&LinkId) -> Option<LinkId>,
+        target: impl Fn(&LinkId) -> Option<LinkId>,
+    ) {
         for Paused { id } in paused {
             let Some(job) = self.replays.jobs.lock().remove(&id) else { continue };
             let (mut status, progress) = (job.status.lock().clone(), *job.progress.lock());
-            rename(&mut status.request, &new_name);
+            rename(&mut status.request, &source, &target);
             let file = job.file.lock().take();
             self.go_on(Job::new(status, progress, file, &self.replays.stop));
         }
     }
 
-    /// Goes on with what ran when the gateway ended.
-    pub(super) fn resume_replays(&self) {
+    /// Goes on with what ran when the gateway ended. `carried`: buffers that have got another name with this start.
+    pub(super) fn resume_replays(&self, carried: &[Carried]) {
+        let parts = self.parts();
+        // Also where an earlier start was ended between the one and the other.
+        let renamed = |id: &LinkId| {
+            let is_there = parts.links.iter().any(|link| link.config.id == *id)
+                || parts.orphans.iter().any(|orphan| orphan.name == id.as_str());
+            let heir = parts.links.iter().filter(|_| !is_there);
+            let mut heir = heir.filter(|link| link.config.renamed_from.as_ref() == Some(id));
+            heir.next().map(|link| link.config.id.clone())
+        };
+        let source = |id: &LinkId| aside(carried, id).or_else(|| renamed(id));
         let replays = &self.replays;
         let Ok(entries) = fs::read_dir(&replays.dir) else { return };
         for path in entries.flatten().map(|entry| entry.path()) {
@@ -319,6 +335,9 @@ impl Shared {
                     continue;
                 }
             };
+            if job.is_running() {
+                rename(&mut job.status.lock().request, source, renamed);
+            }
             self.go_on(job);
         }
     }
@@ -383,14 +402,26 @@ fn ends_of(request: &ReplayRequest) -> (&str, &str) {
     (&request.link, into.split_once('/').map_or(into, |(link, _)| link))
 }
 
-/// The same request, by the names that links have now.
-fn rename(request: &mut ReplayRequest, new_name: impl Fn(&LinkId) -> Option<LinkId>) {
-    let new = |old: &str| new_name(&LinkId::new(old)).map_or_else(|| old.to_owned(), |new| new.to_string());
-    request.into = request.into.as_ref().map(|into| match into.split_once('/') {
+/// What a link's own buffer is called since it made room for another one.
+pub(super) fn aside(carried: &[Carried], link: &LinkId) -> Option<LinkId> {
+    carried.iter().find(|carried| carried.link == *link)?.aside.clone()
+}
+
+/// The same request, by the names that what it reads and what it fills have now.
+fn rename(
+    request: &mut ReplayRequest,
+    source: impl Fn(&LinkId) -> Option<LinkId>,
+    target: impl Fn(&LinkId) -> Option<LinkId>,
+) {
+    let new = |name: &str| target(&LinkId::new(name)).map_or_else(|| name.to_owned(), |new| new.to_string());
+    let into = request.into.clone().unwrap_or_else(|| request.link.clone());
+    let into = match into.split_once('/') {
         Some((link, template)) => format!("{}/{template}", new(link)),
-        None => new(into),
-    });
-    request.link = new(&request.link);
+        None => new(&into),
+    };
+    let link = source(&LinkId::new(&request.link)).map_or_else(|| request.link.clone(), |new| new.to_string());
+    request.into = (request.into.is_some() || into != link).then_some(into);
+    request.link = link;
 }
 
 fn from_json<T: for<'a> Deserialize<'a>>(arguments: Value) -> Result<T, CommandError> {

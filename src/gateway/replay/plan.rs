@@ -309,8 +309,10 @@ fn read_template(text: &str, pattern: Option<&Pattern>, kind: &Kind) -> Result<T
 
 /// Without a template: between links of one kind a record keeps its name; else its topic is its name, where that can be one.
 fn recorded_or_topic(parts: &Parts, source: &str, target: &links::Config) -> Result<Name, ReplayError> {
-    let from = parts.links.iter().find(|link| link.config.id.as_str() == source);
-    if from.is_some_and(|link| link.config.kind.name() == target.kind.name()) {
+    let own = parts.links.iter().find(|link| link.config.id.as_str() == source).map(|link| link.config.kind.name());
+    // Of a link that is gone it is kept beside its buffer, unless an earlier version made that.
+    let orphan = || parts.orphans.iter().find(|orphan| orphan.name == source)?.kind.as_deref();
+    if own.or_else(orphan) == Some(target.kind.name()) {
         return Ok(Name::Recorded);
     }
     let id = &target.id;

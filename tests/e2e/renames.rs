@@ -1,0 +1,312 @@
+//! R34 as an operator meets it: a link gets another name, with `renamed_from` or without, in time or too late, and what the gateway says
+//! of it is what happens.
+
+use std::fs;
+
+use rumqttc_v5::QoS;
+use tidegate::telemetry::board::LinkState;
+use tidegate::telemetry::replay::{ReplayState, ReplayStatus};
+
+use crate::support::client::{Publishers, Subscriber, Work, publish_once};
+use crate::support::gateway::{Gateway, link, run};
+use crate::support::ledger::{Delivery, Ledger, Mark};
+use crate::support::process::free_port;
+use crate::support::remote::{Mosquitto, left_out};
+use crate::support::wait::{PATIENCE, until};
+
+/// The link `name` to that port, and a route to it.
+fn routes(name: &str, port: u16, more: &str) -> String {
+    format!(
+        "links:\n  {name}: {{ mqtt: {{ url: \"mqtt://127.0.0.1:{port}\" }}, retry: {{ min: 50ms, max: 500ms }}{more} }}\n\
+         routes:\n  - {{ name: up, from: \"broker/line/#\", to: \"{name}/far/line/{{rest}}\" }}\n"
+    )
+}
+
+/// Exit code, standard output, standard error.
+async fn tool(gateway: &Gateway, arguments: &[&str]) -> (i32, String, String) {
+    let config = gateway.config().display().to_string();
+    let output = run(&[&["-c", &config], arguments].concat()).await;
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+async fn reload_to(gateway: &Gateway, rest: &str) -> (String, String) {
+    gateway.configure(rest);
+    let (code, said, complained) = tool(gateway, &["reload"]).await;
+    assert_eq!(code, 0, "{said}{complained}\n{rest}\n{}", gateway.log());
+    (said, complained)
+}
+
+async fn publish(gateway: &Gateway, publisher: usize, messages: usize) -> Vec<Mark> {
+    let mut marks = Vec::new();
+    for number in 0..messages {
+        let mark = Mark { publisher, number };
+        publish_once(gateway.port, "machine", "line/1", mark.payload(64)).await.unwrap();
+        marks.push(mark);
+    }
+    marks
+}
+
+async fn audit_is_ok(gateway: &Gateway) {
+    let (code, said, complained) = tool(gateway, &["audit"]).await;
+    assert_eq!(code, 0, "{said}{complained}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r34_a_reload_says_what_becomes_of_a_buffer_that_was_left_behind_and_is_taken_over_later() {
+    if left_out(&["mosquitto"]) {
+        return;
+    }
+    let mosquitto = Mosquitto::start().await;
+    let far = Subscriber::start(mosquitto.port, "far", "far/#", QoS::AtLeastOnce).await;
+    let mut gateway = Gateway::start(&routes("old", free_port(), "")).await;
+    let mut all = publish(&gateway, 1, 3).await;
+
+    // Without `renamed_from` the backlog stays behind, and that is said, with what to do.
+    let new = |more: &str| routes("new", mosquitto.port, more);
+    let (said, _) = reload_to(&gateway, &new("")).await;
+    let left = "- link old: its buffer is kept: 3 records wait in it; `renamed_from: old` on new takes it over; `tidegate replay old --into new` sends copies; ";
+    assert!(said.contains("+ link new\n") && said.contains(left), "{said}");
+    all.extend(publish(&gateway, 2, 2).await);
+    gateway.wait_until_drained("new").await;
+
+    // A name that no buffer has.
+    let (said, complained) = reload_to(&gateway, &new(", renamed_from: odl")).await;
+    assert_eq!(said, "reloaded: nothing has changed\n");
+    let warned = "link `new`: warning: `renamed_from: odl`: no buffer has that name, so none is taken over; buffers without a link: `old` (3 records wait in it)";
+    assert!(complained.contains(warned), "{complained}");
+    assert!(gateway.log().contains(warned), "{}", gateway.log());
+
+    // The right one: what the link itself has delivered meanwhile is in nobody's way, and not lost either.
+    gateway.configure(&new(", renamed_from: old"));
+    let (code, said, _) = tool(&gateway, &["reload", "--json"]).await;
+    assert_eq!(code, 0, "{said}");
+    let report: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let details =
+        ["takes over the buffer of old: 3 records wait in it", "its own is kept as new_1: nothing waits in it"];
+    assert_eq!(report["changes"][0]["what"], "link new", "{report}");
+    assert_eq!(report["changes"][0]["details"], serde_json::json!(details), "{report}");
+    assert!(gateway.log().contains("~ link new: takes over the buffer of old: 3 records wait in it"));
+    let drained = gateway.wait_until_drained("new").await;
+    assert_eq!((drained.ledger["accepted"], drained.ledger["delivered"]), (3, 3));
+    let status = gateway.status().await;
+    let aside = link(&status, "new_1");
+    assert_eq!((&*aside.kind, aside.ledger["delivered"], aside.balanced), ("orphaned", 2, true));
+    assert!(status.links.iter().all(|link| link.name != "old"));
+    audit_is_ok(&gateway).await;
+
+    // The key may stay.
+    let (code, said, complained) = tool(&gateway, &["reload"]).await;
+    assert_eq!((code, &*said, complained.contains("renamed_from")), (0, "reloaded: nothing has changed\n", false));
+    assert!(gateway.terminate().await.success());
+    gateway.start_again().await;
+    assert_eq!(gateway.wait_until_drained("new").await.ledger["delivered"], 3);
+
+    // And once more another name.
+    let (said, _) = reload_to(&gateway, &routes("newer", mosquitto.port, ", renamed_from: new")).await;
+    assert!(said.contains("> link new is link newer now: its buffer comes along: nothing waits in it\n"), "{said}");
+    all.extend(publish(&gateway, 3, 1).await);
+    assert_eq!(gateway.wait_until_drained("newer").await.ledger["delivered"], 4);
+    audit_is_ok(&gateway).await;
+    Ledger::compare(all.clone(), &far.receive(&all).await).assert_exact("by all four names");
+}
+
+/// Nobody is refused a start for what is delivered already.
+#[tokio::test(flavor = "multi_thread")]
+async fn r34_a_start_takes_over_what_waits_and_is_not_refused_for_what_does_not() {
+    if left_out(&["mosquitto"]) {
+        return;
+    }
+    let mosquitto = Mosquitto::start().await;
+    let far = Subscriber::start(mosquitto.port, "far", "far/#", QoS::AtLeastOnce).await;
+    const KEEP: &str = ", buffer: { keep_delivered: 1h }";
+    let mut gateway = Gateway::start(&routes("new", mosquitto.port, KEEP)).await;
+    let mut all = publish(&gateway, 1, 2).await;
+    gateway.wait_until_drained("new").await;
+    assert!(gateway.terminate().await.success());
+    gateway.configure(&routes("old", free_port(), ""));
+    gateway.start_again().await;
+    all.extend(publish(&gateway, 2, 3).await);
+    gateway.kill_9();
+
+    let renamed = routes("new", mosquitto.port, &format!("{KEEP}, renamed_from: old"));
+    gateway.configure(&renamed);
+    gateway.start_again().await;
+    gateway.wait_until_drained("new").await;
+    let status = gateway.status().await;
+    assert_eq!((link(&status, "new").ledger["accepted"], link(&status, "new_1").ledger["accepted"]), (3, 2));
+    audit_is_ok(&gateway).await;
+    Ledger::compare(all.clone(), &far.receive(&all).await).assert_exact("under two names");
+
+    // What is kept of both can be sent again.
+    let (code, said, complained) = tool(&gateway, &["replay", "new_1", "--into", "new", "--dry-run"]).await;
+    assert!(code == 0 && said.contains("records 2\n"), "{said}{complained}");
+
+    // A second one of that name of which nothing waits: both stay.
+    assert!(gateway.terminate().await.success());
+    fs::rename(gateway.data().join("links/new_1"), gateway.data().join("links/old")).unwrap();
+    gateway.start_again().await;
+    let status = gateway.status().await;
+    assert_eq!((link(&status, "old").ledger["delivered"], link(&status, "new").ledger["delivered"]), (2, 3));
+    assert!(gateway.log().contains("both stay"), "{}", gateway.log());
+
+    // A reload says so too, where it is asked for that.
+    reload_to(&gateway, &routes("new", mosquitto.port, KEEP)).await;
+    let (said, complained) = reload_to(&gateway, &renamed).await;
+    assert_eq!(said, "reloaded: nothing has changed\n");
+    assert!(complained.contains("nothing waits in the buffer of `old`, and `new` has one of its own"), "{complained}");
+}
+
+/// What is only in flight is no backlog.
+#[tokio::test(flavor = "multi_thread")]
+async fn r34_a_buffer_is_taken_over_by_a_link_that_is_busy() {
+    if left_out(&["mosquitto"]) {
+        return;
+    }
+    let mosquitto = Mosquitto::start().await;
+    let far = Subscriber::start(mosquitto.port, "far", "far/#", QoS::AtLeastOnce).await;
+    let gateway = Gateway::start(&routes("old", free_port(), "")).await;
+    let mut all = publish(&gateway, 9, 3).await;
+    reload_to(&gateway, &routes("new", mosquitto.port, "")).await;
+    gateway.wait_for_state("new", LinkState::Online).await;
+    let work = Work {
+        port: gateway.port,
+        publishers: 2,
+        messages: 4_000,
+        qos: QoS::AtLeastOnce,
+        window: 20,
+        topic: "line".into(),
+    };
+    let publishers = Publishers::start(work);
+    publishers.allow(4_000);
+    publishers.reach(500).await;
+    let (said, _) = reload_to(&gateway, &routes("new", mosquitto.port, ", renamed_from: old")).await;
+    assert!(said.contains("takes over the buffer of old: "), "{said}");
+    all.extend(publishers.finish().await);
+    gateway.wait_until_drained("new").await;
+    audit_is_ok(&gateway).await;
+    Ledger::compare(all.clone(), &far.receive(&all).await).assert_exact("from both buffers");
+}
+
+/// Both have what is owed: nothing is changed, publishers go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn r34_a_reload_onto_a_buffer_that_waits_too_is_refused_and_changes_nothing() {
+    let nowhere = free_port();
+    let gateway = Gateway::start(&routes("old", nowhere, "")).await;
+    publish(&gateway, 1, 3).await;
+    reload_to(&gateway, &routes("new", nowhere, "")).await;
+    publish(&gateway, 2, 2).await;
+    gateway.configure(&routes("new", nowhere, ", renamed_from: old"));
+    let (code, _, complained) = tool(&gateway, &["reload"]).await;
+    assert_eq!(code, 65, "{complained}");
+    assert!(complained.contains("both hold what is not delivered: take `renamed_from` away"), "{complained}");
+    publish(&gateway, 3, 1).await;
+    let status = gateway.status().await;
+    assert_eq!((link(&status, "old").depth, link(&status, "new").depth), (3, 3));
+}
+
+/// A replay by the tool: as it ends.
+async fn replay(gateway: &Gateway, arguments: &[&str]) -> ReplayStatus {
+    let (code, said, complained) = tool(gateway, &[&["replay"], arguments, &["--json"]].concat()).await;
+    assert_eq!(code, 0, "{said}{complained}");
+    let begun: ReplayStatus = serde_json::from_str(&said).unwrap();
+    ended(gateway, &begun.id).await
+}
+
+async fn ended(gateway: &Gateway, id: &str) -> ReplayStatus {
+    until("the replay has ended", PATIENCE, async || {
+        let (_, said, _) = tool(gateway, &["replay", "list", "--json"]).await;
+        let all: Vec<ReplayStatus> = serde_json::from_str(&said).map_err(|error| format!("{error}: {said}"))?;
+        let found = all.into_iter().find(|replay| replay.id == id);
+        found.filter(|replay| replay.state != ReplayState::Running).ok_or(said)
+    })
+    .await
+}
+
+fn two(old: &str, remote: u16, rename: &str) -> String {
+    format!(
+        "links:\n{old}  other: {{ mqtt: {{ url: \"mqtt://127.0.0.1:{remote}\", client_id: other }}{rename} }}\n\
+         routes:\n  - {{ name: else, from: broker/else, to: other/else }}\n"
+    )
+}
+
+/// The name that the route gave, not the topic that it was published to.
+#[tokio::test(flavor = "multi_thread")]
+async fn r34_what_a_link_that_is_gone_has_left_keeps_its_names_on_a_link_of_its_kind() {
+    if left_out(&["mosquitto"]) {
+        return;
+    }
+    let mosquitto = Mosquitto::start().await;
+    let watch = Subscriber::start(mosquitto.port, "watch", "#", QoS::AtLeastOnce).await;
+    let old = format!("  old: {{ mqtt: {{ url: \"mqtt://127.0.0.1:{}\" }} }}\n", free_port());
+    let both = two(&old, mosquitto.port, "") + "  - { name: up, from: broker/line/#, to: \"old/far/{rest}\" }\n";
+    let mut gateway = Gateway::start(&both).await;
+    publish(&gateway, 1, 3).await;
+    reload_to(&gateway, &two("", mosquitto.port, "")).await;
+    let topics = async |count: usize| {
+        until("it arrives", PATIENCE, async || {
+            let arrived: Vec<Delivery> = watch.arrived();
+            if arrived.len() >= count {
+                Ok(arrived.into_iter().map(|one| one.topic).collect())
+            } else {
+                Err(arrived.len().to_string())
+            }
+        })
+        .await
+    };
+    for (round, expected) in ["far/1", "far/1", "line/1"].into_iter().enumerate() {
+        assert_eq!(replay(&gateway, &["old", "--into", "other"]).await.replayed, 3);
+        let arrived: Vec<String> = topics(3 * (round + 1)).await;
+        assert_eq!(arrived[3 * round..], [expected; 3], "round {round}");
+        assert!(gateway.terminate().await.success());
+        // As an earlier version left it: nobody knows what the names were for.
+        if round == 1 {
+            fs::remove_file(gateway.data().join("links/old/kind")).unwrap();
+        }
+        gateway.start_again().await;
+    }
+    // It was replayed through the link's ledger, which stays where it is when the buffer is taken over: nothing of it is lost.
+    let (said, _) = reload_to(&gateway, &two("", mosquitto.port, ", renamed_from: old")).await;
+    assert!(said.contains("its own is kept as other_1"), "{said}");
+    gateway.wait_until_drained("other").await;
+    let status = gateway.status().await;
+    let (own, aside) = (link(&status, "other"), link(&status, "other_1"));
+    assert_eq!((own.ledger["delivered"], own.ledger["replayed"]), (3, 0));
+    assert_eq!((aside.ledger["accepted"], aside.ledger["replayed"], aside.balanced), (0, 9, true));
+    audit_is_ok(&gateway).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r34_a_replay_goes_on_through_a_start_that_gives_its_links_other_names() {
+    if left_out(&["mosquitto"]) {
+        return;
+    }
+    let mosquitto = Mosquitto::start().await;
+    let watch = Subscriber::start(mosquitto.port, "watch", "far/#", QoS::AtLeastOnce).await;
+    let link_of = |name: &str, more: &str| {
+        format!(
+            "  {name}: {{ mqtt: {{ url: \"mqtt://127.0.0.1:{}\", client_id: far }}, buffer: {{ keep_delivered: 1h }}{more} }}\n",
+            mosquitto.port
+        )
+    };
+    let file = |name: &str, more: &str| {
+        let route = format!("  - {{ name: up, from: broker/line/#, to: \"{name}/far/{{rest}}\" }}\n");
+        two(&link_of(name, more), mosquitto.port, "") + &route
+    };
+    let mut gateway = Gateway::start(&file("old", "")).await;
+    let all = publish(&gateway, 1, 6).await;
+    gateway.wait_until_drained("old").await;
+    // Slow enough that it does not end before the gateway does.
+    let slow = ["replay", "old", "--into", "other", "--rate", "0.5/s", "--json"];
+    let (code, said, complained) = tool(&gateway, &slow).await;
+    assert_eq!(code, 0, "{said}{complained}");
+    let begun: ReplayStatus = serde_json::from_str(&said).unwrap();
+    assert!(gateway.terminate().await.success());
+    gateway.configure(&file("new", ", renamed_from: old"));
+    gateway.start_again().await;
+    let done = ended(&gateway, &begun.id).await;
+    assert_eq!((done.state, &*done.request.link), (ReplayState::Done, "new"), "{done:?}");
+    let arrived = watch.receive(&all).await;
+    let again = arrived.iter().filter(|one| one.properties.contains_key("tg-replay")).count();
+    assert!(again >= all.len(), "{again}");
+}
