@@ -46,6 +46,7 @@ pub(super) fn publication(
         client_id: Some(Arc::clone(client)),
         user: user.cloned(),
         packet_id,
+        id: None,
     }
 }
 
@@ -84,6 +85,7 @@ pub(super) fn will_publication(will: &Message) -> Publication {
         client_id: will.origin.client_id.clone(),
         user: will.origin.user.clone(),
         packet_id: None,
+        id: None,
     }
 }
 

@@ -168,6 +168,7 @@ impl Broker {
             client_id: None,
             user: None,
             packet_id: None,
+            id: None,
         };
         // Nobody waits for QoS 0; what refuses it counts it.
         drop(self.hub.offer(&convert::source(), vec![publication]).await);

@@ -228,6 +228,12 @@ impl Tracker {
         owed
     }
 
+    /// How many records have lapsed, ever, and been passed; and those that wait for a cursor, in order.
+    pub(super) fn expired(&self) -> (u64, impl Iterator<Item = u64> + '_) {
+        let waiting = self.settled.iter().filter(|(_, outcome)| **outcome == Outcome::Expired);
+        (self.counts.expired, waiting.map(|(at, _)| *at))
+    }
+
     #[cfg(test)]
     pub(super) fn settled_out_of_order(&self) -> u64 {
         super::wide(self.settled.len())

@@ -630,6 +630,18 @@ impl Buffer {
         self.inner.shared.settle(offset, outcome);
     }
 
+    /// The records below `below` that are still owed.
+    #[must_use]
+    pub fn owed_below(&self, below: Offset) -> Vec<Offset> {
+        self.inner.shared.owed_below(below)
+    }
+
+    /// How many records have lapsed, ever, below the cursor; and those above it, in order.
+    #[must_use]
+    pub fn expired(&self) -> (u64, Vec<Offset>) {
+        self.inner.shared.expired()
+    }
+
     /// The gateway is stopping: from now on what is staged is written at once, also with `sync: spill`, so that no
     /// publisher waits for a remote.
     pub fn hurry(&self) {

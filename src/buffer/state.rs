@@ -566,6 +566,19 @@ impl Shared {
         }
     }
 
+    /// See [`super::Buffer::owed_below`].
+    pub(super) fn owed_below(&self, below: Offset) -> Vec<Offset> {
+        let state = self.state.lock();
+        (state.tracker.floor()..below.0).filter(|at| state.tracker.is_owed(*at)).map(Offset).collect()
+    }
+
+    /// See [`super::Buffer::expired`].
+    pub(super) fn expired(&self) -> (u64, Vec<Offset>) {
+        let state = self.state.lock();
+        let (passed, waiting) = state.tracker.expired();
+        (passed, waiting.map(Offset).collect())
+    }
+
     pub(super) fn settle(&self, offset: Offset, outcome: Outcome) {
         let mut state = self.state.lock();
         let was_changed = state.tracker.is_changed();

@@ -62,7 +62,7 @@ use self::records::{Append, Bodies, append, expires};
 use self::samples::Samples;
 use crate::buffer::{Admission, Buffer, Lanes, Refused};
 use crate::clock::{Clock, Moment, WallMs};
-use crate::message::{IdSource, Message, Origin, Qos, headers};
+use crate::message::{IdSource, Message, MessageId, Origin, Qos, headers};
 use crate::router::{Counts, Endpoint, Held, LinkId, Table};
 use crate::telemetry::memory::Memory;
 use crate::telemetry::shown::Shown;
@@ -297,12 +297,13 @@ impl Hub {
                 accepted = self.clock.moment();
             }
             let (client_id, packet_id) = (publication.client_id.clone(), publication.packet_id);
+            let known_as = publication.id.clone();
             let message = Arc::new(self.stamp(publication, accepted));
             if self.has_looped(&message) {
                 given.give(slot, Ok(Receipt::default()));
                 continue;
             }
-            let claim = if self.may_be_a_copy(source, &message) {
+            let claim = if self.may_be_a_copy(source, &message, known_as.as_ref()) {
                 match self.first_of_its_kind(&message, &mut ready, &mut given).await {
                     Ok(claim) => Some(claim),
                     Err(firsts) => {
@@ -439,7 +440,7 @@ impl Hub {
 
     fn stamp(&self, publication: Publication, accepted: Moment) -> Message {
         let mut message = Message {
-            id: self.ids.next(),
+            id: publication.id.unwrap_or_else(|| self.ids.next()),
             topic: publication.topic,
             payload: publication.payload,
             qos: publication.qos,
@@ -475,10 +476,11 @@ impl Hub {
         looped
     }
 
-    /// Whether another gateway stamped it. A replay is no copy.
-    fn may_be_a_copy(&self, source: &Source, message: &Message) -> bool {
+    /// Whether another gateway stamped it, or its source knows it again (R25). A replay is no copy.
+    fn may_be_a_copy(&self, source: &Source, message: &Message, known_as: Option<&MessageId>) -> bool {
         let is_other = !self.ids.is_mine(&message.id) && headers::replay(message).is_none();
-        is_other && !source.takes_copies && Copies::can_tell(message)
+        let is_taken_anyway = source.takes_copies && known_as != Some(&message.id);
+        is_other && !is_taken_anyway && Copies::can_tell(message)
     }
 
     /// R12: of what other gateways stamped only the first of its kind goes on; a copy has that one's receipt. Where the first

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{HeldRow, KeptChanges, Mark, Tails};
-use crate::message::{Message, Properties, Qos};
+use crate::message::{Message, MessageId, Properties, Qos};
 use crate::router::{Endpoint, LinkId};
 use crate::topic::TopicName;
 
@@ -33,6 +33,8 @@ pub struct Publication {
     /// For an inbound QoS 2 PUBLISH of a client: its packet id, handed through to [`Local::deliver`], so that the
     /// store commits the inbound id and the outbound entries as one unit (R18).
     pub packet_id: Option<u16>,
+    /// Of one that its source would know again, so that it has the id that it had (R25); `None`: it gets one.
+    pub id: Option<MessageId>,
 }
 
 /// Where a batch comes from.

@@ -37,7 +37,7 @@ impl Kind {
         let expiry_left_s = message.expiry_s;
         let envelope = Envelope { destination, key: None, ordinal: 0, failure: None, batch: None, message };
         let (place, seq) = (Place::default(), "cafe0001-0-0".to_owned());
-        let record = Outgoing { place, seq, backfill: false, envelope, expiry_left_s };
+        let record = Outgoing { place, seq, backfill: false, envelope, expiry_left_s, expired_before: 0 };
         accepted(match self {
             Self::Mqtt5 => mqtt::hop(&record, mqtt::Version::V5),
             Self::Mqtt311 => mqtt::hop(&record, mqtt::Version::V4),

@@ -177,6 +177,8 @@ pub struct Outgoing {
     pub envelope: Envelope,
     /// Seconds that are left of the record's expiry (the message's own, or the route's `ttl`).
     pub expiry_left_s: Option<u32>,
+    /// How many records before it in its lane have lapsed, ever: what a remote that keeps an account of the log has to say too.
+    pub expired_before: u64,
 }
 
 impl Outgoing {
@@ -240,6 +242,8 @@ pub struct Confirmed {
     pub below: Place,
     /// Of the record before it.
     pub witness: u32,
+    /// How many records below `below` had lapsed, ever; `None`: it does not say.
+    pub expired: Option<u64>,
 }
 
 /// What names a record apart from its number: a checksum (CRC-32C) of its message's id.

@@ -7,9 +7,11 @@ use rumqttc_v5::QoS;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tidegate::telemetry::board::LinkState;
 
-use crate::support::client::Subscriber;
+use crate::support::client::{Publishers, Subscriber, Work};
 use crate::support::gateway::{Gateway, configuration, run};
+use crate::support::ledger::{Ledger, Mark};
 use crate::support::pki::{Authority, Identity};
 use crate::support::process::{Room, free_port};
 use crate::support::remote::{Kafka, Mosquitto, Rabbit, left_out};
@@ -74,6 +76,78 @@ async fn doctor_at_kafka() {
     insta::assert_snapshot!("doctor_kafka_topic", doctor(&link, &[], &[kafka.port]).await);
     kafka.create_topic("lake", 1).await;
     insta::assert_snapshot!("doctor_kafka_good", doctor(&link, &["lake", "--probe", "lake"], &[kafka.port]).await);
+}
+
+/// The rights to a group and to a transactional id show without taking either from a gateway that runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_at_kafka_throws_nobody_out() {
+    if left_out(&["kafka"]) {
+        return;
+    }
+    let kafka = Kafka::start().await;
+    for topic in ["lake", "commands"] {
+        kafka.create_topic(topic, 1).await;
+    }
+    let link = format!(
+        "links:\n  lake: {{ kafka: {{ brokers: [ \"127.0.0.1:{}\" ], exactly_once: true }} }}\nroutes:\n  - {{ from: \"broker/line/#\", to: lake/lake }}\n  - {{ from: lake/commands, to: \"broker/cmd\" }}\n",
+        kafka.port
+    );
+    insta::assert_snapshot!("doctor_kafka_exactly_once", doctor(&link, &[], &[kafka.port]).await);
+    assert_eq!(kafka.committed("edge-lake", "commands", 1), 0, "the group has no position that nobody gave it");
+    let gateway = Gateway::start(&link).await;
+    let machine = Subscriber::start(gateway.port, "machine", "cmd", QoS::AtLeastOnce).await;
+    let marks: Vec<_> = (0..20).map(|number| Mark { publisher: 0, number }).collect();
+    kafka.publish("commands", &marks[..10]).await;
+    machine.receive(&marks[..10]).await;
+    assert!(doctor(&link, &[], &[kafka.port]).await.ends_with("exit code 0"));
+    kafka.publish("commands", &marks[10..]).await;
+    Ledger::compare(marks.iter().copied(), &machine.receive(&marks).await).assert_exact("nothing is read twice");
+    let work = Work {
+        port: gateway.port,
+        publishers: 1,
+        messages: 10,
+        qos: QoS::AtLeastOnce,
+        window: 1,
+        topic: "line".into(),
+    };
+    Publishers::start(work).finish().await;
+    let link = gateway.wait_until_drained("lake").await;
+    let connects = [link.sink.as_ref(), link.source.as_ref()].map(|half| half.map(|half| half.connects));
+    assert_eq!((link.state, connects), (LinkState::Online, [Some(1), Some(1)]), "{link:?}");
+}
+
+/// Who may see the topics, and no more; and then each right that is missing, one by one.
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_at_a_kafka_with_rules() {
+    if left_out(&["kafka"]) {
+        return;
+    }
+    let (room, ca) = (Room::new("pki"), Authority::new("ca of lake"));
+    let server = ca.server();
+    for (name, text) in [("ca.pem", &ca.pem), ("server.pem", &server.cert), ("server.key", &server.key)] {
+        fs::write(room.file(name), text).unwrap();
+    }
+    let (kafka, [_, login]) = Kafka::start_secure(&room.file("")).await;
+    for topic in ["lake", "commands"] {
+        kafka.create_topic(topic, 1).await;
+    }
+    let link = format!(
+        "links:\n  lake: {{ kafka: {{ brokers: [ \"127.0.0.1:{login}\" ], exactly_once: true, options: {{ security.protocol: SASL_SSL, ssl.ca.location: \"{}\", sasl.mechanism: PLAIN, sasl.username: reader, sasl.password: secret }} }} }}\nroutes:\n  - {{ from: \"broker/line/#\", to: lake/lake }}\n  - {{ from: lake/commands, to: \"broker/cmd\" }}\n",
+        room.file("ca.pem").display()
+    );
+    for (name, rule) in [
+        ("doctor_kafka_group", "--operation Describe --topic lake --topic commands"),
+        ("doctor_kafka_group_read", "--operation Describe --group edge-lake"),
+        ("doctor_kafka_group_topic", "--operation Read --group edge-lake"),
+        ("doctor_kafka_transaction", "--operation Read --topic commands --topic lake --group tidegate-edge-lake"),
+        ("doctor_kafka_rights", "--operation Write --transactional-id tidegate-edge-lake"),
+    ] {
+        kafka.allow(&format!("--allow-principal User:reader {rule}")).await;
+        let said = steady(&doctor(&link, &[], &[login]).await);
+        let said =
+            said.lines().filter(|line| !line.contains("password stands in the file")).collect::<Vec<_>>().join("\n");
+        insta::assert_snapshot!(name, said);
+    }
 }
 
 /// librdkafka counts milliseconds and repeats, and the system names what did not fit in words of its own.

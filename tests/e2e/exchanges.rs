@@ -1,10 +1,11 @@
-//! QoS 2 all the way to a remote MQTT broker (R25): the exchanges that are under way survive a reconnect, and a SIGKILL of the gateway, so that
-//! the remote has each message once.
+//! QoS 2 all the way to a remote MQTT broker, and from one (R25): the exchanges that are under way survive a reconnect, and a SIGKILL of the
+//! gateway, so that the remote has each message once, and what comes again from there is known as what it is.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rumqttc_v5::QoS;
+use tidegate::telemetry::board::LinkState;
 use tokio::task::JoinSet;
 
 use crate::support::client::{Subscriber, Work, publish_exactly_once};
@@ -120,4 +121,57 @@ async fn r25_a_remote_that_forgets_the_session_is_sent_what_is_open_anew() {
     publishing.join_next().await.unwrap().unwrap();
     let link = gateway.wait_until_drained("far").await;
     assert_eq!(link.ledger["delivered"], 600, "{:?}", link.ledger);
+}
+
+/// What a remote sends again to a gateway that was killed has the id that it had, so that whoever gets both knows the copy by it: here the next gateway.
+#[tokio::test(flavor = "multi_thread")]
+async fn r25_what_comes_with_qos_2_has_one_id_over_kills_of_the_gateway() {
+    if left_out(&["mosquitto"]) {
+        return;
+    }
+    for version in ["5", "3.1.1"] {
+        let remote = Mosquitto::start().await;
+        let next = Gateway::start_site("next", "").await;
+        let far = Subscriber::start(next.port, "far", "line/#", QoS::AtLeastOnce).await;
+        let proxy = Proxy::start(remote.port).await;
+        let mut gateway = Gateway::start(&format!(
+            r#"
+links:
+  hq:
+    mqtt: {{ url: "mqtt://127.0.0.1:{}", version: {version}, qos: 2 }}
+    retry: {{ min: 10ms, max: 200ms }}
+  next: {{ mqtt: {{ url: "mqtt://127.0.0.1:{}", version: 5 }}, retry: {{ min: 10ms, max: 200ms }} }}
+routes:
+  - {{ from: "hq/line/#", to: "next/line/{{rest}}" }}
+"#,
+            proxy.port(),
+            next.port
+        ))
+        .await;
+        gateway.wait_for_state("hq", LinkState::Online).await;
+        let messages = (ROUNDS + 2) * 2 * STRIDE;
+        let topic = "line".to_owned();
+        let work = Work { port: remote.port, publishers: 1, messages, qos: QoS::ExactlyOnce, window: 40, topic };
+        let acknowledged = Arc::new(AtomicUsize::new(0));
+        let mut publishing = JoinSet::new();
+        publishing.spawn(publish_exactly_once(work, Arc::clone(&acknowledged)));
+        for round in 0..ROUNDS {
+            let arrived = (round + 1) * STRIDE;
+            until_true("some more have arrived", PATIENCE, || far.count() >= arrived).await;
+            match round % 4 {
+                0 => proxy.cut_after(Way::ToClient, 3 + 217 * round),
+                1 => proxy.cut_after(Way::ToServer, 5 + 17 * round),
+                _ => {}
+            }
+            if round % 2 == 1 {
+                gateway.kill_9();
+                gateway.start_again().await;
+            }
+        }
+        let marks = publishing.join_next().await.unwrap().unwrap();
+        let arrived = far.receive(&marks).await;
+        let ledger = Ledger::compare(marks, &arrived);
+        assert_eq!((ledger.lost.len(), ledger.duplicates, ledger.published_again), (0, 0, 0), "{}", gateway.log());
+        assert!(gateway.terminate().await.success());
+    }
 }

@@ -384,6 +384,13 @@ impl Rabbit {
         channel.queue_declare(queue.into(), passive, FieldTable::default()).await.unwrap().message_count()
     }
 
+    /// How many consumers a queue has.
+    pub(crate) async fn consumers(&self, queue: &str) -> u32 {
+        let (_connection, channel) = self.connect().await;
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
+        channel.queue_declare(queue.into(), passive, FieldTable::default()).await.unwrap().consumer_count()
+    }
+
     /// Publishes persistent messages to a queue, each confirmed.
     pub(crate) async fn publish(&self, queue: &str, marks: &[Mark]) {
         let (_connection, channel) = self.connect().await;
@@ -518,6 +525,17 @@ impl Kafka {
             if readies(&process.log()) > readies(&before) { Ok(()) } else { Err(process.log()) }
         };
         self.process = Some(start("kafka", &self.room, &self.arguments, ready).await);
+    }
+
+    /// Adds a rule: see `tests/peers/kafka/acls.sh`.
+    pub(crate) async fn allow(&self, rule: &str) {
+        let added = tokio::process::Command::new(script("kafka").with_file_name("acls.sh"))
+            .arg(self.port.to_string())
+            .args(rule.split(' '))
+            .output()
+            .await
+            .unwrap();
+        assert!(added.status.success(), "{added:?}");
     }
 
     fn client(&self) -> ClientConfig {

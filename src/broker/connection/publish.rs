@@ -406,8 +406,8 @@ mod tests {
     fn publication(payload: &'static [u8]) -> Publication {
         let (topic, properties) = (TopicName::new("a").unwrap(), Properties::default());
         let (payload, qos) = (payload.into(), Qos::ExactlyOnce);
-        let (retain, expiry_s, time_ms, client_id, user, packet_id) = Default::default();
-        Publication { topic, payload, qos, retain, expiry_s, time_ms, properties, client_id, user, packet_id }
+        let (retain, expiry_s, time_ms, client_id, user, packet_id, id) = Default::default();
+        Publication { topic, payload, qos, retain, expiry_s, time_ms, properties, client_id, user, packet_id, id }
     }
 
     #[test]

@@ -269,7 +269,10 @@ impl Resolver<'_> {
         let errors = self.mistakes.errors();
         let kind = self.kind_name(entry, &section);
         let remote = match kind.clone() {
-            Some((KindName::Mqtt, item)) => self.mqtt(&item).map(Kind::Mqtt),
+            Some((KindName::Mqtt, item)) => {
+                let arrivals = data_dir.join("arrivals").join(&entry.key);
+                self.mqtt(&item, arrivals).map(Kind::Mqtt)
+            }
             Some((KindName::Rabbitmq, item)) => {
                 let positions = data_dir.join("streams").join(format!("{}.json", entry.key));
                 self.rabbitmq(&item, positions).map(Kind::Rabbitmq)

@@ -1,5 +1,6 @@
 //! The section `mqtt` of a link.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
@@ -21,7 +22,8 @@ const FAIL_BACK: Duration = Duration::from_secs(60);
 const WEBSOCKET_PATH: &str = "/mqtt";
 
 impl Resolver<'_> {
-    pub(super) fn mqtt(&mut self, item: &Item<'_>) -> Option<mqtt::Config> {
+    /// `arrivals`: where its source may keep what is under way.
+    pub(super) fn mqtt(&mut self, item: &Item<'_>, arrivals: PathBuf) -> Option<mqtt::Config> {
         let section = self.section(item, &keys::MQTT);
         let versions = [("5", mqtt::Version::V5), ("5.0", mqtt::Version::V5), ("3.1.1", mqtt::Version::V4)];
         let version = self.choice(section.get("version"), &versions).unwrap_or_default();
@@ -57,6 +59,7 @@ impl Resolver<'_> {
             state_topic,
             keep_alive_s: keep_alive.and_then(|pause| u16::try_from(pause.as_secs()).ok()).unwrap_or(30),
             max_packet_size: packet.unwrap_or(MESSAGE_DEFAULT),
+            arrivals: Some(arrivals).filter(|_| qos == Some(Qos::ExactlyOnce)),
         })
     }
 

@@ -1,5 +1,6 @@
 //! The hub against real buffers on a temporary disk and a scripted broker.
 
+mod known;
 mod samples;
 
 use std::sync::Arc;
@@ -120,6 +121,7 @@ fn publication(topic: &str, payload: &'static [u8]) -> Publication {
         client_id: Some("press".into()),
         user: None,
         packet_id: None,
+        id: None,
     }
 }
 

@@ -143,8 +143,8 @@ pub async fn examine(config: &Config, identity: &Identity, request: &Request, cl
             }
         }
         Kind::Kafka(remote) => {
-            let topics: Vec<String> = config.sources.iter().chain(&request.topics).cloned().collect();
-            let looks = kafka::examine(remote, identity, &topics);
+            let looks = kafka::Looks { topics: &request.topics, sources: &config.sources, has_sink: config.has_sink };
+            let looks = kafka::examine(remote, identity, &looks);
             steps.extend(looked(timeout.saturating_mul(2), looks).await);
             if let (Some(probe), true) = (probe, steps.iter().all(Step::is_ok)) {
                 let sink = kafka::KafkaSink::new(remote, identity);
@@ -217,6 +217,7 @@ fn probe(destination: &str, identity: &Identity, clock: &dyn Clock) -> Option<Ou
             message,
         },
         expiry_left_s: Some(60),
+        expired_before: 0,
     })
 }
 
@@ -364,6 +365,14 @@ fn advice(step: &'static str, words: &str, hopeless: bool) -> (Cause, &'static s
         "topic" if has(&["does not exist"]) => {
             (Cause::Configuration, "create the topic at the remote: Tidegate creates none by itself")
         }
+        "group" if hopeless => (
+            Cause::Permission,
+            "give the link's user Read on the group and on its topics: `kafka-acls --add --allow-principal User:NAME --operation Read --group GROUP --topic TOPIC`",
+        ),
+        "producer" if hopeless => (
+            Cause::Permission,
+            "give the link's user Write on the transactional id: `kafka-acls --add --allow-principal User:NAME --operation Write --transactional-id ID`",
+        ),
         "exchange" | "queue" | "topic" if hopeless => (Cause::Permission, "give the link's user the right to it"),
         "probe" if has(&["403", "NotAuthorized", "AUTHORIZATION", "uthorization"]) => {
             (Cause::Permission, "give the link's user the right to publish there")

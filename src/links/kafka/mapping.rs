@@ -119,6 +119,7 @@ pub(super) fn incoming<'a>(
         client_id: None,
         user: None,
         packet_id: None,
+        id: None,
     })
 }
 
@@ -199,7 +200,14 @@ pub(super) mod tests {
             batch: None,
             message: message("a/b", b"payload"),
         };
-        Outgoing { place: Place::default(), seq: "buf-0-0".to_owned(), backfill: false, envelope, expiry_left_s: None }
+        Outgoing {
+            place: Place::default(),
+            seq: "buf-0-0".to_owned(),
+            backfill: false,
+            envelope,
+            expiry_left_s: None,
+            expired_before: 0,
+        }
     }
 
     pub(in crate::links) fn back(record: &Outgoing) -> Publication {

@@ -26,7 +26,7 @@ mod source;
 mod transaction;
 
 pub use config::{Config, Start};
-pub(super) use examine::examine;
+pub(super) use examine::{Looks, examine};
 pub use mapping::WRITTEN_HEADERS;
 #[cfg(test)]
 pub(super) use mapping::tests::back as hop;

@@ -76,11 +76,17 @@ impl KafkaSink {
 
     fn setup(&self) -> Option<Setup> {
         let records_max = self.transactions?;
+        let (id, group) = self.transactional();
+        Some(Setup { id, group, records_max, tokens: Tokens::new(&self.config) })
+    }
+
+    /// The transactional id, and the settings of a consumer in the group that keeps the positions.
+    pub(super) fn transactional(&self) -> (String, rdkafka::ClientConfig) {
         let id = self.transactional_id();
         // What is still being committed counts as not yet known, and is asked for again.
         let last = [("group.id", id.as_str()), ("isolation.level", "read_committed"), ("enable.auto.commit", "false")];
         let group = client::settings(&self.config, &self.identity, &[], &last);
-        Some(Setup { id, group, records_max, tokens: Tokens::new(&self.config) })
+        (id, group)
     }
 
     fn settings(&self) -> rdkafka::ClientConfig {

@@ -52,7 +52,7 @@ impl KafkaSource {
         Self { config: config.clone(), topics, identity: identity.clone() }
     }
 
-    fn settings(&self) -> rdkafka::ClientConfig {
+    pub(super) fn settings(&self) -> rdkafka::ClientConfig {
         let Identity { site, link } = &self.identity;
         let group = self.config.group.clone().unwrap_or_else(|| format!("{site}-{link}"));
         let fetch_bytes_max = self.config.message_bytes_max.max(4 << 20).to_string();

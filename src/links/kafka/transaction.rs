@@ -57,7 +57,7 @@ pub(super) struct Setup {
 }
 
 /// The group's client, which only asks for its position.
-struct Asking(Tokens);
+pub(super) struct Asking(pub(super) Tokens);
 
 impl ClientContext for Asking {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
@@ -210,7 +210,7 @@ impl Transactions {
             self.buffer = buffer.into();
         }
         let message = &record.envelope.message;
-        self.next.pass(buffer, record.place, witness(&message.id));
+        self.next.pass(buffer, record.place, witness(&message.id), record.expired_before);
         self.bytes += message.payload.len();
         self.open.push(record.place);
     }

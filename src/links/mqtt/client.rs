@@ -135,6 +135,7 @@ impl Inbound {
             client_id: None,
             user: None,
             packet_id: None,
+            id: None,
         }
     }
 }

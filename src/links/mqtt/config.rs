@@ -1,5 +1,6 @@
 //! Settings of a remote MQTT broker.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::links::{Secret, Tls};
@@ -41,6 +42,8 @@ pub struct Config {
     pub keep_alive_s: u16,
     /// Largest packet, either way. Default 1 MiB (R3).
     pub max_packet_size: ByteSize,
+    /// Where its source keeps what is under way with QoS 2 (R25).
+    pub arrivals: Option<PathBuf>,
 }
 
 /// One of a remote's addresses.

@@ -14,7 +14,9 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::Version;
-use super::client::{Attempt, Dial, GOOD_BYE_WAIT, Granted, OFFLINE, ONLINE, Publish, SESSION_EXPIRY_S, Settings};
+use super::client::{
+    Attempt, Dial, Direction, GOOD_BYE_WAIT, Granted, OFFLINE, ONLINE, Publish, RECEIVE_MAX, SESSION_EXPIRY_S, Settings,
+};
 use super::dial::Stream;
 use super::exchanges::{Holder, Known, Owner};
 use super::kept::{Kept, blocking};
@@ -35,13 +37,13 @@ pub(super) const WINDOW: usize = 512;
 pub(super) const WINDOW_V4: usize = 20;
 
 /// Bytes read at once: what comes back are acknowledgements.
-const READ: usize = 8 << 10;
+pub(super) const READ: usize = 8 << 10;
 
 /// Topics that are sent as a number, where the remote takes so many.
 const ALIASES_MAX: u16 = 256;
 
 /// Nothing else: the session stays.
-const GOOD_BYE: Disconnect = Disconnect {
+pub(super) const GOOD_BYE: Disconnect = Disconnect {
     code: ReasonCode::Success,
     properties: DisconnectProperties { session_expiry_s: None, reason: None, user: Vec::new(), server_reference: None },
 };
@@ -378,7 +380,7 @@ enum Saved {
 }
 
 /// The end of the save that is under way; without one, never. Cancel safe.
-async fn saved(saving: &mut Option<JoinHandle<io::Result<()>>>) -> io::Result<()> {
+pub(super) async fn saved(saving: &mut Option<JoinHandle<io::Result<()>>>) -> io::Result<()> {
     match saving {
         Some(saving) => saving.await.unwrap_or_else(|ended| Err(io::Error::other(ended))),
         None => std::future::pending().await,
@@ -386,7 +388,11 @@ async fn saved(saving: &mut Option<JoinHandle<io::Result<()>>>) -> io::Result<()
 }
 
 /// Cancel safe: what has gone is no longer in `output`.
-async fn write(writer: &mut WriteHalf<Box<dyn Stream>>, output: &mut BytesMut, unflushed: &mut bool) -> io::Result<()> {
+pub(super) async fn write(
+    writer: &mut WriteHalf<Box<dyn Stream>>,
+    output: &mut BytesMut,
+    unflushed: &mut bool,
+) -> io::Result<()> {
     *unflushed = true;
     writer.write_all_buf(output).await?;
     writer.flush().await?;
@@ -394,7 +400,7 @@ async fn write(writer: &mut WriteHalf<Box<dyn Stream>>, output: &mut BytesMut, u
     Ok(())
 }
 
-async fn sleep_until(due: Option<Instant>) {
+pub(super) async fn sleep_until(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due).await,
         None => std::future::pending().await,
@@ -402,15 +408,15 @@ async fn sleep_until(due: Option<Instant>) {
 }
 
 /// A stream on which the remote has let us in.
-struct LoggedIn {
-    stream: Box<dyn Stream>,
-    decoder: Decoder,
-    input: BytesMut,
-    connack: Connack,
+pub(super) struct LoggedIn {
+    pub(super) stream: Box<dyn Stream>,
+    pub(super) decoder: Decoder,
+    pub(super) input: BytesMut,
+    pub(super) connack: Connack,
 }
 
 impl LoggedIn {
-    async fn of(
+    pub(super) async fn of(
         settings: &Settings,
         attempt: &Attempt,
         version: crate::wire::Version,
@@ -467,6 +473,7 @@ fn connect(settings: &Settings, login: Option<(String, String)>, clean_start: bo
         properties: ConnectProperties {
             session_expiry_s: is_v5.then_some(SESSION_EXPIRY_S),
             maximum_packet_size: packet_max.filter(|_| is_v5),
+            receive_maximum: NonZeroU16::new(RECEIVE_MAX).filter(|_| is_v5 && settings.direction == Direction::In),
             ..ConnectProperties::default()
         },
     }
@@ -480,7 +487,7 @@ fn granted(connack: &Connack) -> Granted {
     }
 }
 
-const fn version(version: Version) -> crate::wire::Version {
+pub(super) const fn version(version: Version) -> crate::wire::Version {
     match version {
         Version::V4 => crate::wire::Version::V311,
         Version::V5 => crate::wire::Version::V5,
@@ -568,7 +575,7 @@ fn refusal(connack: &Connack) -> LinkError {
     }
 }
 
-fn disconnected(disconnect: &Disconnect) -> LinkError {
+pub(super) fn disconnected(disconnect: &Disconnect) -> LinkError {
     let why = disconnect.properties.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
     let words = format!("the remote disconnected us: {:?}{why}", disconnect.code);
     if matches!(disconnect.code, ReasonCode::NotAuthorized | ReasonCode::SessionTakenOver) {
@@ -578,26 +585,26 @@ fn disconnected(disconnect: &Disconnect) -> LinkError {
     }
 }
 
-fn ended(error: &io::Error) -> LinkError {
+pub(super) fn ended(error: &io::Error) -> LinkError {
     if tls::is_refusal(error) {
         return LinkError::Misconfigured(error.to_string());
     }
     LinkError::Transient(error.to_string())
 }
 
-fn malformed(error: &crate::wire::DecodeError) -> LinkError {
+pub(super) fn malformed(error: &crate::wire::DecodeError) -> LinkError {
     LinkError::Transient(format!("the remote sent what is no MQTT: {error}"))
 }
 
-fn unsaid(error: &crate::wire::EncodeError) -> LinkError {
+pub(super) fn unsaid(error: &crate::wire::EncodeError) -> LinkError {
     LinkError::Misconfigured(error.to_string())
 }
 
-fn cannot_keep(error: &io::Error) -> LinkError {
+pub(super) fn cannot_keep(error: &io::Error) -> LinkError {
     LinkError::Transient(format!("the exchanges of QoS 2 cannot be written down: {error}"))
 }
 
-fn now() -> Instant {
+pub(super) fn now() -> Instant {
     Instant::from_std(crate::clock::now())
 }
 

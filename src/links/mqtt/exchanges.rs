@@ -101,6 +101,15 @@ impl Owner {
         let sum = |text: &str| crc32c::crc32c(text.as_bytes());
         Self { buffer: sum(buffer), client_id: sum(client_id), address: sum(address) }
     }
+
+    /// As it is written down.
+    pub(super) const fn sums(self) -> [u32; 3] {
+        [self.buffer, self.client_id, self.address]
+    }
+
+    pub(super) const fn of_sums([buffer, client_id, address]: [u32; 3]) -> Self {
+        Self { buffer, client_id, address }
+    }
 }
 
 impl Exchanges {
@@ -268,7 +277,9 @@ impl Exchanges {
     /// What the remote has for certain, with all before it.
     pub(super) fn confirmed(&self) -> Vec<Confirmed> {
         let below = self.below.iter();
-        below.map(|(&lane, &(offset, witness))| Confirmed { below: Place { lane, offset }, witness }).collect()
+        let confirmed =
+            |(&lane, &(offset, witness))| Confirmed { below: Place { lane, offset }, witness, expired: None };
+        below.map(confirmed).collect()
     }
 
     /// The logs end at `ends`: what lies behind them is of records that a power cut took. Answers whether there was such.
@@ -296,7 +307,7 @@ impl Exchanges {
     pub(super) fn encode(&self) -> Vec<u8> {
         let count = |len: usize| u16::try_from(len).unwrap_or(u16::MAX);
         let mut out = vec![FORMAT];
-        [self.owner.buffer, self.owner.client_id, self.owner.address].into_iter().for_each(|sum| out.put_u32_le(sum));
+        self.owner.sums().into_iter().for_each(|sum| out.put_u32_le(sum));
         out.put_u8(u8::try_from(self.below.len()).unwrap_or(u8::MAX));
         for (lane, (below, witness)) in &self.below {
             out.put_u8(lane.number());
@@ -328,7 +339,7 @@ impl Exchanges {
             return None;
         }
         let mut sum = || input.try_get_u32_le().ok();
-        read.owner = Owner { buffer: sum()?, client_id: sum()?, address: sum()? };
+        read.owner = Owner::of_sums([sum()?, sum()?, sum()?]);
         for _ in 0..input.try_get_u8().ok()? {
             let lane = lane(input.try_get_u8().ok()?)?;
             read.below.insert(lane, (Offset(input.try_get_u64_le().ok()?), input.try_get_u32_le().ok()?));
@@ -429,7 +440,7 @@ mod tests {
         }
         table.pass(&floor(3));
         let mut table = restarted(&table);
-        assert_eq!(table.confirmed(), [Confirmed { below: at(3), witness: 2 }]);
+        assert_eq!(table.confirmed(), [Confirmed { below: at(3), witness: 2, expired: None }]);
         assert_eq!((table.look(at(2), 2), table.look(at(3), 3)), (Known::New, Known::Completed));
         assert!(!table.forget_beyond(&floor(5)));
         assert!(table.forget_beyond(&floor(4)), "the power cut took 4");

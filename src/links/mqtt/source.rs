@@ -1,4 +1,5 @@
-//! Remote MQTT broker → hub: subscribes with a session that the remote keeps, acknowledges in order what is durable here.
+//! Remote MQTT broker → hub: subscribes with a session that the remote keeps, acknowledges in order what is durable here. With QoS 2 it knows
+//! what comes again ([`exact_source`](super::exact_source)).
 //!
 //! A remote that kept the session may send all that it owes before it answers our SUBSCRIBE, beyond our Receive Maximum too
 //! (Mosquitto 2.0.11 does, tens of thousands of messages). So the answer is awaited beside what comes, never before it.
@@ -7,13 +8,17 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use super::Config;
 use super::client::{Ack, Asked, Direction, Inbound, Live, Settings, Subscribed};
 use super::dial::Leave;
+use super::exact_source::{Arrived, Book, ByArrivals, ExactSource, Owed};
+use crate::hub::Publication;
 use crate::links::{Identity, LinkError, Received, Source, SourceConnection};
 use crate::message::Qos;
+use crate::router::LinkId;
 use crate::topic::TopicName;
 
 /// Messages of one batch for the runner.
@@ -31,14 +36,38 @@ const ACK_RETRY: Duration = Duration::from_millis(5);
 pub struct MqttSource {
     settings: Settings,
     filters: Vec<String>,
+    /// Of a link with QoS 2.
+    book: Option<Book>,
 }
 
 /// A subscribing connection.
 #[derive(Debug)]
-pub struct MqttSourceConnection {
+pub struct MqttSourceConnection(Carrier);
+
+/// What carries it.
+#[derive(Debug)]
+enum Carrier {
+    Crate(Box<CrateConnection>),
+    Exact(Box<ExactConnection>),
+}
+
+/// By wire's packets, where QoS 2 is asked for.
+#[derive(Debug)]
+struct ExactConnection {
+    source: ExactSource,
+    leave: Leave,
+    acks: Acks<Owed>,
+    client_id: String,
+    filters: Vec<String>,
+    unreadable: u64,
+}
+
+/// By the crate.
+#[derive(Debug)]
+struct CrateConnection {
     live: Live,
     leave: Leave,
-    acks: Acks,
+    acks: Acks<Ack>,
     /// In order, not yet taken by the client.
     due: VecDeque<Ack>,
     /// What came before the SUBACK.
@@ -67,21 +96,26 @@ impl Subscribing {
     /// Ends with the SUBACK. Cancel safe; not to be called again after it has answered.
     async fn answered(&mut self) -> Result<(), LinkError> {
         let answers = self.answers.as_mut().await.map_err(LinkError::Transient)?;
-        for (filter, answer) in self.filters.iter().zip(answers) {
-            match answer {
-                Ok(Qos::AtMostOnce) => {
-                    let words = "the remote grants only QoS 0: messages are lost while the link is down";
-                    tracing::warn!(client_id = %self.client_id, %filter, "{words}");
-                }
-                Ok(Qos::AtLeastOnce | Qos::ExactlyOnce) => {}
-                Err(why) => {
-                    let words = format!("the remote refuses the subscription to `{filter}`: {why}");
-                    return Err(LinkError::Misconfigured(words));
-                }
+        judge(&self.client_id, &self.filters, answers)
+    }
+}
+
+/// What a SUBACK means.
+fn judge(client_id: &str, filters: &[String], answers: Vec<Subscribed>) -> Result<(), LinkError> {
+    for (filter, answer) in filters.iter().zip(answers) {
+        match answer {
+            Ok(Qos::AtMostOnce) => {
+                let words = "the remote grants only QoS 0: messages are lost while the link is down";
+                tracing::warn!(%client_id, %filter, "{words}");
+            }
+            Ok(Qos::AtLeastOnce | Qos::ExactlyOnce) => {}
+            Err(why) => {
+                let words = format!("the remote refuses the subscription to `{filter}`: {why}");
+                return Err(LinkError::Misconfigured(words));
             }
         }
-        Ok(())
     }
+    Ok(())
 }
 
 /// Identifies a received message of one connection.
@@ -92,7 +126,19 @@ impl MqttSource {
     /// `both`: the link has a sink half too, so that the client id needs its `-in` (R25).
     #[must_use]
     pub fn new(config: &Config, filters: Vec<String>, identity: &Identity, both: bool) -> Self {
-        Self { settings: Settings::new(config, identity, Direction::In, both), filters }
+        let is_exact = config.qos == Qos::ExactlyOnce;
+        let path = config.arrivals.as_deref().filter(|_| is_exact);
+        let book = path.map(|path| Book::new(path, &identity.site));
+        Self { settings: Settings::new(config, identity, Direction::In, both), filters, book }
+    }
+
+    /// Of a link that was called `old` before: what was under way to it is its own now (R34).
+    #[must_use]
+    pub fn taking_over(self, old: Option<&LinkId>) -> Self {
+        if let Some((book, old)) = self.book.as_ref().zip(old) {
+            book.take_over(old);
+        }
+        self
     }
 }
 
@@ -100,9 +146,35 @@ impl Source for MqttSource {
     type Connection = MqttSourceConnection;
 
     async fn connect(&mut self) -> Result<Self::Connection, LinkError> {
+        let carrier = match self.book.clone() {
+            Some(book) => Carrier::Exact(Box::new(self.connect_exactly(&book).await?)),
+            None => Carrier::Crate(Box::new(self.connect_by_crate().await?)),
+        };
+        Ok(MqttSourceConnection(carrier))
+    }
+}
+
+impl MqttSource {
+    async fn connect_exactly(&mut self, book: &Book) -> Result<ExactConnection, LinkError> {
+        let (source, leave) = self.settings.connect_by(&ByArrivals(book, &self.filters)).await?;
+        let mut connection = ExactConnection {
+            source,
+            leave,
+            acks: Acks::default(),
+            client_id: self.settings.client_id.clone(),
+            filters: self.filters.clone(),
+            unreadable: 0,
+        };
+        while !connection.has_subscribed()? && connection.source.waiting() < EARLY_MAX {
+            connection.source.step().await?;
+        }
+        Ok(connection)
+    }
+
+    async fn connect_by_crate(&mut self) -> Result<CrateConnection, LinkError> {
         let (live, leave) = self.settings.connect().await?;
         let mut subscribing = self.subscribe(&live);
-        let mut connection = MqttSourceConnection {
+        let mut connection = CrateConnection {
             live,
             leave,
             acks: Acks::default(),
@@ -123,9 +195,7 @@ impl Source for MqttSource {
         connection.subscribing = Some(subscribing);
         Ok(connection)
     }
-}
 
-impl MqttSource {
     fn subscribe(&self, live: &Live) -> Subscribing {
         let qos = self.settings.config.qos.max(Qos::AtLeastOnce);
         let (client, filters) = (live.client.clone(), self.filters.clone());
@@ -140,6 +210,118 @@ impl MqttSource {
 impl SourceConnection for MqttSourceConnection {
     type Token = MqttToken;
 
+    async fn receive(&mut self) -> Result<Vec<Received<MqttToken>>, LinkError> {
+        match &mut self.0 {
+            Carrier::Crate(connection) => connection.receive().await,
+            Carrier::Exact(connection) => connection.receive().await,
+        }
+    }
+
+    fn settled(&mut self, token: MqttToken) -> Result<(), LinkError> {
+        match &mut self.0 {
+            Carrier::Crate(connection) => connection.settled(&token),
+            Carrier::Exact(connection) => connection.settled(&token),
+        }
+        Ok(())
+    }
+
+    async fn upkeep(&mut self) -> Result<(), LinkError> {
+        match &mut self.0 {
+            Carrier::Crate(connection) => connection.upkeep().await,
+            Carrier::Exact(connection) => connection.upkeep().await,
+        }
+    }
+
+    fn take_unreadable(&mut self) -> u64 {
+        let unreadable = match &mut self.0 {
+            Carrier::Crate(connection) => &mut connection.unreadable,
+            Carrier::Exact(connection) => &mut connection.unreadable,
+        };
+        std::mem::take(unreadable)
+    }
+
+    async fn close(self) {
+        match self.0 {
+            Carrier::Crate(mut connection) => {
+                // What finds no room is sent again by the remote.
+                connection.flush();
+                connection.live.close().await;
+            }
+            Carrier::Exact(connection) => connection.source.close().await,
+        }
+    }
+}
+
+impl ExactConnection {
+    /// Whether the SUBACK has come.
+    fn has_subscribed(&mut self) -> Result<bool, LinkError> {
+        let Some(answers) = self.source.subscribed.take() else { return Ok(false) };
+        judge(&self.client_id, &self.filters, answers)?;
+        Ok(true)
+    }
+
+    async fn receive(&mut self) -> Result<Vec<Received<MqttToken>>, LinkError> {
+        loop {
+            let mut batch = Vec::new();
+            while batch.len() < BATCH_MAX
+                && let Some(arrived) = self.source.next_here()
+            {
+                batch.extend(self.take(arrived));
+            }
+            if !batch.is_empty() {
+                return Ok(batch);
+            }
+            let Self { source, leave, .. } = self;
+            tokio::select! {
+                biased;
+                words = leave.due() => return Err(LinkError::Transient(words)),
+                stepped = source.step() => stepped?,
+            }
+            self.has_subscribed()?;
+        }
+    }
+
+    fn take(&mut self, arrived: Arrived) -> Option<Received<MqttToken>> {
+        let Arrived { publish, id, again, owed } = arrived;
+        let once = owed == Owed::Nothing;
+        let token = self.acks.received(Some(owed));
+        let Ok(topic) = TopicName::new(publish.topic.as_str()) else {
+            tracing::warn!(topic = ?publish.topic, "a message with an impossible topic is acknowledged and left out");
+            self.unreadable += 1;
+            self.settled(&token);
+            return None;
+        };
+        let mut properties = publish.properties.application;
+        // Copies: a slice would keep all that came with it in memory.
+        properties.correlation_data = properties.correlation_data.map(|data| Bytes::copy_from_slice(&data));
+        let publication = Publication {
+            topic,
+            payload: Bytes::copy_from_slice(&publish.payload),
+            qos: publish.qos,
+            retain: publish.retain,
+            expiry_s: publish.properties.expiry_s,
+            time_ms: None,
+            properties,
+            client_id: None,
+            user: None,
+            packet_id: None,
+            id,
+        };
+        Some(Received { channel: None, publication, token, again, once })
+    }
+
+    fn settled(&mut self, token: &MqttToken) {
+        let mut due = VecDeque::new();
+        self.acks.settled(token, &mut due);
+        due.into_iter().for_each(|owed| self.source.acknowledge(owed));
+    }
+
+    async fn upkeep(&mut self) -> Result<(), LinkError> {
+        self.source.step().await
+    }
+}
+
+impl CrateConnection {
     async fn receive(&mut self) -> Result<Vec<Received<MqttToken>>, LinkError> {
         loop {
             if let Some(error) = self.over.take() {
@@ -163,7 +345,7 @@ impl SourceConnection for MqttSourceConnection {
             }
             let mut batch = Vec::new();
             while let Some(message) = next {
-                self.take(message, &mut batch)?;
+                self.take(message, &mut batch);
                 next = if batch.len() < BATCH_MAX { self.next_here() } else { None };
             }
             if !batch.is_empty() {
@@ -172,10 +354,9 @@ impl SourceConnection for MqttSourceConnection {
         }
     }
 
-    fn settled(&mut self, token: MqttToken) -> Result<(), LinkError> {
-        self.acks.settled(&token, &mut self.due);
+    fn settled(&mut self, token: &MqttToken) {
+        self.acks.settled(token, &mut self.due);
         self.flush();
-        Ok(())
     }
 
     async fn upkeep(&mut self) -> Result<(), LinkError> {
@@ -187,16 +368,6 @@ impl SourceConnection for MqttSourceConnection {
         self.flush();
         Ok(())
     }
-
-    fn take_unreadable(&mut self) -> u64 {
-        std::mem::take(&mut self.unreadable)
-    }
-
-    async fn close(mut self) {
-        // What finds no room is sent again by the remote.
-        self.flush();
-        self.live.close().await;
-    }
 }
 
 /// The SUBACK, if one is still to come; else never.
@@ -207,13 +378,13 @@ async fn answered(subscribing: &mut Option<Subscribing>) -> Result<(), LinkError
     }
 }
 
-impl MqttSourceConnection {
+impl CrateConnection {
     /// A message that is here already.
     fn next_here(&mut self) -> Option<Inbound> {
         self.early.pop_front().or_else(|| self.live.inbound.try_recv().ok())
     }
 
-    fn take(&mut self, message: Inbound, batch: &mut Vec<Received<MqttToken>>) -> Result<(), LinkError> {
+    fn take(&mut self, message: Inbound, batch: &mut Vec<Received<MqttToken>>) {
         let (once, again) = (message.ack.is_none(), message.again);
         let mut message = message;
         let token = self.acks.received(message.ack.take());
@@ -221,10 +392,10 @@ impl MqttSourceConnection {
         let Some(topic) = topic else {
             tracing::warn!(topic = ?message.topic, "a message with an impossible topic is acknowledged and left out");
             self.unreadable += 1;
-            return self.settled(token);
+            self.settled(&token);
+            return;
         };
         batch.push(Received { channel: None, publication: message.publication(topic), token, again, once });
-        Ok(())
     }
 
     /// The connection is over. What the remote will send again is left to it, so that it does not come twice; what it will
@@ -233,7 +404,7 @@ impl MqttSourceConnection {
         let mut batch = Vec::new();
         while let Some(message) = self.next_here() {
             if message.ack.is_none() {
-                self.take(message, &mut batch)?;
+                self.take(message, &mut batch);
             }
         }
         if batch.is_empty() {
@@ -260,26 +431,32 @@ impl MqttSourceConnection {
 }
 
 /// Acknowledgements leave in the order in which the messages came (MQTT-4.6.0-2), whatever the order of settling.
-#[derive(Debug, Default)]
-struct Acks {
+#[derive(Debug)]
+struct Acks<A> {
     first: u64,
-    waiting: VecDeque<Owed>,
+    waiting: VecDeque<Waiting<A>>,
 }
 
 #[derive(Debug)]
-struct Owed {
-    ack: Option<Ack>,
+struct Waiting<A> {
+    ack: Option<A>,
     settled: bool,
 }
 
-impl Acks {
-    fn received(&mut self, ack: Option<Ack>) -> MqttToken {
+impl<A> Default for Acks<A> {
+    fn default() -> Self {
+        Self { first: 0, waiting: VecDeque::new() }
+    }
+}
+
+impl<A> Acks<A> {
+    fn received(&mut self, ack: Option<A>) -> MqttToken {
         let number = self.first + u64::try_from(self.waiting.len()).unwrap_or(u64::MAX);
-        self.waiting.push_back(Owed { ack, settled: false });
+        self.waiting.push_back(Waiting { ack, settled: false });
         MqttToken(number)
     }
 
-    fn settled(&mut self, token: &MqttToken, due: &mut VecDeque<Ack>) {
+    fn settled(&mut self, token: &MqttToken, due: &mut VecDeque<A>) {
         let at = token.0.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
         if let Some(owed) = at.and_then(|at| self.waiting.get_mut(at)) {
             owed.settled = true;

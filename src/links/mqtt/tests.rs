@@ -97,6 +97,7 @@ pub(super) fn config_of(port: u16, version: Version) -> Config {
         state_topic: None,
         keep_alive_s: 30,
         max_packet_size: ByteSize(1 << 20),
+        arrivals: None,
     }
 }
 
@@ -165,7 +166,7 @@ pub(super) fn outgoing(offset: u64, topic: &str) -> Outgoing {
     message.properties.content_type = Some("text/plain".into());
     let envelope = Envelope { destination: topic.into(), key: None, ordinal: 0, failure: None, batch: None, message };
     let (place, seq) = (Place { offset: Offset(offset), ..Place::default() }, format!("cafe0001-0-{offset}"));
-    Outgoing { place, seq, backfill: false, envelope, expiry_left_s: Some(60) }
+    Outgoing { place, seq, backfill: false, envelope, expiry_left_s: Some(60), expired_before: 0 }
 }
 
 fn send(connection: &mut MqttSinkConnection, record: Outgoing) {

@@ -170,6 +170,7 @@ pub(super) fn incoming(
         client_id: None,
         user: None,
         packet_id: None,
+        id: None,
     })
 }
 
@@ -441,7 +442,14 @@ pub(super) mod tests {
             batch: None,
             message: message("a/b", b"payload"),
         };
-        Outgoing { place: Place::default(), seq: "buf-0-0".to_owned(), backfill: false, envelope, expiry_left_s: None }
+        Outgoing {
+            place: Place::default(),
+            seq: "buf-0-0".to_owned(),
+            backfill: false,
+            envelope,
+            expiry_left_s: None,
+            expired_before: 0,
+        }
     }
 
     /// To a topic exchange, and from a queue of it.

@@ -4,6 +4,10 @@
 //! `basic.ack multiple` for many (R24): each time a quarter of the prefetch has settled, and at the latest [`ACK_DELAY`]
 //! after. A delivery that is not acknowledged when the connection ends comes again, marked `redelivered`.
 //!
+//! Who does not acknowledge within RabbitMQ's `consumer_timeout` (30 min, or what the operator says), as while an offer waits for a full target, loses its
+//! channel. That is looked for while nothing is received, and said. The connection is given up with the next acknowledgement, no
+//! sooner: all that is open comes again each time, and a quorum queue counts that (`x-delivery-limit`).
+//!
 //! A stream keeps no position for us: `streams` does.
 //!
 //! A queue that is not there, or may not be read, costs the others nothing: RabbitMQ closes its channel, and it is tried again on a
@@ -39,6 +43,9 @@ const BATCH_MAX: usize = 256;
 const REOPEN_AFTER: Duration = Duration::from_secs(5);
 /// When one is tried whose consumer was cancelled: it may be back at once, on another node of the cluster or declared anew.
 const REOPEN_CANCELLED_AFTER: Duration = Duration::from_millis(500);
+
+/// How often is looked whether RabbitMQ has closed a channel, while nothing is received.
+const LOOK_EACH: Duration = Duration::from_millis(500);
 
 /// So long a delivery may wait for the link's `rate`: a sixth of RabbitMQ's `consumer_timeout` (30 min by default), after which it ends a consumer
 /// that does not acknowledge (R6).
@@ -144,7 +151,7 @@ async fn consume(
     let ack_every = u64::from(prefetch / 4).max(1);
     let settling = Settling::new(ack_every);
     let (consumer, offsets) = (consumer.map_err(refused)?, VecDeque::new());
-    Ok(Queue { name: name.into(), opened, consumer, channel, settling, offsets })
+    Ok(Queue { name: name.into(), opened, consumer, channel, settling, offsets, over: None })
 }
 
 /// A delivery: which of the link's queues, on which of its channels, and its tag there.
@@ -201,6 +208,8 @@ struct Queue {
     settling: Settling,
     /// Of a stream: tags that are not settled with all before them, and where in the stream they are.
     offsets: VecDeque<(u64, u64)>,
+    /// RabbitMQ has closed the channel, in its own words.
+    over: Option<LinkError>,
 }
 
 impl SourceConnection for RabbitSourceConnection {
@@ -240,13 +249,10 @@ impl SourceConnection for RabbitSourceConnection {
     }
 
     async fn upkeep(&mut self) -> Result<(), LinkError> {
-        match self.due() {
-            None => std::future::pending().await,
-            Some(due) => {
-                tokio::time::sleep_until(due.into()).await;
-                self.attend()
-            }
-        }
+        let look = crate::clock::now() + LOOK_EACH;
+        tokio::time::sleep_until(self.due().map_or(look, |due| due.min(look)).into()).await;
+        self.read().for_each(Queue::look);
+        self.attend()
     }
 
     fn take_unreadable(&mut self) -> u64 {
@@ -254,7 +260,12 @@ impl SourceConnection for RabbitSourceConnection {
     }
 
     fn trouble(&self) -> Option<String> {
-        let words: Vec<&str> = self.missing().map(|(words, _)| words).collect();
+        let missing = self.missing().map(|(words, _)| words.to_owned());
+        let over = self.slots.iter().filter_map(|slot| match &slot.state {
+            State::Read(queue) => Some(format!("queue '{}': {}", slot.name, queue.over.as_ref()?)),
+            State::Missing(..) => None,
+        });
+        let words: Vec<String> = missing.chain(over).collect();
         (!words.is_empty()).then(|| words.join("; "))
     }
 
@@ -464,8 +475,29 @@ impl Queue {
         }
     }
 
+    /// Whether RabbitMQ has closed the channel, and why. What it had delivered comes again.
+    fn look(&mut self) {
+        if self.over.is_some() || self.channel.status().connected() {
+            return;
+        }
+        let mut over = LinkError::Transient("RabbitMQ closed the channel".to_owned());
+        while let Poll::Ready(Some(next)) =
+            Pin::new(&mut self.consumer).poll_next(&mut Context::from_waker(Waker::noop()))
+        {
+            if let Err(error) = next {
+                over = client::classify(&error);
+                break;
+            }
+        }
+        self.over = Some(over);
+    }
+
     /// The first poll queues the frame; nothing is waited for, since AMQP answers nothing to it.
-    fn acknowledge(&self, tag: u64) -> Result<(), LinkError> {
+    fn acknowledge(&mut self, tag: u64) -> Result<(), LinkError> {
+        self.look();
+        if let Some(over) = &self.over {
+            return Err(over.clone());
+        }
         let acknowledging = pin!(self.channel.basic_ack(tag, BasicAckOptions { multiple: true }));
         match acknowledging.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Err(error)) => Err(client::classify(&error)),

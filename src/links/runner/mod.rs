@@ -143,7 +143,8 @@ pub async fn run_source(
     let from = config.sources.clone();
     match &config.kind {
         Kind::Mqtt(remote) => {
-            let source = mqtt::MqttSource::new(remote, from, &identity, config.uses_both_halves());
+            let source = mqtt::MqttSource::new(remote, from, &identity, config.uses_both_halves())
+                .taking_over(config.renamed_from.as_ref());
             Box::pin(SourceRunner::new(common, source, hub).paced(&rate).run()).await;
         }
         Kind::Rabbitmq(remote) => {

@@ -421,7 +421,8 @@ impl<S: Sink> ReplayRunner<S> {
             Picked::Send(envelope, expiry_left_s) => {
                 let seq = format!("{}-{}-{}", self.replay.source_id, place.lane.number(), offset.0);
                 let payload_bytes = u64::try_from(envelope.message.payload.len()).unwrap_or(u64::MAX);
-                let outgoing = Outgoing { place, seq, backfill: false, envelope: *envelope, expiry_left_s };
+                let outgoing =
+                    Outgoing { place, seq, backfill: false, envelope: *envelope, expiry_left_s, expired_before: 0 };
                 self.on.unsent.push_back(Ready { outgoing, payload_bytes, body });
             }
             Picked::PassedOver if first_time => progress.passed_over += 1,

@@ -49,6 +49,30 @@ pub(super) struct Stream {
     sent_high: Option<Offset>,
     /// How often records that are not settled were put on their way before, where they were.
     tries: BTreeMap<Offset, u32>,
+    expired: Expired,
+}
+
+/// How many records of a stream have lapsed, ever, before the one that is looked at. The stream is looked at in order.
+#[derive(Debug, Default)]
+struct Expired {
+    before: u64,
+    /// Lapsed at an earlier look, and not reached yet in this one.
+    ahead: VecDeque<Offset>,
+}
+
+impl Expired {
+    /// Where everything that is not settled is looked at anew.
+    fn begin(buffer: &Buffer) -> Self {
+        let (before, ahead) = buffer.expired();
+        Self { before, ahead: ahead.into() }
+    }
+
+    fn before(&mut self, offset: Offset) -> u64 {
+        while self.ahead.pop_front_if(|next| *next < offset).is_some() {
+            self.before += 1;
+        }
+        self.before
+    }
 }
 
 /// See the module.
@@ -86,6 +110,7 @@ impl Stream {
             losses: LossWatch::default(),
             sent_high: None,
             tries: BTreeMap::new(),
+            expired: Expired::default(),
         }
     }
 
@@ -131,7 +156,7 @@ impl Streams {
     }
 
     /// The remote has all this, by its own account (R26): what the cursor does not know of yet is settled
-    /// without being sent again. What became a dead letter meanwhile stays one.
+    /// without being sent again. What became a dead letter meanwhile stays one, and what had lapsed counts as that.
     ///
     /// # Errors
     /// It speaks of records that the log does not have, or not under these numbers: of another state of it.
@@ -151,14 +176,38 @@ impl Streams {
                 )));
             }
             let letters: BTreeSet<Offset> = stream.buffer.dead_letters().offsets().into_iter().collect();
-            for offset in (from.0..place.offset.0).map(Offset) {
-                let is_letter = letters.contains(&offset);
-                stream.buffer.settle(offset, if is_letter { Outcome::DeadLettered } else { Outcome::Delivered });
+            // The ledger has numbers, so it is the same to it which ones of them have lapsed.
+            let known = Expired::begin(&stream.buffer).before(place.offset);
+            let mut expired = said.expired.map_or(0, |expired| expired.saturating_sub(known));
+            for offset in stream.buffer.owed_below(place.offset) {
+                let outcome = if letters.contains(&offset) {
+                    Outcome::DeadLettered
+                } else if expired > 0 {
+                    expired -= 1;
+                    Outcome::Expired
+                } else {
+                    Outcome::Delivered
+                };
+                stream.buffer.settle(offset, outcome);
             }
             let (lane, records) = (stream.lane.name(), place.offset.0 - from.0);
             tracing::info!(lane, records, "the remote has them already, by its own account");
         }
         Ok(())
+    }
+
+    /// How many records of a stream have lapsed before this one, ever. To be asked in the order in which they are sent.
+    pub(super) fn expired_before(&mut self, at: usize, offset: Offset) -> u64 {
+        self.all.get_mut(at).map_or(0, |stream| stream.expired.before(offset))
+    }
+
+    /// This one has.
+    pub(super) fn has_expired(&mut self, at: usize, offset: Offset) {
+        if let Some(stream) = self.all.get_mut(at) {
+            stream.expired.before(offset);
+            stream.expired.before += 1;
+            stream.buffer.settle(offset, Outcome::Expired);
+        }
     }
 
     /// The link can send (again): nothing is in flight, and everything that is not settled is read anew. More than
@@ -171,6 +220,7 @@ impl Streams {
         };
         for stream in &mut self.all {
             stream.clear();
+            stream.expired = Expired::begin(&stream.buffer);
             // What is settled is not tried again.
             stream.tries = stream.tries.split_off(&stream.reader.cursor());
             let streams = stream.buffer.streams(split.filter(|_| !stream.backfill));

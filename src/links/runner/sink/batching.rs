@@ -475,6 +475,8 @@ impl<S: Sink> SinkRunner<S> {
             seq: format!("{}-{}-{}", self.streams.id, place.lane.number(), place.offset.0),
             backfill: forming.backfill,
             expiry_left_s: forming.expiry_left_s(self.common.now()),
+            // No remote keeps an account of batches.
+            expired_before: 0,
             envelope,
         }))
     }

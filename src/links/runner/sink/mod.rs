@@ -498,7 +498,7 @@ impl<S: Sink> SinkRunner<S> {
         // By the record, not by the message: the route may have given it a shorter life than its publisher.
         let expiry_left_s = record.expiry_left_s(envelope.message.accepted, now);
         if expiry_left_s == Some(0) && !connection.has_taken(place) {
-            stream.buffer.settle(record.offset, Outcome::Expired);
+            self.streams.has_expired(at, record.offset);
             return Ok(());
         }
         // It would take the place of the newer value that live records may have set (R13).
@@ -521,6 +521,7 @@ impl<S: Sink> SinkRunner<S> {
             backfill,
             expiry_left_s,
             envelope,
+            expired_before: self.streams.expired_before(at, record.offset),
         };
         match connection.send(outgoing)? {
             Sent::Queued => self.sent(at, record, payload_bytes),

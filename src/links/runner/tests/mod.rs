@@ -1,5 +1,6 @@
 //! Both runners against a scripted kind; the buffer is the real one, in a throw-away folder.
 
+mod accounts;
 mod replays;
 mod sinks;
 mod sources;

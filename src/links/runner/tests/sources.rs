@@ -103,6 +103,7 @@ fn received(number: u64, again: bool) -> Received<u64> {
             client_id: None,
             user: None,
             packet_id: None,
+            id: None,
         },
         token: number,
         again,

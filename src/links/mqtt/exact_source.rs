@@ -1,0 +1,457 @@
+//! Subscribing with QoS 2, so that a message that the remote sends again, on a new connection or after a kill of the gateway, is known as the
+//! one that it is (R25).
+//!
+//! The crates tell neither a PUBREL nor when its PUBCOMP goes, so here the packets are `wire`'s, as in [`exact`](super::exact). What must be on disk first
+//! waits for it: a new QoS 2 message for its id, a PUBCOMP for its packet id to be forgotten. All that came together is saved together.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt as _, ReadHalf, WriteHalf};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::arrivals::{Arrivals, Known, Released};
+use super::client::{Attempt, Dial, GOOD_BYE_WAIT, OFFLINE, ONLINE, Settings, Subscribed};
+use super::dial::Stream;
+use super::exact::{
+    GOOD_BYE, LoggedIn, READ, cannot_keep, disconnected, ended, malformed, now, saved, sleep_until, unsaid, version,
+    write,
+};
+use super::exchanges::Owner;
+use super::kept::blocking;
+use crate::buffer::SlotFile;
+use crate::links::LinkError;
+use crate::message::{MessageId, Properties, Qos};
+use crate::router::LinkId;
+use crate::wire::{
+    AckKind, Decoder, Packet, PacketId, Publish, PublishParts, ReasonCode, RetainHandling, Subscribe, SubscribeOptions,
+    Subscription, Version, encode, encode_ack, encode_publish,
+};
+
+/// Messages received and not yet taken by the runner. More than our Receive Maximum, for QoS 0 has no window.
+const WAITING_MAX: usize = 1024;
+
+/// Our own packet ids: the one SUBSCRIBE of a connection, and what the link announces.
+const SUBSCRIBE_ID: u16 = 1;
+const ONLINE_ID: u16 = 2;
+const OFFLINE_ID: u16 = 3;
+
+/// The table of a link's arrivals and its file. Clones are the same.
+#[derive(Clone, Debug)]
+pub(super) struct Book(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    path: PathBuf,
+    site: Arc<str>,
+    table: Mutex<Table>,
+    file: Mutex<File>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    arrivals: Arrivals,
+    /// Of the snapshot that was taken last.
+    snapshot: u64,
+}
+
+#[derive(Debug, Default)]
+struct File {
+    /// `None`: to be opened (again).
+    slots: Option<SlotFile>,
+    /// What the file held has been read.
+    is_read: bool,
+    /// Of the snapshot that it holds.
+    snapshot: u64,
+}
+
+impl Book {
+    /// In this file.
+    pub(super) fn new(path: &Path, site: &Arc<str>) -> Self {
+        let (path, site) = (path.to_owned(), Arc::clone(site));
+        Self(Arc::new(Inner { path, site, table: Mutex::default(), file: Mutex::default() }))
+    }
+
+    /// From the link's old name.
+    pub(super) fn take_over(&self, old: &LinkId) {
+        let path = &self.0.path;
+        let before = path.with_file_name(old.as_str());
+        if path.exists() || !before.exists() {
+            return;
+        }
+        if let Err(error) = std::fs::rename(&before, path) {
+            tracing::error!(path = %before.display(), %error, "the QoS 2 messages under way of the old name cannot be taken over");
+        }
+    }
+
+    /// Reads, once, what an earlier process left.
+    async fn read(&self) -> io::Result<()> {
+        let book = self.clone();
+        blocking(tokio::task::spawn_blocking(move || book.read_here())).await
+    }
+
+    fn read_here(&self) -> io::Result<()> {
+        let mut file = self.0.file.lock();
+        if file.is_read {
+            return Ok(());
+        }
+        std::fs::create_dir_all(self.0.path.parent().unwrap_or_else(|| Path::new(".")))?;
+        let (slots, held) = match SlotFile::open(&self.0.path) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                // Nothing is lost by it: what was under way comes again as what is new.
+                let aside = self.0.path.with_extension("damaged");
+                tracing::error!(%error, aside = %aside.display(), "the QoS 2 messages that were under way are not known any more: what was not acknowledged may come twice");
+                std::fs::rename(&self.0.path, aside)?;
+                SlotFile::open(&self.0.path)?
+            }
+            other => other?,
+        };
+        let found = held.as_deref().and_then(Arrivals::decode);
+        self.0.table.lock().arrivals = found.unwrap_or_else(|| Arrivals::new(rand::random()));
+        (file.slots, file.is_read) = (Some(slots), true);
+        Ok(())
+    }
+
+    /// Writes down what is under way as it is now. When it ends well, a power cut does not take it back. It goes on where the handle is dropped.
+    fn save(&self) -> JoinHandle<io::Result<()>> {
+        let (snapshot, bytes) = {
+            let mut table = self.0.table.lock();
+            table.snapshot += 1;
+            (table.snapshot, table.arrivals.encode())
+        };
+        let book = self.clone();
+        tokio::task::spawn_blocking(move || book.save_here(snapshot, &bytes))
+    }
+
+    fn save_here(&self, snapshot: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut file = self.0.file.lock();
+        if file.snapshot >= snapshot {
+            return Ok(());
+        }
+        // After a write or a sync that failed it is opened anew, which writes what it holds over itself.
+        let mut slots = match file.slots.take() {
+            Some(slots) => slots,
+            None => SlotFile::open(&self.0.path)?.0,
+        };
+        slots.save(bytes, true)?;
+        (file.slots, file.snapshot) = (Some(slots), snapshot);
+        Ok(())
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&mut Arrivals) -> T) -> T {
+        look(&mut self.0.table.lock().arrivals)
+    }
+
+    fn id(&self, counter: u64) -> MessageId {
+        MessageId { site: Arc::clone(&self.0.site), run: self.with(|arrivals| arrivals.run()), counter }
+    }
+}
+
+/// Makes such connections, which subscribe to these.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ByArrivals<'a>(pub(super) &'a Book, pub(super) &'a [String]);
+
+/// A message, and what its publisher is owed.
+#[derive(Debug)]
+pub(super) struct Arrived {
+    pub(super) publish: Publish,
+    /// Of a QoS 2 message.
+    pub(super) id: Option<MessageId>,
+    pub(super) again: bool,
+    pub(super) owed: Owed,
+}
+
+/// What acknowledges a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owed {
+    Nothing,
+    Puback(PacketId),
+    Pubrec(PacketId),
+}
+
+/// What waits for a save.
+#[derive(Debug, Default)]
+struct Waiting {
+    arrived: Vec<Arrived>,
+    /// PUBCOMPs.
+    output: BytesMut,
+}
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.arrived.is_empty() && self.output.is_empty()
+    }
+}
+
+/// A connection whose arrivals are known when they come again.
+pub(super) struct ExactSource {
+    book: Book,
+    version: Version,
+    reader: ReadHalf<Box<dyn Stream>>,
+    writer: WriteHalf<Box<dyn Stream>>,
+    decoder: Decoder,
+    input: BytesMut,
+    /// On its way.
+    output: BytesMut,
+    unflushed: bool,
+    /// Waits for the save that is under way.
+    covered: Waiting,
+    saving: Option<JoinHandle<io::Result<()>>>,
+    /// Waits for the next one.
+    staged: Waiting,
+    ready: VecDeque<Arrived>,
+    keep_alive: Duration,
+    written: Instant,
+    /// When a PINGREQ went that nothing has come after.
+    pinged: Option<Instant>,
+    state_topic: Option<String>,
+    /// The SUBACK, when it has come.
+    pub(super) subscribed: Option<Vec<Subscribed>>,
+}
+
+impl std::fmt::Debug for ExactSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ExactSource").field("book", &self.book).finish_non_exhaustive()
+    }
+}
+
+impl Dial for ByArrivals<'_> {
+    type Live = ExactSource;
+
+    async fn attempt(&self, settings: &Settings, attempt: Attempt) -> Result<ExactSource, LinkError> {
+        let Self(book, filters) = *self;
+        book.read().await.map_err(|error| cannot_keep(&error))?;
+        let owner = Owner::new("", &settings.client_id, &attempt.way.address.to_string());
+        let version = version(settings.config.version);
+        let LoggedIn { stream, decoder, input, connack } = LoggedIn::of(settings, &attempt, version, false).await?;
+        if book.with(|arrivals| arrivals.begin(owner, connack.session_present)) {
+            blocking(book.save()).await.map_err(|error| cannot_keep(&error))?;
+        }
+        let (reader, writer) = tokio::io::split(stream);
+        let keep_alive_s = connack.properties.server_keep_alive_s.unwrap_or(settings.config.keep_alive_s);
+        let mut source = ExactSource {
+            book: book.clone(),
+            version,
+            reader,
+            writer,
+            decoder,
+            input,
+            output: BytesMut::new(),
+            unflushed: false,
+            covered: Waiting::default(),
+            saving: None,
+            staged: Waiting::default(),
+            ready: VecDeque::new(),
+            keep_alive: Duration::from_secs(keep_alive_s.into()),
+            written: now(),
+            pinged: None,
+            state_topic: settings.state_topic.clone(),
+            subscribed: None,
+        };
+        source.announce(ONLINE, ONLINE_ID);
+        source.subscribe(filters, settings.config.qos)?;
+        // What came with the CONNACK.
+        source.take_packets()?;
+        Ok(source)
+    }
+}
+
+impl ExactSource {
+    /// R21: Retain Handling 1 and Retain As Published, so that a reconnect does not send everything again and a retained message stays one.
+    fn subscribe(&mut self, filters: &[String], qos: Qos) -> Result<(), LinkError> {
+        let Some(id) = PacketId::new(SUBSCRIBE_ID) else { return Ok(()) };
+        let retain_handling = RetainHandling::SendIfNew;
+        let options = SubscribeOptions { qos, no_local: false, retain_as_published: true, retain_handling };
+        let subscription = |filter: &String| Subscription { filter: filter.as_str().into(), options };
+        let subscriptions = filters.iter().map(subscription).collect();
+        let subscribe = Subscribe { id, subscription_id: None, user: Vec::new(), subscriptions };
+        encode(&Packet::Subscribe(subscribe), self.version, &mut self.output).map_err(|error| unsaid(&error))
+    }
+
+    fn announce(&mut self, state: &'static str, id: u16) {
+        let (Some(topic), Some(id)) = (&self.state_topic, PacketId::new(id)) else { return };
+        let parts = PublishParts {
+            topic,
+            payload: state.as_bytes(),
+            qos: Qos::AtLeastOnce,
+            dup: false,
+            retain: true,
+            id: Some(id),
+            expiry_s: None,
+            topic_alias: None,
+            subscription_ids: &[],
+            properties: &Properties::default(),
+        };
+        if let Err(error) = encode_publish(&parts, self.version, &mut self.output) {
+            tracing::warn!(topic, state, %error, "the link's state could not be announced");
+        }
+    }
+
+    /// A message that may be offered.
+    pub(super) fn next_here(&mut self) -> Option<Arrived> {
+        self.ready.pop_front()
+    }
+
+    /// How many have come that the runner has not.
+    pub(super) fn waiting(&self) -> usize {
+        self.ready.len() + self.covered.arrived.len() + self.staged.arrived.len()
+    }
+
+    /// It is safe here.
+    pub(super) fn acknowledge(&mut self, owed: Owed) {
+        match owed {
+            Owed::Nothing => {}
+            Owed::Puback(id) => encode_ack(AckKind::Puback, id, ReasonCode::Success, self.version, &mut self.output),
+            Owed::Pubrec(id) => {
+                self.book.with(|arrivals| arrivals.taken(id));
+                encode_ack(AckKind::Pubrec, id, ReasonCode::Success, self.version, &mut self.output);
+            }
+        }
+    }
+
+    /// Waits for one thing to happen, and does what it asks for. Cancel safe.
+    pub(super) async fn step(&mut self) -> Result<(), LinkError> {
+        if self.saving.is_none() && !self.staged.is_empty() {
+            self.covered = std::mem::take(&mut self.staged);
+            self.saving = Some(self.book.save());
+        }
+        let reads = self.waiting() < WAITING_MAX;
+        if !reads {
+            // What would answer a PINGREQ is not read.
+            self.pinged = None;
+        }
+        let ping_due = (!self.keep_alive.is_zero()).then(|| self.pinged.unwrap_or(self.written) + self.keep_alive);
+        let Self { reader, writer, input, output, unflushed, saving, .. } = self;
+        input.reserve(READ);
+        tokio::select! {
+            saved = saved(saving) => {
+                self.saving = None;
+                saved.map_err(|error| cannot_keep(&error))?;
+                let Waiting { arrived, output } = std::mem::take(&mut self.covered);
+                self.ready.extend(arrived);
+                self.output.unsplit(output);
+            }
+            written = write(writer, output, unflushed), if !output.is_empty() || *unflushed => {
+                written.map_err(|error| ended(&error))?;
+                self.written = now();
+            }
+            read = reader.read_buf(input), if reads => match read {
+                Ok(0) => return Err(LinkError::Transient("the remote closed the connection".to_owned())),
+                Ok(_) => self.take_packets()?,
+                Err(error) => return Err(ended(&error)),
+            },
+            () = sleep_until(ping_due) => self.ping()?,
+        }
+        Ok(())
+    }
+
+    fn ping(&mut self) -> Result<(), LinkError> {
+        if self.pinged.is_some() {
+            return Err(LinkError::Transient(format!("no answer to a PINGREQ within {:?}", self.keep_alive)));
+        }
+        self.pinged = Some(now());
+        encode(&Packet::Pingreq, self.version, &mut self.output).map_err(|error| unsaid(&error))
+    }
+
+    fn take_packets(&mut self) -> Result<(), LinkError> {
+        self.pinged = None;
+        loop {
+            let packet = self.decoder.decode(&mut self.input).map_err(|error| malformed(&error))?;
+            let Some(packet) = packet else { return Ok(()) };
+            match packet {
+                Packet::Publish(publish) => self.arrived(publish),
+                Packet::Pubrel(ack) => self.released(ack.id)?,
+                Packet::Suback(suback) => {
+                    let why = suback.properties.reason;
+                    let answer = |code: &ReasonCode| {
+                        if code.is_error() {
+                            return Err(why.as_deref().map_or_else(|| format!("{code:?}"), ToOwned::to_owned));
+                        }
+                        let mut granted = [Qos::ExactlyOnce, Qos::AtLeastOnce].into_iter();
+                        Ok(granted.find(|qos| ReasonCode::granted(*qos) == *code).unwrap_or_default())
+                    };
+                    self.subscribed = Some(suback.codes.iter().map(answer).collect());
+                }
+                Packet::Disconnect(disconnect) => return Err(disconnected(&disconnect)),
+                // The PUBACK is of what the link announces.
+                Packet::Puback(_) | Packet::Pingresp => {}
+                Packet::Connect(_)
+                | Packet::Connack(_)
+                | Packet::Pubrec(_)
+                | Packet::Pubcomp(_)
+                | Packet::Subscribe(_)
+                | Packet::Unsubscribe(_)
+                | Packet::Unsuback(_)
+                | Packet::Pingreq
+                | Packet::Auth(_) => {
+                    return Err(LinkError::Transient(format!("the remote sent {}", packet.kind())));
+                }
+            }
+        }
+    }
+
+    fn arrived(&mut self, publish: Publish) {
+        let again = publish.dup;
+        match (publish.qos, publish.id) {
+            (Qos::AtLeastOnce, Some(id)) => {
+                self.ready.push_back(Arrived { publish, id: None, again, owed: Owed::Puback(id) });
+            }
+            (Qos::ExactlyOnce, Some(id)) => match self.book.with(|arrivals| arrivals.arrived(id)) {
+                Known::New(counter) => self.staged.arrived.push(self.exactly_once(publish, counter, id)),
+                Known::Again(counter) => {
+                    let arrived = self.exactly_once(publish, counter, id);
+                    // Behind those that came before it.
+                    if self.saving.is_none() && self.staged.is_empty() {
+                        self.ready.push_back(arrived);
+                    } else {
+                        self.staged.arrived.push(arrived);
+                    }
+                }
+                Known::UnderWay => {}
+                Known::Taken => {
+                    encode_ack(AckKind::Pubrec, id, ReasonCode::Success, self.version, &mut self.output);
+                }
+            },
+            (Qos::AtMostOnce, _) | (_, None) => {
+                self.ready.push_back(Arrived { publish, id: None, again, owed: Owed::Nothing });
+            }
+        }
+    }
+
+    fn exactly_once(&self, publish: Publish, counter: u64, id: PacketId) -> Arrived {
+        let again = publish.dup;
+        Arrived { publish, id: Some(self.book.id(counter)), again, owed: Owed::Pubrec(id) }
+    }
+
+    fn released(&mut self, id: PacketId) -> Result<(), LinkError> {
+        let (code, output) = match self.book.with(|arrivals| arrivals.released(id)) {
+            Released::Ended => (ReasonCode::Success, &mut self.staged.output),
+            Released::Unknown => (ReasonCode::PacketIdentifierNotFound, &mut self.output),
+            Released::TooEarly => {
+                return Err(LinkError::Transient("the remote sent PUBREL before it had our PUBREC".to_owned()));
+            }
+        };
+        encode_ack(AckKind::Pubcomp, id, code, self.version, output);
+        Ok(())
+    }
+
+    /// Lets the acknowledgements go, and says good-bye. The session stays.
+    pub(super) async fn close(mut self) {
+        self.announce(OFFLINE, OFFLINE_ID);
+        let until = now() + GOOD_BYE_WAIT;
+        while (self.saving.is_some() || !self.staged.is_empty() || !self.output.is_empty() || self.unflushed)
+            && matches!(tokio::time::timeout_at(until, self.step()).await, Ok(Ok(())))
+        {}
+        // With what was taken since: what is sent again then needs no second look.
+        drop(blocking(self.book.save()).await);
+        if encode(&Packet::Disconnect(GOOD_BYE), self.version, &mut self.output).is_ok() {
+            drop(tokio::time::timeout_at(until, write(&mut self.writer, &mut self.output, &mut true)).await);
+        }
+    }
+}

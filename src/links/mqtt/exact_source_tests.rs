@@ -1,0 +1,186 @@
+//! Against a remote that takes its time, so that the file can be looked at between any two packets (R25).
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+use super::arrivals::{Arrivals, Known};
+use super::tests::{config_of, identity};
+use super::*;
+use crate::buffer::SlotFile;
+use crate::links::{Received, Source, SourceConnection};
+use crate::message::Qos;
+use crate::wire::{
+    Ack, Connack, ConnackProperties, Decoder, Packet, PacketId, Publish, PublishProperties, ReasonCode,
+    ReasonProperties, Suback, encode,
+};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// A link's file, and its remote's door.
+struct Rig {
+    dir: TempDir,
+    listener: TcpListener,
+    config: Config,
+}
+
+struct Far {
+    stream: TcpStream,
+    decoder: Decoder,
+    input: BytesMut,
+}
+
+fn id(id: u16) -> PacketId {
+    PacketId::new(id).unwrap()
+}
+
+fn message(n: u16, dup: bool) -> Packet {
+    Packet::Publish(Publish {
+        topic: "cmd/a".into(),
+        payload: format!("{n}").into(),
+        qos: Qos::ExactlyOnce,
+        dup,
+        retain: false,
+        id: Some(id(n)),
+        properties: PublishProperties::default(),
+    })
+}
+
+impl Far {
+    async fn next(&mut self) -> Packet {
+        loop {
+            if let Some(packet) = self.decoder.decode(&mut self.input).unwrap() {
+                return packet;
+            }
+            let read = timeout(SOON, self.stream.read_buf(&mut self.input)).await.unwrap().unwrap();
+            assert!(read > 0, "the client is gone");
+        }
+    }
+
+    async fn say(&mut self, packet: &Packet) {
+        let mut output = BytesMut::new();
+        encode(packet, self.decoder.version().unwrap(), &mut output).unwrap();
+        self.stream.write_all(&output).await.unwrap();
+    }
+}
+
+impl Rig {
+    async fn new(version: Version) -> Self {
+        let dir = TempDir::new().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let arrivals = Some(dir.path().join("arrivals").join("hq"));
+        let config = Config { qos: Qos::ExactlyOnce, arrivals, ..config_of(port, version) };
+        Self { dir, listener, config }
+    }
+
+    /// A connection of a process that has just begun.
+    async fn connect(&self, session_present: bool) -> (MqttSourceConnection, Far) {
+        let mut source = MqttSource::new(&self.config, vec!["cmd/#".to_owned()], &identity(), false);
+        let connecting = async { timeout(SOON, source.connect()).await.unwrap().unwrap() };
+        let accepting = async {
+            let (stream, _) = timeout(SOON, self.listener.accept()).await.unwrap().unwrap();
+            let mut far = Far { stream, decoder: Decoder::server(1 << 20), input: BytesMut::new() };
+            let Packet::Connect(connect) = far.next().await else { panic!("no CONNECT") };
+            assert!(!connect.clean_start);
+            let properties = ConnackProperties::default();
+            far.say(&Packet::Connack(Box::new(Connack { session_present, code: ReasonCode::Success, properties })))
+                .await;
+            let Packet::Subscribe(subscribe) = far.next().await else { panic!("no SUBSCRIBE") };
+            let codes = vec![ReasonCode::GrantedQos2];
+            far.say(&Packet::Suback(Suback { id: subscribe.id, codes, properties: ReasonProperties::default() })).await;
+            far
+        };
+        tokio::join!(connecting, accepting)
+    }
+
+    /// What a kill would leave.
+    fn on_disk(&self) -> Arrivals {
+        let copy: PathBuf = self.dir.path().join("copy");
+        std::fs::copy(self.config.arrivals.as_ref().unwrap(), &copy).unwrap();
+        let (_, held) = SlotFile::open(&copy).unwrap();
+        Arrivals::decode(&held.unwrap()).unwrap()
+    }
+}
+
+async fn receive(connection: &mut MqttSourceConnection) -> Received<MqttToken> {
+    let mut batch = timeout(SOON, connection.receive()).await.unwrap().unwrap();
+    assert_eq!(batch.len(), 1);
+    batch.pop().unwrap()
+}
+
+/// What the remote hears next.
+async fn heard(connection: &mut MqttSourceConnection, far: &mut Far) -> Packet {
+    tokio::select! {
+        heard = far.next() => heard,
+        received = connection.receive() => panic!("{received:?}"),
+    }
+}
+
+#[tokio::test]
+async fn r25_a_message_has_its_id_on_disk_before_it_is_offered_and_the_same_one_when_it_comes_again() {
+    for version in [Version::V5, Version::V4] {
+        let rig = Rig::new(version).await;
+        let (mut connection, mut far) = rig.connect(false).await;
+        far.say(&message(7, false)).await;
+        let first = receive(&mut connection).await;
+        let given = first.publication.id.clone().unwrap();
+        assert_eq!(&*given.site, "here");
+        assert_eq!(rig.on_disk().arrived(id(7)), Known::Again(given.counter));
+        // Killed before it was safe.
+        drop(connection);
+        let (mut connection, mut far) = rig.connect(true).await;
+        far.say(&message(7, true)).await;
+        let again = receive(&mut connection).await;
+        assert_eq!((again.publication.id.as_ref(), again.again), (Some(&given), true));
+        connection.settled(again.token).unwrap();
+        assert_eq!(heard(&mut connection, &mut far).await, Packet::Pubrec(Ack::success(id(7))));
+        // What is safe is acknowledged once more, and not offered.
+        far.say(&message(7, true)).await;
+        assert_eq!(heard(&mut connection, &mut far).await, Packet::Pubrec(Ack::success(id(7))));
+    }
+}
+
+#[tokio::test]
+async fn r25_a_packet_id_is_forgotten_on_disk_before_its_pubcomp_goes() {
+    let rig = Rig::new(Version::V5).await;
+    let (mut connection, mut far) = rig.connect(false).await;
+    far.say(&message(7, false)).await;
+    let first = receive(&mut connection).await;
+    connection.settled(first.token).unwrap();
+    heard(&mut connection, &mut far).await;
+    far.say(&Packet::Pubrel(Ack::success(id(7)))).await;
+    assert_eq!(heard(&mut connection, &mut far).await, Packet::Pubcomp(Ack::success(id(7))));
+    assert!(matches!(rig.on_disk().arrived(id(7)), Known::New(_)), "another message may have it");
+    // The remote has not heard it, and asks again.
+    far.say(&Packet::Pubrel(Ack::success(id(7)))).await;
+    let unknown = Ack::new(id(7), ReasonCode::PacketIdentifierNotFound);
+    assert_eq!(heard(&mut connection, &mut far).await, Packet::Pubcomp(unknown));
+    far.say(&message(7, false)).await;
+    let next = receive(&mut connection).await;
+    assert_ne!(next.publication.id, first.publication.id);
+}
+
+#[tokio::test]
+async fn r25_after_a_kill_a_pubrel_ends_what_was_offered_and_a_new_session_knows_of_nothing() {
+    let rig = Rig::new(Version::V5).await;
+    let (mut connection, mut far) = rig.connect(false).await;
+    for n in [7, 8] {
+        far.say(&message(n, false)).await;
+        receive(&mut connection).await;
+    }
+    drop(connection);
+    // Our PUBREC was on its way when the kill came.
+    let (mut connection, mut far) = rig.connect(true).await;
+    far.say(&Packet::Pubrel(Ack::success(id(7)))).await;
+    assert_eq!(heard(&mut connection, &mut far).await, Packet::Pubcomp(Ack::success(id(7))));
+    assert!(matches!(rig.on_disk().arrived(id(8)), Known::Again(_)));
+    drop(connection);
+    let (_connection, _far) = rig.connect(false).await;
+    assert!(matches!(rig.on_disk().arrived(id(8)), Known::New(_)), "its packet ids are other messages'");
+}
