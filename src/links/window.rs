@@ -5,7 +5,7 @@
 //!
 //! Messages settle in the order in which they were sent. That is the order of their offsets, but for batches: a record that waits for
 //! others is not in flight, and those behind it are sent, and settled, before it. It *holds* what a crash would repeat: how many messages
-//! were sent since is counted too ([`Flight::ahead`]).
+//! were sent since is counted too ([`Flight::ahead`]), each for [`WHOLE`], and a batch that is not full for so much less.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -14,6 +14,10 @@ use bytes::Bytes;
 
 use crate::buffer::Offset;
 use crate::message::MessageId;
+
+/// What a message counts for in what a crash repeats. A batch counts for the part of it that it has of the records it may have: more
+/// destinations than a window has messages make small batches, and these must not hold each other up.
+pub(super) const WHOLE: u64 = 1 << 20;
 
 /// A message on its way: one record, or several that are sent as one.
 #[derive(Clone, Debug)]
@@ -26,6 +30,8 @@ pub(super) struct InFlight {
     pub(super) payload_bytes: u64,
     /// Of a batch.
     pub(super) cut: Option<Arc<Cut>>,
+    /// What it counts for, of [`WHOLE`].
+    weight: u64,
     /// The highest offset that was sent up to it: what the flight is sorted by.
     order: Offset,
     /// `None`: no answer yet.
@@ -68,13 +74,13 @@ pub(super) enum Fate {
 
 impl InFlight {
     pub(super) const fn new(offset: Offset, body: Bytes, payload_bytes: u64) -> Self {
-        Self { offset, body, payload_bytes, cut: None, order: offset, fate: None }
+        Self { offset, body, payload_bytes, cut: None, weight: WHOLE, order: offset, fate: None }
     }
 
-    /// A batch; `body` is its record where it has only one.
-    pub(super) fn batch(cut: Arc<Cut>, body: Bytes) -> Self {
+    /// A batch that counts for `weight`; `body` is its record where it has only one.
+    pub(super) fn batch(cut: Arc<Cut>, body: Bytes, weight: u64) -> Self {
         let last = cut.last();
-        Self { cut: Some(cut), ..Self::new(last, body, 0) }
+        Self { cut: Some(cut), weight, ..Self::new(last, body, 0) }
     }
 
     /// Where it was cut, if it is of several records.
@@ -107,10 +113,13 @@ pub(super) struct Flight {
     gone: u64,
     /// Where those stand that were sent behind records of higher offsets, counted from the first that ever was in flight.
     late: BTreeMap<Offset, u64>,
-    /// Records that wait, or waited, for others, by the first of each batch: how many messages had been sent when it came.
+    /// Records that wait, or waited, for others, by the first of each batch: [`Flight::sent`] when it came.
     held: BTreeMap<Offset, u64>,
     open: usize,
     bytes: usize,
+    /// What those in it count for, and all that ever were in it.
+    weight: u64,
+    sent: u64,
 }
 
 impl Flight {
@@ -118,19 +127,21 @@ impl Flight {
     pub(super) fn push(&mut self, mut record: InFlight) {
         if let Some(order) = self.records.back().map(|last| last.order).filter(|order| record.offset <= *order) {
             record.order = order;
-            self.late.insert(record.offset, self.sent());
+            self.late.insert(record.offset, self.gone + u64::try_from(self.records.len()).unwrap_or(u64::MAX));
         }
         self.open += 1;
         self.bytes += record.bytes();
+        self.weight += record.weight;
+        self.sent += record.weight;
         self.records.push_back(record);
     }
 
-    /// How many were sent since it was empty and nothing was known.
-    pub(super) fn sent(&self) -> u64 {
-        self.gone + u64::try_from(self.records.len()).unwrap_or(u64::MAX)
+    /// What all count for that were sent since it was empty and nothing was known.
+    pub(super) const fn sent(&self) -> u64 {
+        self.sent
     }
 
-    /// A record waits for others since so many had been sent.
+    /// A record waits for others since so much had been sent.
     pub(super) fn hold(&mut self, first: Offset, since: u64) {
         self.held.insert(first, since);
     }
@@ -145,10 +156,10 @@ impl Flight {
         self.held.first_key_value().map(|(first, _)| *first)
     }
 
-    /// How many messages were sent since the oldest record came that is not settled: what a crash repeats.
-    pub(super) fn ahead(&self) -> usize {
-        let held = self.held.first_key_value().map_or(0, |(_, since)| self.sent().saturating_sub(*since));
-        self.span().max(usize::try_from(held).unwrap_or(usize::MAX))
+    /// What was sent since the oldest record came that is not settled, and a crash repeats, counts for.
+    pub(super) fn ahead(&self) -> u64 {
+        let held = self.held.first_key_value().map_or(0, |(_, since)| self.sent.saturating_sub(*since));
+        self.weight.max(held)
     }
 
     fn find(&self, offset: Offset) -> Option<usize> {
@@ -177,6 +188,7 @@ impl Flight {
         let done = self.records.pop_front()?;
         self.gone += 1;
         self.bytes -= done.bytes();
+        self.weight -= done.weight;
         if done.order != done.offset {
             self.late.remove(&done.offset);
         }
@@ -329,10 +341,11 @@ mod tests {
         }
         assert_eq!(delivered(&mut flight), [2, 3], "what waits is not in flight");
         flight.push(InFlight::new(Offset(6), Bytes::from_static(b"1234"), 4));
-        flight.push(InFlight::batch(cut, Bytes::new()));
+        flight.push(InFlight::batch(cut, Bytes::new(), WHOLE / 2));
         flight.push(InFlight::new(Offset(5), Bytes::from_static(b"1234"), 4));
         flight.push(InFlight::new(Offset(7), Bytes::from_static(b"1234"), 4));
-        assert_eq!((flight.span(), flight.ahead(), flight.open(), flight.bytes()), (4, 6, 4, 18));
+        assert_eq!((flight.span(), flight.open(), flight.bytes()), (4, 4, 18));
+        assert_eq!(flight.ahead(), 5 * WHOLE + WHOLE / 2, "half a batch counts for half a message");
         assert_eq!(flight.holder(), Some(Offset(1)));
         for nothing in [1, 2, 8] {
             assert!(flight.answer(Offset(nothing), Fate::Delivered).is_none(), "{nothing}");

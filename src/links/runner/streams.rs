@@ -347,12 +347,12 @@ impl Streams {
         })
     }
 
-    /// How many messages of a stream were sent on this connection.
+    /// What all messages of a stream count for that were sent on this connection.
     pub(super) fn sent_of(&self, at: usize) -> u64 {
         self.all.get(at).map_or(0, |stream| stream.flight.sent())
     }
 
-    /// A record, the first of a batch, waits for others since so many had been sent.
+    /// A record, the first of a batch, waits for others since so much had been sent.
     pub(super) fn hold(&mut self, at: usize, first: Offset, since: u64) {
         if let Some(stream) = self.all.get_mut(at) {
             stream.flight.hold(first, since);
@@ -376,8 +376,8 @@ impl Streams {
         self.all.get(at).is_some_and(|stream| stream.flight.holder() == Some(first))
     }
 
-    /// How many messages were sent since the oldest record came that is not settled, in all streams: what a kill repeats (R9).
-    pub(super) fn ahead(&self) -> usize {
+    /// What was sent since the oldest record came that is not settled counts for, in all streams: what a kill repeats (R9).
+    pub(super) fn ahead(&self) -> u64 {
         self.all.iter().map(|stream| stream.flight.ahead()).sum()
     }
 

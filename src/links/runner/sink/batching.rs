@@ -3,7 +3,8 @@
 //! A part that was read waits for others of its route, destination and key. It is not in flight: what is behind it goes on, and is settled. A batch
 //! goes when it is full, when its first part has waited for `linger`, when the link stops, and sooner where what waits would become too
 //! much: [`PARTS_MAX`], [`PARTS_BYTES_MAX`], or half a window of messages that were sent since its first part came, which a kill would
-//! repeat (R9). The window in flight counts it as one message. The remote's answer for it is the answer for each of its parts. It is
+//! repeat (R9). Where as many wait as three eighths of a window of full batches have, the oldest goes: the last of more would hold all that is
+//! sent before it, and one could go at a time. The window in flight counts it as one message. The remote's answer for it is the answer for each of its parts. It is
 //! known by the place of its last part.
 //!
 //! **Sent again** (R11, R12) it is cut where it was cut before, and has the same id, so that a gateway that receives it knows the copy. Where that is not
@@ -19,7 +20,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::super::super::window::{Cut, Fate, InFlight};
+use super::super::super::window::{Cut, Fate, InFlight, WHOLE};
 use super::super::super::{LinkError, Outgoing, Sent, Sink, SinkConnection};
 use super::SinkRunner;
 use crate::buffer::{Lane, Offset, Outcome, Place, Record};
@@ -52,7 +53,7 @@ struct Forming {
     at: usize,
     lane: Lane,
     backfill: bool,
-    /// How many messages of the stream had been sent when the first part came.
+    /// What had been sent of the stream when the first part came.
     since: u64,
     /// When its first part came.
     began: Instant,
@@ -83,6 +84,8 @@ pub(super) struct Batches {
     /// Parts in both, and their bytes.
     parts: usize,
     bytes: usize,
+    /// What those count for that wait for others and were not sent before.
+    weight: u64,
     /// When parts came that have never been sent: a lost connection does not begin `linger` anew.
     came: BTreeMap<Place, Instant>,
     /// How they were cut that were sent and may have to be sent again.
@@ -107,11 +110,21 @@ struct Came {
     now: Instant,
     /// It was never sent.
     is_new: bool,
-    /// So many messages of its stream had been sent.
+    /// So much of its stream had been sent.
     since: u64,
 }
 
+/// What one part counts for: so many of them make a message in what a kill repeats.
+fn share(batch: &Batch) -> u64 {
+    WHOLE / u64::try_from(batch.count.max(1)).unwrap_or(WHOLE)
+}
+
 impl Forming {
+    /// What it counts for in what a kill repeats, of [`WHOLE`].
+    fn weight(&self) -> u64 {
+        share(&self.batch).saturating_mul(u64::try_from(self.records.len()).unwrap_or(u64::MAX))
+    }
+
     fn place(&self) -> Place {
         Place { lane: self.lane, offset: self.records.last().map_or(Offset(0), |last| last.record.offset) }
     }
@@ -207,7 +220,7 @@ impl Batches {
     ) {
         self.forming.clear();
         self.ready.clear();
-        (self.parts, self.bytes) = (0, 0);
+        (self.parts, self.bytes, self.weight) = (0, 0, 0);
         for (lane, cut) in sent {
             self.cuts.extend(cut.parts.iter().map(|(offset, _)| (Place { lane, offset: *offset }, Arc::clone(cut))));
         }
@@ -249,7 +262,7 @@ impl Batches {
             alone || forming.cut != cut || is_over
         };
         if self.forming.get(&group).is_some_and(is_other) {
-            self.ready.extend(self.forming.remove(&group));
+            self.make_ready(&group);
         }
         let held = record.body.len();
         let forming = self.forming.entry(group.clone()).or_insert_with(|| Forming {
@@ -278,12 +291,27 @@ impl Batches {
             Some(cut) => cut.last() == place.offset,
             None => alone || forming.records.len() >= batch.count || forming.payload_bytes >= most,
         };
+        if cut.is_none() {
+            self.weight = self.weight.saturating_add(share(&batch));
+        }
         if is_full {
-            self.ready.extend(self.forming.remove(&group));
+            self.make_ready(&group);
         }
         self.parts += 1;
         self.bytes = self.bytes.saturating_add(held);
         is_first
+    }
+
+    fn make_ready(&mut self, group: &Group) {
+        let Some(forming) = self.forming.remove(group) else { return };
+        self.does_not_form(&forming);
+        self.ready.push_back(forming);
+    }
+
+    fn does_not_form(&mut self, forming: &Forming) {
+        if forming.cut.is_none() {
+            self.weight = self.weight.saturating_sub(forming.weight());
+        }
     }
 
     /// Those of `these`, the oldest first, wait for room in the window from now on.
@@ -291,7 +319,10 @@ impl Batches {
         let mut gone: Vec<_> = self.forming.extract_if(|group, forming| these(group, forming)).collect();
         gone.sort_by_key(|(_, forming)| (forming.lane, forming.first()));
         let some = !gone.is_empty();
-        self.ready.extend(gone.into_iter().map(|(_, forming)| forming));
+        for (_, forming) in gone {
+            self.does_not_form(&forming);
+            self.ready.push_back(forming);
+        }
         some
     }
 
@@ -306,8 +337,12 @@ impl Batches {
         for (at, first) in holders {
             let is_it = |forming: &Forming| forming.at == at && forming.first() == first;
             let ready = self.ready.iter().position(is_it).and_then(|at| self.ready.remove(at));
-            let forming = || self.forming.extract_if(|_, forming| is_it(forming)).next().map(|(_, forming)| forming);
-            if let Some(holder) = ready.or_else(forming) {
+            let holder = ready.or_else(|| {
+                let (_, forming) = self.forming.extract_if(|_, forming| is_it(forming)).next()?;
+                self.does_not_form(&forming);
+                Some(forming)
+            });
+            if let Some(holder) = holder {
                 self.ready.push_front(holder);
                 return true;
             }
@@ -315,10 +350,11 @@ impl Batches {
         false
     }
 
-    /// The one whose first part came first.
+    /// The one whose first part came first; one that was sent before only where there are no others: it is to be cut as it was.
     fn let_go_oldest(&mut self) {
-        let oldest = self.forming.values().map(|forming| (forming.began, forming.lane, forming.first())).min();
-        self.let_go(|_, forming| Some((forming.began, forming.lane, forming.first())) == oldest);
+        let age = |forming: &Forming| (forming.cut.is_some(), forming.began, forming.lane, forming.first());
+        let oldest = self.forming.values().map(age).min();
+        self.let_go(|_, forming| Some(age(forming)) == oldest);
     }
 
     /// It does not wait any more.
@@ -355,14 +391,20 @@ impl<S: Sink> SinkRunner<S> {
         if !self.batches.is_forming() {
             return;
         }
+        let half = (self.ahead_max / 2).max(WHOLE);
+        // All of them may have to be sent before the last, and as much again is in flight then: that leaves the window room to be full.
+        let are_many = self.batches.weight > (self.ahead_max / 8 * 3).max(WHOLE);
         let is_much = self.batches.parts >= PARTS_MAX || self.batches.bytes >= PARTS_BYTES_MAX;
-        if is_much || (self.streams.ahead() >= self.ahead_max && !self.batches.is_restoring()) {
+        if is_much || are_many || (self.streams.ahead() >= self.ahead_max && !self.batches.is_restoring()) {
             self.batches.let_go_oldest();
         }
-        let passed_max = u64::try_from((self.ahead_max / 2).max(1)).unwrap_or(u64::MAX);
+        // None has been passed by more.
+        if self.streams.ahead() < half {
+            return;
+        }
         let Self { batches, streams, .. } = self;
         batches.let_go(|_, forming| {
-            forming.cut.is_none() && streams.sent_of(forming.at).saturating_sub(forming.since) >= passed_max
+            forming.cut.is_none() && streams.sent_of(forming.at).saturating_sub(forming.since) >= half
         });
     }
 
@@ -381,22 +423,24 @@ impl<S: Sink> SinkRunner<S> {
         batches.let_go(|_, forming| all || is_due(forming));
     }
 
-    /// Whether batches wait for the cursor (R9).
-    pub(super) fn waits_for_cursor(&self) -> bool {
-        self.batches.is_ready() && self.streams.is_unsaved()
-    }
-
     /// Sends the batches that are ready, as far as there is room. Where no more messages may go before the oldest that waits has gone (R9), that one
     /// goes first, whole or not.
     pub(super) fn send_ready(&mut self, connection: &mut S::Connection) -> Result<(), LinkError> {
-        while self.slots() > 0 && !self.streams.is_unsaved() {
+        self.on.waits_for_cursor = false;
+        while self.slots() > 0 {
             let is_far_ahead = self.streams.ahead() >= self.ahead_max;
-            if !self.batches.is_ready() {
-                // What was sent before waits for parts that are being read.
-                let waits_for_more = !self.batches.is_forming() || self.batches.is_restoring();
-                if !is_far_ahead || waits_for_more || !self.batches.bring_forward(self.streams.holders()) {
-                    break;
-                }
+            let is_ready = self.batches.is_ready();
+            // What was sent before waits for parts that are being read.
+            let waits_for_more = !self.batches.is_forming() || self.batches.is_restoring();
+            if !is_ready && (!is_far_ahead || waits_for_more) {
+                break;
+            }
+            if self.streams.is_unsaved() {
+                self.on.waits_for_cursor = true;
+                break;
+            }
+            if !is_ready && !self.batches.bring_forward(self.streams.holders()) {
+                break;
             }
             let Some(forming) = self.batches.ready.pop_front() else { break };
             let may_go = !is_far_ahead || forming.was_sent || self.streams.is_holder(forming.at, forming.first());
@@ -482,6 +526,7 @@ impl<S: Sink> SinkRunner<S> {
     }
 
     fn sent_batch(&mut self, forming: Forming) {
+        let weight = forming.weight();
         self.batches.leaves(forming.records.len(), forming.bytes);
         if self.streams.open() == 0 {
             self.on.progress = Some(self.common.now());
@@ -495,7 +540,7 @@ impl<S: Sink> SinkRunner<S> {
         }
         let Some(cut) = forming.cut else { return };
         let body = forming.records.first().filter(|_| forming.records.len() == 1).map(|part| part.record.body.clone());
-        let message = InFlight::batch(cut, body.unwrap_or_default());
+        let message = InFlight::batch(cut, body.unwrap_or_default(), weight);
         self.streams.sent(forming.at, message);
     }
 

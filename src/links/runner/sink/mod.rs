@@ -29,7 +29,7 @@ use self::batching::{Batches, Part};
 use super::super::backoff::Backoff;
 use super::super::rate::{Pacer, SharedRate};
 use super::super::refusal::{RefusalRun, Verdict};
-use super::super::window::{Fate, InFlight, Window};
+use super::super::window::{Fate, InFlight, WHOLE, Window};
 use super::super::{Answer, Drain, LinkError, Outgoing, Sent, Sink, SinkConnection};
 use super::Common;
 use super::streams::Streams;
@@ -66,8 +66,8 @@ pub(super) struct SinkRunner<S: Sink> {
     in_flight_configured: Option<usize>,
     backoff: Backoff,
     window: Window,
-    /// What a kill may repeat: a window of messages (R9), also where the remote allows fewer in flight.
-    ahead_max: usize,
+    /// What a kill may repeat: a window of messages (R9), also where the remote allows fewer in flight. See [`Streams::ahead`].
+    ahead_max: u64,
     refusals: RefusalRun,
     pacer: Pacer,
     /// The connection was cut because nothing moved, and nothing has moved since.
@@ -90,6 +90,8 @@ struct OnConnection {
     blocked: bool,
     /// The client's own queue is full until the next answer.
     queue_full: bool,
+    /// Batches go when more of the cursor is saved (R9). It may be by now.
+    waits_for_cursor: bool,
     /// R16: nothing is sent before, to see whether the connection lives without.
     idle_until: Option<Instant>,
     /// There is something to send, and the link's rate has no place for it before.
@@ -160,6 +162,11 @@ async fn saved(buffer: Option<&Buffer>) {
     }
 }
 
+/// What so many messages count for.
+fn weight_of(messages: usize) -> u64 {
+    u64::try_from(messages).unwrap_or(u64::MAX).saturating_mul(WHOLE)
+}
+
 impl<S: Sink> SinkRunner<S> {
     pub(super) fn new(
         common: Common,
@@ -178,7 +185,7 @@ impl<S: Sink> SinkRunner<S> {
             batches: Batches::default(),
             in_flight_configured,
             window: Window::new(limit),
-            ahead_max: limit,
+            ahead_max: weight_of(limit),
             refusals: RefusalRun::default(),
             pacer: SharedRate::default().pacer(),
             stalled: false,
@@ -278,7 +285,7 @@ impl<S: Sink> SinkRunner<S> {
         self.on = OnConnection::default();
         let limit = self.in_flight_configured.unwrap_or_else(|| self.sink.window());
         self.window.set_limit(connection.window_max().map_or(limit, |most| most.min(limit)));
-        self.ahead_max = limit;
+        self.ahead_max = weight_of(limit);
         if let Err(error) = self.streams.settle_below(&connection.confirmed_below(&self.streams.id)).await {
             drop(connection);
             return Next::BackOff(error);
@@ -348,7 +355,7 @@ impl<S: Sink> SinkRunner<S> {
 
     async fn next_event(&mut self, connection: &mut S::Connection) -> Event {
         let room = self.room();
-        let (look, unsaved) = (self.next_look(), self.waits_for_cursor());
+        let (look, unsaved) = (self.next_look(), self.on.waits_for_cursor);
         let buffer = self.streams.any().cloned().filter(|_| unsaved);
         let Self { streams, common, .. } = self;
         tokio::select! {
@@ -423,7 +430,8 @@ impl<S: Sink> SinkRunner<S> {
         if self.batches.is_ready() || self.streams.bytes() >= FLIGHT_BYTES_MAX {
             return 0;
         }
-        let left = self.ahead_max.saturating_sub(self.streams.ahead());
+        let left = self.ahead_max.saturating_sub(self.streams.ahead()).div_ceil(WHOLE);
+        let left = usize::try_from(left).unwrap_or(usize::MAX);
         // What was sent before is no more for being sent again.
         self.slots().min(if left == 0 && self.batches.is_restoring() { 1 } else { left })
     }
@@ -728,7 +736,7 @@ impl<S: Sink> SinkRunner<S> {
         loop {
             // What is lost with the connection comes again.
             drop(self.send_ready(&mut connection));
-            let unsaved = self.waits_for_cursor();
+            let unsaved = self.on.waits_for_cursor;
             if self.streams.open() == 0 && !unsaved {
                 break;
             }

@@ -53,6 +53,8 @@ pub(super) struct Remote {
     answers: Mutex<VecDeque<Answer>>,
     answered: Notify,
     window_max: Option<usize>,
+    /// The link's, whatever a remote allows.
+    window: usize,
     /// So many connections break by themselves, whatever is sent.
     breaking: u64,
 }
@@ -69,6 +71,7 @@ impl Remote {
             answers: Mutex::default(),
             answered: Notify::new(),
             window_max: None,
+            window: 64,
             breaking: 0,
         })
     }
@@ -99,7 +102,7 @@ impl Sink for FakeSink {
     type Connection = FakeConnection;
 
     fn window(&self) -> usize {
-        64
+        self.0.window
     }
 
     async fn connect(&mut self) -> Result<FakeConnection, LinkError> {
@@ -200,7 +203,8 @@ impl Running {
             compress: buffer::Compression::None,
             keep_delivered: None,
         };
-        let (lanes, _) = Lanes::open(&config, 64, used, &crate::clock::system()).unwrap();
+        let window = sink.window();
+        let (lanes, _) = Lanes::open(&config, window, used, &crate::clock::system()).unwrap();
         let runner = SinkRunner::new(common.clone(), sink, &lanes, drain, None).paced(rate);
         let mut tasks = JoinSet::new();
         tasks.spawn(make(runner).run());
