@@ -185,7 +185,7 @@ pub use history::History;
 pub use lanes::{Lane, Lanes, Place};
 pub use mark::{Mark, MarkSender, Progress, Rejected, Watcher};
 pub use reader::Reader;
-pub use slots::{EXCHANGES, SlotFile};
+pub use slots::{EXCHANGES, KIND, SlotFile};
 pub use storage::make_dir;
 
 use std::path::PathBuf;

@@ -22,7 +22,7 @@ use super::retention::Retention;
 use super::salt::guess_salt;
 use super::scan::FrameScan;
 use super::segment::{Point, Segment};
-use super::slots::{EXCHANGES, Held, Slots};
+use super::slots::{EXCHANGES, Held, KIND, Slots};
 use super::spill::Spill;
 use super::state::{Limits, Pressure, Shared, State, TurnedAway};
 use super::storage::{Handle, Storage, end_behind, is_no_space, read_past_bad_pages, read_up_to};
@@ -226,7 +226,8 @@ struct Finding<'a> {
 /// How the name of a segment that was put aside ends.
 pub(super) const ASIDE: &str = ".seg.damaged";
 /// What lies in a log's folder beside its segments.
-const NAMES: [&str; 9] = ["LOCK", "meta", "cursors", "dead-letters", ACCEPTED, IMPORTS, "high", "low", EXCHANGES];
+const NAMES: [&str; 10] =
+    ["LOCK", "meta", "cursors", "dead-letters", ACCEPTED, IMPORTS, "high", "low", EXCHANGES, KIND];
 
 impl<'a> Finding<'a> {
     fn new(storage: &'a dyn Storage) -> Self {

@@ -156,6 +156,9 @@ impl Slots {
 /// The [`SlotFile`] in a log's folder in which its link may keep what is under way at the remote.
 pub const EXCHANGES: &str = "exchanges";
 
+/// The file in a link's folder that says in a word what the link is or was (`mqtt`, `rabbitmq`, `kafka`). The gateway writes it.
+pub const KIND: &str = "kind";
+
 /// A small file of its own for what another part has to keep across a kill or a power cut: overwritten in place, never torn.
 #[derive(Debug)]
 pub struct SlotFile {

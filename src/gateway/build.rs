@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use super::reload::Origin;
 use super::{Config, Crews, Gateway, Link, Orphan, Parts, Replays, Shared, rename};
 use crate::broker::{self, Broker};
-use crate::buffer::{self, Lane, Lanes, Recovery};
+use crate::buffer::{self, KIND, Lane, Lanes, Recovery};
 use crate::clock::Clock;
 use crate::hub::Hub;
 use crate::links::{self, SharedRate};
@@ -203,19 +203,15 @@ pub(super) fn open_lanes(config: &links::Config, clock: &Arc<dyn Clock>) -> Resu
     Ok(Some(lanes))
 }
 
-/// The file in a link's folder that says what it is or was (`mqtt`, `rabbitmq`, `kafka`): by it a replay knows whether the names that
-/// routes gave are names to the link that it goes to.
-const KIND: &str = "kind";
-
+/// By it a replay of what a link has left knows whether the names that routes gave are names to the link that it goes to. A torn one is as
+/// good as none, and written anew.
 fn keep_kind(dir: &Path, kind: &str) -> io::Result<()> {
     if kept_kind(dir).as_deref() == Some(kind) {
         return Ok(());
     }
-    let beside = dir.join(format!("{KIND}.new"));
-    let mut file = File::create(&beside)?;
+    let mut file = File::create(dir.join(KIND))?;
     file.write_all(kind.as_bytes())?;
-    file.sync_data()?;
-    fs::rename(&beside, dir.join(KIND))
+    file.sync_data()
 }
 
 /// None in a folder that an earlier version made.

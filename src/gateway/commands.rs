@@ -94,7 +94,7 @@ impl Shared {
             }
             "send" if self.parts().orphans.iter().any(|orphan| orphan.name == Lane::split(&link).0) => {
                 Err(CommandError::Refused(format!(
-                    "link `{link}` is orphaned: routes.yaml has no such link, so nothing of it is sent"
+                    "link `{link}` is orphaned: routes.yaml has no such link, so nothing of it is sent; `renamed_from: {link}` on a link takes it over"
                 )))
             }
             "send" | "drop" => {

@@ -219,11 +219,13 @@ mod tests {
     fn r34_the_buffer_of_the_old_name_is_the_new_ones_and_stays_so() {
         let links = tempfile::tempdir().unwrap();
         assert!(!carry(links.path()).unwrap());
+        put(&links.path().join("old"), 2);
+        settle(&links.path().join("old"), 5);
         put(&links.path().join("old"), 3);
         for moves in [true, false] {
             assert_eq!(carry(links.path()).unwrap(), moves);
             assert!(!links.path().join("old").exists());
-            assert_eq!(buffered(&links.path().join("new")), 3);
+            assert_eq!(figures(&links.path().join("new")), (3, 2, 5), "with its ledger");
         }
     }
 

@@ -101,6 +101,7 @@ async fn r34_a_reload_says_what_becomes_of_a_buffer_that_was_left_behind_and_is_
     assert!(gateway.terminate().await.success());
     gateway.start_again().await;
     assert_eq!(gateway.wait_until_drained("new").await.ledger["delivered"], 3);
+    assert!(!gateway.log().contains("not a file of this buffer"), "{}", gateway.log());
 
     // And once more another name.
     let (said, _) = reload_to(&gateway, &routes("newer", mosquitto.port, ", renamed_from: new")).await;
@@ -131,12 +132,18 @@ async fn r34_a_start_takes_over_what_waits_and_is_not_refused_for_what_does_not(
 
     let renamed = routes("new", mosquitto.port, &format!("{KEEP}, renamed_from: old"));
     gateway.configure(&renamed);
+    // About where the folders move; what is delivered before a kill may come once more.
+    const KILLS: usize = 3;
+    for _ in 0..KILLS {
+        gateway.kill_9_while_starting().await;
+    }
     gateway.start_again().await;
     gateway.wait_until_drained("new").await;
     let status = gateway.status().await;
     assert_eq!((link(&status, "new").ledger["accepted"], link(&status, "new_1").ledger["accepted"]), (3, 2));
+    assert!(status.links.iter().all(|link| !["old", "new_2"].contains(&&*link.name)), "{status:?}");
     audit_is_ok(&gateway).await;
-    Ledger::compare(all.clone(), &far.receive(&all).await).assert_exact("under two names");
+    Ledger::compare(all.clone(), &far.receive(&all).await).assert_kept("under two names", 3 * KILLS);
 
     // What is kept of both can be sent again.
     let (code, said, complained) = tool(&gateway, &["replay", "new_1", "--into", "new", "--dry-run"]).await;
@@ -186,6 +193,48 @@ async fn r34_a_buffer_is_taken_over_by_a_link_that_is_busy() {
     gateway.wait_until_drained("new").await;
     audit_is_ok(&gateway).await;
     Ledger::compare(all.clone(), &far.receive(&all).await).assert_exact("from both buffers");
+}
+
+/// What was moved goes back where another part of the file cannot be put in force.
+#[tokio::test(flavor = "multi_thread")]
+async fn r34_a_reload_that_fails_after_a_buffer_was_taken_over_gives_it_back() {
+    if left_out(&["mosquitto"]) {
+        return;
+    }
+    let mosquitto = Mosquitto::start().await;
+    let far = Subscriber::start(mosquitto.port, "far", "far/#", QoS::AtLeastOnce).await;
+    let mut gateway = Gateway::start(&routes("old", free_port(), "")).await;
+    let mut all = publish(&gateway, 1, 3).await;
+    reload_to(&gateway, &routes("new", mosquitto.port, "")).await;
+    all.extend(publish(&gateway, 2, 2).await);
+    gateway.wait_until_drained("new").await;
+    // A link whose buffer cannot be opened.
+    let bad = gateway.data().join("links/bad/cursors");
+    fs::create_dir_all(&bad).unwrap();
+    let renamed = routes("new", mosquitto.port, ", renamed_from: old");
+    let with_bad = format!("  bad: {{ mqtt: {{ url: \"mqtt://127.0.0.1:{}\" }} }}\nroutes:", free_port());
+    gateway.configure(&renamed.replace("routes:", &with_bad));
+    let (code, _, complained) = tool(&gateway, &["reload"]).await;
+    assert_eq!(code, 74, "{complained}");
+    all.extend(publish(&gateway, 3, 2).await);
+    gateway.wait_until_drained("new").await;
+    let status = gateway.status().await;
+    let (old, new) = (link(&status, "old"), link(&status, "new"));
+    assert_eq!((&*old.kind, old.depth, new.ledger["delivered"]), ("orphaned", 3, 4));
+    assert!(status.links.iter().all(|link| link.name != "new_1"), "{status:?}");
+    audit_is_ok(&gateway).await;
+
+    reload_to(&gateway, &renamed).await;
+    gateway.wait_until_drained("new").await;
+    audit_is_ok(&gateway).await;
+    Ledger::compare(all.clone(), &far.receive(&all).await).assert_exact("after both");
+
+    // A name that no buffer has is told at a start too, by a link that has none.
+    assert!(gateway.terminate().await.success());
+    gateway.configure(&routes("newest", mosquitto.port, ", renamed_from: odl"));
+    gateway.start_again().await;
+    let log = gateway.log();
+    assert!(log.contains("no buffer has the old name") && log.contains(r#"["bad", "new", "new_1"]"#), "{log}");
 }
 
 /// Both have what is owed: nothing is changed, publishers go on.
@@ -276,37 +325,64 @@ async fn r34_what_a_link_that_is_gone_has_left_keeps_its_names_on_a_link_of_its_
     audit_is_ok(&gateway).await;
 }
 
+/// A replay that does not end while a test goes on.
+async fn slow(gateway: &Gateway, from: &str) -> String {
+    let slow = ["replay", from, "--into", "other", "--rate", "0.01/s", "--json"];
+    let (code, said, complained) = tool(gateway, &slow).await;
+    assert_eq!(code, 0, "{said}{complained}");
+    let begun: ReplayStatus = serde_json::from_str(&said).unwrap();
+    begun.id
+}
+
+/// What it reads now.
+async fn reads(gateway: &Gateway, id: &str) -> (ReplayState, String, String) {
+    let (_, said, _) = tool(gateway, &["replay", "list", "--json"]).await;
+    let all: Vec<ReplayStatus> = serde_json::from_str(&said).unwrap();
+    let found = all.into_iter().find(|replay| replay.id == id).expect("it is listed");
+    (found.state, found.request.link, found.request.into.unwrap_or_default())
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn r34_a_replay_goes_on_through_a_start_that_gives_its_links_other_names() {
+async fn r34_a_replay_goes_on_where_what_it_reads_gets_another_name() {
     if left_out(&["mosquitto"]) {
         return;
     }
     let mosquitto = Mosquitto::start().await;
-    let watch = Subscriber::start(mosquitto.port, "watch", "far/#", QoS::AtLeastOnce).await;
-    let link_of = |name: &str, more: &str| {
-        format!(
-            "  {name}: {{ mqtt: {{ url: \"mqtt://127.0.0.1:{}\", client_id: far }}, buffer: {{ keep_delivered: 1h }}{more} }}\n",
-            mosquitto.port
-        )
+    let file = |name: &str, port: u16, more: &str| {
+        let url = format!("mqtt: {{ url: \"mqtt://127.0.0.1:{port}\" }}");
+        let link = format!("  {name}: {{ {url}, buffer: {{ keep_delivered: 1h }}{more} }}\n");
+        two(&link, mosquitto.port, "")
+            + &format!("  - {{ name: up, from: broker/line/#, to: \"{name}/far/{{rest}}\" }}\n")
     };
-    let file = |name: &str, more: &str| {
-        let route = format!("  - {{ name: up, from: broker/line/#, to: \"{name}/far/{{rest}}\" }}\n");
-        two(&link_of(name, more), mosquitto.port, "") + &route
-    };
-    let mut gateway = Gateway::start(&file("old", "")).await;
-    let all = publish(&gateway, 1, 6).await;
+    let mut gateway = Gateway::start(&file("old", mosquitto.port, "")).await;
+    publish(&gateway, 1, 20).await;
     gateway.wait_until_drained("old").await;
-    // Slow enough that it does not end before the gateway does.
-    let slow = ["replay", "old", "--into", "other", "--rate", "0.5/s", "--json"];
-    let (code, said, complained) = tool(&gateway, &slow).await;
-    assert_eq!(code, 0, "{said}{complained}");
-    let begun: ReplayStatus = serde_json::from_str(&said).unwrap();
+    // Each time that it goes on one message may go at once.
+    let first = slow(&gateway, "old").await;
     assert!(gateway.terminate().await.success());
-    gateway.configure(&file("new", ", renamed_from: old"));
+
+    // At a start.
+    let running = |link: &str| (ReplayState::Running, link.to_owned(), "other".to_owned());
+    gateway.configure(&file("new", mosquitto.port, ", renamed_from: old"));
     gateway.start_again().await;
-    let done = ended(&gateway, &begun.id).await;
-    assert_eq!((done.state, &*done.request.link), (ReplayState::Done, "new"), "{done:?}");
-    let arrived = watch.receive(&all).await;
-    let again = arrived.iter().filter(|one| one.properties.contains_key("tg-replay")).count();
-    assert!(again >= all.len(), "{again}");
+    assert_eq!(reads(&gateway, &first).await, running("new"));
+
+    // Its buffer makes room for another one: at a reload, and at a start.
+    reload_to(&gateway, &file("back", free_port(), "")).await;
+    publish(&gateway, 2, 10).await;
+    let second = slow(&gateway, "back").await;
+    reload_to(&gateway, &file("new", mosquitto.port, ", renamed_from: back")).await;
+    gateway.wait_until_drained("new").await;
+    assert_eq!(reads(&gateway, &first).await, running("new_1"));
+    assert_eq!(reads(&gateway, &second).await, running("new"));
+    assert!(gateway.terminate().await.success());
+    gateway.configure(&file("back", free_port(), ""));
+    gateway.start_again().await;
+    publish(&gateway, 3, 1).await;
+    assert!(gateway.terminate().await.success());
+    gateway.configure(&file("new", mosquitto.port, ", renamed_from: back"));
+    gateway.start_again().await;
+    assert_eq!(reads(&gateway, &first).await, running("new_1"));
+    assert_eq!(reads(&gateway, &second).await, running("new_2"));
+    audit_is_ok(&gateway).await;
 }
