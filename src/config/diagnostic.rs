@@ -215,7 +215,7 @@ fn windowed(shown: &str, carets: &str) -> (String, String) {
 
 /// Where a line of a file spells out a password: in a URL, or behind a key that is named like one. By the text
 /// alone, since the line may belong to a file that is no YAML.
-fn secrets_in(line: &str) -> Vec<Range<usize>> {
+pub(super) fn secrets_in(line: &str) -> Vec<Range<usize>> {
     let mut secrets = Vec::new();
     let mut from = 0;
     while let Some(url) = line.get(from..).and_then(|text| text.find("://")).map(|at| from + at) {

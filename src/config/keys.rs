@@ -375,7 +375,7 @@ pub(super) const ALL: [&Keys; 31] = [
 ];
 
 /// What a key is called in other programs, and what says the same here: section, keys, hint.
-const HABITS: [(&Keys, &[&str], &str); 19] = [
+const HABITS: [(&Keys, &[&str], &str); 30] = [
     (&BROKER, &["users", "password_file", "acl", "acl_file", "groups"], IN_AUTH),
     (&AUTH, &["password_file", "passwords", "passwd", "file"], "its name here is `users`"),
     (&ACL_RULE, &["read", "write", "readwrite", "topic", "topics", "deny", "allow", "username", "client_id"], IN_RULE),
@@ -394,6 +394,21 @@ const HABITS: [(&Keys, &[&str], &str); 19] = [
     (&PROXY_PROTOCOL, &["trusted", "proxies", "trusted_proxies", "allow", "addresses"], "its name here is `from`"),
     (&RATE, &["message_rate", "messages_per_second"], "its name here is `messages`: `messages: 2000/s`"),
     (&RATE, &["byte_rate", "bandwidth", "bytes_per_second"], "its name here is `bytes`: `bytes: 1MiB/s`"),
+    (&ROUTE, &["filter", "filters", "condition", "when", "if", "match", "selector"], "its name here is `where`"),
+    (&ROUTE, &["source", "sources", "topic", "topics", "input", "subscribe"], "its name here is `from`"),
+    (
+        &ROUTE,
+        &["destination", "destinations", "target", "targets", "sink", "output", "publish"],
+        "its name here is `to`",
+    ),
+    (&ROUTE, &["expiry", "expires", "expire", "message_expiry", "max_age"], "its name here is `ttl`"),
+    (&ROUTE, &["template", "body", "value"], "its name here is `payload`"),
+    (&BUFFER, &["size", "max_bytes", "bytes", "limit", "capacity", "quota"], "its name here is `max_size`"),
+    (&BUFFER, &["age", "ttl", "retention", "max_time"], "its name here is `max_age`"),
+    (&BUFFER, &["overflow", "on_full", "full", "policy"], "its name here is `when_full`"),
+    (&BUFFER, &["path", "dir", "directory", "folder"], "all buffers are in `data_dir`, which stands at the top level"),
+    (&BATCH, &["size", "max_size", "max_bytes"], "its name here is `bytes`"),
+    (&BATCH, &["interval", "timeout", "max_wait", "delay"], "its name here is `linger`"),
     (&TLS, &["certfile", "keyfile", "cafile", "ca", "crlfile", "require_certificate", "tls_version"], IN_TLS),
 ];
 const IN_AUTH: &str = "it stands below `auth`: `auth: { users: users.passwd, acl: [ .. ] }`";
@@ -404,6 +419,17 @@ const IN_AMQP_URL: &str = "it is a part of `url`: `amqp://USER:PASSWORD@HOST:POR
 const IN_TLS: &str =
     "write `tls: { cert: server.pem, key: server.key }`, with `client_ca: ca.pem` for clients' certificates";
 const IN_LISTENERS: &str = "write `listeners: [ { bind: \"127.0.0.1:1883\", anonymous: true } ]`";
+
+/// A key that says what kind a link is.
+pub(super) fn is_kind(key: &str) -> bool {
+    matches!(key, "mqtt" | "rabbitmq" | "kafka")
+}
+
+/// A key of a remote, with a plain value behind it.
+pub(super) fn is_of_remote(key: &str) -> bool {
+    let is_section = matches!(key, "declare" | "streams" | "options");
+    !is_section && [&MQTT, &RABBITMQ, &KAFKA].iter().any(|kind| kind.accepted.contains(&key))
+}
 
 /// What says the same here as a key that other programs have.
 pub(super) fn habit(keys: &Keys, key: &str) -> Option<&'static str> {

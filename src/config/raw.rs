@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{DuplicateKeyPolicy, Location, Spanned};
 
+use super::quotes::Written;
 use super::source::{Place, Source};
 
 /// A value and where it stands.
@@ -76,6 +77,12 @@ impl Node {
             Value::Map(entries) => entries.is_empty(),
             Value::Scalar(_) | Value::List(_) => false,
         }
+    }
+
+    /// Whether YAML takes what stands behind it for a comment.
+    pub(super) fn has_comment(&self) -> bool {
+        let is_plain = !self.place.text().starts_with(['"', '\'', '|', '>']);
+        is_plain && self.place.source.text.get(self.place.span.end..).is_some_and(|rest| rest.starts_with(" #"))
     }
 
     /// The place of bytes of the scalar's text, where the file holds that text as it is; else the whole scalar.
@@ -151,21 +158,30 @@ fn syntax_error(error: &serde_saphyr::Error, source: &Arc<Source>) -> SyntaxErro
     let (_, line) = source.line_of(start);
     let written = source.text.get(line.clone()).unwrap_or_default();
     let before = source.text.get(line.start..start).unwrap_or_default();
-    let hint = syntax_hint(&text, written, before).map(str::to_owned);
+    let hint = syntax_hint(&text, written, before);
     SyntaxError { text, place: Place { source: Arc::clone(source), span: start..start.max(line.end) }, hint }
 }
 
 /// What is most likely wrong, from the library's words, the line, and what of it is before the place.
-fn syntax_hint(text: &str, line: &str, before: &str) -> Option<&'static str> {
+fn syntax_hint(text: &str, line: &str, before: &str) -> Option<String> {
+    let quotes = || Written::at(line, before.len()).filter(Written::needs_quotes).map(|written| written.hint());
+    let is_other = ["tab", " is not finite", " is too large", " nested "].iter().any(|words| text.contains(words));
+    let general = || general_hint(text, line, before).map(str::to_owned);
+    if is_other || before.trim().is_empty() { general() } else { quotes().or_else(general) }
+}
+
+fn general_hint(text: &str, line: &str, before: &str) -> Option<&'static str> {
     let indentation = line.len() - line.trim_start().len();
     if text.contains("tab") || line.get(..indentation).is_some_and(|indentation| indentation.contains('\t')) {
         Some("YAML is indented with spaces only, not with tabs")
     } else if text.ends_with(" is not finite") {
         Some("a text needs quotes")
-    } else if text.contains("did not find expected key") && before.trim().is_empty() {
+    } else if ["expected key", "expected '-'"].iter().any(|end| text.contains(end)) && before.trim().is_empty() {
         Some("is this line as far to the right as its neighbours?")
     } else if line.matches(['{', '[']).count() > 1 {
         Some("between `{ }` and `[ ]` text that holds one of `{}[],` needs quotes; and each bracket its partner")
+    } else if text.starts_with("mapping values") {
+        Some("keys of a section stand on lines of their own below it, or in braces: `mqtt: { url: .. }`")
     } else if text.contains("expected ':'") {
         Some("a key ends with `:` and a space")
     } else {
@@ -352,6 +368,8 @@ mod tests {
             ("a: { b: { c: 1 ]\n", "quotes"),
             ("a: 1\nb c\nd: 1\n", "`:` and a space"),
             ("a:\n  b: 1\n c: 2\n", "as far to the right"),
+            ("a:\n  - b: 1\n  c: 2\n", "as far to the right"),
+            ("a:\n  where: 'on' == x\n", "put it in quotes: `where: \"'on' == x\"`"),
         ] {
             let error = parse(&source(text)).unwrap_err();
             assert!(error.hint.as_ref().is_some_and(|given| given.contains(hint)), "{text}: {error:?}");

@@ -35,9 +35,15 @@ impl Source {
     /// The line that holds byte `at`, counted from 1, and where it begins and ends without its line break.
     pub(super) fn line_of(&self, at: usize) -> (usize, Range<usize>) {
         let before = self.text.get(..at).unwrap_or(&self.text);
+        (before.matches('\n').count() + 1, self.line_at(at))
+    }
+
+    /// Where the line that holds byte `at` begins and ends. Of a long file the lines before are not counted.
+    pub(super) fn line_at(&self, at: usize) -> Range<usize> {
+        let before = self.text.get(..at).unwrap_or(&self.text);
         let start = before.rfind('\n').map_or(0, |newline| newline + 1);
         let end = self.text.get(start..).and_then(|text| text.find('\n')).map_or(self.text.len(), |len| start + len);
-        (before.matches('\n').count() + 1, start..end)
+        start..end
     }
 }
 

@@ -145,7 +145,10 @@ impl Resolver<'_> {
         for (at, link) in links.iter().enumerate() {
             let Some((old, place)) = &link.old else { continue };
             let taken = links.iter().take(at).find(|other| other.old.as_ref().is_some_and(|(name, _)| name == old));
-            if links.iter().any(|other| other.name == *old) {
+            if *old == "broker" {
+                let wrong = "no link was ever called `broker`: that is the built-in broker, which has no buffer";
+                self.mistakes.error(place, wrong, "`renamed_from` is what the link was called before".to_owned());
+            } else if links.iter().any(|other| other.name == *old) {
                 let wrong = format!("`{old}` is a link of this file: its buffer stays with it");
                 self.mistakes.error(place, wrong, "`renamed_from` is a name that no link has any more".to_owned());
             } else if let Some(other) = taken {

@@ -10,6 +10,7 @@ use crate::broker::{
 };
 use crate::config::keys;
 use crate::config::raw::Value;
+use crate::config::source::Place;
 
 /// Its owner and group may connect.
 const SOCKET_MODE_DEFAULT: u32 = 0o660;
@@ -171,11 +172,16 @@ impl Resolver<'_> {
         let (_material, findings) = examine_tls(sources, client_cert, versions, self.env.now);
         self.tls_findings(section, findings);
         let [_, key, _, _] = files;
-        if let (Some(item), Some(key)) = (section.get(TlsPart::Key.name()), key)
-            && (self.env.is_public)(&key.path)
-        {
-            let hint = format!("`chmod o-r {}`", key.path.display());
-            self.mistakes.warning(item.place(), "everyone on this machine can read the key", hint);
+        if let (Some(item), Some(key)) = (section.get(TlsPart::Key.name()), key) {
+            self.check_public_key(item.place(), &key.path);
+        }
+    }
+
+    /// A private key is its owner's.
+    pub(super) fn check_public_key(&mut self, place: &Place, path: &Path) {
+        if (self.env.is_public)(path) {
+            let hint = format!("`chmod o-r {}`", path.display());
+            self.mistakes.warning(place, "everyone on this machine can read the key", hint);
         }
     }
 

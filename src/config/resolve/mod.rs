@@ -62,6 +62,8 @@ struct Resolver<'e> {
     links_are_known: bool,
     /// Not where an address of a route tells no link: it may be any.
     addresses_are_known: bool,
+    /// Keys of sections whose own keys stand beside them, which has been reported.
+    hollow: Vec<Place>,
     /// Secrets that were not looked up.
     unread: usize,
     /// What other sites' files are compared with; there once all has been looked at.
@@ -70,7 +72,8 @@ struct Resolver<'e> {
 
 impl<'e> Resolver<'e> {
     const fn new(env: &'e Env, mistakes: Mistakes) -> Self {
-        Self { env, mistakes, links_are_known: true, addresses_are_known: true, unread: 0, sketch: None }
+        let hollow = Vec::new();
+        Self { env, mistakes, links_are_known: true, addresses_are_known: true, hollow, unread: 0, sketch: None }
     }
 }
 

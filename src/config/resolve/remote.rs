@@ -1,7 +1,8 @@
 //! The sections `rabbitmq` and `kafka` of a link, and what all remotes share.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -9,7 +10,7 @@ use url::Url;
 
 use super::Resolver;
 use super::broker::PACKET_BYTES_MIN;
-use super::value::{Item, Section, Text};
+use super::value::{Item, Section, Text, beside};
 use crate::broker::{TlsClientSources, examine_tls_client};
 use crate::buffer::SyncMode;
 use crate::config::diagnostic::password_in_url;
@@ -41,6 +42,16 @@ const KAFKA_LOCKED: [(&str, &str); 17] = [
     ("auto.commit.interval.ms", "Tidegate, which commits what it has stored,"),
     ("message.timeout.ms", "the buffer, which keeps a record for `max_age`,"),
     ("delivery.timeout.ms", "the buffer, which keeps a record for `max_age`,"),
+];
+
+/// librdkafka properties that name a file.
+const KAFKA_FILES: [&str; 6] = [
+    "ssl.key.location",
+    "ssl.certificate.location",
+    "ssl.ca.location",
+    "ssl.crl.location",
+    "ssl.keystore.location",
+    "sasl.kerberos.keytab",
 ];
 
 impl Resolver<'_> {
@@ -89,6 +100,11 @@ impl Resolver<'_> {
         let [ca, cert, key] = files.each_ref().map(|file| file.as_ref()?.text.as_deref());
         self.tls_findings(section, examine_tls_client(TlsClientSources { ca, cert, key }));
         self.check_pair(section);
+        if let (Some(item), [_, _, Some(file)]) = (section.get("key"), &files)
+            && file.text.is_some()
+        {
+            self.check_public_key(item.place(), &file.path);
+        }
         let [ca, cert, key] = files.map(|file| file.map(|file| file.path));
         let server_name = self.text(section.get("server_name")).filter(|text| {
             let right = rustls_pki_types::ServerName::try_from(text.value.as_str()).is_ok();
@@ -272,9 +288,30 @@ impl Resolver<'_> {
             if (key.ends_with("password") || key.contains("secret") || key == "ssl.key.pem") && !text.is_substituted() {
                 self.plain_password(text.place());
             }
-            options.insert(key.to_owned(), text.value);
+            let value = if KAFKA_FILES.contains(&key) { self.kafka_file(key, &text) } else { text.value };
+            options.insert(key.to_owned(), value);
         }
         options
+    }
+
+    /// A file that librdkafka opens when the link connects: it has to be there, relative to the file of routes like all others (R30).
+    fn kafka_file(&mut self, key: &str, text: &Text<'_>) -> String {
+        if key == "ssl.ca.location" && text.value == "probe" {
+            return text.value.clone();
+        }
+        let path = beside(text.place(), Path::new(&text.value));
+        if !self.env.no_secrets {
+            match (self.env.file)(&path) {
+                // What it holds, or a folder of authorities, is librdkafka's to judge.
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => {
+                    let wrong = format!("{}: {error}", path.display());
+                    self.wrong_part(text, 0..text.given.len(), wrong, None);
+                }
+                Ok(_) | Err(_) if key == "ssl.key.location" => self.check_public_key(text.place(), &path),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        path.to_string_lossy().into_owned()
     }
 
     /// The key `url`, parsed.

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::Resolver;
+use super::broker::YEAR;
 use super::link::{Draft, KindName};
 use super::value::{Item, Text, listed};
 use crate::buffer::Lane;
@@ -21,9 +22,9 @@ const KAFKA_TOPIC_BYTES_MAX: usize = 249;
 /// AMQP 0-9-1's short string.
 const QUEUE_BYTES_MAX: usize = 255;
 
-/// MQTT counts expiry in seconds, with 32 bits.
+/// MQTT counts expiry in seconds, with 32 bits, which are 136 years.
 const TTL_MIN: Duration = Duration::from_secs(1);
-const TTL_MAX: Duration = Duration::from_secs(u32::MAX as u64);
+const TTL_MAX: Duration = YEAR.saturating_mul(100);
 
 /// A route with the places of its addresses.
 #[derive(Clone, Debug)]
@@ -146,7 +147,9 @@ impl Resolver<'_> {
         let filter = match Filter::parse(&text.value) {
             Ok(filter) => filter,
             Err(error) => {
-                self.wrong_part(&text, error.span.clone(), format!("`where`: {error}"), None);
+                let hint = "YAML takes ` #` for the begin of a comment: put the condition in quotes";
+                let hint = text.item.node.has_comment().then(|| hint.to_owned());
+                self.wrong_part(&text, error.span.clone(), format!("`where`: {error}"), hint);
                 return (None, false);
             }
         };

@@ -5,10 +5,13 @@ use std::fmt::Display;
 use std::net::SocketAddr;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Resolver;
+use super::broker::YEAR;
 use crate::config::keys::{self, Keys};
+use crate::config::quotes::Written;
 use crate::config::raw::{Entry, Node, ScalarKind, Value};
 use crate::config::source::Place;
 use crate::units::{ByteSize, Rate, UnitError, parse_duration, show_duration};
@@ -65,6 +68,21 @@ impl<'n> Item<'n> {
     }
 }
 
+impl<'n> Item<'n> {
+    /// As it stands in the line of its key, and where.
+    fn written(&self) -> Option<(Written<'n>, Place)> {
+        if self.in_list || self.key.span.is_empty() {
+            return None;
+        }
+        let line = self.key.source.line_at(self.key.span.start);
+        let text = self.key.source.text.get(line.clone())?;
+        let written = Written::behind_key(text, self.key.span.end.checked_sub(line.start)?)?;
+        let start = line.start + written.start;
+        let place = Place { source: Arc::clone(&self.key.source), span: start..start + written.value.len() };
+        (written.key == self.name).then_some((written, place))
+    }
+}
+
 impl Text<'_> {
     /// Whether secrets were filled in.
     pub(super) fn is_substituted(&self) -> bool {
@@ -96,8 +114,11 @@ impl Resolver<'_> {
         let entries = self.entries(item);
         let is_wrong = matches!(item.node.value, Value::Scalar(_) | Value::List(_));
         let mut section = Section { keys, entries: Vec::new(), place, is_wrong };
+        let is_wrong = is_wrong || self.is_hollow(item.key);
+        section.is_wrong = is_wrong;
         let mut unknown = Vec::new();
-        for entry in entries {
+        let mut beside: Vec<(&Entry, Vec<&Entry>)> = Vec::new();
+        for (at, entry) in entries.iter().enumerate() {
             let key = entry.key.as_str();
             if let Some((_, first)) = section.entries.iter().find(|(_, earlier)| earlier.key == key) {
                 self.repeated(entry, first, "key");
@@ -105,10 +126,20 @@ impl Resolver<'_> {
                 section.entries.push((known, entry));
             } else if keys.planned.contains(&key) {
                 self.not_built(&entry.place, key);
+            } else if let Some(parent) = empty_parent(entries.get(..at).unwrap_or_default(), key, keys) {
+                match beside.iter_mut().find(|(known, _)| known.key == parent.key) {
+                    Some((_, children)) => children.push(entry),
+                    None => beside.push((parent, vec![entry])),
+                }
             } else {
                 self.unknown_key(entry, keys);
                 unknown.push(entry);
             }
+        }
+        for (parent, children) in beside {
+            self.stand_beside(parent, &children);
+            // What it is without its keys is not to be told too.
+            section.entries.retain(|(key, _)| *key != parent.key || keys::is_kind(key));
         }
         for entry in unknown {
             // What a known key of another program says is not looked at: its values are others.
@@ -121,6 +152,20 @@ impl Resolver<'_> {
         section
     }
 
+    /// Keys that are not indented as what they belong to.
+    fn stand_beside(&mut self, parent: &Entry, children: &[&Entry]) {
+        let Some(first) = children.first() else { return };
+        let (stand, belong) = if children.len() == 1 { ("stands", "belongs") } else { ("stand", "belong") };
+        let names = listed(children.iter().map(|child| &child.key));
+        let wrong = format!("{names} {stand} beside `{}:`, and {belong} beneath it", parent.key);
+        self.mistakes.error(&first.place, wrong, format!("indent it further to the right than `{}:`", parent.key));
+        self.hollow.push(parent.place.clone());
+    }
+
+    fn is_hollow(&self, key: &Place) -> bool {
+        self.hollow.iter().any(|place| Arc::ptr_eq(&place.source, &key.source) && place.span == key.span)
+    }
+
     /// The entries of a map; none where nothing stands behind the key.
     pub(super) fn entries<'n>(&mut self, item: &Item<'n>) -> &'n [Entry] {
         match &item.node.value {
@@ -131,6 +176,9 @@ impl Resolver<'_> {
                     "links" => Some("write each link as `NAME:` with its keys below, without a `-`"),
                     "mqtt" | "rabbitmq" => Some("such as `{ url: \"...\" }`"),
                     "rate" => Some("such as `{ messages: 2000/s, bytes: 1MiB/s }`"),
+                    name if keys::is_of_remote(name) => {
+                        Some("if it is a key of the link above, indent it further to the right")
+                    }
                     "kafka" => Some("such as `{ brokers: [\"127.0.0.1:9092\"] }`"),
                     _ => None,
                 };
@@ -165,7 +213,15 @@ impl Resolver<'_> {
         let key = entry.key.as_str();
         let meant = keys::nearest(key, keys.accepted.iter().copied());
         let of_routes = keys::ALL.iter().filter(|_| keys::ALL.iter().any(|own| own.section == keys.section));
-        let elsewhere = || of_routes.clone().find(|other| other.accepted.contains(&key)).map(|other| other.section);
+        // Of a quite different part of the file only the name is the same.
+        let part = |section: &'static str| section.split('.').next().unwrap_or_default();
+        let is_near = |other: &Keys| {
+            keys.section.is_empty() || other.section.is_empty() || part(other.section) == part(keys.section)
+        };
+        let elsewhere = || {
+            let mut others = of_routes.clone().filter(|other| is_near(other));
+            others.find(|other| other.accepted.contains(&key)).map(|other| other.section)
+        };
         let hint = match (meant, elsewhere()) {
             _ if keys::habit(keys, key).is_some() => keys::habit(keys, key).unwrap_or_default().to_owned(),
             (Some(meant), _) => format!("did you mean `{meant}`?"),
@@ -209,8 +265,18 @@ impl Resolver<'_> {
 
     fn text_with<'n>(&mut self, item: Option<Item<'n>>, url: bool) -> Option<Text<'n>> {
         let item = item?;
+        let written = item.written();
+        if let Some((written, place)) = written.as_ref().filter(|(written, _)| is_tag(written.value)) {
+            let Written { key, value, .. } = written;
+            let sigil = value.split(|c: char| c.is_whitespace()).next().unwrap_or_default();
+            let wrong = format!("`{key}`: YAML takes `{sigil}` for a mark of its own, not for a part of the text");
+            self.mistakes.error(place, wrong, written.hint());
+            return None;
+        }
         let Value::Scalar(scalar) = &item.node.value else {
-            self.wrong_type(&item, "a value", unquoted_capture(item.node));
+            let quotes =
+                || written.filter(|(written, _)| TEXTS.contains(&written.key)).map(|(written, _)| written.hint());
+            self.wrong_type(&item, "a value", unquoted_capture(item.node).or_else(quotes));
             return None;
         };
         let given = scalar.text.as_str();
@@ -262,7 +328,10 @@ impl Resolver<'_> {
     }
 
     pub(super) fn duration(&mut self, item: Option<Item<'_>>, range: RangeInclusive<Duration>) -> Option<Duration> {
-        self.unit(item, parse_duration, range, |duration| show_duration(*duration))
+        self.unit(item, parse_duration, range, |duration| match duration.as_secs() / YEAR.as_secs() {
+            years if years >= 2 => format!("{} ({years} years)", show_duration(*duration)),
+            _ => show_duration(*duration),
+        })
     }
 
     /// `100/s`.
@@ -373,10 +442,27 @@ pub(super) fn beside(place: &Place, path: &Path) -> PathBuf {
     if short.as_os_str().is_empty() { PathBuf::from(".") } else { short }
 }
 
+/// The section before `key` that has nothing in it and should have `key`.
+fn empty_parent<'n>(before: &'n [Entry], key: &str, keys: &Keys) -> Option<&'n Entry> {
+    let parent = before.iter().rev().find(|entry| matches!(entry.value.value, Value::Null))?;
+    let dot = if keys.section.is_empty() { "" } else { "." };
+    let name = format!("{}{dot}{}", keys.section, parent.key);
+    let below = keys::ALL.iter().find(|below| below.section == name)?;
+    below.accepted.contains(&key).then_some(parent)
+}
+
 /// A section that says what a remote is.
 fn looks_like_link(entry: &Entry) -> bool {
     let Value::Map(entries) = &entry.value.value else { return false };
     entries.iter().any(|entry| matches!(entry.key.as_str(), "mqtt" | "rabbitmq" | "kafka"))
+}
+
+/// Keys of texts that look like something else to YAML.
+const TEXTS: [&str; 2] = ["where", "payload"];
+
+/// A tag or an anchor to YAML, to people the first word of a condition.
+fn is_tag(value: &str) -> bool {
+    (value.starts_with('!') && !value.starts_with("!!")) || value.starts_with("&&")
 }
 
 /// `to: {rest}` without quotes is a section to YAML.
