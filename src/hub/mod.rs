@@ -464,13 +464,15 @@ impl Hub {
     /// R12: what comes back to a site that it has passed goes no further, nor does what has passed too many.
     fn has_looped(&self, message: &Message) -> bool {
         let path = &message.origin.path;
-        let looped = path.len() >= headers::PATH_SITES_MAX || path.iter().any(|site| **site == **self.ids.site());
+        let bridges = usize::try_from(headers::hmq_hops(message).unwrap_or(0)).unwrap_or(usize::MAX);
+        let hops = path.len().max(bridges);
+        let looped = hops >= headers::PATH_SITES_MAX || path.iter().any(|site| **site == **self.ids.site());
         if looped {
             let before = self.loops_stopped.fetch_add(1, Ordering::Relaxed);
             // The first and then each time the count doubles: a loop is said, and does not flood the log.
             if (before + 1).is_power_of_two() {
                 let count = before + 1;
-                tracing::warn!(topic = %Shown(message.topic.as_str()), id = %message.id, path = ?path, count, "a message came back to a site that it had passed and was stopped (tg-path)");
+                tracing::warn!(topic = %Shown(message.topic.as_str()), id = %message.id, path = ?path, count, "a message came back to a site that it had passed, or had passed too many, and was stopped (tg-path, hmq-bridge-hop-count)");
             }
         }
         looped

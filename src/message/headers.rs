@@ -29,6 +29,9 @@ pub const REPLAY: &str = "tg-replay";
 /// The record was backlog when the link came back, and newer ones may have gone before it (R13); its value is `1`.
 pub const BACKFILL: &str = "tg-backfill";
 
+/// How many bridges of HiveMQ the message has passed; theirs stop it at their limit.
+pub const HMQ_HOPS: &str = "hmq-bridge-hop-count";
+
 /// R12: a message that has passed this many sites goes no further.
 pub const PATH_SITES_MAX: usize = 16;
 
@@ -99,6 +102,23 @@ pub fn replay(message: &Message) -> Option<&str> {
 pub fn mark_replay(message: &mut Message, id: &str) {
     message.properties.user.retain(|(name, _)| **name != *REPLAY);
     message.properties.user.push((REPLAY.into(), id.into()));
+}
+
+/// What [`HMQ_HOPS`] says, where the message has it.
+#[must_use]
+pub fn hmq_hops(message: &Message) -> Option<u32> {
+    let count = message.properties.user.iter().find(|(name, _)| **name == *HMQ_HOPS);
+    count.and_then(|(_, count)| count.parse().ok())
+}
+
+/// A message that a bridge of HiveMQ counts has passed one more. One that none has counted stays as it is: with a count that we begin, their bridges,
+/// whose limit is 1 by default, would not take it any further.
+pub fn count_hmq_hop(properties: &mut Properties) {
+    for (_, count) in properties.user.iter_mut().filter(|(name, _)| **name == *HMQ_HOPS) {
+        if let Ok(hops) = count.parse::<u32>() {
+            *count = hops.saturating_add(1).to_string().into();
+        }
+    }
 }
 
 /// User properties without any stamps of an earlier hop: what a link sends on beside its own stamps.
@@ -257,6 +277,22 @@ mod tests {
         assert_eq!((part(&fifth).as_str(), &fifth.id), (".1.1@ship.2", &sent.id));
         sent.properties.user = vec![(ID.into(), "other-00000000000000ab-1.5".into())];
         assert_eq!(part(&sent), "", "of another id");
+    }
+
+    #[test]
+    fn a_count_of_hivemq_s_bridges_goes_on_and_none_is_begun() {
+        let mut passed = message("a", b"");
+        let property = |name: &str, value: &str| (Box::<str>::from(name), Box::<str>::from(value));
+        passed.properties.user = vec![property("a", "1"), property(HMQ_HOPS, "1")];
+        assert_eq!(hmq_hops(&passed), Some(1));
+        count_hmq_hop(&mut passed.properties);
+        assert_eq!(passed.properties.user, [property("a", "1"), property(HMQ_HOPS, "2")]);
+        let mut other = message("a", b"");
+        count_hmq_hop(&mut other.properties);
+        assert_eq!((hmq_hops(&other), other.properties.user.len()), (None, 0));
+        other.properties.user = vec![property(HMQ_HOPS, "many")];
+        count_hmq_hop(&mut other.properties);
+        assert_eq!(other.properties.user, [property(HMQ_HOPS, "many")]);
     }
 
     #[test]

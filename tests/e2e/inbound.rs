@@ -132,6 +132,64 @@ async fn a_kafka_topic_reaches_an_edge_subscriber_over_a_kill() {
     assert_eq!(kafka.committed("edge-commands", "commands", 1), i64::try_from(MESSAGES).unwrap(), "all were committed");
 }
 
+/// Two gateways share a group: one joins while the other reads, and is killed while both do. Nothing is missing, and what comes twice is what was
+/// not committed when a partition changed hands.
+#[tokio::test(flavor = "multi_thread")]
+async fn r24_a_group_of_two_gateways_loses_nothing_when_one_joins_and_is_killed() {
+    if left_out(&["kafka"]) {
+        return;
+    }
+    let kafka = Kafka::start().await;
+    kafka.create_topic("commands", 4).await;
+    let links = format!(
+        "links:\n  lake:\n    kafka: {{ brokers: [\"127.0.0.1:{}\"], group: plant, options: {{ session.timeout.ms: 6000 }} }}\nroutes:\n  - {{ name: commands, from: lake/commands, to: broker/cmd }}\n",
+        kafka.port
+    );
+    let all: Vec<Mark> =
+        (0..MESSAGES).flat_map(|number| (0..4).map(move |publisher| Mark { publisher, number })).collect();
+    let (first, rest) = all.split_at(all.len() / 3);
+    let (second, third) = rest.split_at(rest.len() / 2);
+    let stays = Gateway::start_site("stays", &links).await;
+    let here = Subscriber::start(stays.port, "machine", "cmd", QoS::AtLeastOnce).await;
+    stays.wait_for_state("lake", LinkState::Online).await;
+    kafka.publish("commands", first).await;
+    until_true("a part has arrived", PATIENCE, || here.count() > 0).await;
+    let mut goes = Gateway::start_site("goes", &links).await;
+    let there = Subscriber::start(goes.port, "machine", "cmd", QoS::AtLeastOnce).await;
+    goes.wait_for_state("lake", LinkState::Online).await;
+    let mut published = first.len();
+    // It has partitions only when the group has agreed on that.
+    for some in second.chunks(1_000) {
+        kafka.publish("commands", some).await;
+        published += some.len();
+    }
+    let (mut left, mut more) = (third, Vec::new());
+    until("the second one reads too", PATIENCE, async || {
+        let (some, others) = left.split_at(left.len().min(200));
+        kafka.publish("commands", some).await;
+        more.extend_from_slice(some);
+        left = others;
+        if there.count() > 0 { Ok(()) } else { Err(format!("{} published", published + more.len())) }
+    })
+    .await;
+    goes.kill_9();
+    kafka.publish("commands", left).await;
+    goes.start_again().await;
+    let both = || here.arrived().into_iter().chain(there.arrived()).collect::<Vec<_>>();
+    until("all are at one of both", PATIENCE, async || {
+        let marks: std::collections::BTreeSet<_> = both().iter().map(|delivery| delivery.mark()).collect();
+        if marks.len() == all.len() { Ok(()) } else { Err(format!("{} of {}", marks.len(), all.len())) }
+    })
+    .await;
+    // Joining, dying, coming back: each time partitions change hands.
+    let changes = 3;
+    let ledger = Ledger::compare(all.iter().copied(), &both());
+    let copies = ledger.duplicates + ledger.published_again;
+    eprintln!("a group of two: {copies} copies");
+    assert_eq!(ledger.lost.len(), 0, "{} lost", ledger.lost.len());
+    assert!(copies <= changes * 2 * (KAFKA_WINDOW + CLIENT_WINDOW), "{copies} copies");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_remote_mqtt_broker_reaches_rabbitmq_over_a_kill() {
     if left_out(&["mosquitto", "rabbitmq"]) {

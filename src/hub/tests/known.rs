@@ -22,3 +22,14 @@ async fn r25_what_a_source_knows_again_has_its_id_and_is_taken_once_also_where_c
         assert_eq!((bench.hub.copies_dropped(), bench.buffers[0].stats().ledger.accepted), (1, 2));
     }
 }
+
+#[tokio::test]
+async fn r12_what_too_many_bridges_of_hivemq_have_passed_goes_no_further() {
+    let bench = bench(&[("broker/#", "lake/t")], &[("lake", WhenFull::DropOldest, BIG)], false);
+    for count in ["1", "15", "16", "99999999999", "x"] {
+        let mut publication = publication("a", b"1");
+        publication.properties.user = vec![(headers::HMQ_HOPS.into(), count.into())];
+        bench.hub.offer(&from_broker(), vec![publication]).await.remove(0).unwrap().settled().await.unwrap();
+    }
+    assert_eq!((bench.hub.loops_stopped(), bench.buffers[0].end().0), (1, 4));
+}

@@ -18,6 +18,7 @@
 mod client;
 mod config;
 mod examine;
+mod lives;
 mod mapping;
 mod offsets;
 mod positions;

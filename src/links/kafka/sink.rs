@@ -25,6 +25,7 @@ use tokio::sync::Notify;
 
 use super::Config;
 use super::client::{self, GivenUp, Offloaded, Tokens, Watch};
+use super::lives::Lives;
 use super::mapping;
 use super::transaction::{Failure, Outcome, Setup, Transactions};
 use crate::buffer::{Lane, Offset, Place};
@@ -52,13 +53,14 @@ pub struct KafkaSink {
     identity: Identity,
     /// In transactions, each of so many records at most (R26).
     transactions: Option<usize>,
+    lives: Arc<Mutex<Lives>>,
 }
 
 impl KafkaSink {
     /// For the cluster of `config`, without transactions; connects only when asked.
     #[must_use]
     pub fn new(config: &Config, identity: &Identity) -> Self {
-        Self { config: config.clone(), identity: identity.clone(), transactions: None }
+        Self { config: config.clone(), identity: identity.clone(), transactions: None, lives: Arc::default() }
     }
 
     /// The same for a link's own log, whose records go in transactions where the link is set up so; `in_flight` of them at most.
@@ -77,7 +79,7 @@ impl KafkaSink {
     fn setup(&self) -> Option<Setup> {
         let records_max = self.transactions?;
         let (id, group) = self.transactional();
-        Some(Setup { id, group, records_max, tokens: Tokens::new(&self.config) })
+        Some(Setup { id, group, records_max, tokens: Tokens::new(&self.config), lives: Arc::clone(&self.lives) })
     }
 
     /// The transactional id, and the settings of a consumer in the group that keeps the positions.

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rdkafka::client::OAuthToken;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, ConsumerGroupMetadata};
@@ -24,6 +25,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::client::{self, GivenUp, GivenUpGuard, Tokens, Watch};
+use super::lives::Lives;
 use super::positions::Positions;
 use super::sink::Producer;
 use crate::buffer::Place;
@@ -54,6 +56,7 @@ pub(super) struct Setup {
     /// Records of one transaction at most.
     pub(super) records_max: usize,
     pub(super) tokens: Tokens,
+    pub(super) lives: Arc<Mutex<Lives>>,
 }
 
 /// The group's client, which only asks for its position.
@@ -94,6 +97,7 @@ pub(super) struct Transactions {
     /// What librdkafka gave up of the open transaction.
     failed: BTreeMap<Place, Failure>,
     ending: Option<oneshot::Receiver<Result<Ended, Fatal>>>,
+    lives: Arc<Mutex<Lives>>,
     _given_up: GivenUpGuard,
 }
 
@@ -144,7 +148,8 @@ impl Transactions {
         let given_up = GivenUp::default();
         let guard = given_up.guard();
         let (ready, begun) = oneshot::channel();
-        let (id, records_max) = (setup.id.clone(), setup.records_max);
+        let (id, records_max, lives) = (setup.id.clone(), setup.records_max, Arc::clone(&setup.lives));
+        lives.lock().begin(crate::clock::now());
         let work = move || {
             let thread = Thread { producer, given_up };
             match thread.begin(&setup, &watch) {
@@ -173,6 +178,7 @@ impl Transactions {
             hurried: false,
             failed: BTreeMap::new(),
             ending: None,
+            lives,
             _given_up: guard,
         })
     }
@@ -257,13 +263,19 @@ impl Transactions {
         }
     }
 
-    /// A producer that is at its end. One that was fenced long before its transaction could have timed out has a rival.
+    /// A producer that is at its end. One that was fenced long before its transaction could have timed out has a rival, unless an earlier one
+    /// of this link did it ([`Lives`]).
     pub(super) fn end_by(&self, code: Option<RDKafkaErrorCode>, words: String) -> LinkError {
         let fenced =
             [RDKafkaErrorCode::Fenced, RDKafkaErrorCode::ProducerFenced, RDKafkaErrorCode::InvalidProducerEpoch];
         let early = self.began.is_none_or(|began| began.elapsed() < TIMEOUT / 2);
         if early && code.is_some_and(|code| fenced.contains(&code)) {
             let id = &self.id;
+            if self.lives.lock().is_fenced(crate::clock::now()) {
+                return LinkError::Transient(format!(
+                    "fenced by an earlier producer of this link, or by another one of `transactional_id: {id}` ({words}); a new producer is made"
+                ));
+            }
             return LinkError::Misconfigured(format!(
                 "fenced: another producer has taken over `transactional_id: {id}` ({words}): two gateways, or two links, must not share it"
             ));

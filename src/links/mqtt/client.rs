@@ -17,7 +17,7 @@ use crate::hub::Publication;
 use crate::links::line::Line;
 use crate::links::tls::{Roots, client_config};
 use crate::links::{Answer, Identity, LinkError, Outgoing, secret};
-use crate::message::{Properties, Qos};
+use crate::message::{Properties, Qos, headers};
 use crate::topic::TopicName;
 
 /// Publishes that may be open towards one remote, whatever is configured: bounds the client's tables.
@@ -102,10 +102,17 @@ impl Publish {
             qos: message.qos.min(qos_max).max(Qos::AtLeastOnce),
             retain: message.retain,
             expiry_s: record.expiry_left_s,
-            properties: stamped_by.map(|_| message.properties.clone()).unwrap_or_default(),
+            properties: stamped_by.map(|_| counted(&message.properties)).unwrap_or_default(),
             stamps: stamped_by.map(|site| record.stamps(site)).unwrap_or_default(),
         }
     }
+}
+
+/// With one more hop, where a bridge of HiveMQ counts them.
+fn counted(properties: &Properties) -> Properties {
+    let mut properties = properties.clone();
+    headers::count_hmq_hop(&mut properties);
+    properties
 }
 
 /// A PUBLISH that was received.

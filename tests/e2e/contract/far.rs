@@ -119,7 +119,7 @@ impl Far {
         let port = self.proxy.port();
         match &self.server {
             Server::Mosquitto(..) | Server::Tidegate(..) | Server::Hivemq(..) => {
-                let link = self.link().replace(", qos: 1", ", client_id: edge, keep_alive: 5s");
+                let link = self.link().replace(" }", ", client_id: edge, keep_alive: 5s }");
                 (link, "far/up/#", "broker/cmd/{rest}")
             }
             Server::Rabbitmq(_, rabbit) => (

@@ -58,6 +58,14 @@ async fn r24_an_mqtt_3_1_1_source_keeps_the_contract() {
     }
 }
 
+/// With QoS 2, so that exchanges are kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn r24_a_hivemq_source_keeps_the_contract() {
+    if !left_out(&["hivemq"]) {
+        keeps_the_contract(Kind::Hivemq(Version::V5), &[&LINE[..], &[RESTART]].concat()).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn r24_a_rabbitmq_source_keeps_the_contract() {
     if !left_out(&["rabbitmq"]) {
