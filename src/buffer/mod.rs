@@ -610,6 +610,12 @@ impl Buffer {
         self.inner.shared.is_unsaved()
     }
 
+    /// Whether this record is still owed: neither settled nor dropped.
+    #[must_use]
+    pub fn is_owed(&self, offset: Offset) -> bool {
+        self.inner.shared.is_owed(offset)
+    }
+
     /// Returns when it is. Cancel safe.
     pub async fn saved(&self) {
         let mut saves = self.inner.shared.saves.subscribe();

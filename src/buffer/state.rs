@@ -627,6 +627,10 @@ impl Shared {
         self.unsaved() + elsewhere >= window
     }
 
+    pub(super) fn is_owed(&self, offset: Offset) -> bool {
+        self.state.lock().tracker.is_owed(offset.0)
+    }
+
     /// Confirmations that are not saved. A log that has failed holds nobody up.
     pub(super) fn unsaved(&self) -> u64 {
         let state = self.state.lock();

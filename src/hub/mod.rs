@@ -425,7 +425,7 @@ impl Hub {
             sampled.retain(|one| !self.samples.was_restored(one, &message));
             match self.admit(&targets, &message, plan.links, &mut dropped, &mut Vec::new(), &mut given).await {
                 Ok(appends) => {
-                    if !self.hold_all(sampled, &message, &mut receipt) {
+                    if !self.hold_all(sampled, &message, true, &mut receipt) {
                         break Err(OfferError::StoreFull);
                     }
                     append(appends, &mut receipt);
@@ -641,7 +641,7 @@ impl Hub {
                 continue;
             }
             let sampled = aside.as_mut().map(|aside| std::mem::take(&mut aside.sampled)).unwrap_or_default();
-            if !self.hold_all(sampled, &message, &mut receipt) && comes_again {
+            if !self.hold_all(sampled, &message, comes_again, &mut receipt) {
                 given.give(slot, Err(OfferError::StoreFull));
                 continue;
             }
@@ -656,13 +656,19 @@ impl Hub {
         }
     }
 
-    /// Whether samples hold all of these, and the store has room for that.
-    fn hold_all(&self, sampled: Vec<Sampled>, message: &Arc<Message>, receipt: &mut Receipt) -> bool {
+    /// Whether samples hold all of these, and the store has room for that. What does not come again is held always.
+    fn hold_all(
+        &self,
+        sampled: Vec<Sampled>,
+        message: &Arc<Message>,
+        comes_again: bool,
+        receipt: &mut Receipt,
+    ) -> bool {
         if sampled.is_empty() {
             return true;
         }
         let targets = self.targets.load();
-        sampled.into_iter().all(|one| match self.hold(&targets.table, one, message) {
+        sampled.into_iter().all(|one| match self.hold(&targets.table, one, message, comes_again) {
             Stored::Nothing => true,
             Stored::At(mark, position) => {
                 receipt.add(mark, position);

@@ -45,6 +45,21 @@ impl Hub {
         self.targets.load().table.batch(route)
     }
 
+    /// How often routes have changed: what [`Hub::batch_to`] says may be another thing then.
+    #[must_use]
+    pub fn route_changes(&self) -> u64 {
+        self.targets.load().change
+    }
+
+    /// The same for records to this link, if the route leads there.
+    #[must_use]
+    pub fn batch_to(&self, route: &str, link: &LinkId) -> Option<Batch> {
+        let targets = self.targets.load();
+        let (_, route) = targets.table.named(route)?;
+        let leads_there = |to: &To| matches!(&to.endpoint, Endpoint::Link(name) if name == link);
+        route.batch.filter(|_| route.to.iter().any(leads_there))
+    }
+
     /// An id of this run for a message that is made here.
     #[must_use]
     pub fn new_id(&self) -> MessageId {

@@ -28,6 +28,7 @@ use tokio::sync::Notify;
 use super::ordinals::Ordinals;
 use super::plan::{self, Gates, Plan, Sampled};
 use super::{Admitted, Answers, Given, Hub, Receipt, Source, Stored, Targets};
+use crate::clock::Moment;
 use crate::message::{Envelope, Message, Qos};
 use crate::router::{Endpoint, Held, LinkId, Table};
 use crate::telemetry::limited::Limited;
@@ -114,6 +115,8 @@ struct Waiting {
     due: Due,
     /// The id of the row that the store has for it, or for what it took the place of.
     in_store: Option<String>,
+    /// When the message of that row was accepted.
+    stored: Option<Moment>,
     /// The routes that it goes by, where those of now do not take it.
     by: Option<Arc<Table>>,
 }
@@ -246,7 +249,8 @@ fn read(row: &HeldRow, number: u64) -> Option<Waiting> {
         ordinals: about.ordinals.unwrap_or_else(|| Ordinals::from(ordinal)),
         round: about.round,
     };
-    Some(Waiting { sampled, message: Arc::new(message), due: (0, number), in_store: Some(row.id.clone()), by: None })
+    let (in_store, stored) = (Some(row.id.clone()), Some(message.accepted));
+    Some(Waiting { sampled, message: Arc::new(message), due: (0, number), in_store, stored, by: None })
 }
 
 impl Hub {
@@ -312,7 +316,7 @@ impl Hub {
             let is_kept = waiting.in_store.as_ref() == Some(&id);
             let row = (!is_kept).then(|| row(key, &waiting.sampled, &waiting.message));
             if row.is_some_and(|row| !matches!(local.hold(row, waiting.in_store.clone()), Stored::NoRoom)) {
-                waiting.in_store = Some(id);
+                (waiting.in_store, waiting.stored) = (Some(id), Some(waiting.message.accepted));
             }
         }
     }
@@ -323,8 +327,15 @@ impl Hub {
     }
 
     /// A message comes into a sample; one of its topic that is there already gives way, and is counted. The answer is what the
-    /// store needs for it.
-    pub(super) fn hold(&self, table: &Table, mut sampled: Sampled, message: &Arc<Message>) -> Stored {
+    /// store needs for it. Where that has no room for it, and it does not come again, it waits as one of QoS 0 does, in memory alone: a route
+    /// may have made more than QoS 0 of it, but its publisher was promised no more.
+    pub(super) fn hold(
+        &self,
+        table: &Table,
+        mut sampled: Sampled,
+        message: &Arc<Message>,
+        comes_again: bool,
+    ) -> Stored {
         let message = for_long(sampled.message.as_ref().unwrap_or(message));
         let key = (Arc::clone(&sampled.route), Arc::clone(&sampled.topic));
         // What a route has come to send at once must not wait behind that.
@@ -332,9 +343,10 @@ impl Hub {
         let mut state = self.samples.state.lock();
         let before = state.held.get(&key);
         // One that was interrupted by a kill, say, may come behind a newer one.
-        if before.is_some_and(|before| is_newer(&before.message, &message)) {
+        if before.is_some_and(|before| is_later(before.message.accepted, message.accepted)) {
             let stored = self.hold_behind(&mut state, &key, sampled, message);
             drop(state);
+            let stored = if comes_again { stored } else { stored.or_nothing() };
             if !matches!(stored, Stored::NoRoom) {
                 self.gave_way(table, &key);
             }
@@ -344,21 +356,22 @@ impl Hub {
         let due = before.map(|before| before.due);
         // What the moment was reckoned with: its routes may be others by now.
         sampled.every = before.map_or(every, |before| before.sampled.every);
-        let mut in_store = before.and_then(|before| before.in_store.clone());
+        let (mut in_store, mut row_of) = before.map_or((None, None), |before| (before.in_store.clone(), before.stored));
         let due = due.unwrap_or_else(|| (message.accepted.up_ms.saturating_add(millis(every)), state.number()));
         // Within the lock, so that the store has the same one.
         let stored = match self.local.get().filter(|_| is_kept) {
             Some(local) => local.hold(row(&key, &sampled, &message), in_store.clone()),
             None => Stored::Nothing,
         };
-        if matches!(stored, Stored::NoRoom) {
+        let has_room = !matches!(stored, Stored::NoRoom);
+        if !has_room && comes_again {
             return stored;
         }
-        if is_kept {
-            in_store = Some(message.id.to_string());
+        if is_kept && has_room {
+            (in_store, row_of) = (Some(message.id.to_string()), Some(message.accepted));
         }
         let gave_way = state.take(&key).is_some();
-        let is_first = state.put(key.clone(), Waiting { sampled, message, due, in_store, by: None });
+        let is_first = state.put(key.clone(), Waiting { sampled, message, due, in_store, stored: row_of, by: None });
         drop(state);
         if gave_way {
             self.gave_way(table, &key);
@@ -366,22 +379,24 @@ impl Hub {
         if is_first {
             self.samples.earlier.notify_one();
         }
-        stored
+        stored.or_nothing()
     }
 
     /// A message that comes behind a newer one gives way to it, and waits for what the store has of that. Where that is nothing, since the
-    /// newer one is of QoS 0, the store keeps this one: a kill must not take both.
+    /// newer one is of QoS 0, or one that is older than this, which the newer one took the place of, the store keeps this one: a kill must
+    /// not take both.
     fn hold_behind(&self, state: &mut State, key: &Key, sampled: Sampled, message: Arc<Message>) -> Stored {
         let (Some(local), Some(newer)) = (self.local.get(), state.held.get_mut(key)) else { return Stored::Nothing };
         if message.qos == Qos::AtMostOnce {
             return Stored::Nothing;
         }
-        if newer.in_store.is_some() {
+        let is_own = || newer.in_store.as_deref() == Some(&*newer.message.id.to_string());
+        if newer.in_store.is_some() && (is_own() || newer.stored.is_some_and(|row| is_later(row, message.accepted))) {
             return local.staged().map_or(Stored::Nothing, |(mark, last)| Stored::At(mark, last));
         }
-        let stored = local.hold(row(key, &sampled, &message), None);
+        let stored = local.hold(row(key, &sampled, &message), newer.in_store.clone());
         if !matches!(stored, Stored::NoRoom) {
-            newer.in_store = Some(message.id.to_string());
+            (newer.in_store, newer.stored) = (Some(message.id.to_string()), Some(message.accepted));
         }
         stored
     }
@@ -470,10 +485,11 @@ impl Hub {
         let mut given = Given::new(&answers, 1);
         // What would have to wait for room stays here: nobody else may wait for it.
         let mut links = std::mem::take(&mut plan.links);
-        let has_links = !links.is_empty();
+        let all_links = links.len();
         // Routes before may lead to links that there are no more.
         links.retain(|to| targets.buffers.contains_key(&to.link));
-        if has_links && links.is_empty() && plan.locals.is_empty() {
+        let gone = all_links.saturating_sub(links.len());
+        if all_links > 0 && links.is_empty() && plan.locals.is_empty() {
             return Gone::Nowhere;
         }
         let wanted = links.len();
@@ -495,6 +511,8 @@ impl Hub {
         match (accepted, answer) {
             (Some(()), Some(Ok(receipt))) => {
                 self.note_planned(targets, &sampled.source, message, &noted);
+                // All of them are the same to one who reads the log.
+                (0..gone).for_each(|_| self.note_lost((&sampled.route, &sampled.topic), message));
                 Gone::Left(receipt)
             }
             (Some(()) | None, Some(Ok(_) | Err(_)) | None) => Gone::Stays,
@@ -508,6 +526,7 @@ impl Hub {
             let needs_both = newer.in_store.is_some();
             if !needs_both {
                 newer.in_store.clone_from(&waiting.in_store);
+                newer.stored = waiting.stored;
             }
             drop(state);
             if needs_both {
@@ -537,6 +556,14 @@ impl Hub {
         undecided.into_iter().for_each(|leaving| state.note_leaving(leaving));
     }
 
+    /// A link that it was to go to is no more.
+    fn note_lost(&self, (route, topic): (&str, &str), message: &Message) {
+        self.unrouted.fetch_add(1, Ordering::Relaxed);
+        if let Some(held_back) = LOST.pass(self.clock.now()) {
+            tracing::warn!(%route, topic = %Shown(topic), id = %message.id, held_back, "what a sample held goes nowhere: its route, or a link of that, is no more");
+        }
+    }
+
     fn forget_row(&self, key: &Key, waiting: &Waiting) {
         if let (Some(local), Some(id)) = (self.local.get(), waiting.in_store.clone()) {
             local.unhold(&key.0, &key.1, id);
@@ -553,10 +580,7 @@ impl Hub {
 
     /// Its route is no more, and where it led to is neither.
     fn lose(&self, key: &Key, waiting: &Waiting) {
-        self.unrouted.fetch_add(1, Ordering::Relaxed);
-        if let Some(held_back) = LOST.pass(self.clock.now()) {
-            tracing::warn!(route = %key.0, topic = %Shown(&key.1), id = %waiting.message.id, held_back, "what a sample held goes nowhere: its route is no more");
-        }
+        self.note_lost((&key.0, &key.1), &waiting.message);
         self.forget_row(key, waiting);
     }
 }
@@ -565,8 +589,8 @@ fn millis(of: Duration) -> u64 {
     u64::try_from(of.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn is_newer(known: &Message, message: &Message) -> bool {
-    known.accepted.boot == message.accepted.boot && known.accepted.up_ms > message.accepted.up_ms
+fn is_later(one: Moment, than: Moment) -> bool {
+    one.boot == than.boot && one.up_ms > than.up_ms
 }
 
 /// With a payload of its own: what is held must not keep the read that it came with, which may be much larger.
@@ -596,7 +620,7 @@ mod tests {
             };
             let mut message = message("t", b"");
             message.payload = vec![0; HELD_BYTES_MAX / 8].into();
-            Waiting { sampled, message: Arc::new(message), due: (0, number), in_store: None, by: None }
+            Waiting { sampled, message: Arc::new(message), due: (0, number), in_store: None, stored: None, by: None }
         };
         let mut state = State::default();
         for number in 0..20 {

@@ -97,6 +97,14 @@ pub enum Stored {
     RetainedFull,
 }
 
+impl Stored {
+    /// For what waits without room too: nobody waits for it.
+    #[must_use]
+    pub(super) fn or_nothing(self) -> Self {
+        if matches!(self, Self::NoRoom) { Self::Nothing } else { self }
+    }
+}
+
 /// Why a publication was not accepted; nothing of it was delivered or stored anywhere (R5).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OfferError {

@@ -55,6 +55,10 @@ impl Cut {
         offsets.len() == self.parts.len() && self.parts.iter().map(|part| part.0).eq(offsets)
     }
 
+    pub(super) fn offsets(&self) -> impl Iterator<Item = Offset> + '_ {
+        self.parts.iter().map(|part| part.0)
+    }
+
     /// The last of them.
     pub(super) fn last(&self) -> Offset {
         self.parts.last().map_or(Offset(0), |part| part.0)

@@ -336,7 +336,7 @@ async fn r10_what_waits_longer_than_its_route_says_now_does_not_come_behind_what
     let message = records(&run.cloud, 1).await.remove(0).message;
     let plan = plan::plan(&planned.table, &from_broker(), &message, Gates::of(9));
     let mut receipt = Receipt::default();
-    assert!(run.hub.hold_all(plan.sampled, &Arc::new(message), &mut receipt));
+    assert!(run.hub.hold_all(plan.sampled, &Arc::new(message), true, &mut receipt));
     run.hub.let_go();
     assert_eq!(run.cloud.end().0, 2);
     // What was planned by one interval and comes into another waits for that, and then for what follows.
@@ -345,7 +345,7 @@ async fn r10_what_waits_longer_than_its_route_says_now_does_not_come_behind_what
     let planned = run.hub.targets.load_full();
     replace(hour());
     let plan = plan::plan(&planned.table, &from_broker(), &message, Gates::of(9));
-    assert!(run.hub.hold_all(plan.sampled, &Arc::new(message), &mut receipt));
+    assert!(run.hub.hold_all(plan.sampled, &Arc::new(message), true, &mut receipt));
     replace(Some(Gate::Sample(Duration::from_secs(2))));
     replace(hour());
     replace(Some(Gate::Sample(Duration::from_secs(1))));
@@ -461,6 +461,64 @@ async fn r28_what_comes_behind_a_newer_message_is_counted_and_no_kill_takes_both
     run.clock.0.fetch_sub(5, Ordering::Relaxed);
     assert_eq!(run.publish("t/c", 7, QOS_1).await.unwrap_err(), OfferError::StoreFull);
     assert_eq!(run.suppressed(), [3], "it comes again");
+}
+
+#[tokio::test]
+async fn r28_what_comes_behind_one_of_qos_0_is_kept_in_place_of_what_is_older_still() {
+    let dir = tempfile::tempdir().unwrap();
+    let routes = || vec![sampled("s", "broker/t/{x}", "cloud/{x}")];
+    let run = start(dir.path(), 1, routes(), Vec::new(), BIG);
+    drop(run.publish("t/a", 1, QOS_1).await);
+    run.clock.pass(9);
+    drop(run.publish("t/a", 4, Qos::AtMostOnce).await);
+    // In between, and then one that is older than what the store has by then.
+    for (before, payload) in [(4, 2), (2, 3)] {
+        run.clock.0.fetch_sub(before, Ordering::Relaxed);
+        let late = run.publish("t/a", payload, QOS_1).await.unwrap();
+        run.keeper.commit();
+        assert_eq!(late.decided(), Some(Ok(())));
+    }
+    let other = tempfile::tempdir().unwrap();
+    let after = start(other.path(), 2, routes(), run.keeper.durable(), BIG);
+    after.hub.let_go();
+    assert_eq!(after.sent().await, [("a".to_owned(), 2)], "the last that was acknowledged");
+    run.clock.pass(10_000);
+    run.hub.let_go();
+    assert_eq!((run.sent().await, run.suppressed()), (vec![("a".to_owned(), 4)], vec![3]));
+    run.settled().await;
+    assert_eq!(run.keeper.durable(), []);
+}
+
+#[tokio::test]
+async fn r28_what_a_route_made_of_qos_0_waits_in_memory_where_the_store_has_no_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut raise = plain("raise", "broker/u/{x}", "broker/t/{x}");
+    raise.change.qos = Some(QOS_1);
+    let routes = vec![raise, sampled("s", "broker/t/{x}", "cloud/s"), sampled("r", "broker/t/{x}", "cloud/r")];
+    let run = start(dir.path(), 1, routes, Vec::new(), BIG);
+    run.keeper.is_full.store(true, Ordering::Relaxed);
+    for payload in [1, 2] {
+        assert_eq!(run.publish("u/a", payload, Qos::AtMostOnce).await.unwrap().decided(), Some(Ok(())));
+    }
+    assert_eq!(run.publish("u/a", 3, QOS_1).await.unwrap_err(), OfferError::StoreFull);
+    run.clock.pass(10_000);
+    run.hub.let_go();
+    let mut sent = run.sent().await;
+    sent.sort();
+    assert_eq!(sent, [("r".to_owned(), 2), ("s".to_owned(), 2)]);
+    assert_eq!((run.suppressed(), run.hub.unrouted()), (vec![0, 1, 1], 0));
+}
+
+#[tokio::test]
+async fn r34_what_a_removed_route_held_for_two_links_goes_to_the_one_that_is_left_and_the_other_is_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut both = sampled("s", "broker/t/{x}", "cloud/{x}");
+    both.to.push(To::parse("gone/{x}").unwrap());
+    let run = start(dir.path(), 1, vec![both], Vec::new(), BIG);
+    drop(run.publish("t/a", 1, QOS_1).await);
+    let logs = vec![(LinkId::new("cloud"), Lanes::from(run.cloud.clone()))];
+    run.hub.replace(Some(Table::new(Vec::new())), logs);
+    assert_eq!((run.sent().await, run.hub.unrouted()), (vec![("a".to_owned(), 1)], 1));
 }
 
 #[tokio::test]

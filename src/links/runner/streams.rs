@@ -388,9 +388,9 @@ impl Streams {
         messages.filter_map(|(lane, message)| Some((lane, message.cut.as_ref()?)))
     }
 
-    /// Everything below is settled, in each lane.
-    pub(super) fn cursors(&self) -> impl Iterator<Item = (Lane, Offset)> + '_ {
-        self.all.iter().filter(|stream| !stream.backfill).map(|stream| (stream.lane, stream.reader.cursor()))
+    /// Whether a record is not settled.
+    pub(super) fn is_owed(&self, place: Place) -> bool {
+        self.all.iter().find(|stream| stream.lane == place.lane).is_some_and(|own| own.buffer.is_owed(place.offset))
     }
 
     /// Any of the link's logs.
@@ -485,10 +485,10 @@ impl Streams {
     }
 
     /// R16: the batches at which connections are lost: they go part by part from now on, to find the guilty one.
-    pub(super) fn suspect_batches(&self) -> Vec<(Lane, Offset)> {
+    pub(super) fn suspect_batches(&self) -> Vec<(Lane, Arc<Cut>)> {
         let suspect = |stream: &Stream| {
             let head = stream.flight.head().filter(|_| stream.losses.one_at_a_time())?;
-            Some((stream.lane, head.several()?.last()))
+            Some((stream.lane, Arc::clone(head.several()?)))
         };
         self.all.iter().filter_map(suspect).collect()
     }

@@ -14,10 +14,11 @@
 //! A batch that the remote refuses, or at which connections are lost, goes again part by part, each a batch of its own, to find the
 //! guilty one: only that becomes a dead letter.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::super::super::window::{Cut, Fate, InFlight, WHOLE};
@@ -32,6 +33,10 @@ const PARTS_MAX: usize = 10_000;
 
 /// Bytes of them.
 const PARTS_BYTES_MAX: usize = 16 << 20;
+
+/// Records of batches that were sent, or refused, that are known as such, of each kind: all that a window of thousands may have in flight.
+/// Of more those of the highest offsets are forgotten, which are needed last: they are cut anew, or refused once more.
+const KNOWN_MAX: usize = 1 << 18;
 
 /// What can go together.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -90,8 +95,10 @@ pub(super) struct Batches {
     came: BTreeMap<Place, Instant>,
     /// How they were cut that were sent and may have to be sent again.
     cuts: BTreeMap<Place, Arc<Cut>>,
-    /// Up to here parts go alone.
-    alone: BTreeMap<Lane, Offset>,
+    /// How often routes had changed when these came.
+    route_changes: u64,
+    /// Parts that go alone: of batches that were refused.
+    alone: BTreeSet<Place>,
 }
 
 /// A part that was read.
@@ -212,11 +219,11 @@ impl Batches {
         self.forming.values().filter(|forming| forming.cut.is_none()).map(Forming::due).min()
     }
 
-    /// What was not settled is read again. `sent` is how it had been cut, and all below `cursors` is settled.
+    /// What is owed still is read again. `sent` is how it had been cut.
     pub(super) fn forget<'a>(
         &mut self,
         sent: impl Iterator<Item = (Lane, &'a Arc<Cut>)>,
-        cursors: impl Iterator<Item = (Lane, Offset)>,
+        is_owed: impl Fn(Place) -> bool,
     ) {
         self.forming.clear();
         self.ready.clear();
@@ -224,30 +231,29 @@ impl Batches {
         for (lane, cut) in sent {
             self.cuts.extend(cut.parts.iter().map(|(offset, _)| (Place { lane, offset: *offset }, Arc::clone(cut))));
         }
-        for (lane, cursor) in cursors {
-            let is_owed = |place: &Place| place.lane != lane || place.offset >= cursor;
-            self.came.retain(|place, _| is_owed(place));
-            self.cuts.retain(|place, _| is_owed(place));
-            if self.alone.get(&lane).is_some_and(|until| *until < cursor) {
-                self.alone.remove(&lane);
-            }
+        self.came.retain(|place, _| is_owed(*place));
+        self.cuts.retain(|place, _| is_owed(*place));
+        self.alone.retain(|place| is_owed(*place));
+        while self.cuts.len() > KNOWN_MAX {
+            let Some((Place { lane, .. }, cut)) = self.cuts.pop_last() else { break };
+            // None is known by half.
+            cut.offsets().for_each(|offset| drop(self.cuts.remove(&Place { lane, offset })));
         }
     }
 
-    pub(super) fn go_alone(&mut self, lane: Lane, until: Offset) {
-        let alone = self.alone.entry(lane).or_insert(until);
-        *alone = (*alone).max(until);
-    }
-
-    fn goes_alone(&self, place: Place) -> bool {
-        self.alone.get(&place.lane).is_some_and(|until| place.offset <= *until)
+    /// These parts of a lane go by themselves from now on, each.
+    pub(super) fn go_alone(&mut self, lane: Lane, these: impl Iterator<Item = Offset>) {
+        self.alone.extend(these.map(|offset| Place { lane, offset }));
+        while self.alone.len() > KNOWN_MAX {
+            self.alone.pop_last();
+        }
     }
 
     /// Takes a part. Answers whether it is the first of its batch.
     fn take(&mut self, part: Part, record: Record, batch: Batch, alone: bool, came: Came) -> bool {
         let Part { at, place, backfill, envelope, expiry_left_s } = part;
         let began = if came.is_new { *self.came.entry(place).or_insert(came.now) } else { came.now };
-        let alone = alone || self.goes_alone(place);
+        let alone = alone || self.alone.contains(&place);
         let cut = self.cuts.get(&place).filter(|_| !alone).cloned();
         let group = Group {
             at,
@@ -364,14 +370,46 @@ impl Batches {
     }
 }
 
+/// With bytes of its own: a part that waits must not keep the read that it came with, which may be thousands of times as large (R36). The
+/// batch has no Correlation Data.
+fn for_long(record: &mut Record, envelope: &mut Envelope) {
+    let (own, payload) = (Bytes::copy_from_slice(&record.body), &mut envelope.message.payload);
+    let from = payload.as_ptr().addr().checked_sub(record.body.as_ptr().addr());
+    let within = from.filter(|from| from.saturating_add(payload.len()) <= own.len());
+    *payload = match within {
+        Some(from) => own.slice(from..from.saturating_add(payload.len())),
+        // Made anew by its route (R28), or nothing.
+        None => Bytes::copy_from_slice(payload),
+    };
+    envelope.message.properties.correlation_data = None;
+    record.body = own;
+}
+
 impl<S: Sink> SinkRunner<S> {
-    /// What the route of this name says of batches today.
+    /// What the route of this name says of batches today. Of one that has come to lead elsewhere: nothing, since that link may send batches and
+    /// this one none (`exactly_once`).
     pub(super) fn batch_of(&self, route: &str) -> Option<Batch> {
-        self.hub.as_ref()?.batch(route)
+        self.hub.as_ref()?.batch_to(route, &self.common.link)
+    }
+
+    /// Routes have changed, and what waits is to go in another way than it came for: it is read again. Nobody wakes the link for that; it looks
+    /// around often enough.
+    pub(super) fn note_routes(&mut self) {
+        let Some(changes) = self.hub.as_ref().map(|hub| hub.route_changes()) else { return };
+        if std::mem::replace(&mut self.batches.route_changes, changes) == changes {
+            return;
+        }
+        let is_as_it_came = |forming: &Forming| {
+            let route = forming.envelopes.first().and_then(|first| first.batch.as_deref());
+            route.and_then(|route| self.batch_of(route)) == Some(forming.batch)
+        };
+        let batches = &self.batches;
+        self.on.regroup |= !batches.forming.values().chain(&batches.ready).all(is_as_it_came);
     }
 
     /// Puts a record into its batch.
-    pub(super) fn gather(&mut self, part: Part, record: Record, batch: Batch) {
+    pub(super) fn gather(&mut self, mut part: Part, mut record: Record, batch: Batch) {
+        for_long(&mut record, &mut part.envelope);
         self.pacer.spend(u64::try_from(record.body.len()).unwrap_or(u64::MAX));
         let (at, offset) = (part.at, part.place.offset);
         let since = self.streams.sent_of(at);
@@ -488,6 +526,9 @@ impl<S: Sink> SinkRunner<S> {
         let first = forming.first();
         let lapsed = forming.take_lapsed(self.common.now());
         self.batches.leaves(lapsed.len(), lapsed.iter().map(|record| record.body.len()).sum());
+        for record in &lapsed {
+            self.batches.came.remove(&Place { lane: forming.lane, offset: record.offset });
+        }
         if let Some(stream) = self.streams.get(forming.at) {
             lapsed.iter().for_each(|record| stream.buffer.settle(record.offset, Outcome::Expired));
         }
@@ -550,7 +591,7 @@ impl<S: Sink> SinkRunner<S> {
         self.streams.release(at, first);
         if forming.records.len() > 1 {
             tracing::warn!(link = %self.common.link, parts = forming.records.len(), %reason, "a batch cannot be sent, and its parts go one by one");
-            self.batches.go_alone(place.lane, place.offset);
+            self.batches.go_alone(place.lane, forming.records.iter().map(|part| part.record.offset));
             for one in forming.split().rev() {
                 self.streams.hold(at, one.first(), one.since);
                 self.batches.ready.push_front(one);
@@ -566,7 +607,7 @@ impl<S: Sink> SinkRunner<S> {
 
     /// A batch of several goes again part by part.
     pub(super) fn batch_refused(&mut self, place: Place, cut: &Cut, reason: &str) {
-        self.batches.go_alone(place.lane, place.offset);
+        self.batches.go_alone(place.lane, cut.offsets());
         let pause = self.backoff.next(rand::random());
         let reason = format!("a batch of {} was refused, and its parts go one by one: {reason}", cut.parts.len());
         self.streams.answer(place, Fate::Again);
@@ -577,6 +618,63 @@ impl<S: Sink> SinkRunner<S> {
     /// What was in flight is read again.
     pub(super) fn forget_batches(&mut self) {
         let Self { batches, streams, .. } = self;
-        batches.forget(streams.cuts(), streams.cursors());
+        batches.forget(streams.cuts(), |place| streams.is_owed(place));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::WallMs;
+    use crate::message::tests_support::message;
+
+    fn cut(offsets: impl IntoIterator<Item = u64>) -> Arc<Cut> {
+        let id = MessageId { site: "here".into(), run: 1, counter: 1 };
+        Arc::new(Cut { id, parts: offsets.into_iter().map(|offset| (Offset(offset), 1)).collect(), bytes: 1 })
+    }
+
+    fn at(offset: u64) -> Place {
+        Place { lane: Lane::Normal, offset: Offset(offset) }
+    }
+
+    /// With `drain: live_first` the cursor stands below a backlog for as long as that lasts.
+    #[test]
+    fn what_is_settled_is_not_known_any_more_wherever_the_cursor_is() {
+        let mut batches = Batches::default();
+        let cuts = [cut([10, 12]), cut([11, 13])];
+        batches.came.insert(at(10), crate::clock::now().into());
+        batches.go_alone(Lane::Normal, [Offset(10), Offset(11)].into_iter());
+        batches.forget(cuts.iter().map(|cut| (Lane::Normal, cut)), |place| place.offset.0 % 2 == 1);
+        assert_eq!(batches.cuts.keys().map(|place| place.offset.0).collect::<Vec<_>>(), [11, 13]);
+        assert_eq!((batches.came.len(), batches.alone.into_iter().collect::<Vec<_>>()), (0, vec![at(11)]));
+    }
+
+    #[test]
+    fn what_is_known_of_batches_is_bounded_and_none_is_known_by_half() {
+        let (mut batches, most) = (Batches::default(), KNOWN_MAX as u64);
+        let (first, last) = (cut([0, most + 1]), cut(1..=most));
+        batches.forget([&first, &last].into_iter().map(|cut| (Lane::Normal, cut)), |_| true);
+        assert_eq!(batches.cuts.len(), KNOWN_MAX, "what is needed last is forgotten, the whole batch");
+        assert!(!batches.cuts.contains_key(&at(0)));
+        batches.go_alone(Lane::Normal, (0..most + 9).map(Offset));
+        assert_eq!((batches.alone.len(), batches.alone.last()), (KNOWN_MAX, Some(&at(most - 1))));
+    }
+
+    #[test]
+    fn r36_a_part_that_waits_keeps_its_own_bytes_alone() {
+        let mut sent = message("t", b"");
+        (sent.payload, sent.properties.correlation_data) = (b"81.5".to_vec().into(), Some(b"c".to_vec().into()));
+        let head = Envelope::encode_batched_head("a", None, 0, "r");
+        let one = [&head[..], &sent.encode()].concat();
+        let read = Bytes::from([vec![0; 1 << 20], one.clone()].concat());
+        let body = read.slice(1 << 20..);
+        let mut envelope = Envelope::decode(body.clone()).unwrap();
+        let mut record = Record { offset: Offset(0), appended: WallMs(0), expires: None, body };
+        for_long(&mut record, &mut envelope);
+        let kept = [&record.body, &envelope.message.payload].map(|kept| kept.as_ptr().addr());
+        let all = read.as_ptr().addr()..read.as_ptr().addr() + read.len();
+        assert!(kept.iter().all(|at| !all.contains(at)) && read.is_unique(), "the read is kept");
+        assert_eq!((&record.body[..], &envelope.message.payload[..]), (&one[..], &b"81.5"[..]));
+        assert!((kept[0]..kept[0] + one.len()).contains(&kept[1]), "and nothing twice");
     }
 }

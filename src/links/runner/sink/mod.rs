@@ -337,6 +337,7 @@ impl<S: Sink> SinkRunner<S> {
             return ControlFlow::Break(End::Outside);
         }
         self.write_letters().await;
+        self.note_routes();
         self.rewind_if_due();
         if let Err(error) = self.fill(connection) {
             return ControlFlow::Break(End::Lost(error));
@@ -700,7 +701,7 @@ impl<S: Sink> SinkRunner<S> {
         let guilty = if matches!(error, LinkError::Transient(_)) { self.streams.lost() } else { None };
         let suspects = self.streams.suspect_batches();
         self.forget();
-        suspects.into_iter().for_each(|(lane, last)| self.batches.go_alone(lane, last));
+        suspects.into_iter().for_each(|(lane, cut)| self.batches.go_alone(lane, cut.offsets()));
         let Some((at, head)) = guilty else { return error };
         if head.several().is_some() {
             self.streams.acquit(at, head.first());

@@ -49,15 +49,41 @@ fn start_lanes(remote: &Arc<Remote>, routes: &[(&str, Option<Batch>)], used: &[L
 }
 
 fn start_made(remote: &Arc<Remote>, timing: Timing, routes: &[(&str, Option<Batch>)], used: &[Lane]) -> Running {
+    start_to(remote, timing, routes, used, "hq/a")
+}
+
+fn start_to(
+    remote: &Arc<Remote>,
+    timing: Timing,
+    routes: &[(&str, Option<Batch>)],
+    used: &[Lane],
+    to: &str,
+) -> Running {
+    start_with_hub(remote, timing, routes, used, to).0
+}
+
+fn table(routes: &[(&str, Option<Batch>)], to: &str) -> Table {
     let from = vec![From::parse("broker/a", Form::Topic).unwrap()];
     let route = |(name, batch): &(&str, Option<Batch>)| Route {
         batch: *batch,
-        ..Route::new(name, from.clone(), vec![To::parse("hq/a").unwrap()])
+        ..Route::new(name, from.clone(), vec![To::parse(to).unwrap()])
     };
-    let (ids, table) = (IdSource::new("test".into(), 1), Table::new(routes.iter().map(route).collect()));
+    Table::new(routes.iter().map(route).collect())
+}
+
+fn start_with_hub(
+    remote: &Arc<Remote>,
+    timing: Timing,
+    routes: &[(&str, Option<Batch>)],
+    used: &[Lane],
+    to: &str,
+) -> (Running, Arc<Hub>) {
+    let (ids, table) = (IdSource::new("test".into(), 1), table(routes, to));
     let hub = Arc::new(Hub::new(ids, table, Vec::new(), crate::clock::system()));
     let (sink, drain) = (FakeSink(Arc::clone(remote)), Drain::Fifo);
-    Running::start_made(sink, common(timing), &SharedRate::default(), drain, used, |runner| runner.remade_by(&hub))
+    let running =
+        Running::start_made(sink, common(timing), &SharedRate::default(), drain, used, |runner| runner.remade_by(&hub));
+    (running, hub)
 }
 
 impl Running {
@@ -469,4 +495,46 @@ async fn r28_where_the_route_sends_no_batches_any_more_parts_go_as_they_are() {
     running.drained().await;
     assert_eq!(payloads(&sent), ["0", "1"]);
     running.stop().await;
+}
+
+/// The link that it leads to now may send batches, and this one none.
+#[tokio::test]
+async fn r28_where_the_route_leads_elsewhere_by_now_parts_go_as_they_are() {
+    let (remote, sent) = remote(|_, _| Reaction::Confirm);
+    let running = start_to(&remote, PATIENT, &[("r", Some(BY_COUNT))], &[], "elsewhere/a");
+    running.append_parts(0..2).await;
+    running.drained().await;
+    assert_eq!(payloads(&sent), ["0", "1"]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn r28_only_the_parts_of_a_batch_that_is_refused_go_one_by_one() {
+    let (remote, sent) = remote(|_, record| if has_five(record) { Reaction::Refuse } else { Reaction::Confirm });
+    let running = start(&remote, PATIENT, Some(BY_COUNT));
+    for number in 1..=8_u64 {
+        running.append_part(["even", "odd"][usize::from(number % 2 == 1)], &number.to_string()).await;
+    }
+    running.drained().await;
+    let even: Vec<_> = payloads(&sent).into_iter().filter(|payload| payload.contains(['2', '4', '6', '8'])).collect();
+    assert!(even.iter().all(|payload| payload == "[2,4,6,8]"), "the others stay together: {even:?}");
+    let letters: Vec<_> = running.letters().iter().map(|letter| letter.offset.0).collect();
+    assert_eq!((letters.as_slice(), running.buffer.stats().ledger.delivered), ([4].as_slice(), 7));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn r28_what_waits_when_its_route_changes_goes_as_that_says_now() {
+    let soon = Batch { form: BatchForm::Ndjson, linger: Duration::from_millis(10), ..BY_COUNT };
+    for (now, expected) in [(None, ["0", "1"].as_slice()), (Some(soon), &["0\n1\n"])] {
+        let (remote, sent) = remote(|_, _| Reaction::Confirm);
+        let (running, hub) = start_with_hub(&remote, PATIENT, &[("r", Some(BY_COUNT))], &[], "hq/a");
+        running.append_parts(0..2).await;
+        running.append(&message("x", b"single")).await;
+        eventually("what is behind them, so that they wait", || payloads(&sent) == ["single"]).await;
+        hub.replace(Some(table(&[("r", now)], "hq/a")), Vec::new());
+        running.drained().await;
+        assert_eq!(payloads(&sent)[1..], *expected);
+        running.stop().await;
+    }
 }
