@@ -1,5 +1,6 @@
 //! `tidegate audit`: promise 3, proved from the files.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::json;
@@ -7,6 +8,7 @@ use serde_json::json;
 use super::exit::{Exit, Failure, Outcome};
 use super::tool::{self, plain};
 use super::{out, text};
+use crate::buffer::Lane;
 use crate::buffer::offline::{AuditReport, Finding, LinkAudit};
 use crate::clock::WallMs;
 
@@ -46,7 +48,10 @@ pub(crate) fn report(data_dir: &Path, link: Option<&str>, accept: bool) -> Resul
 /// One figure a line: `LINK FIGURE VALUE`.
 fn lines(report: &AuditReport) -> Vec<String> {
     let mut lines: Vec<_> = report.links.iter().flat_map(of_link).collect();
-    lines.push(format!("audit links {}", report.links.len()));
+    // A link with lanes has several logs, each with figures of its own.
+    let links: BTreeSet<_> = report.links.iter().map(|audit| Lane::split(&audit.link).0).collect();
+    lines.push(format!("audit links {}", links.len()));
+    lines.push(format!("audit logs {}", report.links.len()));
     lines.push(format!("audit ok {}", yes(report.ok)));
     lines
 }
@@ -115,10 +120,18 @@ mod tests {
     fn r33_each_figure_stands_on_a_line_of_its_own() {
         let ledger = Ledger { accepted: 20, buffered: 17, dropped_damaged: 3, ..Ledger::default() };
         let link = LinkAudit { link: "far".to_owned(), ledger, found: 17, ok: true, ..LinkAudit::default() };
-        let lines = lines(&AuditReport::of(vec![link]));
-        for line in
-            ["far accepted 20", "far found 17", "far dropped_damaged 3", "far gap 0", "far ok yes", "audit ok yes"]
-        {
+        let lane = LinkAudit { link: "far/high".to_owned(), ok: true, ..LinkAudit::default() };
+        let lines = lines(&AuditReport::of(vec![link, lane]));
+        for line in [
+            "far accepted 20",
+            "far found 17",
+            "far dropped_damaged 3",
+            "far gap 0",
+            "far ok yes",
+            "audit links 1",
+            "audit logs 2",
+            "audit ok yes",
+        ] {
             assert!(lines.iter().any(|found| found == line), "{line} in {lines:?}");
         }
     }

@@ -91,7 +91,7 @@ enum Verb {
 
 #[derive(Clone, Debug, clap::Args)]
 struct Peek {
-    /// The link
+    /// The link, all its lanes; or LINK/LANE
     link: String,
     /// Begin here: an offset, a time such as `2026-11-26T08:00:00Z`, or how long ago, such as `2h`; default: the first record that
     /// is owed
@@ -212,33 +212,38 @@ fn in_full(list: &BufferList) -> Vec<String> {
 }
 
 fn peek(config: &Config, args: &Peek) -> Outcome {
-    let dir = folder(config, &args.link)?;
+    // An offset is of one log.
+    let logs = match args.from {
+        Some(ReplayPoint::Offset(_)) => vec![log_folder(&config.data_dir, &args.link)?],
+        Some(ReplayPoint::TimeMs(_)) | None => link_folders(&config.data_dir, Some(&args.link))?,
+    };
     let filter = args.topic.as_deref().map(TopicFilter::new).transpose();
     let filter = filter.map_err(|error| Failure::new(Exit::Usage, anyhow::anyhow!("--topic: {error}")))?;
-    let start = start(args.from);
-    let mut shown = Vec::new();
-    let mut more = false;
-    let damaged = offline::records(&dir, start, |record| {
-        let record = ShownRecord::of(&record, args.payload);
-        let topic = TopicName::new(&record.message.topic).ok();
-        let wanted = filter.as_ref().is_none_or(|filter| topic.is_some_and(|topic| filter.matches(&topic)));
-        if !wanted {
-            return ControlFlow::Continue(());
-        }
-        if shown.len() >= args.count {
-            more = true;
-            return ControlFlow::Break(());
-        }
-        if args.json {
-            shown.push(record);
-        } else {
-            // One by one: what is shown is not held.
-            lines_of(&record).iter().for_each(|line| out::line(line));
-            shown.push(ShownRecord::default());
-        }
-        ControlFlow::Continue(())
-    })
-    .map_err(io_failure)?;
+    let (mut shown, mut more, mut damaged) = (Vec::new(), false, Vec::new());
+    for (lane, dir) in &logs {
+        let lane = (logs.len() > 1).then(|| lane.name().to_owned());
+        let lost = offline::records(dir, start(args.from), |record| {
+            let record = ShownRecord { lane: lane.clone(), ..ShownRecord::of(&record, args.payload) };
+            let topic = TopicName::new(&record.message.topic).ok();
+            let wanted = filter.as_ref().is_none_or(|filter| topic.is_some_and(|topic| filter.matches(&topic)));
+            if !wanted {
+                return ControlFlow::Continue(());
+            }
+            if shown.len() >= args.count {
+                more = true;
+                return ControlFlow::Break(());
+            }
+            if args.json {
+                shown.push(record);
+            } else {
+                // One by one: what is shown is not held.
+                lines_of(&record).iter().for_each(|line| out::line(line));
+                shown.push(ShownRecord::default());
+            }
+            ControlFlow::Continue(())
+        });
+        damaged.extend(lost.map_err(io_failure)?);
+    }
     if args.json {
         tool::print_json(&shown)?;
     } else {
@@ -254,8 +259,9 @@ fn peek(config: &Config, args: &Peek) -> Outcome {
 }
 
 fn lines_of(record: &ShownRecord) -> Vec<String> {
-    let mut lines =
-        vec![format!("offset {}", record.offset), format!("appended {}", text::utc(WallMs(record.appended_ms)))];
+    let mut lines: Vec<_> = record.lane.iter().map(|lane| format!("lane {lane}")).collect();
+    lines.push(format!("offset {}", record.offset));
+    lines.push(format!("appended {}", text::utc(WallMs(record.appended_ms))));
     lines.extend(record.expires_ms.map(|at| format!("expires {}", text::utc(WallMs(at)))));
     lines.extend(super::dead_letters::message(&record.message));
     lines.push(String::new());

@@ -8,6 +8,7 @@ use super::exit::{Exit, Failure, Outcome};
 use super::text::{self, grouped};
 use super::tool::{self, plain};
 use super::{load, out};
+use crate::buffer::Lane;
 use crate::clock::WallMs;
 use crate::gateway::{Letter, LetterList, SettledLetter, ShownMessage, UnreadLetter};
 
@@ -20,7 +21,7 @@ pub(crate) struct Args {
 
 #[derive(Clone, Debug, clap::Subcommand)]
 enum Verb {
-    /// List the letters of a link: id, time, attempts, topic, bytes, reason
+    /// List the letters of a link: id (LINK/LANE ID where lanes have letters), time, attempts, topic, bytes, reason
     List {
         /// The link, all its lanes; or LINK/LANE
         link: String,
@@ -38,7 +39,7 @@ enum Verb {
 
 #[derive(Clone, Debug, clap::Args)]
 struct Which {
-    /// The link; LINK/high, LINK/normal or LINK/low where it has several lanes
+    /// The link; LINK/high, LINK/normal or LINK/low where several of its lanes have these ids
     link: String,
     /// The letters' ids, as `list` shows them
     #[arg(required_unless_present = "all", conflicts_with = "all")]
@@ -66,7 +67,10 @@ pub(crate) fn dead_letters(args: &Args, config: &Path) -> Outcome {
             if *json {
                 tool::print_json(&list.letters)?;
             } else {
-                list.letters.iter().for_each(|letter| out::line(&in_list(letter)));
+                let has_lanes = list.letters.iter().any(|letter| letter.lane != Lane::Normal.name());
+                let log = |letter: &Letter| format!("{}/{} ", Lane::split(link).0, letter.lane);
+                let log = |letter: &Letter| if has_lanes { log(letter) } else { String::new() };
+                list.letters.iter().for_each(|letter| out::line(&in_list(letter, &log(letter))));
                 out::line(&format!("dead_letters {}", list.letters.len()));
             }
             Ok(name_damaged(&list))
@@ -140,12 +144,13 @@ fn name_damaged(list: &LetterList) -> Exit {
     if list.damaged.is_empty() { Exit::Done } else { Exit::No }
 }
 
-/// One line: `ID  TIME  attempts N  TOPIC -> DESTINATION  N bytes  REASON`.
-fn in_list(letter: &Letter) -> String {
+/// One line: `ID  TIME  attempts N  TOPIC -> DESTINATION  N bytes  REASON`. `log`: as the other commands take it, where the id
+/// alone could be of several lanes.
+fn in_list(letter: &Letter, log: &str) -> String {
     let ShownMessage { topic, destination, payload_bytes, .. } = &letter.message;
-    let (id, time, attempts) = (named(&letter.lane, letter.id), text::utc(WallMs(letter.time_ms)), letter.attempts);
+    let (id, time, attempts) = (letter.id, text::utc(WallMs(letter.time_ms)), letter.attempts);
     let reason = &letter.reason;
-    plain(&format!("{id}  {time}  attempts {attempts}  {topic} -> {destination}  {payload_bytes} bytes  {reason}"))
+    plain(&format!("{log}{id}  {time}  attempts {attempts}  {topic} -> {destination}  {payload_bytes} bytes  {reason}"))
 }
 
 fn in_full(letter: &Letter) -> Vec<String> {

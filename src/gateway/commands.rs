@@ -83,9 +83,18 @@ impl Shared {
 
     async fn letters(&self, arguments: LettersArguments) -> Result<Value, CommandError> {
         let LettersArguments { link, verb, ids } = arguments;
-        let logs = self.logs(&link)?;
-        if ids.is_some() && logs.len() > 1 {
-            return Err(CommandError::Refused(each_counts(&link, logs.iter().map(|(lane, _)| *lane))));
+        let mut logs = self.logs(&link)?;
+        if let (Some(ids), 2..) = (&ids, logs.len()) {
+            let has_all = |buffer: &Buffer| {
+                let held = buffer.dead_letters().offsets();
+                ids.iter().all(|id| held.contains(&Offset(*id)))
+            };
+            let mut holders = logs.extract_if(.., |(_, buffer)| has_all(buffer)).collect::<Vec<_>>();
+            let Some(only) = holders.pop().filter(|_| holders.is_empty()) else {
+                let all = self.logs(&link)?;
+                return Err(CommandError::Refused(each_counts(&link, all.iter().map(|(lane, _)| *lane))));
+            };
+            logs = vec![only];
         }
         match verb.as_str() {
             "list" | "show" => {

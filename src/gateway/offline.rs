@@ -165,7 +165,7 @@ impl Locked {
             }
             return Ok(list);
         };
-        let (lane, dir) = log_folder(&self.data_dir, link)?;
+        let (lane, dir) = self.log_of_letters(link, ids)?;
         let mut found = read(&dir)?;
         // What is damaged has no ids any more: it may be one of these.
         if let Some(id) = ids.iter().find(|id| !found.letters.iter().any(|letter| letter.offset.0 == **id)) {
@@ -175,6 +175,24 @@ impl Locked {
         found.letters.retain(|letter| ids.contains(&letter.offset.0));
         list.add(lane, &found, most);
         Ok(list)
+    }
+
+    /// The one log of a link that has all of these letters.
+    fn log_of_letters(&self, link: &str, ids: &[u64]) -> Result<(Lane, PathBuf), ToolError> {
+        let logs = self.links(Some(link))?;
+        if logs.len() > 1 {
+            let mut holders = Vec::new();
+            for (lane, dir) in &logs {
+                let read = offline::letters(dir).map_err(|error| ToolError::Io { link: link.to_owned(), error })?;
+                if ids.iter().all(|id| read.letters.iter().any(|letter| letter.offset.0 == *id)) {
+                    holders.push((*lane, dir.clone()));
+                }
+            }
+            if let (Some(only), true) = (holders.pop(), holders.is_empty()) {
+                return Ok(only);
+            }
+        }
+        log_folder(&self.data_dir, link)
     }
 
     /// Sends letters of a link again, or drops them: some, or all. Answers as the running gateway does.
@@ -188,8 +206,8 @@ impl Locked {
         send: bool,
         ids: Option<Vec<u64>>,
     ) -> Result<Vec<SettledLetter>, ToolError> {
-        let chosen = match ids {
-            Some(_) => vec![log_folder(&self.data_dir, link)?],
+        let chosen = match &ids {
+            Some(ids) => vec![self.log_of_letters(link, ids)?],
             None => self.links(Some(link))?,
         };
         let lanes = open(config, Lane::split(link).0)?;

@@ -172,6 +172,9 @@ pub struct SettledLetter {
 /// A record of a buffer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShownRecord {
+    /// Its lane, where the link has several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lane: Option<String>,
     /// Its place in the link's sequence.
     pub offset: u64,
     /// When it was appended (wall ms).
@@ -187,6 +190,7 @@ impl ShownRecord {
     #[must_use]
     pub fn of(record: &Record, payload_max: usize) -> Self {
         Self {
+            lane: None,
             offset: record.offset.0,
             appended_ms: record.appended.0,
             expires_ms: record.expires.map(|at| at.0),
