@@ -46,11 +46,24 @@ pub enum BuildError {
         /// Why.
         error: buffer::OpenError,
     },
+    /// R34: the buffer of a link's old name.
+    #[error(
+        "link `{link}`: `renamed_from: {old}`: the buffer of `{old}` cannot be opened, so it is not taken over: {error}; make that good, or take \
+         `renamed_from` away"
+    )]
+    Heir {
+        /// The link.
+        link: LinkId,
+        /// Its former name.
+        old: LinkId,
+        /// Why.
+        error: buffer::OpenError,
+    },
     /// R34: two buffers with what is owed cannot become one.
     #[error(
         "link `{link}`: `renamed_from: {old}` would put {} in the place of {}, and both hold what is not delivered: take `renamed_from` away \
          and keep a link `{old}` in routes.yaml until that is delivered (no route has to lead to it; dead letters are sent or dropped), or \
-         move one of the two folders away",
+         move one of the two folders away; as soon as one of them has delivered all it can be done as it is",
         from.display(), to.display()
     )]
     Renamed {
@@ -103,7 +116,7 @@ impl BuildError {
             {
                 77
             }
-            Self::Data { .. } | Self::Buffer { .. } | Self::Store(_) => 74,
+            Self::Data { .. } | Self::Buffer { .. } | Self::Heir { .. } | Self::Store(_) => 74,
             Self::Renamed { .. } | Self::Auth(_) => 65,
             Self::Locked { .. } | Self::Listener(_) | Self::Admin { .. } => 69,
         }

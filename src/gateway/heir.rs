@@ -37,11 +37,6 @@ impl Heir {
             (Holds::Nothing | Holds::Settled, Some(_)) => Self::Stays,
         }
     }
-
-    /// Whether the old name's becomes the link's.
-    pub(super) const fn takes(self) -> bool {
-        matches!(self, Self::Takes | Self::Replaces | Self::SetsAside)
-    }
 }
 
 #[cfg(test)]

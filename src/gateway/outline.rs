@@ -99,7 +99,7 @@ impl Outline {
         let mut all: Vec<&Entry> = known.chain(other).chain(notes.keys()).collect();
         all.sort();
         all.dedup();
-        let renamed: Vec<(&str, &str)> = self.renamed(next).collect();
+        let renamed: Vec<(&str, &str)> = self.renamed(next, notes).collect();
         let mut changes = Vec::new();
         for entry in all {
             let (before, after) = (self.entries.get(entry), next.entries.get(entry));
@@ -140,11 +140,16 @@ impl Outline {
         changes
     }
 
-    /// Links that are new here under another name, old and new.
-    fn renamed<'o>(&'o self, next: &'o Self) -> impl Iterator<Item = (&'o str, &'o str)> {
+    /// Links that are new here under another name, old and new. One whose old name has left something is a link that is gone, and one that is
+    /// new.
+    fn renamed<'o>(
+        &'o self,
+        next: &'o Self,
+        notes: &BTreeMap<Entry, Vec<String>>,
+    ) -> impl Iterator<Item = (&'o str, &'o str)> {
         next.entries.iter().filter_map(|(entry, keys)| {
             let Entry::Link(name) = entry else { return None };
-            let old = keys.get("renamed_from")?;
+            let old = keys.get("renamed_from").filter(|old| !notes.contains_key(&Entry::Link((*old).clone())))?;
             let is_new = !self.entries.contains_key(entry) && !next.entries.contains_key(&Entry::Link(old.clone()));
             (is_new && self.entries.contains_key(&Entry::Link(old.clone()))).then_some((old.as_str(), name.as_str()))
         })
@@ -233,6 +238,15 @@ mod tests {
         let told: Vec<_> = before.changes(&after, &[], &notes).iter().map(Change::to_string).collect();
         let renamed = "> link c is link d now: rate 1 -> default, note d";
         assert_eq!(told, ["- link a: note a", "~ link b: note b", renamed, "+ link e: note e"]);
+    }
+
+    #[test]
+    fn r34_a_link_whose_buffer_has_not_come_along_is_one_that_is_gone_and_a_new_one() {
+        let before = outline(&[(link("a"), &[("mqtt.url", "mqtt://h")])]);
+        let after = outline(&[(link("b"), &[("mqtt.url", "mqtt://h"), ("renamed_from", "a")])]);
+        let notes = [(link("a"), vec!["its buffer is kept".to_owned()])].into();
+        let told: Vec<_> = before.changes(&after, &[], &notes).iter().map(Change::to_string).collect();
+        assert_eq!(told, ["- link a: its buffer is kept", "+ link b"]);
     }
 
     #[test]

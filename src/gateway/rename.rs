@@ -3,7 +3,7 @@
 //!
 //! Where the link has a buffer of its own already, [`Heir`] says which of the two it has then. One that gives way is deleted only if it
 //! holds nothing at all; else it is kept, under the first free name of `LINK_1`, `LINK_2`, .. It moves first: a kill between the
-//! two renames leaves the link without a buffer, and the next start goes on with the second.
+//! two renames leaves the link without a buffer, and the next start goes on with the second. A buffer that cannot be opened is not moved.
 
 use std::fs::{self, File};
 use std::io;
@@ -14,8 +14,9 @@ use super::Config;
 use super::build::{BuildError, keeping};
 use super::heir::Heir;
 pub(super) use super::heir::Holds;
-use crate::buffer::{Lanes, Ledger};
+use crate::buffer::{Lanes, Ledger, OpenError};
 use crate::clock::Clock;
+use crate::links;
 use crate::router::LinkId;
 
 /// A buffer that a link has taken over.
@@ -34,25 +35,37 @@ pub(super) type Moves = Vec<(PathBuf, PathBuf)>;
 pub(super) struct Rename<'a> {
     /// `data_dir/links`.
     pub(super) folder: &'a Path,
-    /// Names that links of the file have.
+    /// See [`names`].
     pub(super) names: &'a [LinkId],
     pub(super) clock: &'a Arc<dyn Clock>,
 }
 
-/// Does it for every link with `renamed_from`, under the data folder's lock.
+/// What a buffer that makes room is not called: names that links of the file have, or had before.
+pub(super) fn names<'l>(links: impl IntoIterator<Item = &'l links::Config>) -> Vec<LinkId> {
+    links.into_iter().flat_map(|link| [Some(link.id.clone()), link.renamed_from.clone()]).flatten().collect()
+}
+
+/// Does it for every link with `renamed_from`, under the data folder's lock. What cannot become one is said and stays as it is: a gateway
+/// that does not start, for a key that was left in the file, would be worse.
 pub(super) fn carry(config: &Config, clock: &Arc<dyn Clock>) -> Result<Vec<Carried>, BuildError> {
     let folder = config.data_dir.join("links");
-    let names: Vec<LinkId> = config.links.iter().map(|link| link.id.clone()).collect();
+    let names = names(&config.links);
     let rename = Rename { folder: &folder, names: &names, clock };
     let mut carried = Vec::new();
     for link in &config.links {
         let Some(old) = &link.renamed_from else { continue };
         if folder.join(old.as_str()).is_dir() {
-            carried.extend(rename.carry(&link.id, old, &mut Moves::new())?);
+            match rename.carry(&link.id, old, &mut Moves::new()) {
+                Ok(done) => carried.extend(done),
+                Err(error @ (BuildError::Renamed { .. } | BuildError::Heir { .. })) => {
+                    tracing::error!(link = %link.id, %old, "the buffer of the old name stays where it is, as an orphan: {error}");
+                }
+                Err(error) => return Err(error),
+            }
         } else if link.buffer.dir.is_dir() {
             tracing::info!(link = %link.id, %old, "nothing is buffered under the old name: `renamed_from` can go");
         } else if link.has_sink {
-            let without_a_link = rename.strays();
+            let without_a_link = rename.strays(&config.links);
             tracing::warn!(link = %link.id, %old, ?without_a_link, "`renamed_from`: no buffer has the old name, so none is taken over");
         }
     }
@@ -66,12 +79,11 @@ impl Rename<'_> {
         if !from.is_dir() {
             return Ok(None);
         }
-        let heir = if to.is_dir() {
-            Heir::of(self.holds(&from, link)?, Some(self.holds(&to, link)?))
-        } else {
-            // It need not be opened.
-            Heir::Takes
-        };
+        let held = self.holds(&from);
+        let held = held.map_err(|error| BuildError::Heir { link: link.clone(), old: old.clone(), error })?;
+        let own = to.is_dir().then(|| self.holds(&to)).transpose();
+        let own = own.map_err(|error| BuildError::Buffer { link: link.clone(), error })?;
+        let heir = Heir::of(held, own);
         let mut aside = None;
         match heir {
             Heir::Takes => {}
@@ -106,15 +118,14 @@ impl Rename<'_> {
     }
 
     /// What the buffer in `dir` holds, all lanes together.
-    fn holds(&self, dir: &Path, link: &LinkId) -> Result<Holds, BuildError> {
-        let opened = Lanes::open(&keeping(dir), 1, &[], self.clock);
-        let (lanes, _) = opened.map_err(|error| BuildError::Buffer { link: link.clone(), error })?;
+    fn holds(&self, dir: &Path) -> Result<Holds, OpenError> {
+        let (lanes, _) = Lanes::open(&keeping(dir), 1, &[], self.clock)?;
         let holds = holds(&lanes);
         lanes.close_here();
         Ok(holds)
     }
 
-    /// That no folder and no link has.
+    /// That no folder and no link has, and that no link takes over.
     fn free_name(&self, link: &LinkId) -> LinkId {
         let mut names = (1_u64..).map(|n| LinkId::new(&format!("{link}_{n}")));
         let is_free = |name: &LinkId| !self.names.contains(name) && !self.folder.join(name.as_str()).exists();
@@ -122,10 +133,10 @@ impl Rename<'_> {
     }
 
     /// Buffers of no link.
-    fn strays(&self) -> Vec<String> {
+    fn strays(&self, links: &[links::Config]) -> Vec<String> {
         let entries = fs::read_dir(self.folder).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir());
         let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        let mut strays: Vec<_> = names.filter(|name| self.names.iter().all(|link| link.as_str() != *name)).collect();
+        let mut strays: Vec<_> = names.filter(|name| links.iter().all(|link| link.id.as_str() != *name)).collect();
         strays.sort();
         strays
     }
@@ -203,6 +214,24 @@ mod tests {
 
     fn buffered(dir: &Path) -> u64 {
         figures(dir).0
+    }
+
+    #[test]
+    fn r34_a_buffer_that_cannot_be_opened_is_not_moved_also_where_there_is_room() {
+        for own in [false, true] {
+            let links = tempfile::tempdir().unwrap();
+            let at = |name: &str| links.path().join(name);
+            put(&at("old"), 3);
+            if own {
+                put(&at("new"), 2);
+            }
+            fs::rename(at("old/meta"), at("old/meta.x")).unwrap();
+            fs::create_dir(at("old/meta")).unwrap();
+            let error = carry(links.path()).unwrap_err();
+            let said = error.to_string();
+            assert!(error.exit_code() == 74 && said.contains("the buffer of `old` cannot be opened"), "{said}");
+            assert_eq!((at("old").exists(), at("new").exists()), (true, own));
+        }
     }
 
     fn carry_all(links: &Path) -> Result<Option<Carried>, BuildError> {

@@ -348,12 +348,7 @@ async fn r34_a_replay_goes_on_where_what_it_reads_gets_another_name() {
         return;
     }
     let mosquitto = Mosquitto::start().await;
-    let file = |name: &str, port: u16, more: &str| {
-        let url = format!("mqtt: {{ url: \"mqtt://127.0.0.1:{port}\" }}");
-        let link = format!("  {name}: {{ {url}, buffer: {{ keep_delivered: 1h }}{more} }}\n");
-        two(&link, mosquitto.port, "")
-            + &format!("  - {{ name: up, from: broker/line/#, to: \"{name}/far/{{rest}}\" }}\n")
-    };
+    let file = |name: &str, port: u16, more: &str| read_file(name, port, mosquitto.port, more);
     let mut gateway = Gateway::start(&file("old", mosquitto.port, "")).await;
     publish(&gateway, 1, 20).await;
     gateway.wait_until_drained("old").await;
@@ -384,5 +379,198 @@ async fn r34_a_replay_goes_on_where_what_it_reads_gets_another_name() {
     gateway.start_again().await;
     assert_eq!(reads(&gateway, &first).await, running("new_1"));
     assert_eq!(reads(&gateway, &second).await, running("new_2"));
+    audit_is_ok(&gateway).await;
+}
+
+/// Also where the buffer of the name that it had before is there still, and what waits is no more than what may be in flight.
+#[tokio::test(flavor = "multi_thread")]
+async fn r34_a_link_that_gets_its_first_name_back_takes_what_waits_along() {
+    if left_out(&["mosquitto"]) {
+        return;
+    }
+    let mosquitto = Mosquitto::start().await;
+    let far = Subscriber::start(mosquitto.port, "far", "far/#", QoS::AtLeastOnce).await;
+    let gateway = Gateway::start(&routes("cloud", mosquitto.port, "")).await;
+    let mut all = publish(&gateway, 1, 3).await;
+    gateway.wait_until_drained("cloud").await;
+    reload_to(&gateway, &routes("hq", mosquitto.port, ", rate: { messages: 30/m }")).await;
+    gateway.wait_for_state("hq", LinkState::Online).await;
+    all.extend(publish(&gateway, 2, 20).await);
+    let (said, complained) = reload_to(&gateway, &routes("cloud", mosquitto.port, ", renamed_from: hq")).await;
+    assert!(said.contains("> link hq is link cloud now: ") && said.contains("its buffer comes along: "), "{said}");
+    assert!(said.contains(" wait in it, its own is kept as cloud_1: nothing waits in it\n"), "{said}");
+    assert_eq!(complained, "");
+    let drained = gateway.wait_until_drained("cloud").await;
+    assert_eq!(drained.ledger["accepted"], 20);
+    let status = gateway.status().await;
+    assert_eq!(link(&status, "cloud_1").ledger["delivered"], 3);
+    assert!(status.links.iter().all(|link| link.name != "hq"), "{status:?}");
+    audit_is_ok(&gateway).await;
+    Ledger::compare(all.clone(), &far.receive(&all).await).assert_exact("by three names");
+}
+
+/// Where both owe something a reload that asks for it is refused, also where the remote of the old name confirms just now; a start with that
+/// key is not, and no later reload either; and it is done as soon as it can be.
+#[tokio::test(flavor = "multi_thread")]
+async fn r34_a_conflict_stops_no_start_and_passes_when_the_links_own_is_delivered() {
+    if left_out(&["mosquitto"]) {
+        return;
+    }
+    let mosquitto = Mosquitto::start().await;
+    let far = Subscriber::start(mosquitto.port, "far", "far/#", QoS::AtLeastOnce).await;
+    let nowhere = free_port();
+    let mut gateway = Gateway::start(&routes("cloud", nowhere, "")).await;
+    let mut all = publish(&gateway, 1, 3).await;
+    reload_to(&gateway, &routes("hq", mosquitto.port, ", rate: { messages: 1/m }")).await;
+    gateway.wait_for_state("hq", LinkState::Online).await;
+    all.extend(publish(&gateway, 2, 20).await);
+    let renamed = |port: u16| routes("cloud", port, ", renamed_from: hq");
+    gateway.configure(&renamed(nowhere));
+    let (code, _, complained) = tool(&gateway, &["reload"]).await;
+    assert_eq!(code, 65, "{complained}");
+    assert!(complained.contains("both hold what is not delivered: take `renamed_from` away"), "{complained}");
+    all.extend(publish(&gateway, 3, 1).await);
+
+    gateway.kill_9();
+    gateway.start_again().await;
+    let status = gateway.status().await;
+    let (old, own) = (link(&status, "hq"), link(&status, "cloud"));
+    assert!(old.kind == "orphaned" && old.depth > 0 && own.depth == 3, "{old:?} {own:?}");
+    assert!(gateway.log().contains("both hold what is not delivered"), "{}", gateway.log());
+
+    // It tells so, and is not refused.
+    let (said, complained) = reload_to(&gateway, &renamed(mosquitto.port)).await;
+    assert!(said.contains("~ link cloud: mqtt.url"), "{said}");
+    assert!(complained.contains("the buffer of `hq` stays where it is, orphaned: "), "{complained}");
+    gateway.wait_until_drained("cloud").await;
+    let (said, complained) = reload_to(&gateway, &renamed(mosquitto.port)).await;
+    assert!(said.contains("~ link cloud: takes over the buffer of hq: "), "{said}{complained}");
+    gateway.wait_until_drained("cloud").await;
+    audit_is_ok(&gateway).await;
+    // What the kill found confirmed and not saved.
+    Ledger::compare(all.clone(), &far.receive(&all).await).assert_kept("by both names", 2);
+}
+
+/// A link of which nothing waits keeps its buffer under its old name; who reads that goes on with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn r34_a_replay_stays_with_its_buffer_where_a_link_gets_another_name_without_it() {
+    if left_out(&["mosquitto"]) {
+        return;
+    }
+    let mosquitto = Mosquitto::start().await;
+    let gateway = Gateway::start(&read_file("cloud", mosquitto.port, mosquitto.port, "")).await;
+    publish(&gateway, 1, 2).await;
+    gateway.wait_until_drained("cloud").await;
+    reload_to(&gateway, &read_file("hq", mosquitto.port, mosquitto.port, "")).await;
+    publish(&gateway, 2, 20).await;
+    gateway.wait_until_drained("hq").await;
+    let replay = slow(&gateway, "hq").await;
+    let (said, complained) =
+        reload_to(&gateway, &read_file("cloud", mosquitto.port, mosquitto.port, ", renamed_from: hq")).await;
+    assert!(said.contains("- link hq: its buffer is kept: nothing waits in it\n"), "{said}");
+    assert!(!said.contains("is link cloud now"), "{said}");
+    assert!(complained.contains("nothing waits in the buffer of `hq`, and `cloud` has one of its own"), "{complained}");
+    assert_eq!(reads(&gateway, &replay).await, (ReplayState::Running, "hq".to_owned(), "other".to_owned()));
+    audit_is_ok(&gateway).await;
+}
+
+/// A link that is replayed, and `other`, which replays go to.
+fn read_file(name: &str, port: u16, other: u16, more: &str) -> String {
+    let url = format!("mqtt: {{ url: \"mqtt://127.0.0.1:{port}\" }}");
+    let link = format!("  {name}: {{ {url}, buffer: {{ keep_delivered: 1h }}{more} }}\n");
+    two(&link, other, "") + &format!("  - {{ name: up, from: broker/line/#, to: \"{name}/far/{{rest}}\" }}\n")
+}
+
+/// A start that moves folders and then cannot be brought to its end, and a kill right after a reload that moved some.
+#[tokio::test(flavor = "multi_thread")]
+async fn r34_a_replay_finds_its_buffer_after_a_start_that_failed_and_after_a_kill() {
+    if left_out(&["mosquitto"]) {
+        return;
+    }
+    let mosquitto = Mosquitto::start().await;
+    let file = |name: &str, port: u16, more: &str| read_file(name, port, mosquitto.port, more);
+    let mut gateway = Gateway::start(&file("new", mosquitto.port, "")).await;
+    publish(&gateway, 1, 20).await;
+    gateway.wait_until_drained("new").await;
+    let replay = slow(&gateway, "new").await;
+    reload_to(&gateway, &file("old", free_port(), "")).await;
+    publish(&gateway, 2, 20).await;
+    assert!(gateway.terminate().await.success());
+
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let renamed = file("new", mosquitto.port, ", renamed_from: old");
+    gateway.configure(&format!("admin: {{ bind: \"{}\" }}\n{renamed}", taken.local_addr().unwrap()));
+    let (code, _, complained) = tool(&gateway, &["run"]).await;
+    assert_eq!(code, 69, "{complained}");
+    assert!(gateway.data().join("links/new_1").exists(), "it has moved");
+    gateway.configure(&renamed);
+    gateway.start_again().await;
+    let running = |link: &str| (ReplayState::Running, link.to_owned(), "other".to_owned());
+    assert_eq!(reads(&gateway, &replay).await, running("new_1"));
+    gateway.wait_until_drained("new").await;
+
+    // The next: of this buffer.
+    let second = slow(&gateway, "new").await;
+    reload_to(&gateway, &file("old", free_port(), "")).await;
+    publish(&gateway, 3, 2).await;
+    reload_to(&gateway, &renamed).await;
+    gateway.kill_9();
+    gateway.start_again().await;
+    assert_eq!(reads(&gateway, &replay).await, running("new_1"));
+    assert_eq!(reads(&gateway, &second).await, running("new_2"));
+
+    // What is gone, with another in its place.
+    assert!(gateway.terminate().await.success());
+    fs::remove_dir_all(gateway.data().join("links/new_1")).unwrap();
+    fs::create_dir_all(gateway.data().join("links/new_1")).unwrap();
+    gateway.start_again().await;
+    assert_eq!(ended(&gateway, &replay).await.state, ReplayState::Failed);
+    audit_is_ok(&gateway).await;
+}
+
+/// It is in nobody's way, is not moved, and is shown all the time.
+#[tokio::test(flavor = "multi_thread")]
+async fn r34_a_buffer_that_cannot_be_opened_stops_no_start_and_is_never_out_of_sight() {
+    if left_out(&["mosquitto"]) {
+        return;
+    }
+    let mosquitto = Mosquitto::start().await;
+    let mut gateway = Gateway::start(&routes("old", mosquitto.port, "")).await;
+    publish(&gateway, 1, 3).await;
+    gateway.wait_until_drained("old").await;
+    assert!(gateway.terminate().await.success());
+    let (meta, away) = (gateway.data().join("links/old/meta"), gateway.data().join("links/old/meta.x"));
+    let spoil = || {
+        fs::rename(&meta, &away).unwrap();
+        fs::create_dir(&meta).unwrap();
+    };
+    let mend = || {
+        fs::remove_dir(&meta).unwrap();
+        fs::rename(&away, &meta).unwrap();
+    };
+    spoil();
+    let (plain, renamed) = (routes("new", mosquitto.port, ""), routes("new", mosquitto.port, ", renamed_from: old"));
+    // With room, and without.
+    for messages in [1, 2] {
+        gateway.configure(&renamed);
+        gateway.start_again().await;
+        assert!(gateway.log().contains("the buffer of `old` cannot be opened"), "{}", gateway.log());
+        publish(&gateway, 2, 1).await;
+        assert_eq!(gateway.wait_until_drained("new").await.ledger["delivered"], messages);
+        assert_eq!(link(&gateway.status().await, "old").state, LinkState::BufferFailed);
+        assert!(gateway.terminate().await.success());
+    }
+    gateway.configure(&plain);
+    gateway.start_again().await;
+    gateway.configure(&renamed);
+    let (code, _, complained) = tool(&gateway, &["reload"]).await;
+    assert!(code == 74 && complained.contains("the buffer of `old` cannot be opened"), "{code} {complained}");
+    // Made good, while it is shown as what cannot be opened.
+    mend();
+    let (said, complained) = reload_to(&gateway, &renamed).await;
+    assert_eq!(said, "reloaded: nothing has changed\n");
+    assert!(complained.contains("nothing waits in the buffer of `old`"), "{complained}");
+    let status = gateway.status().await;
+    assert_eq!((link(&status, "old").ledger["delivered"], link(&status, "new").ledger["delivered"]), (3, 2));
     audit_is_ok(&gateway).await;
 }

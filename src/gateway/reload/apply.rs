@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,11 +13,11 @@ use super::super::build::{BuildError, bind_admin, open_lanes, open_orphan};
 use super::super::crew::Hand;
 use super::super::heir::Holds;
 use super::super::rename::{self, Carried, Moves, Rename};
-use super::super::replay::{Paused, aside};
+use super::super::replay::Paused;
 use super::super::{Config, Link, Orphan, Parts, Shared};
-use super::steps::{Conflict, Step, Steps, There};
+use super::steps::{Obstacle, Step, Steps, There, Why};
 use super::{Hands, Running, Trouble};
-use crate::buffer::Lanes;
+use crate::buffer::{Lanes, OpenError};
 use crate::links;
 use crate::router::{LinkId, Table};
 use crate::telemetry::board::LinkState;
@@ -58,29 +59,30 @@ impl Shared {
         running: &mut Running,
         config: Config,
     ) -> Result<Vec<Carried>, Trouble> {
+        self.try_orphans_again().await;
         let parts = self.parts();
         let there = there(&parts, &config.links);
-        let steps = Steps::of(&there, &config.links).map_err(|conflict| self.conflict(conflict))?;
+        let steps = Steps::of(&there, &config.links).map_err(|obstacle| self.refused(&parts, obstacle))?;
         let page = if config.admin == running.config.admin {
             None
         } else {
             let bound = bind_admin(config.admin).await;
-            Some(bound.map_err(|error| Trouble { code: error.exit_code(), text: told(&error) })?)
+            Some(bound.map_err(|error| Trouble::of(&error))?)
         };
         let broker = if config.broker == running.config.broker {
             None
         } else {
             let prepared = self.broker.prepare(config.broker.clone()).await.map_err(BuildError::from);
-            Some(prepared.map_err(|error| Trouble { code: error.exit_code(), text: told(&error) })?)
+            Some(prepared.map_err(|error| Trouble::of(&error))?)
         };
-        self.let_settle(&parts, &steps).await.map_err(|conflict| self.conflict(conflict))?;
+        self.let_settle(&parts, &steps).await.map_err(|obstacle| self.refused(&parts, obstacle))?;
         let ended = self.end(running, &parts, &steps).await;
         let (links, orphans, carried) = match self.exchange(&parts, &steps).await {
             Ok(next) => next,
             Err((trouble, back)) => {
                 self.publish(Parts { links: back.0, orphans: back.1, ..parts.as_it_is() }, None);
                 self.begin(running, &ended.halves);
-                self.go_on_with_replays(ended.replays, |_same| None, |_same| None);
+                self.go_on_with_replays(ended.replays, |_same| None);
                 return Err(trouble);
             }
         };
@@ -97,8 +99,7 @@ impl Shared {
         }
         let begin = steps.links.iter().map(|step| (step.config.id.clone(), step.does.sink, step.does.source));
         self.begin(running, &begin.collect::<Vec<_>>());
-        let new_name = |id: &LinkId| steps.new_name(id).cloned();
-        self.go_on_with_replays(ended.replays, |id| aside(&carried, id).or_else(|| new_name(id)), new_name);
+        self.go_on_with_replays(ended.replays, |id| steps.new_name(id).cloned());
         if let Some(Some(hand)) = page {
             hand.stop(HALF_LIMIT).await;
         }
@@ -108,40 +109,71 @@ impl Shared {
         Ok(carried)
     }
 
-    /// Has what is in flight of buffers that give way confirmed, while offers to them wait; they stay sealed. What is not confirmed in
-    /// time is owed.
-    async fn let_settle(&self, parts: &Parts, steps: &Steps<'_>) -> Result<(), Conflict> {
-        let giving = parts.links.iter().filter(|link| steps.gives_way(&link.config.id));
-        let giving: Vec<(&LinkId, &Lanes)> =
-            giving.filter_map(|link| Some((&link.config.id, link.lanes.as_ref()?))).collect();
-        if giving.is_empty() {
+    /// Where a buffer is to become that of a link that has one of its own: has what is in flight of both confirmed, while offers to them
+    /// wait, until one of them owes nothing; they stay sealed, so that it is known then what becomes of them.
+    async fn let_settle(&self, parts: &Parts, steps: &Steps<'_>) -> Result<(), Obstacle> {
+        let both = |step: &Step<'_>| {
+            let old = step.adopts.clone()?;
+            let (own, gives) = (parts.log(&step.config.id)?, parts.log(&old)?);
+            Some((Obstacle { link: step.config.id.clone(), old, why: Why::Conflict }, [own, gives]))
+        };
+        let pairs: Vec<(Obstacle, [&Lanes; 2])> = steps.links.iter().filter_map(both).collect();
+        let runs = |lanes: &&Lanes| {
+            parts.links.iter().any(|link| link.lanes.as_ref().is_some_and(|own| own.id() == lanes.id()))
+        };
+        let running: Vec<&Lanes> = pairs.iter().flat_map(|(_, both)| *both).filter(runs).collect();
+        if running.is_empty() {
             return Ok(());
         }
         self.hub.announce();
+        let owe = |both: &[&Lanes; 2]| both.iter().all(|lanes| rename::holds(lanes) == Holds::Owed);
         let settled = async {
-            for (_, lanes) in &giving {
-                lanes.seal().await;
-                while rename::holds(lanes) == Holds::Owed {
-                    tokio::time::sleep(SETTLE_LOOK).await;
-                }
+            join_all(running.iter().map(|lanes| lanes.seal())).await;
+            while pairs.iter().any(|(_, both)| owe(both)) {
+                tokio::time::sleep(SETTLE_LOOK).await;
             }
         };
         if tokio::time::timeout(SETTLE_LIMIT, settled).await.is_ok() {
             return Ok(());
         }
-        giving.iter().for_each(|(_, lanes)| lanes.unseal());
+        running.iter().for_each(|lanes| lanes.unseal());
         self.publish(parts.as_it_is(), None);
-        let owes = giving.iter().find(|(_, lanes)| rename::holds(lanes) == Holds::Owed).or_else(|| giving.first());
-        let step = steps.links.iter().find(|step| owes.is_some_and(|(id, _)| step.config.id == **id));
-        let found = step.and_then(|step| Some(Conflict { link: step.config.id.clone(), old: step.adopts.clone()? }));
-        found.map_or(Ok(()), Err)
+        let owes = pairs.iter().find(|(_, both)| owe(both)).or_else(|| pairs.first());
+        owes.map_or(Ok(()), |(obstacle, _)| Err(obstacle.clone()))
     }
 
-    fn conflict(&self, Conflict { link, old }: Conflict) -> Trouble {
+    fn refused(&self, parts: &Parts, Obstacle { link, old, why }: Obstacle) -> Trouble {
         let folder = |id: &LinkId| self.data_dir.join("links").join(id.as_str());
-        let (from, to) = (folder(&old), folder(&link));
-        let error = BuildError::Renamed { link, old, from, to };
-        Trouble { code: error.exit_code(), text: told(&error) }
+        match why {
+            Why::Conflict => {
+                let (from, to) = (folder(&old), folder(&link));
+                Trouble::of(&BuildError::Renamed { link, old, from, to })
+            }
+            Why::Unreadable => {
+                let orphan = parts.orphans.iter().find(|orphan| orphan.name == old.as_str());
+                let error = orphan.and_then(|orphan| orphan.lanes.as_ref().err());
+                let error = std::io::Error::other(error.map_or("it is closed", String::as_str).to_owned());
+                let error = OpenError::Io { path: folder(&old), error };
+                Trouble::of(&BuildError::Heir { link, old, error })
+            }
+        }
+    }
+
+    /// What could not be opened may have been made good.
+    async fn try_orphans_again(&self) {
+        let parts = self.parts();
+        if parts.orphans.iter().all(|orphan| orphan.lanes.is_ok()) {
+            return;
+        }
+        let (orphans, folder, clock) = (parts.orphans.clone(), self.data_dir.join("links"), Arc::clone(&self.clock));
+        let again = move |orphan: Arc<Orphan>| match &orphan.lanes {
+            Err(_) if folder.join(&orphan.name).is_dir() => Arc::new(open_orphan(&folder.join(&orphan.name), &clock)),
+            Ok(_) | Err(_) => orphan,
+        };
+        let opened = tokio::task::spawn_blocking(move || orphans.into_iter().map(again).collect());
+        if let Ok(orphans) = opened.await {
+            self.parts.store(Arc::new(Parts { orphans, ..parts.as_it_is() }));
+        }
     }
 
     /// Ends the halves of links that go or begin anew, and stops the replays that read or fill their buffers.
@@ -198,20 +230,19 @@ impl Shared {
                 "messages that have room in a buffer ({}) have not come into it: the broker's store or a disk is too slow; nothing was changed",
                 names.join(", ")
             );
-            return Err((Trouble { code: 69, text }, (parts.links.clone(), parts.orphans.clone())));
+            return Err((Trouble { code: 69, text, passes: true }, (parts.links.clone(), parts.orphans.clone())));
         }
         let left = parts.orphans.iter().filter(|orphan| steps.closes(&LinkId::new(&orphan.name)));
         let orphaned = left.filter_map(|orphan| orphan.lanes.as_ref().ok());
         join_all(logs.iter().copied().chain(orphaned).map(Lanes::close)).await;
         let (folder, clock) = (self.data_dir.join("links"), Arc::clone(&self.clock));
         let wanted: Vec<_> = steps.links.iter().filter(|step| step.does.opens).map(Wanted::of).collect();
-        let names: Vec<_> = steps.links.iter().map(|step| step.config.id.clone()).collect();
-        let open = move || open_all(&Rename { folder: &folder, names: &names, clock: &clock }, wanted);
+        let names = rename::names(steps.links.iter().map(|step| step.config));
+        let open = move || open_all(&Rename { folder: &folder, names: &names, clock: &clock }, &wanted);
         let opened = tokio::task::spawn_blocking(open).await;
-        let mut opened = opened.unwrap_or_else(|panic| Opened::failed(&panic.to_string()));
+        let mut opened = opened.unwrap_or_else(|ended| Opened::failed(&ended.to_string()));
         if let Some(error) = opened.error.take() {
-            let trouble = Trouble { code: error.exit_code(), text: told(&error) };
-            return Err((trouble, self.restore(parts, steps, opened).await));
+            return Err((Trouble::of(&error), self.restore(parts, steps, opened).await));
         }
         let links = steps.links.iter().map(|step| {
             let before = step.before.as_ref().and_then(|id| parts.links.iter().find(|link| link.config.id == *id));
@@ -224,11 +255,14 @@ impl Shared {
         Ok((links, orphans, opened.carried))
     }
 
-    /// Orphans that nobody has taken up, the buffers of links that are no more, and those that have given way.
+    /// Orphans that were not touched, and what else is there now that no link has: orphans that were closed and have stayed all the same, the
+    /// buffers of links that are no more, and those that have given way.
     async fn orphans_after(&self, parts: &Parts, steps: &Steps<'_>, carried: &[Carried]) -> Vec<Arc<Orphan>> {
-        let stays = |orphan: &&Arc<Orphan>| !steps.closes(&LinkId::new(&orphan.name));
-        let mut orphans: Vec<_> = parts.orphans.iter().filter(stays).map(Arc::clone).collect();
-        let left = steps.gone.iter().chain(carried.iter().filter_map(|carried| carried.aside.as_ref()));
+        let (closed, mut orphans): (Vec<_>, Vec<_>) =
+            parts.orphans.iter().cloned().partition(|orphan| steps.closes(&LinkId::new(&orphan.name)));
+        let closed: Vec<_> = closed.iter().map(|orphan| LinkId::new(&orphan.name)).collect();
+        let left = steps.gone.iter().chain(&closed).chain(carried.iter().filter_map(|carried| carried.aside.as_ref()));
+        let left = left.filter(|id| steps.links.iter().all(|step| step.config.id != **id));
         let folders = left.map(|id| self.data_dir.join("links").join(id.as_str()));
         let folders: Vec<PathBuf> = folders.filter(|folder| folder.is_dir()).collect();
         let clock = Arc::clone(&self.clock);
@@ -291,6 +325,13 @@ type LinksAndOrphans = (Vec<Arc<Link>>, Vec<Arc<Orphan>>);
 type Exchanged = (Vec<Arc<Link>>, Vec<Arc<Orphan>>, Vec<Carried>);
 
 impl Parts {
+    /// The open log of a link, or of one that is no more.
+    fn log(&self, id: &LinkId) -> Option<&Lanes> {
+        let own = self.links.iter().find(|link| link.config.id == *id).and_then(|link| link.lanes.as_ref());
+        let orphan = || self.orphans.iter().find(|orphan| orphan.name == id.as_str())?.lanes.as_ref().ok();
+        own.or_else(orphan)
+    }
+
     fn as_it_is(&self) -> Self {
         let (links, orphans) = (self.links.clone(), self.orphans.clone());
         Self { links, orphans, listeners: self.listeners.clone(), admin: self.admin }
@@ -316,36 +357,38 @@ impl Opened {
     }
 }
 
-/// Moves all folders, then opens all logs; up to the first that fails.
-fn open_all(rename: &Rename<'_>, wanted: Vec<Wanted>) -> Opened {
+/// Moves all folders, then opens all logs; up to the first that fails. What was done until then is known also after a panic.
+fn open_all(rename: &Rename<'_>, wanted: &[Wanted]) -> Opened {
     let mut opened = Opened::default();
-    for Wanted { config, adopts } in &wanted {
+    let error = match catch_unwind(AssertUnwindSafe(|| open_each(rename, wanted, &mut opened))) {
+        Ok(done) => done.err(),
+        Err(_panic) => Opened::failed("opening the buffers has failed; the log has more").error,
+    };
+    Opened { error, ..opened }
+}
+
+fn open_each(rename: &Rename<'_>, wanted: &[Wanted], opened: &mut Opened) -> Result<(), BuildError> {
+    for Wanted { config, adopts } in wanted {
         let Some(old) = adopts else { continue };
-        match rename.carry(&config.id, old, &mut opened.moved) {
-            Ok(carried) => opened.carried.extend(carried),
-            Err(error) => {
-                opened.error = Some(error);
-                return opened;
-            }
-        }
+        opened.carried.extend(rename.carry(&config.id, old, &mut opened.moved)?);
     }
     for Wanted { config, .. } in wanted {
         if !config.buffer.dir.exists() {
             opened.made.push(config.buffer.dir.clone());
         }
-        match open_lanes(&config, rename.clock) {
-            Ok(lanes) => drop(opened.lanes.insert(config.id.clone(), lanes)),
-            Err(error) => {
-                opened.error = Some(error);
-                return opened;
-            }
-        }
+        let lanes = open_lanes(config, rename.clock)?;
+        opened.lanes.insert(config.id.clone(), lanes);
     }
-    opened
+    Ok(())
 }
 
-fn told(error: &BuildError) -> String {
-    format!("{error}; nothing was changed")
+impl Trouble {
+    fn of(error: &BuildError) -> Self {
+        let code = error.exit_code();
+        // 65 is what the file says; but that both owe something passes when one of them is delivered.
+        let passes = code != 65 || matches!(error, BuildError::Renamed { .. });
+        Self { code, text: format!("{error}; nothing was changed"), passes }
+    }
 }
 
 /// The buffers of links and orphans as they are.
@@ -354,7 +397,9 @@ fn there<'p>(parts: &'p Parts, new: &[links::Config]) -> Vec<There<'p>> {
         id: link.config.id.clone(),
         config: Some(&link.config),
         has_log: link.lanes.is_some(),
-        holds: link.lanes.as_ref().map_or(Holds::Nothing, |lanes| holds(link, lanes)),
+        is_readable: true,
+        holds: link.lanes.as_ref().map_or(Holds::Nothing, rename::holds),
+        may_settle: link.lanes.as_ref().is_some_and(|lanes| may_settle(link, lanes)),
         has_lanes: link.lanes.as_ref().is_some_and(|lanes| {
             let next = new.iter().find(|next| next.id == link.config.id);
             next.is_none_or(|next| lanes.has_all(&next.lanes))
@@ -365,18 +410,17 @@ fn there<'p>(parts: &'p Parts, new: &[links::Config]) -> Vec<There<'p>> {
         id: LinkId::new(&orphan.name),
         config: None,
         has_log: true,
+        is_readable: orphan.lanes.is_ok(),
         holds: orphan.lanes.as_ref().map_or(Holds::Owed, rename::holds),
+        may_settle: false,
         has_lanes: true,
     });
     links.chain(orphans).collect()
 }
 
-/// What a running link's buffer holds: what its remote is just confirming counts as settled, see [`Shared::let_settle`].
-fn holds(link: &Link, lanes: &Lanes) -> Holds {
-    let holds = rename::holds(lanes);
+/// Whether what waits in a running link's buffer is what its remote is just confirming, see [`Shared::let_settle`].
+fn may_settle(link: &Link, lanes: &Lanes) -> bool {
     let is_moving = link.sink.as_ref().is_some_and(|sink| sink.state() == LinkState::Online);
     let few = u64::try_from(links::window(&link.config)).unwrap_or(u64::MAX);
-    let letters = rename::has_letters(lanes);
-    let passes = is_moving && !letters && lanes.ledger().buffered <= few;
-    if holds == Holds::Owed && passes { Holds::Settled } else { holds }
+    is_moving && !rename::has_letters(lanes) && lanes.ledger().buffered <= few
 }

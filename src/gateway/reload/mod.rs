@@ -33,7 +33,7 @@ use crate::router::LinkId;
 
 /// How often the files are looked at with `reload: watch`.
 const LOOK: Duration = Duration::from_secs(1);
-/// With `reload: watch` a file that was refused for what may pass by itself, such as an address that is in use, is tried again after this.
+/// With `reload: watch` a file that was refused for what may pass by itself, such as an address that is in use or a buffer in which something waits, is tried again after this.
 const AGAIN: Duration = Duration::from_secs(30);
 /// Lines of a refusal that are logged; `status` and `tidegate reload` have all.
 const LINES_LOGGED: usize = 20;
@@ -70,13 +70,9 @@ pub struct ReloadReport {
     pub problem: Option<String>,
     /// What its check warns of.
     pub warnings: String,
-}
-
-impl ReloadReport {
-    /// It was refused, and not for what the file says.
-    const fn may_pass_later(&self) -> bool {
-        self.code != 0 && self.code != 65
-    }
+    /// It was refused for what may pass by itself, not for what the file says.
+    #[serde(skip)]
+    may_pass_later: bool,
 }
 
 /// What a reload changes.
@@ -98,12 +94,14 @@ pub(super) struct Hands {
 struct Trouble {
     code: u8,
     text: String,
+    /// It may do so by itself.
+    passes: bool,
 }
 
 impl Trouble {
     /// The file says something that cannot be.
     fn file(text: impl Into<String>) -> Self {
-        Self { code: 65, text: text.into() }
+        Self { code: 65, text: text.into(), passes: false }
     }
 }
 
@@ -119,7 +117,7 @@ pub(super) async fn follow(shared: Arc<Shared>, stop: CancellationToken) {
         // Not within the select: a reload that was begun is brought to its end.
         if let Some(by) = by {
             let report = shared.reload(by).await;
-            again = report.may_pass_later().then(|| shared.clock.now() + AGAIN);
+            again = report.may_pass_later.then(|| shared.clock.now() + AGAIN);
         }
     }
 }
@@ -143,7 +141,7 @@ impl Shared {
             Some(running) => self.reload_into(running).await,
             None => {
                 let problem = Some("the gateway is starting or stopping: nothing was changed".to_owned());
-                ReloadReport { code: 69, problem, ..ReloadReport::default() }
+                ReloadReport { code: 69, problem, may_pass_later: true, ..ReloadReport::default() }
             }
         };
         drop(running);
@@ -155,6 +153,7 @@ impl Shared {
     async fn reload_into(self: &Arc<Self>, running: &mut Running) -> ReloadReport {
         let refused = |trouble: Trouble| ReloadReport {
             code: trouble.code,
+            may_pass_later: trouble.passes,
             problem: Some(trouble.text),
             ..ReloadReport::default()
         };
@@ -164,7 +163,7 @@ impl Shared {
         let loaded = match tokio::task::spawn_blocking(move || origin.load()).await {
             Ok(Ok(loaded)) => loaded,
             Ok(Err(mistakes)) => return refused(Trouble::file(mistakes)),
-            Err(panic) => return refused(Trouble { code: 70, text: panic.to_string() }),
+            Err(panic) => return refused(Trouble { code: 70, text: panic.to_string(), passes: true }),
         };
         let Loaded { config, warnings } = loaded;
         if let Some(why) = needs_restart(&running.config, &config) {
@@ -176,7 +175,7 @@ impl Shared {
             Ok(carried) => {
                 let (notes, not_done) = told::of(&before, &self.parts(), &carried);
                 let changes = outline.changes(&running.config.outline, &others, &notes);
-                ReloadReport { code: 0, changes, problem: None, warnings: warnings + &not_done }
+                ReloadReport { changes, warnings: warnings + &not_done, ..ReloadReport::default() }
             }
             Err(trouble) => refused(trouble),
         }

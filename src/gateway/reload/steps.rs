@@ -12,8 +12,12 @@ pub(super) struct There<'a> {
     pub(super) config: Option<&'a Config>,
     /// Whether there is a log.
     pub(super) has_log: bool,
-    /// What that holds. What is only in flight is no more owed.
+    /// Whether it could be opened.
+    pub(super) is_readable: bool,
+    /// What that holds.
     pub(super) holds: Holds,
+    /// What it owes is no more than what its remote is just confirming.
+    pub(super) may_settle: bool,
     /// Whether the log has all the lanes that the new link of this name uses.
     pub(super) has_lanes: bool,
 }
@@ -35,7 +39,7 @@ pub(super) struct Step<'a> {
     pub(super) config: &'a Config,
     /// The link that it was, whose figures go on.
     pub(super) before: Option<LinkId>,
-    /// The log of this name becomes its own (R34).
+    /// The log of this name becomes its own (R34), unless it turns out, when both are closed, that nothing waits in it.
     pub(super) adopts: Option<LinkId>,
     pub(super) does: Does,
 }
@@ -49,15 +53,24 @@ pub(super) struct Steps<'a> {
     pub(super) gone: Vec<LinkId>,
 }
 
-/// Two logs that both hold what is owed cannot become one.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Conflict {
+/// The log of `old` cannot become that of `link`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Obstacle {
     pub(super) link: LinkId,
     pub(super) old: LinkId,
+    pub(super) why: Why,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// Both hold what is owed.
+    Conflict,
+    /// It could not be opened.
+    Unreadable,
 }
 
 impl<'a> Steps<'a> {
-    pub(super) fn of(there: &[There<'a>], new: &'a [Config]) -> Result<Self, Conflict> {
+    pub(super) fn of(there: &[There<'a>], new: &'a [Config]) -> Result<Self, Obstacle> {
         let links = new.iter().map(|config| step(there, config)).collect::<Result<Vec<_>, _>>()?;
         let is_gone = |own: &&There<'_>| own.config.is_some() && new.iter().all(|config| config.id != own.id);
         let gone = there.iter().filter(is_gone).map(|own| own.id.clone()).collect();
@@ -84,29 +97,26 @@ impl<'a> Steps<'a> {
         does.map_or((false, false), |does| (does.sink, does.source))
     }
 
-    /// What a link, or a log, is called now.
+    /// What a link is called now.
     pub(super) fn new_name(&self, id: &LinkId) -> Option<&LinkId> {
         let adopts = self.links.iter().find(|step| step.adopts.as_ref() == Some(id));
         let is = || self.links.iter().find(|step| step.before.as_ref() == Some(id));
         adopts.or_else(is).map(|step| &step.config.id)
     }
-
-    /// Whether the link's own log gives way to another one.
-    pub(super) fn gives_way(&self, id: &LinkId) -> bool {
-        self.links.iter().any(|step| step.config.id == *id && step.adopts.is_some())
-    }
 }
 
-fn step<'a>(there: &[There<'_>], config: &'a Config) -> Result<Step<'a>, Conflict> {
+fn step<'a>(there: &[There<'_>], config: &'a Config) -> Result<Step<'a>, Obstacle> {
     let find = |id: &LinkId| there.iter().find(|own| own.id == *id);
     let own = find(&config.id);
     let own_log = own.filter(|own| own.has_log);
-    let heir = config.renamed_from.as_ref().and_then(find).filter(|heir| heir.has_log);
-    let meets = |heir: &&There<'_>| Heir::of(heir.holds, own_log.map(|own| own.holds));
-    if let Some(heir) = heir.filter(|heir| meets(heir) == Heir::Conflict) {
-        return Err(Conflict { link: config.id.clone(), old: heir.id.clone() });
-    }
-    let heir = heir.filter(|heir| meets(heir).takes());
+    let old = config.renamed_from.as_ref().and_then(find).filter(|old| old.has_log);
+    let said_before = own.and_then(|own| own.config).and_then(|was| was.renamed_from.as_ref());
+    let is_new = said_before != config.renamed_from.as_ref();
+    let obstacle = |old: &There<'_>, why| Obstacle { link: config.id.clone(), old: old.id.clone(), why };
+    let heir = match old {
+        Some(old) if is_heir(old, own_log, is_new).map_err(|why| obstacle(old, why))? => Some(old),
+        Some(_) | None => None,
+    };
     let before = own.filter(|own| own.config.is_some());
     let was = config.renamed_from.as_ref().and_then(find).filter(|was| was.config.is_some());
     let before = before.or(was);
@@ -115,6 +125,23 @@ fn step<'a>(there: &[There<'_>], config: &'a Config) -> Result<Step<'a>, Conflic
         (None, _) | (_, Some(_)) => Does { opens: true, sink: true, source: true },
     };
     Ok(Step { config, before: before.map(|own| own.id.clone()), adopts: heir.map(|heir| heir.id.clone()), does })
+}
+
+/// Whether the two are to be closed, so that [`rename`](super::super::rename) decides by what they hold then. A `renamed_from` that was in
+/// the file before is in no reload's way: where it cannot be done both stay as they are.
+fn is_heir(old: &There<'_>, own: Option<&There<'_>>, is_new: bool) -> Result<bool, Why> {
+    let refused = |why| if is_new { Err(why) } else { Ok(false) };
+    if !old.is_readable {
+        return refused(Why::Unreadable);
+    }
+    let soon = |own: &There<'_>| if is_new && own.may_settle { Holds::Settled } else { own.holds };
+    match Heir::of(old.holds, own.map(soon)) {
+        Heir::Takes | Heir::Replaces | Heir::SetsAside => Ok(true),
+        // Of a link that runs nobody knows yet: it takes records, and has them confirmed, until it is closed.
+        Heir::Stays => Ok(old.config.is_some()),
+        Heir::Conflict if is_new && old.may_settle => Ok(true),
+        Heir::Conflict => refused(Why::Conflict),
+    }
 }
 
 fn differs(own: &There<'_>, old: &Config, new: &Config) -> Does {
@@ -181,11 +208,13 @@ mod tests {
     }
 
     fn runs(config: &Config, holds: Holds) -> There<'_> {
-        There { id: config.id.clone(), config: Some(config), has_log: config.has_sink, holds, has_lanes: true }
+        let (id, is_readable, may_settle) = (config.id.clone(), true, false);
+        There { id, config: Some(config), has_log: config.has_sink, is_readable, holds, may_settle, has_lanes: true }
     }
 
     fn orphan(name: &str, holds: Holds) -> There<'static> {
-        There { id: LinkId::new(name), config: None, has_log: true, holds, has_lanes: true }
+        let (id, is_readable, may_settle) = (LinkId::new(name), true, false);
+        There { id, config: None, has_log: true, is_readable, holds, may_settle, has_lanes: true }
     }
 
     const NO_RATE: RateLimit = RateLimit { messages: None, bytes: None, burst: Duration::ZERO };
@@ -236,6 +265,13 @@ mod tests {
     }
 
     #[test]
+    fn r34_a_buffer_that_makes_room_gets_no_name_that_a_link_has_or_takes_over() {
+        let x = Config { renamed_from: Some(LinkId::new("new_1")), ..config("x") };
+        let names = super::super::super::rename::names(&[config("new"), x]);
+        assert_eq!(names, ["new", "x", "new_1"].map(LinkId::new));
+    }
+
+    #[test]
     fn links_come_and_go_and_find_what_an_earlier_one_left() {
         let (a, b) = (config("a"), config("b"));
         let there = [runs(&a, Holds::Owed), orphan("b", Holds::Owed)];
@@ -257,7 +293,8 @@ mod tests {
             Ok(steps.links[0].adopts.as_ref().map(ToString::to_string))
         };
         let adopts = Ok(Some("a".to_owned()));
-        let conflict = Err(Conflict { link: LinkId::new("b"), old: LinkId::new("a") });
+        let obstacle = |why| Err(Obstacle { link: LinkId::new("b"), old: LinkId::new("a"), why });
+        let (conflict, unreadable) = (obstacle(Why::Conflict), obstacle(Why::Unreadable));
         assert_eq!(of(&[runs(&a, Holds::Nothing)]), adopts);
         assert_eq!(of(&[orphan("a", Holds::Owed)]), adopts);
         assert_eq!(of(&[orphan("a", Holds::Owed), orphan("b", Holds::Nothing)]), adopts);
@@ -268,12 +305,36 @@ mod tests {
         assert_eq!(of(&[orphan("a", Holds::Settled), orphan("b", Holds::Settled)]), Ok(None));
         let renamed = new[0].clone();
         assert_eq!(of(&[runs(&renamed, Holds::Owed)]), Ok(None), "it is done");
-        assert_eq!(of(&[runs(&renamed, Holds::Owed), orphan("a", Holds::Owed)]), conflict);
+        assert_eq!(
+            of(&[runs(&renamed, Holds::Owed), orphan("a", Holds::Owed)]),
+            Ok(None),
+            "no reload is refused for it"
+        );
         assert_eq!(of(&[runs(&renamed, Holds::Settled), orphan("a", Holds::Settled)]), Ok(None));
+        let unnamed = config("b");
+        assert_eq!(of(&[runs(&unnamed, Holds::Owed), orphan("a", Holds::Owed)]), conflict);
+        assert_eq!(of(&[runs(&unnamed, Holds::Settled), orphan("a", Holds::Owed)]), adopts);
+        assert_eq!(of(&[runs(&unnamed, Holds::Settled), orphan("a", Holds::Settled)]), Ok(None));
+        let moving = |there| There { may_settle: true, ..there };
+        assert_eq!(of(&[moving(runs(&unnamed, Holds::Owed)), orphan("a", Holds::Owed)]), adopts, "it is waited for");
+        assert_eq!(of(&[moving(runs(&renamed, Holds::Owed)), orphan("a", Holds::Owed)]), Ok(None), "not each time");
+        for own in [Holds::Nothing, Holds::Settled] {
+            for moves in [false, true] {
+                let old = There { may_settle: moves, ..runs(&a, Holds::Owed) };
+                assert_eq!(of(&[old, orphan("b", own)]), adopts, "what waits is never left behind");
+            }
+        }
+        assert_eq!(of(&[moving(runs(&a, Holds::Owed)), orphan("b", Holds::Owed)]), adopts, "it is waited for");
+        for own in [Holds::Settled, Holds::Owed] {
+            assert_eq!(of(&[runs(&a, Holds::Settled), orphan("b", own)]), adopts, "more may come until it is closed");
+        }
+        let shut = || There { is_readable: false, ..orphan("a", Holds::Owed) };
+        assert_eq!((of(&[shut()]), of(&[runs(&unnamed, Holds::Settled), shut()])), (unreadable.clone(), unreadable));
+        assert_eq!(of(&[runs(&renamed, Holds::Settled), shut()]), Ok(None));
         let there = [runs(&renamed, Holds::Settled), orphan("a", Holds::Owed)];
         let steps = Steps::of(&there, &new).unwrap();
         assert_eq!(steps.links[0].does, ALL);
-        assert!(steps.gives_way(&LinkId::new("b")) && steps.closes(&LinkId::new("a")));
+        assert!(steps.closes(&LinkId::new("b")) && steps.closes(&LinkId::new("a")));
         assert_eq!(steps.new_name(&a.id), Some(&LinkId::new("b")), "a replay of it goes on");
         assert_eq!(steps.links[0].before, Some(LinkId::new("b")), "the figures are the link's own");
         let there = [runs(&a, Holds::Owed)];

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::rename::{self, Carried};
+use super::super::rename::{self, Carried, Holds};
 use super::super::{Entry, Link, Orphan, Parts};
 use crate::buffer::Lanes;
 use crate::router::LinkId;
@@ -27,7 +27,8 @@ pub(super) fn of(before: &Parts, after: &Parts, carried: &[Carried]) -> (BTreeMa
         let was = before.link(id);
         if let (Some(carried), Some(lanes)) = (carried.iter().find(|carried| carried.link == *id), &link.lanes) {
             took_over(before, carried, lanes).into_iter().for_each(|text| note(id, text));
-        } else if let Some(old) = asked(link, was).filter(|old| before.link(old).is_none_or(|old| old.lanes.is_some()))
+        } else if let Some(old) =
+            asked(link, was, after).filter(|old| before.link(old).is_none_or(|old| old.lanes.is_some()))
         {
             warnings += &not_taken(link, old, after);
         } else if let (None, Some(_), Some(lanes)) = (was, before.orphan(id), &link.lanes) {
@@ -72,22 +73,30 @@ fn took_over(before: &Parts, carried: &Carried, lanes: &Lanes) -> Vec<String> {
     [format!("{whose}: {}", waiting(lanes))].into_iter().chain(own).collect()
 }
 
-/// The `renamed_from` that this file says first.
-fn asked<'l>(link: &'l Link, was: Option<&Link>) -> Option<&'l LinkId> {
+/// The `renamed_from` that this file says first, or that leaves something behind for which a link waits.
+fn asked<'l>(link: &'l Link, was: Option<&Link>, after: &Parts) -> Option<&'l LinkId> {
     let old = link.config.renamed_from.as_ref()?;
     let is_new = was.and_then(|was| was.config.renamed_from.as_ref()) != Some(old);
-    Some(old).filter(|_| is_new)
+    let is_owed = |orphan: &Orphan| orphan.lanes.as_ref().map_or(true, |lanes| rename::holds(lanes) == Holds::Owed);
+    Some(old).filter(|old| is_new || after.orphan(old).is_some_and(is_owed))
 }
 
 fn not_taken(link: &Link, old: &LinkId, after: &Parts) -> String {
     let id = &link.config.id;
     let why = match after.orphan(old) {
-        Some(Orphan { lanes: Ok(lanes), .. }) if rename::holds(lanes) == rename::Holds::Nothing => {
-            format!("the buffer of `{old}` never took a record: it stays where it is")
+        Some(Orphan { lanes: Ok(lanes), .. }) => match rename::holds(lanes) {
+            Holds::Nothing => format!("the buffer of `{old}` never took a record: it stays where it is"),
+            Holds::Settled => format!(
+                "nothing waits in the buffer of `{old}`, and `{id}` has one of its own: it stays where it is, orphaned; `tidegate replay {old} --into {id}` sends what it keeps"
+            ),
+            Holds::Owed => format!(
+                "the buffer of `{old}` stays where it is, orphaned: {}, and so it is with `{id}`'s own; a reload or a start that finds nothing waiting in that of `{id}` takes it over",
+                waiting(lanes)
+            ),
+        },
+        Some(Orphan { lanes: Err(error), .. }) => {
+            format!("the buffer of `{old}` cannot be opened, so it is not taken over: {error}")
         }
-        Some(_) => format!(
-            "nothing waits in the buffer of `{old}`, and `{id}` has one of its own: it stays where it is, orphaned; `tidegate replay {old} --into {id}` sends what it keeps"
-        ),
         None => {
             let shown = |orphan: &Orphan| match &orphan.lanes {
                 Ok(lanes) => format!("`{}` ({})", orphan.name, waiting(lanes)),
@@ -117,7 +126,7 @@ fn heir(gone: &Link, before: &Parts, after: &Parts) -> String {
 fn left_behind(gone: &Link, orphan: &Orphan, heir: &str) -> String {
     let old = &gone.config.id;
     match &orphan.lanes {
-        Ok(lanes) if rename::holds(lanes) == rename::Holds::Owed => format!(
+        Ok(lanes) if rename::holds(lanes) == Holds::Owed => format!(
             "its buffer is kept: {}; `renamed_from: {old}` on {heir} takes it over; `tidegate replay {old} --into {heir}` sends copies; `tidegate buffer export {old} FILE` writes it to a file",
             waiting(lanes)
         ),

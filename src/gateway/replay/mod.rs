@@ -55,6 +55,9 @@ struct Kept {
     version: u16,
     status: ReplayStatus,
     progress: ReplayProgress,
+    /// [`Lanes::id`](crate::buffer::Lanes::id) of what it reads, whatever that is called. None: an earlier version wrote it.
+    #[serde(default)]
+    reads: Option<String>,
 }
 
 /// All replays that are known.
@@ -70,6 +73,8 @@ struct Job {
     /// Without what [`ReplayProgress`] holds.
     status: Mutex<ReplayStatus>,
     progress: Arc<Mutex<ReplayProgress>>,
+    /// See [`Kept::reads`].
+    reads: Mutex<Option<String>>,
     board: Arc<HalfBoard>,
     cancel: CancellationToken,
     file: Mutex<Option<SlotFile>>,
@@ -83,10 +88,17 @@ pub(super) struct Paused {
 }
 
 impl Job {
-    fn new(status: ReplayStatus, progress: ReplayProgress, file: Option<SlotFile>, stop: &CancellationToken) -> Self {
+    fn new(
+        status: ReplayStatus,
+        progress: ReplayProgress,
+        reads: Option<String>,
+        file: Option<SlotFile>,
+        stop: &CancellationToken,
+    ) -> Self {
         Self {
             status: Mutex::new(status),
             progress: Arc::new(Mutex::new(progress)),
+            reads: Mutex::new(reads),
             board: Arc::default(),
             cancel: stop.child_token(),
             file: Mutex::new(file),
@@ -111,7 +123,8 @@ impl Job {
     /// Writes its file.
     fn keep(&self, progress: ReplayProgress, sync: bool) -> io::Result<()> {
         let status = with_progress(self.status.lock().clone(), progress);
-        let kept = serde_json::to_vec(&Kept { version: VERSION, status, progress }).map_err(io::Error::other)?;
+        let reads = self.reads.lock().clone();
+        let kept = serde_json::to_vec(&Kept { version: VERSION, status, progress, reads }).map_err(io::Error::other)?;
         match &mut *self.file.lock() {
             Some(file) => file.save(&kept, sync),
             None => Ok(()),
@@ -242,11 +255,12 @@ impl Shared {
         };
         let (lane, position) = plan.begin();
         let progress = ReplayProgress { lane, position, ..ReplayProgress::default() };
+        let reads = Some(plan.reads().to_owned());
         let (dir, path, stop) = (replays.dir.clone(), replays.path(&id), replays.stop.clone());
         let made = tokio::task::spawn_blocking(move || {
             buffer::make_dir(&dir)?;
             let (file, _) = SlotFile::open(&path)?;
-            let job = Arc::new(Job::new(status, progress, Some(file), &stop));
+            let job = Arc::new(Job::new(status, progress, reads, Some(file), &stop));
             job.keep(progress, true)?;
             Ok(job)
         });
@@ -297,34 +311,28 @@ impl Shared {
         paused
     }
 
-    /// Goes on with them, under the names that their links have now: those that are read, and those that are filled.
-    pub(super) fn go_on_with_replays(
-        &self,
-        paused: Vec<Paused>,
-        source: impl Fn(&LinkId) -> Option<LinkId>,
-        target: impl Fn(&LinkId) -> Option<LinkId>,
-    ) {
+    /// Goes on with them, under the names that what they read and what they fill have now; `target` knows those that are filled.
+    pub(super) fn go_on_with_replays(&self, paused: Vec<Paused>, target: impl Fn(&LinkId) -> Option<LinkId>) {
         for Paused { id } in paused {
             let Some(job) = self.replays.jobs.lock().remove(&id) else { continue };
             let (mut status, progress) = (job.status.lock().clone(), *job.progress.lock());
-            rename(&mut status.request, &source, &target);
-            let file = job.file.lock().take();
-            self.go_on(Job::new(status, progress, file, &self.replays.stop));
+            rename(&mut status.request, |_id| None, &target);
+            let (reads, file) = (job.reads.lock().clone(), job.file.lock().take());
+            self.go_on(Job::new(status, progress, reads, file, &self.replays.stop));
         }
     }
 
     /// Goes on with what ran when the gateway ended. `carried`: buffers that have got another name with this start.
     pub(super) fn resume_replays(&self, carried: &[Carried]) {
         let parts = self.parts();
-        // Also where an earlier start was ended between the one and the other.
-        let renamed = |id: &LinkId| {
-            let is_there = parts.links.iter().any(|link| link.config.id == *id)
-                || parts.orphans.iter().any(|orphan| orphan.name == id.as_str());
-            let heir = parts.links.iter().filter(|_| !is_there);
+        let target = |id: &LinkId| {
+            let heir = parts.links.iter().filter(|_| parts.links.iter().all(|link| link.config.id != *id));
             let mut heir = heir.filter(|link| link.config.renamed_from.as_ref() == Some(id));
             heir.next().map(|link| link.config.id.clone())
         };
-        let source = |id: &LinkId| aside(carried, id).or_else(|| renamed(id));
+        // For what an earlier version wrote, which knows no more than the name.
+        let is_left = |id: &LinkId| parts.orphans.iter().any(|orphan| orphan.name == id.as_str());
+        let source = |id: &LinkId| aside(carried, id).or_else(|| target(id).filter(|_| !is_left(id)));
         let replays = &self.replays;
         let Ok(entries) = fs::read_dir(&replays.dir) else { return };
         for path in entries.flatten().map(|entry| entry.path()) {
@@ -336,7 +344,8 @@ impl Shared {
                 }
             };
             if job.is_running() {
-                rename(&mut job.status.lock().request, source, renamed);
+                let by_name = |id: &LinkId| if job.reads.lock().is_none() { source(id) } else { None };
+                rename(&mut job.status.lock().request, by_name, target);
             }
             self.go_on(job);
         }
@@ -344,14 +353,23 @@ impl Shared {
 
     fn go_on(&self, job: Job) {
         let job = Arc::new(job);
-        let status = job.status.lock().clone();
-        self.replays.jobs.lock().insert(status.id.clone(), Arc::clone(&job));
-        if status.state != ReplayState::Running {
+        let id = job.status.lock().id.clone();
+        self.replays.jobs.lock().insert(id, Arc::clone(&job));
+        if !job.is_running() {
             return;
         }
         let ReplayProgress { lane, position, .. } = *job.progress.lock();
-        match Plan::again(self, &status, (lane, position)) {
+        let reads = job.reads.lock().clone();
+        let found = self.find_source(&job, reads.as_deref());
+        let status = job.status.lock().clone();
+        match found.and_then(|()| Plan::again(self, &status, (lane, position))) {
             Ok(plan) => {
+                *job.reads.lock() = Some(plan.reads().to_owned());
+                // Under which name that is goes by what was there when it was written, should a kill come.
+                let progress = *job.progress.lock();
+                if let Err(error) = job.keep(progress, true) {
+                    tracing::warn!(replay = status.id, %error, "the names that a replay goes on with are not saved yet");
+                }
                 let (replay, way) = (&status.id, status.way());
                 tracing::info!(replay, way, lane = lane.name(), position, "a replay goes on");
                 self.run_replay(plan, job);
@@ -361,6 +379,21 @@ impl Shared {
                 self.replay_ended(&job, ReplayState::Failed, Some(error.to_string()));
             }
         }
+    }
+
+    /// Has the job go on with the buffer that it has read, by the name which that has now.
+    fn find_source(&self, job: &Job, reads: Option<&str>) -> Result<(), ReplayError> {
+        let Some(reads) = reads else { return Ok(()) };
+        let request = job.status.lock().request.clone();
+        let Some(name) = self.parts().name_of(reads, &request.link) else {
+            let words = format!(
+                "the buffer that it reads, `{}` when it was last seen, is not there or cannot be opened: what is in the place of that is another",
+                request.link
+            );
+            return Err(ReplayError::NotThere(words));
+        };
+        rename(&mut job.status.lock().request, |_old| Some(LinkId::new(&name)), |_same| None);
+        Ok(())
     }
 
     fn run_replay(&self, plan: Plan, job: Arc<Job>) {
@@ -403,7 +436,7 @@ fn ends_of(request: &ReplayRequest) -> (&str, &str) {
 }
 
 /// What a link's own buffer is called since it made room for another one.
-pub(super) fn aside(carried: &[Carried], link: &LinkId) -> Option<LinkId> {
+fn aside(carried: &[Carried], link: &LinkId) -> Option<LinkId> {
     carried.iter().find(|carried| carried.link == *link)?.aside.clone()
 }
 
@@ -420,7 +453,7 @@ fn rename(
         None => new(&into),
     };
     let link = source(&LinkId::new(&request.link)).map_or_else(|| request.link.clone(), |new| new.to_string());
-    request.into = (request.into.is_some() || into != link).then_some(into);
+    request.into = Some(into).filter(|into| *into != link);
     request.link = link;
 }
 
@@ -459,10 +492,10 @@ async fn ended(job: Arc<Job>, state: ReplayState, note: Option<String>, now_ms: 
 fn load(path: &Path, stop: &CancellationToken) -> io::Result<Job> {
     let (file, kept) = SlotFile::open(path)?;
     let kept = kept.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "nothing was saved"))?;
-    let Kept { version, status, progress } = serde_json::from_slice(&kept)?;
+    let Kept { version, status, progress, reads } = serde_json::from_slice(&kept)?;
     if version > VERSION {
         let words = format!("written by a later version (format {version}; this program knows {VERSION})");
         return Err(io::Error::new(io::ErrorKind::InvalidData, words));
     }
-    Ok(Job::new(status, progress, Some(file), stop))
+    Ok(Job::new(status, progress, reads, Some(file), stop))
 }

@@ -136,6 +136,11 @@ impl Plan {
         Ok(Self { request, stretches: Vec::new(), note: None, config, source, target, choice })
     }
 
+    /// Which log, for ever.
+    pub(super) fn reads(&self) -> &str {
+        self.source.id()
+    }
+
     fn is_to_itself(&self) -> bool {
         self.config.id.as_str() == self.request.link
     }
@@ -230,6 +235,16 @@ impl Plan {
 }
 
 impl Parts {
+    /// What the log with that [`Lanes::id`] is called; `last` where a copy of it has another name.
+    pub(super) fn name_of(&self, log: &str, last: &str) -> Option<String> {
+        let links = self.links.iter().filter_map(|link| Some((link.config.id.as_str(), link.lanes.as_ref()?)));
+        let orphans = self.orphans.iter().filter_map(|orphan| Some((&*orphan.name, orphan.lanes.as_ref().ok()?)));
+        let named: Vec<&str> =
+            links.chain(orphans).filter(|(_, lanes)| lanes.id() == log).map(|(name, _)| name).collect();
+        let same = named.iter().find(|name| **name == last).or_else(|| named.first());
+        same.map(|name| (*name).to_owned())
+    }
+
     /// The lanes of a link, or of one that `routes.yaml` has no more (R34).
     fn replayable(&self, link: &str) -> Result<Lanes, ReplayError> {
         let own =

@@ -82,7 +82,11 @@ impl Book {
     pub(super) fn take_over(&self, old: &LinkId) {
         let path = &self.0.path;
         let before = path.with_file_name(old.as_str());
-        if path.exists() || !before.exists() {
+        if !before.exists() {
+            return;
+        }
+        if path.exists() {
+            tracing::warn!(path = %path.display(), left = %before.display(), "the link knows QoS 2 messages under way by its own name already: those of the old name are left, and may come twice");
             return;
         }
         if let Err(error) = std::fs::rename(&before, path) {

@@ -112,7 +112,11 @@ impl Positions {
 /// R34: the positions of a link that has another name now become those at `path`, unless some are there. Its source has ended by then: it wrote them last.
 pub(super) fn take_over(path: &Path, old: &LinkId) {
     let from = path.with_file_name(format!("{old}.json"));
-    if path.exists() || !from.exists() {
+    if !from.exists() {
+        return;
+    }
+    if path.exists() {
+        tracing::warn!(path = %path.display(), %old, left = %from.display(), "the link has positions in its streams already and goes on by them: those of the old name are left");
         return;
     }
     let folder = path.parent().unwrap_or_else(|| Path::new("."));
