@@ -160,6 +160,32 @@ routes:
 }
 
 #[test]
+fn r33_explain_says_what_a_question_that_nothing_takes_may_have_meant() {
+    let folder = Folder::with(&[("routes.yaml", &ROUTES.replace("{rest}x", ""))]);
+    let told = folder.expect(1, &["explain", "a/b", "--from", "lake/ordrs"]);
+    assert!(told.contains("hint: `orders` begins with lake/orders\ntaken 0\n"), "{told}");
+    let told = folder.expect(1, &["explain", "broker/office/1"]);
+    assert!(told.contains("`broker/` is where it comes from, ask about `office/1`\n"), "{told}");
+    let told = folder.expect(1, &["explain", "lake/orders"]);
+    assert!(told.contains("asked with `--from lake`\n"), "{told}");
+    for arguments in [&["explain", "office/1"][..], &["explain", "a/b", "--from", "lake/orders"]] {
+        assert!(!folder.expect(0, arguments).contains("hint: "), "{arguments:?}");
+    }
+}
+
+#[test]
+fn explain_takes_a_time_as_people_write_it() {
+    let routes = "links: { hq: { mqtt: { url: \"mqtt://127.0.0.1:2883\" } } }\nroutes: [ { from: broker/a, where: time == 1795651200250, to: hq/a } ]\n";
+    let folder = Folder::with(&[("routes.yaml", routes)]);
+    for time in ["2026-11-26T01:30:00.25+01:30", "1795651200250"] {
+        folder.expect(0, &["explain", "a", "--time", time]);
+    }
+    folder.expect(1, &["explain", "a", "--time", "2026-11-26"]);
+    let told = folder.expect(64, &["explain", "a", "--time", "soon"]);
+    assert!(told.contains("a time is such as `2026-11-26T08:00:00Z`"), "{told}");
+}
+
+#[test]
 fn r33_a_question_that_is_wrong_is_wrong_usage() {
     let folder = Folder::with(&[("routes.yaml", &ROUTES.replace("{rest}x", ""))]);
     for (arguments, words) in [
@@ -175,6 +201,34 @@ fn r33_a_question_that_is_wrong_is_wrong_usage() {
     assert!(folder.expect(74, &["explain", "a", "--payload", "none.json"]).contains("--payload none.json"));
     let broken = Folder::with(&[("routes.yaml", ROUTES)]);
     assert!(broken.expect(65, &["explain", "a"]).contains("`{rest}` is not captured"));
+}
+
+#[test]
+fn mistakes_of_a_file_of_tests_are_told_with_those_of_its_routes() {
+    let folder = Folder::with(&[("routes.yaml", &ROUTES.replace("{rest}x", ""))]);
+    // What the routes do not have is told with all else, and so is what is wrong with them.
+    folder.file(
+        "wrong.yaml",
+        &TESTS.replacen("key: A7", "keys: A7", 1).replace("from: lake/orders }", "from: lakes/x }"),
+    );
+    let told = folder.expect(65, &["test", "wrong.yaml"]);
+    assert!(told.contains("unknown key `keys`") && told.contains("there is no link `lakes`"), "{told}");
+    assert!(told.ends_with("2 errors, 0 warnings\n"), "{told}");
+    folder.file("bad.yaml", ROUTES);
+    folder.file("wrong.yaml", &TESTS.replacen("key: A7", "keys: A7", 1).replace("config: routes", "config: bad"));
+    let told = folder.expect(65, &["test", "wrong.yaml"]);
+    assert!(told.contains("unknown key `keys`") && told.contains("`{rest}` is not captured"), "{told}");
+    folder.file("twice.yaml", &TESTS.replacen("from a Kafka topic", "what is cold goes nowhere", 1));
+    let told = folder.expect(65, &["test", "twice.yaml"]);
+    assert!(told.contains("twice.yaml:20:11: error: two tests are named `what is cold goes nowhere`"), "{told}");
+    folder.file("empty.yaml", "config: routes.yaml\ntests: []\n");
+    let told = folder.expect(65, &["test", "empty.yaml"]);
+    assert!(told.contains("empty.yaml:2:1: error: `tests` lists no test\n"), "{told}");
+    assert!(told.contains("take the file out where there is nothing to test"), "{told}");
+    folder.file("astray.yaml", &TESTS.replacen("config: routes.yaml", "config: nothere.yaml", 1));
+    let told = folder.expect(65, &["test", "astray.yaml"]);
+    assert!(told.contains("astray.yaml:1:9: error: nothere.yaml cannot be read: "), "{told}");
+    assert!(told.contains("`config` is looked for from the folder of this file"), "{told}");
 }
 
 const TESTS: &str = r#"config: routes.yaml
@@ -209,7 +263,16 @@ fn route_tests_pass_and_say_what_differs() {
     assert!(told.ends_with("passed 4\nfailed 0\n"), "{told}");
     for (from, to, words) in [
         ("key: A7,", "key: A8,", "    lake/hot: key is A7, not A8\n"),
-        ("expect: []", "expect: [ { to: lake/cold } ]", "    lake/cold: expected, and nothing goes there\n"),
+        (
+            "expect: []",
+            "expect: [ { to: lake/cold } ]",
+            "    lake/cold: expected, and nothing goes there\n      broker/factory/a/press/telemetry:  - telemetry line=a machine=press: not payload.temp > 80 (payload.temp is 20)\n",
+        ),
+        (
+            "expect: []",
+            "expect: [ { to: lake/office, route: office } ]",
+            "    lake/office: expected, and nothing goes there\n      broker/factory/a/press/telemetry:  - office: the topic does not match office/#\n",
+        ),
         ("      - { to: hq/plant-7/hot/press }\n", "", "    hq/plant-7/hot/press: not expected, by route `hot`\n"),
         (
             "temp: 81.5 } }",
@@ -254,8 +317,6 @@ fn route_tests_pass_and_say_what_differs() {
         assert_eq!(told.contains("= hint: did you mean `"), words.contains("there is no "), "{told}");
     }
     folder.file("unknown.yaml", &TESTS.replacen("key: A7", "keys: A7", 1));
-    assert!(folder.expect(65, &["test", "unknown.yaml"]).contains("unknown.yaml"));
-    assert!(folder.expect(65, &["test", "unknown.yaml"]).contains("keys"));
     folder.expect(74, &["test", "none.yaml"]);
     // A mistake in one file hides none in another.
     let told = folder.expect(65, &["test", "unknown.yaml", "none.yaml", "tests.yaml"]);
@@ -382,6 +443,20 @@ tests:
     let told = folder.expect(0, &["explain", "a", "--payload", "payload.json"]);
     for line in ["    response topic answers/a\n", "    payload, decompressed: {\"temp\":81.5}\n"] {
         assert!(told.contains(line), "{told}");
+    }
+}
+
+#[test]
+fn a_reader_of_check_that_has_gone_away_is_no_failure() {
+    let folder = Folder::with(&[("bad.yaml", ROUTES), ("good.yaml", &ROUTES.replace("{rest}x", ""))]);
+    for (files, code) in [(&["bad.yaml"][..], 65), (&["good.yaml"], 0), (&["bad.yaml", "--format", "json"], 65)] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        let command = command.arg("check").args(files).current_dir(folder.0.path()).env("NOT_SET", "p").stdout(writer);
+        let output = command.output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), told.as_str()), (Some(code), ""), "{files:?}");
     }
 }
 

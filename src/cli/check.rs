@@ -48,10 +48,10 @@ pub enum CheckError {
 /// `out` cannot be written to.
 pub fn check_with(file: &Path, env: &Env, options: Options, out: &mut dyn Write) -> io::Result<u8> {
     let report = config::check(file, env);
-    match options.format {
-        Format::Text => write_text(file, &report, false, out)?,
-        Format::Json => writeln!(out, "{:#}", as_json(file, &report))?,
-    }
+    heard(match options.format {
+        Format::Text => write_text(file, &report, false, out),
+        Format::Json => writeln!(out, "{:#}", as_json(file, &report)),
+    })?;
     Ok(exit(&report.diagnostics, options))
 }
 
@@ -69,12 +69,11 @@ pub fn check_together(
     let together = config::check_together(files, env, ties).map_err(CheckError::Untied)?;
     let all: Vec<Diagnostic> =
         together.reports.iter().flat_map(|report| &report.diagnostics).chain(&together.diagnostics).cloned().collect();
-    match options.format {
+    heard(match options.format {
         Format::Text => {
-            for (file, report) in files.iter().zip(&together.reports) {
-                write_text(file, report, true, out)?;
-            }
-            write_together(&together, out)?;
+            let mut each = files.iter().zip(&together.reports);
+            each.try_for_each(|(file, report)| write_text(file, report, true, out))
+                .and_then(|()| write_together(&together, out))
         }
         Format::Json => {
             let reports = files.iter().zip(&together.reports).map(|(file, report)| as_json(file, report));
@@ -86,9 +85,9 @@ pub fn check_together(
                 "meetings": together.meetings,
                 "diagnostics": together.diagnostics.iter().map(shown).collect::<Vec<_>>(),
             });
-            writeln!(out, "{answer:#}")?;
+            writeln!(out, "{answer:#}")
         }
-    }
+    })?;
     Ok(exit(&all, options))
 }
 
@@ -99,6 +98,14 @@ pub fn check_together(
 /// `out` cannot be written to.
 pub fn check(file: &Path, env: &Env, out: &mut dyn Write) -> io::Result<u8> {
     check_with(file, env, Options::default(), out)
+}
+
+/// A reader that has gone away (`tidegate check | head -1`) is no failure: what was found is in the exit code.
+fn heard(written: io::Result<()>) -> io::Result<()> {
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
 }
 
 fn exit(diagnostics: &[Diagnostic], options: Options) -> u8 {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::exit::{Exit, Failure, Outcome};
+use super::point::moment;
 use super::tool::{self, plain};
 use super::{out, routes_of};
 use crate::gateway::explain::{Arrived, Explanation, Output, Question, Said};
@@ -33,8 +34,8 @@ pub(crate) struct Args {
     /// That one's user name
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
-    /// When it was taken, in milliseconds since 1970 [default: now]
-    #[arg(long, value_name = "MS")]
+    /// When it was taken: RFC 3339, or milliseconds since 1970 [default: now]
+    #[arg(long, value_name = "TIME", value_parser = time)]
     time: Option<u64>,
     /// Its content type
     #[arg(long, value_name = "TYPE")]
@@ -50,6 +51,11 @@ pub(crate) struct Args {
 fn property(text: &str) -> Result<(String, String), String> {
     let pair = text.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
     pair.ok_or_else(|| "a property is NAME=VALUE".to_owned())
+}
+
+fn time(text: &str) -> Result<u64, String> {
+    let ms = text.parse().ok().or_else(|| moment(text));
+    ms.ok_or_else(|| "a time is such as `2026-11-26T08:00:00Z` or `2026-11-26`, or milliseconds since 1970".to_owned())
 }
 
 /// Explains a message by the routes of `file`.
@@ -94,6 +100,7 @@ fn lines(explained: &Explanation) -> Vec<String> {
     let mut lines: Vec<String> = explained.arrivals.iter().flat_map(arrived).collect();
     lines.extend(explained.outputs.iter().flat_map(output));
     let taken = explained.arrivals.iter().flat_map(|arrived| &arrived.routes).filter(|said| said.verdict == "taken");
+    lines.extend(explained.hints.iter().map(|hint| format!("hint: {hint}")));
     lines.push(format!("taken {}", taken.count()));
     lines.push(format!("outputs {}", explained.outputs.len()));
     lines
@@ -114,7 +121,8 @@ fn arrived(arrived: &Arrived) -> Vec<String> {
     lines
 }
 
-fn said(said: &Said) -> String {
+/// What a route says, on one line.
+pub(super) fn said(said: &Said) -> String {
     let Said { route, because, .. } = said;
     let seen = said.looks_at.iter().map(|(name, value)| match value {
         Some(value) => format!("{name} is {value}"),

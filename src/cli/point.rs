@@ -23,7 +23,7 @@ pub(crate) fn point(text: &str) -> Result<ReplayPoint, String> {
 }
 
 /// RFC 3339, in milliseconds since the epoch; a date alone is its midnight in UTC.
-fn moment(text: &str) -> Option<u64> {
+pub(crate) fn moment(text: &str) -> Option<u64> {
     let (date, time) = text.split_once(['T', 't', ' ']).unwrap_or((text, "00:00:00Z"));
     let days = days_since_epoch(date)?;
     let at = time.find(['Z', 'z', '+', '-'])?;

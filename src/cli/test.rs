@@ -8,9 +8,9 @@ use serde_json::Value;
 
 use super::exit::{Exit, Failure, Outcome};
 use super::tool::{self, plain};
-use super::{out, routes_of, unusable};
+use super::{explain, out, routes_of, unusable};
 use crate::config::{self, Case, Expected, Given, Suite};
-use crate::gateway::explain::{Output, Question, Routes};
+use crate::gateway::explain::{Arrived, Explanation, Output, Question, Routes, Said};
 
 /// `tidegate test`.
 #[derive(Clone, Debug, clap::Args)]
@@ -38,18 +38,16 @@ pub(crate) fn test(args: &Args, config: impl Fn() -> Result<PathBuf, Failure>) -
     let mut suites = Vec::new();
     let mut failure: Option<Failure> = None;
     for file in &args.files {
-        let both = read(file).and_then(|suite| {
-            let routes = routes_for(&suite, file, &config)?;
-            let (links, names): (Vec<_>, Vec<_>) = (routes.links().collect(), routes.routes().collect());
-            let strangers = suite.strangers(&links, &names);
-            if strangers.is_empty() { Ok((routes, suite)) } else { Err(unusable(file, &strangers)) }
-        });
-        match both {
+        match read(file, &config) {
             Ok((routes, suite)) => suites.push((file, routes, suite)),
-            Err(wrong) => match &mut failure {
-                Some(first) => first.note(format!("{:#}", wrong.error)),
-                None => failure = Some(wrong),
-            },
+            Err(wrong) => {
+                for wrong in wrong {
+                    match &mut failure {
+                        Some(first) => first.note(format!("{:#}", wrong.error)),
+                        None => failure = Some(wrong),
+                    }
+                }
+            }
         }
     }
     if let Some(failure) = failure {
@@ -74,16 +72,28 @@ pub(crate) fn test(args: &Args, config: impl Fn() -> Result<PathBuf, Failure>) -
     Ok(if failed == 0 { Exit::Done } else { Exit::No })
 }
 
-fn read(file: &Path) -> Result<Suite, Failure> {
+/// A file of tests and its routes; else all that is wrong with both.
+fn read(file: &Path, config: impl Fn() -> Result<PathBuf, Failure>) -> Result<(Routes, Suite), Vec<Failure>> {
     let text = std::fs::read_to_string(file)
-        .map_err(|error| Failure::new(Exit::Io, anyhow::Error::new(error).context(file.display().to_string())))?;
-    config::suite(file, text).map_err(|mistakes| unusable(file, &mistakes))
-}
-
-fn routes_for(suite: &Suite, file: &Path, config: impl Fn() -> Result<PathBuf, Failure>) -> Result<Routes, Failure> {
-    match &suite.config {
-        Some(beside) => routes_of(&file.parent().unwrap_or_else(|| Path::new("")).join(beside)),
-        None => routes_of(&config()?),
+        .map_err(|error| vec![Failure::new(Exit::Io, anyhow::Error::new(error).context(file.display().to_string()))])?;
+    let suite = config::suite(file, text);
+    let beside = suite.config.as_ref().map(|beside| file.parent().unwrap_or_else(|| Path::new("")).join(beside));
+    if let Some(beside) = &beside
+        && let Err(error) = std::fs::metadata(beside)
+    {
+        return Err(vec![unusable(file, &suite.without_config(beside, &error))]);
+    }
+    match beside.map_or_else(config, Ok).and_then(|file| routes_of(&file)) {
+        Ok(routes) => {
+            let (links, names): (Vec<_>, Vec<_>) = (routes.links().collect(), routes.routes().collect());
+            let mistakes = suite.mistakes(Some((&links, &names)));
+            if mistakes.is_empty() { Ok((routes, suite)) } else { Err(vec![unusable(file, &mistakes)]) }
+        }
+        Err(wrong) => {
+            let mistakes = suite.mistakes(None);
+            let own = (!mistakes.is_empty()).then(|| unusable(file, &mistakes));
+            Err(own.into_iter().chain([wrong]).collect())
+        }
     }
 }
 
@@ -93,8 +103,9 @@ fn judge(file: &Path, case: &Case, routes: &Routes) -> Verdict {
     let earlier = case.before.iter().map(ask).find_map(Result::err);
     let differences = match earlier.map_or_else(|| ask(&case.message), Err) {
         Ok(explained) => {
-            let routed = explained.outputs.into_iter().filter(|output| output.route.is_some());
-            compare(&case.expect, routed.collect())
+            let Explanation { arrivals, outputs, .. } = explained;
+            let routed = outputs.into_iter().filter(|output| output.route.is_some());
+            compare(&case.expect, routed.collect(), &arrivals)
         }
         Err(error) => vec![error],
     };
@@ -119,7 +130,7 @@ fn question(given: &Given) -> Question {
 }
 
 /// Each expectation takes one output: one that fits, else the one of its name, whose differences are told.
-fn compare(expected: &[Expected], outputs: Vec<Output>) -> Vec<String> {
+fn compare(expected: &[Expected], outputs: Vec<Output>, arrivals: &[Arrived]) -> Vec<String> {
     let mut left: Vec<Option<Output>> = outputs.into_iter().map(Some).collect();
     let mut take = |wanted: &dyn Fn(&Output) -> bool| {
         left.iter_mut().find(|output| output.as_ref().is_some_and(wanted)).and_then(Option::take)
@@ -133,7 +144,10 @@ fn compare(expected: &[Expected], outputs: Vec<Output>) -> Vec<String> {
             Some(output) => {
                 told.extend(differences(one, &output).into_iter().map(|text| format!("{}: {text}", one.to)));
             }
-            None => told.push(format!("{}: expected, and nothing goes there", one.to)),
+            None => {
+                told.push(format!("{}: expected, and nothing goes there", one.to));
+                told.extend(reasons(one, arrivals).into_iter().map(|reason| format!("  {reason}")));
+            }
         }
     }
     told.extend(left.into_iter().flatten().map(|output| {
@@ -144,6 +158,21 @@ fn compare(expected: &[Expected], outputs: Vec<Output>) -> Vec<String> {
         }
     }));
     told
+}
+
+/// Why the route that is named does not take the message; without a name, why those do not whose topic it has.
+fn reasons(expected: &Expected, arrivals: &[Arrived]) -> Vec<String> {
+    let all = || arrivals.iter().flat_map(|arrived| arrived.routes.iter().map(move |said| (arrived, said)));
+    let is_meant = |said: &Said| match &expected.route {
+        Some(route) => *route == said.route,
+        None => !matches!(said.verdict, "other_topic"),
+    };
+    let meant = all().filter(|(_, said)| said.verdict != "taken" && is_meant(said));
+    let mut reasons: Vec<_> = meant.map(|(arrived, said)| format!("{}:{}", arrived.at, explain::said(said))).collect();
+    if reasons.is_empty() && !all().any(|(_, said)| said.verdict == "taken") {
+        reasons.extend(arrivals.iter().map(|arrived| format!("no route takes {}", arrived.at)));
+    }
+    reasons
 }
 
 fn address(output: &Output) -> String {

@@ -438,7 +438,14 @@ pub(super) fn habit(keys: &Keys, key: &str) -> Option<&'static str> {
     let own = habits.next().map(|(_, _, hint)| *hint);
     // A mosquitto.conf has no sections: its options are written anywhere.
     let is_like_it = [TOP.section, BROKER.section, LISTENER.section].contains(&keys.section);
-    own.or_else(|| super::mosquitto::hint(&key).filter(|_| is_like_it))
+    own.or_else(|| without_space(keys, &key)).or_else(|| super::mosquitto::hint(&key).filter(|_| is_like_it))
+}
+
+/// `qos:1` is one word to YAML.
+fn without_space(keys: &Keys, key: &str) -> Option<&'static str> {
+    let (key, value) = key.split_once(':')?;
+    let is_key = !value.is_empty() && keys.accepted.contains(&key);
+    is_key.then_some("a `:` ends a key only with a space behind it: `KEY: VALUE`")
 }
 
 /// The name among `known` that was most likely meant by `given`.

@@ -5,7 +5,7 @@
 //! - `resolve`: walks that tree once and reports every mistake of it, each with its place and a hint (R32).
 //! - `suite`: files of tests for `tidegate test`, read in the same way.
 //! - `sites`: several files at once, by what `resolve` made of each: routes that lead back, names that collide.
-//! - `quotes`: text that YAML reads otherwise than it was meant.
+//! - `quotes`: text that YAML reads otherwise than it was meant. `unclosed`: brackets and quotes that lack their partner.
 //! - `keys`: all keys, as data: accepted ones, and those that later versions bring. `mosquitto`: what others' options are called here.
 //! - [`mod@schema`]: the same keys for editors. [`render`]: how mistakes are shown.
 //!
@@ -27,6 +27,7 @@ mod schema;
 mod sites;
 mod source;
 mod suite;
+mod unclosed;
 
 use std::io;
 use std::path::{Path, PathBuf};

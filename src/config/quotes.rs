@@ -71,13 +71,25 @@ impl<'l> Written<'l> {
         if value.len() > SHOWN_BYTES_MAX || !super::diagnostic::secrets_in(&format!("{key}: {value}")).is_empty() {
             return format!("put what stands behind `{key}` in quotes");
         }
-        format!("put it in quotes: `{key}: {}`", quoted(value))
+        match inside(value) {
+            Some(text) => format!("its quotes end it too early, take the others: `{key}: {}`", quoted(text)),
+            None => format!("put it in quotes: `{key}: {}`", quoted(value)),
+        }
     }
 }
 
 /// A text in those quotes that it does not hold itself.
 fn quoted(text: &str) -> String {
     if text.contains(['"', '\\']) { format!("'{}'", text.replace('\'', "''")) } else { format!("\"{text}\"") }
+}
+
+/// What of `'a == 'b''` is meant: its first and last quote belong to YAML, and those within to the text.
+fn inside(value: &str) -> Option<&str> {
+    let quote = value.chars().next().filter(|c| matches!(c, '"' | '\''))?;
+    let text = value.get(1..)?.strip_suffix(quote)?;
+    // Of `'a' == 'b'` all quotes are the text's: what follows the second is no part of a word.
+    let (_, behind) = text.split_once(quote)?;
+    behind.starts_with(|c: char| c.is_alphanumeric()).then_some(text)
 }
 
 const fn is_of_key(c: char) -> bool {
@@ -122,6 +134,7 @@ mod tests {
             ("payload: {payload.temp} C", 24, Some(r#"payload: "{payload.temp} C""#)),
             ("  - { from: broker/a, where: 'on' == x, to: b }", 36, Some(r#"where: "'on' == x""#)),
             ("set: { payload.a: {payload.b} C }", 30, Some(r#"payload.a: "{payload.b} C""#)),
+            ("where: 'on' == 'off'", 12, Some(r#"where: "'on' == 'off'""#)),
             ("where: [1,2].exists(x)", 12, Some(r#"where: "[1,2].exists(x)""#)),
             ("where: @x", 7, Some(r#"where: "@x""#)),
             ("password: 'a' b", 14, None),
@@ -138,6 +151,18 @@ mod tests {
                 Some(right) => assert_eq!(told, Some(format!("put it in quotes: `{right}`")), "{line}"),
                 None => assert!(told.is_none_or(|told| !told.contains(": `")), "{line}"),
             }
+        }
+    }
+
+    #[test]
+    fn the_outer_quotes_are_taken_off_where_others_are_within() {
+        for (line, right) in [
+            ("where: 'property.shift == 'early''", r#"`where: "property.shift == 'early'"`"#),
+            ("where: 'a == 'b' && c == 'd''", r#"`where: "a == 'b' && c == 'd'"`"#),
+            (r#"payload: "{"a": 1}""#, r#"`payload: '{"a": 1}'`"#),
+        ] {
+            let written = Written::at(line, line.len() - 1).filter(Written::needs_quotes).unwrap();
+            assert_eq!(written.hint(), format!("its quotes end it too early, take the others: {right}"));
         }
     }
 

@@ -10,6 +10,7 @@ use serde_saphyr::{DuplicateKeyPolicy, Location, Spanned};
 
 use super::quotes::Written;
 use super::source::{Place, Source};
+use super::unclosed::{self, Unclosed};
 
 /// A value and where it stands.
 #[derive(Clone, Debug)]
@@ -158,28 +159,59 @@ fn syntax_error(error: &serde_saphyr::Error, source: &Arc<Source>) -> SyntaxErro
     let (_, line) = source.line_of(start);
     let written = source.text.get(line.clone()).unwrap_or_default();
     let before = source.text.get(line.start..start).unwrap_or_default();
-    let hint = syntax_hint(&text, written, before);
+    let hint = if is_said_otherwise(&text) {
+        general_hint(&text, written, before, above(source, &line)).map(str::to_owned)
+    } else {
+        let Unclosed { quote, bracket } = Unclosed::before(&source.text, start);
+        let quotes = || quotes_hint(written, before);
+        let general = || general_hint(&text, written, before, above(source, &line)).map(str::to_owned);
+        quote.map(unclosed::hint).or_else(quotes).or_else(|| bracket.map(unclosed::hint)).or_else(general)
+    };
     SyntaxError { text, place: Place { source: Arc::clone(source), span: start..start.max(line.end) }, hint }
 }
 
-/// What is most likely wrong, from the library's words, the line, and what of it is before the place.
-fn syntax_hint(text: &str, line: &str, before: &str) -> Option<String> {
-    let quotes = || Written::at(line, before.len()).filter(Written::needs_quotes).map(|written| written.hint());
-    let is_other = ["tab", " is not finite", " is too large", " nested "].iter().any(|words| text.contains(words));
-    let general = || general_hint(text, line, before).map(str::to_owned);
-    if is_other || before.trim().is_empty() { general() } else { quotes().or_else(general) }
+/// Whether quotes around what stands in the line are most likely missing.
+fn quotes_hint(line: &str, before: &str) -> Option<String> {
+    let written = Written::at(line, before.len()).filter(|_| !before.trim().is_empty());
+    written.filter(Written::needs_quotes).map(|written| written.hint())
 }
 
-fn general_hint(text: &str, line: &str, before: &str) -> Option<&'static str> {
-    let indentation = line.len() - line.trim_start().len();
+/// What is wrong is no matter of quotes and brackets.
+fn is_said_otherwise(text: &str) -> bool {
+    ["tab", " is not finite", " is too large", " nested "].iter().any(|words| text.contains(words))
+}
+
+/// The nearest line above one that is as far to the right, or less, and holds more than a comment.
+fn above<'s>(source: &'s Source, line: &Range<usize>) -> &'s str {
+    let text = source.text.get(line.clone()).unwrap_or_default();
+    let before = source.text.get(..line.start).unwrap_or_default();
+    let mut lines = before.lines().rev().filter(|line| !matches!(line.trim_start().chars().next(), None | Some('#')));
+    lines.find(|above| indentation(above) <= indentation(text)).unwrap_or_default()
+}
+
+fn indentation(line: &str) -> usize {
+    line.len() - line.trim_start().len()
+}
+
+/// What is most likely wrong, from the library's words, the line, what of it is before the place, and the line above.
+fn general_hint(text: &str, line: &str, before: &str, above: &str) -> Option<&'static str> {
+    let is_beside = !above.is_empty() && indentation(above) == indentation(line);
+    let is_item = |line: &str| line.trim_start().starts_with("- ");
+    let indentation = indentation(line);
     if text.contains("tab") || line.get(..indentation).is_some_and(|indentation| indentation.contains('\t')) {
         Some("YAML is indented with spaces only, not with tabs")
     } else if text.ends_with(" is not finite") {
         Some("a text needs quotes")
+    } else if is_beside && is_item(line) && !is_item(above) && matches!(before.trim(), "" | "-") {
+        Some("its neighbours are keys: take the `- ` away, or indent it as what it belongs to")
+    } else if is_beside && !is_item(line) && is_item(above) && before.trim().is_empty() {
+        Some("its neighbours begin with `- `: put one before it, or indent it as the keys of the one above")
     } else if ["expected key", "expected '-'"].iter().any(|end| text.contains(end)) && before.trim().is_empty() {
         Some("is this line as far to the right as its neighbours?")
     } else if line.matches(['{', '[']).count() > 1 {
         Some("between `{ }` and `[ ]` text that holds one of `{}[],` needs quotes; and each bracket its partner")
+    } else if text.starts_with("mapping values") && !before.contains(": ") {
+        Some("is this line as far to the right as its neighbours?")
     } else if text.starts_with("mapping values") {
         Some("keys of a section stand on lines of their own below it, or in braces: `mqtt: { url: .. }`")
     } else if text.contains("expected ':'") {
@@ -368,7 +400,12 @@ mod tests {
             ("a: { b: { c: 1 ]\n", "quotes"),
             ("a: 1\nb c\nd: 1\n", "`:` and a space"),
             ("a:\n  b: 1\n c: 2\n", "as far to the right"),
-            ("a:\n  - b: 1\n  c: 2\n", "as far to the right"),
+            ("a:\n  - b: 1\n  c: 2\n", "put one before it"),
+            ("a:\n  b: 1\n  - c: 2\n", "take the `- ` away"),
+            ("a:\n  - b: 1\n      c: 2\n", "as far to the right"),
+            ("a: b: 1\n", "`mqtt: { url: .. }`"),
+            ("l: { h: { u: 1 }\nr:\n  - { a: 1 }\n", "the `{` of line 1 is not closed"),
+            ("a:\n  - { b: \"1, c: 2 }\n  - { b: \"3\" }\n", "the `\"` of line 2 is not closed"),
             ("a:\n  where: 'on' == x\n", "put it in quotes: `where: \"'on' == x\"`"),
         ] {
             let error = parse(&source(text)).unwrap_err();

@@ -1,5 +1,6 @@
 //! A file of tests for routes, as `tidegate test` reads it: what messages should become, checked as a whole like the routes themselves.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,8 +16,12 @@ use super::{Env, raw, resolve};
 pub struct Suite {
     /// The routes, from the folder of this file; else what the command says.
     pub config: Option<PathBuf>,
-    /// In the order of the file.
+    /// In the order of the file; those with mistakes are not among them.
     pub tests: Vec<Case>,
+    /// Where `config` stands.
+    pub(super) config_place: Option<Place>,
+    /// What is wrong with the file itself.
+    pub(super) mistakes: Vec<Diagnostic>,
     /// The links and routes that it names, to be compared with those that there are.
     pub(super) names: Vec<Named>,
 }
@@ -38,16 +43,33 @@ pub(super) enum What {
 }
 
 impl Suite {
-    /// What it names and these routes do not have.
+    /// Every mistake of it, where the links and routes that it names can be compared with these; in the order of the file.
     #[must_use]
-    pub fn strangers(&self, links: &[&str], routes: &[&str]) -> Vec<Diagnostic> {
+    pub fn mistakes(&self, known: Option<(&[&str], &[&str])>) -> Vec<Diagnostic> {
+        let strangers = known.map(|(links, routes)| self.strangers(links, routes));
+        in_order(self.mistakes.iter().cloned().chain(strangers.into_iter().flatten()).collect())
+    }
+
+    /// The same where its `config` cannot be read.
+    #[must_use]
+    pub fn without_config(&self, path: &Path, error: &io::Error) -> Vec<Diagnostic> {
+        let mut mistakes = Mistakes::default();
+        if let Some(place) = &self.config_place {
+            let hint = "`config` is looked for from the folder of this file";
+            mistakes.error(place, format!("{} cannot be read: {error}", path.display()), hint.to_owned());
+        }
+        in_order(self.mistakes.iter().cloned().chain(mistakes.sorted()).collect())
+    }
+
+    /// What it names and these routes do not have.
+    fn strangers(&self, links: &[&str], routes: &[&str]) -> Vec<Diagnostic> {
         let mut mistakes = Mistakes::default();
         for Named { what, name, place } in &self.names {
             let (word, mut known) = match what {
                 What::Link => ("link", links.to_vec()),
                 What::Route => ("route", routes.to_vec()),
             };
-            if *what == What::Link {
+            if *what == What::Link && !known.contains(&"broker") {
                 known.push("broker");
             }
             if known.contains(&name.as_str()) {
@@ -61,6 +83,11 @@ impl Suite {
         }
         mistakes.sorted()
     }
+}
+
+fn in_order(mut mistakes: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    mistakes.sort_by_key(|mistake| (mistake.span.start, mistake.severity));
+    mistakes
 }
 
 /// Names in a hint; of thousands of routes nobody reads all.
@@ -139,23 +166,20 @@ pub struct Expected {
     pub dead_letter: Option<String>,
 }
 
-/// Reads the text of a file of tests.
-///
-/// # Errors
-/// Every mistake of it.
-pub fn suite(path: &Path, text: String) -> Result<Suite, Vec<Diagnostic>> {
+/// Reads the text of a file of tests; [`Suite::mistakes`] says what is wrong with it.
+#[must_use]
+pub fn suite(path: &Path, text: String) -> Suite {
     let mut mistakes = Mistakes::default();
     let source = Arc::new(Source { path: path.to_owned(), text });
     let root = match raw::parse(&source) {
         Ok(root) => root,
         Err(error) => {
             mistakes.error(&error.place, error.text, error.hint);
-            return Err(mistakes.sorted());
+            return Suite { mistakes: mistakes.sorted(), ..Suite::default() };
         }
     };
     // Where nothing stands at all the beginning is pointed at.
     let root = raw::Node { place: Place { source, span: root.place.span }, value: root.value };
     let (suite, mistakes) = resolve::suite(&root, &Env::real());
-    let has_errors = mistakes.errors() > 0;
-    if has_errors { Err(mistakes.sorted()) } else { Ok(suite) }
+    Suite { mistakes: mistakes.sorted(), ..suite }
 }

@@ -6,7 +6,7 @@ use super::Config;
 use crate::clock;
 use crate::hub::{self, Source};
 use crate::links::Kind;
-use crate::router::{Endpoint, LinkId, Table};
+use crate::router::{Endpoint, From, LinkId, Table};
 
 pub use crate::hub::{Arrived, Explanation, Output, Question, Said, Step, WrongMessage};
 
@@ -28,6 +28,9 @@ pub enum QuestionError {
     #[error("{0}")]
     From(String),
 }
+
+/// In a hint; of thousands of routes nobody reads all.
+const BEGINNINGS_MAX: usize = 20;
 
 /// The routes of one configuration, ready to be asked.
 #[derive(Debug)]
@@ -71,7 +74,38 @@ impl Routes {
         let message = question.message(&self.config.site, clock::wall())?;
         let mut explanation = hub::explain(&self.table, &source, &message);
         explanation.outputs.iter_mut().for_each(|output| self.name_as_there(output));
+        if !explanation.is_taken() {
+            explanation.hints = self.hints(&source, &question.topic);
+        }
         Ok(explanation)
+    }
+
+    /// What a question may have meant that no route takes.
+    fn hints(&self, source: &Source, topic: &str) -> Vec<String> {
+        if source.from == Endpoint::Broker {
+            let (first, rest) = topic.split_once('/').unwrap_or_default();
+            let is_link = self.links().any(|link| link == first);
+            return match first {
+                "broker" => vec![format!(
+                    "the topic is taken as `{topic}`: `broker/` is where it comes from, ask about `{rest}`"
+                )],
+                _ if is_link => vec![format!(
+                    "this is asked of the built-in broker: what comes from the link `{first}` is asked with `--from {first}`"
+                )],
+                _ => Vec::new(),
+            };
+        }
+        let here = |from: &From| from.endpoint == source.from && from.channel.as_deref() == source.channel.as_deref();
+        let begins = self.config.routes.iter().flat_map(|route| route.from.iter().map(move |from| (route, from)));
+        if source.channel.is_none() || begins.clone().any(|(_, from)| here(from)) {
+            return Vec::new();
+        }
+        let others = begins.filter(|(_, from)| from.endpoint == source.from);
+        let told = others.take(BEGINNINGS_MAX).map(|(route, from)| {
+            let channel = from.channel.as_deref().unwrap_or_default();
+            format!("`{}` begins with {}/{channel}", route.name, from.endpoint)
+        });
+        told.collect()
     }
 
     /// A routing key as RabbitMQ will see it, and the QoS that an MQTT link publishes with.

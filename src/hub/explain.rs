@@ -94,6 +94,8 @@ pub struct Explanation {
     pub arrivals: Vec<Arrived>,
     /// What leaves: records for links, messages for local clients.
     pub outputs: Vec<Output>,
+    /// Where nothing is taken: what the question may have meant.
+    pub hints: Vec<String>,
 }
 
 /// A message where it is routed.
@@ -199,7 +201,7 @@ pub fn explain(table: &Table, source: &Source, message: &Message) -> Explanation
             &Arrival { from: &Endpoint::Broker, channel: None, topic, subject: &subject },
         ));
     }
-    Explanation { arrivals, outputs: outputs(table, &plan, message) }
+    Explanation { arrivals, outputs: outputs(table, &plan, message), hints: Vec::new() }
 }
 
 fn arrived(table: &Table, plan: &Plan, arrival: &Arrival<'_, '_>) -> Arrived {

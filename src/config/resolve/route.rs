@@ -400,7 +400,7 @@ impl Resolver<'_> {
         if !self.links_are_known {
             return Some(endpoint);
         }
-        let names = || links.iter().map(|draft| draft.name).chain(["broker"]);
+        let names = || links.iter().map(|draft| draft.name).filter(|name| *name != "broker").chain(["broker"]);
         let hint = match keys::nearest(link.as_str(), names()) {
             Some(name) => format!("did you mean `{name}`?"),
             None => format!("known: {}; a topic of the built-in broker is `broker/TOPIC`", listed(names())),
@@ -456,6 +456,9 @@ impl Resolver<'_> {
             let captured = names.iter().map(String::as_str).filter(|name| *name != "topic");
             let hint = match keys::nearest(name, captured.clone().chain(FIELDS)) {
                 Some(meant) => format!("did you mean `{{{meant}}}`?"),
+                None if name == "rest" && from.iter().all(|from| from.pattern.is_some()) => {
+                    "end `from` with `#`: `{rest}` is what that stands for".to_owned()
+                }
                 None => {
                     let names = listed(captured.map(|name| format!("{{{name}}}")));
                     let captured = if names.is_empty() { String::new() } else { format!("captured: {names}; ") };

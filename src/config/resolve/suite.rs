@@ -1,5 +1,7 @@
 //! A file of tests for routes: its keys and values. Nothing is filled in here: `${..}` stands for itself.
 
+use std::collections::HashMap;
+
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::Value as Json;
@@ -10,6 +12,7 @@ use crate::config::Env;
 use crate::config::diagnostic::Mistakes;
 use crate::config::keys;
 use crate::config::raw::{Node, ScalarKind, Value};
+use crate::config::source::Place;
 use crate::config::suite::{Case, Expected, Given, Named, Suite, What};
 use crate::topic::TopicName;
 
@@ -26,15 +29,42 @@ impl Resolver<'_> {
         if top.is_wrong {
             return Suite::default();
         }
+        let config_place = top.get("config").map(|item| item.place().clone());
         let config = self.plain(top.get("config")).map(Into::into);
         let Some(tests) = top.get("tests") else {
             let hint = "such as `tests: [ { name: .., message: { topic: .. }, expect: [] } ]`";
             self.mistakes.error(&root.place, "this file has no `tests`", hint.to_owned());
-            return Suite { config, ..Suite::default() };
+            return Suite { config, config_place, ..Suite::default() };
         };
         let mut names = Vec::new();
-        let tests = self.items(&tests).iter().filter_map(|item| self.case(item, &mut names)).collect();
-        Suite { config, tests, names }
+        let items = self.items(&tests);
+        if items.is_empty() {
+            let hint = "take the file out where there is nothing to test";
+            self.mistakes.error(tests.place(), "`tests` lists no test", hint.to_owned());
+        }
+        self.check_titles(&items);
+        let tests = items.iter().filter_map(|item| self.case(item, &mut names)).collect();
+        Suite { config, config_place, tests, names, mistakes: Vec::new() }
+    }
+
+    /// By its name a test is found.
+    fn check_titles(&mut self, items: &[Item<'_>]) {
+        let mut seen: HashMap<&str, Place> = HashMap::new();
+        for item in items {
+            let Value::Map(entries) = &item.node.value else { continue };
+            let Some(name) = entries.iter().find(|entry| entry.key == "name") else { continue };
+            let Value::Scalar(scalar) = &name.value.value else { continue };
+            match seen.get(scalar.text.as_str()) {
+                Some(first) => {
+                    let (line, _) = first.line_and_column();
+                    let hint = format!("the first is at {}:{line}", first.source.path.display());
+                    self.mistakes.error(&name.value.place, format!("two tests are named `{}`", scalar.text), hint);
+                }
+                None => {
+                    seen.insert(&scalar.text, name.value.place.clone());
+                }
+            }
+        }
     }
 
     fn case(&mut self, item: &Item<'_>, names: &mut Vec<Named>) -> Option<Case> {
@@ -75,7 +105,8 @@ impl Resolver<'_> {
             }
             let decoded = self.plain(Some(item.clone())).map(|text| BASE64_STANDARD.decode(text));
             if let Some(Err(error)) = &decoded {
-                self.mistakes.error(item.place(), format!("`payload_base64`: {error}"), None);
+                let hint = "such as `3q2+7w==`: letters, digits, `+` and `/`, filled up with `=` to a multiple of four; a text stands in `payload`";
+                self.mistakes.error(item.place(), format!("`payload_base64` is no base64: {error}"), hint.to_owned());
             }
             payload = decoded.and_then(Result::ok);
         }
@@ -96,11 +127,12 @@ impl Resolver<'_> {
 
     fn expected(&mut self, item: &Item<'_>, names: &mut Vec<Named>) -> Option<Expected> {
         let section = self.section(item, &keys::EXPECTED);
-        names.extend(link_named(section.get("to")));
+        // What is no address is told below.
+        names.extend(link_named(section.get("to").filter(is_address)));
         names.extend(named(section.get("route"), What::Route));
         let to = self.plain_needed(&section, item, "to", "where it goes: `LINK/DESTINATION` or `broker/TOPIC`");
         if let (Some(to), Some(item)) = (&to, section.get("to"))
-            && !to.contains('/')
+            && !is_address(&item)
         {
             let wrong = format!("`{to}` is no address: `LINK/DESTINATION` or `broker/TOPIC`");
             self.mistakes.error(item.place(), wrong, None);
@@ -206,6 +238,10 @@ impl Resolver<'_> {
             }
         }
     }
+}
+
+fn is_address(item: &Item<'_>) -> bool {
+    matches!(&item.node.value, Value::Scalar(scalar) if scalar.text.contains('/'))
 }
 
 /// The name that an address begins with.

@@ -39,5 +39,7 @@ list other-crl.pem other-ca.pem "$work/other.key" $FROM $TO
 list forged-crl.pem "$work/forged.pem" "$work/forged.key" $FROM $TO
 cat ca.pem other-ca.pem > two-ca.pem
 printf -- "-----BEGIN CERTIFICATE-----\n%s\n-----END CERTIFICATE-----\n" "$(echo "no certificate" | base64)" > hollow.pem
+openssl req -new -key server.key -subj "/CN=edge.example" -out "$work/req"
+openssl x509 -req -in "$work/req" -signkey server.key -days 36500 -out v1.pem 2>/dev/null
 echo "no PEM at all" > empty.pem
 openssl x509 -in server.pem -outform DER -out server.der

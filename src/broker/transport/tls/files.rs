@@ -11,13 +11,16 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{RootCertStore, ServerConfig};
-use x509_parser::prelude::{ASN1Time, CertificateRevocationList, FromDer, X509Certificate};
+use x509_parser::prelude::{ASN1Time, CertificateRevocationList, FromDer, X509Certificate, X509Version};
 
 use crate::broker::{ClientCert, TlsVersions};
 use crate::clock::WallMs;
 
 /// A certificate that ends sooner is warned of: those that a machine renews have more left.
 const ENDS_SOON_S: i64 = 14 * 86_400;
+
+/// `openssl x509 -req` makes such ones where nobody says otherwise.
+const VERSION_HINT: &str = "make one of version 3: with `-extfile FILE` that holds `subjectAltName = DNS:..`, the names that clients connect to";
 
 /// The texts of the files, as PEM.
 #[derive(Clone, Copy, Debug)]
@@ -231,6 +234,11 @@ impl Examiner {
                     return None;
                 }
             }
+        }
+        if let Some(old) = certificates.first().filter(|leaf| leaf.version() != X509Version::V3) {
+            let text = format!("the certificate of `{}` is of X.509 version {}", old.subject(), old.version().0 + 1);
+            self.error(Part::Cert, text, VERSION_HINT);
+            return None;
         }
         for certificate in &certificates {
             self.check_validity(Part::Cert, certificate);
