@@ -121,6 +121,11 @@ impl Broker {
         if round.refused.is_some_and(|refused| Arc::ptr_eq(refused, delivery.message)) {
             return Stored::RetainedFull;
         }
+        // Headers of other protocols may be what MQTT cannot carry: subscribers would end their connections for it.
+        if delivery.packet_id.is_none() && delivery.message.properties.unfit().is_some() {
+            self.board.dropped("not_encodable");
+            return Stored::Nothing;
+        }
         let publisher = self.publisher(delivery);
         let mut publisher_kept = false;
         if let Some((client, id)) = &publisher {

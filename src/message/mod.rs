@@ -64,6 +64,56 @@ pub struct Properties {
     pub user: Vec<(Box<str>, Box<str>)>,
 }
 
+/// Why MQTT has no such text in a property (MQTT 5.0 sections 1.5.4 and 3.3.2.3.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UnfitText {
+    /// It ends a connection.
+    #[error("a text with a NUL character, which MQTT has none of")]
+    Nul,
+    /// Its length has two bytes.
+    #[error("a text of {0} bytes: MQTT takes {TEXT_BYTES_MAX}")]
+    TooLong(usize),
+    /// Where messages are published to.
+    #[error("a topic with wildcards: nobody can publish to it")]
+    Wildcard,
+}
+
+/// Of a text in a packet.
+pub const TEXT_BYTES_MAX: usize = 65_535;
+
+impl UnfitText {
+    /// Of any text.
+    #[must_use]
+    pub fn of(text: &str) -> Option<Self> {
+        if text.len() > TEXT_BYTES_MAX {
+            Some(Self::TooLong(text.len()))
+        } else {
+            text.contains('\0').then_some(Self::Nul)
+        }
+    }
+
+    /// Of a response topic.
+    #[must_use]
+    pub fn of_topic(text: &str) -> Option<Self> {
+        Self::of(text).or_else(|| text.contains(['+', '#']).then_some(Self::Wildcard))
+    }
+}
+
+impl Properties {
+    /// What of them MQTT cannot carry, as it is called there. Other protocols' headers may be anything.
+    #[must_use]
+    pub fn unfit(&self) -> Option<(&str, UnfitText)> {
+        let content_type = self.content_type.as_deref().and_then(UnfitText::of).map(|unfit| ("content type", unfit));
+        let topic = || self.response_topic.as_deref().and_then(UnfitText::of_topic);
+        let correlation = || self.correlation_data.as_ref().map(Bytes::len).filter(|bytes| *bytes > TEXT_BYTES_MAX);
+        let named = |(name, value): &'_ (Box<str>, Box<str>)| UnfitText::of(name).or_else(|| UnfitText::of(value));
+        content_type
+            .or_else(|| topic().map(|unfit| ("response topic", unfit)))
+            .or_else(|| correlation().map(|bytes| ("correlation data", UnfitText::TooLong(bytes))))
+            .or_else(|| self.user.iter().find_map(|pair| Some((&*pair.0, named(pair)?))))
+    }
+}
+
 /// Where and by whom a message was first accepted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origin {

@@ -18,7 +18,7 @@ use super::json::{self, Leaf};
 use super::sparkplug::{self, Births, SparkplugError};
 use super::template::{Template, Unfilled};
 use super::view::{Part, View};
-use crate::message::{Message, Properties, Qos};
+use crate::message::{Message, Properties, Qos, UnfitText};
 
 /// What a route changes; the default changes nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -101,6 +101,9 @@ pub enum ChangeError {
     /// A library failed.
     #[error("the payload cannot be compressed")]
     Pack,
+    /// No remote takes it.
+    #[error("`{0}` would be {1}")]
+    Property(String, UnfitText),
     /// CloudEvents has no such value.
     #[error("the event's `{0}` would be {1:?}: it has to be a text without control characters, and not empty")]
     Attribute(&'static str, String),
@@ -210,16 +213,19 @@ impl Change {
         mut told: Told<'_>,
     ) -> Result<Message, ChangeError> {
         let mut message = view.subject.message().clone();
-        self.change_fields(view, &mut message, &mut told)?;
+        // What its targets see of it decides what an empty payload means: that a retained message is deleted passes (R21).
+        let is_delete = message.payload.is_empty() && self.retain.unwrap_or(message.retain);
+        if !is_delete {
+            self.change_fields(view, &mut message, &mut told)?;
+        }
         if !self.set.is_empty() {
             self.set_properties(view, &mut message.properties)?;
             tell(&mut told, "set", &message);
         }
-        if let Some(template) = &self.payload {
+        if let Some(template) = self.payload.as_ref().filter(|_| !is_delete) {
             message.payload = Bytes::from(template.fill_text(view)?.into_owned());
             tell(&mut told, "payload", &message);
         }
-        // What its targets see of it decides what an empty payload means.
         message.retain = self.retain.unwrap_or(message.retain);
         if let Some(event) = &self.envelope {
             event.wrap(view, binding, &mut message)?;
@@ -235,13 +241,18 @@ impl Change {
         Ok(message)
     }
 
-    fn set_properties(&self, view: View<'_, '_>, properties: &mut Properties) -> Result<(), Unfilled> {
+    fn set_properties(&self, view: View<'_, '_>, properties: &mut Properties) -> Result<(), ChangeError> {
         for (place, given) in &self.set {
+            if matches!(place, Place::Payload(_)) {
+                continue;
+            }
+            let text = given.text(view)?;
+            check_property(place, &text)?;
             match place {
                 Place::Payload(_) => {}
-                Place::Property(name) => event::put(properties, name, &given.text(view)?),
-                Place::ContentType => properties.content_type = Some(given.text(view)?.into()),
-                Place::ResponseTopic => properties.response_topic = Some(given.text(view)?.into()),
+                Place::Property(name) => event::put(properties, name, &text),
+                Place::ContentType => properties.content_type = Some(text.into()),
+                Place::ResponseTopic => properties.response_topic = Some(text.into()),
             }
         }
         Ok(())
@@ -255,7 +266,7 @@ impl Change {
         }
         // Asked of the parsed payload first, which has its limit.
         let is_section = view.subject.payload(&[]).is_some_and(|root| *root.leaf() == Leaf::Map);
-        let doc = if is_section { serde_json::from_slice::<Doc>(&message.payload).ok() } else { None };
+        let doc = if is_section { Doc::parse(&message.payload).ok() } else { None };
         let mut doc = doc.ok_or(ChangeError::NoSection)?;
         if !self.pick.is_empty() {
             let paths: Vec<Path> = self.pick.iter().map(|path| path.0.clone()).collect();
@@ -273,6 +284,22 @@ impl Change {
         }
         write(&doc, message)
     }
+}
+
+/// Refused here and not by the remote, which would end the connection for it, and take nothing behind it.
+fn check_property(place: &Place, text: &str) -> Result<(), ChangeError> {
+    let unfit = match place {
+        Place::ResponseTopic => UnfitText::of_topic(text),
+        Place::Payload(_) | Place::Property(_) | Place::ContentType => UnfitText::of(text),
+    };
+    let Some(unfit) = unfit else { return Ok(()) };
+    let name = match place {
+        Place::Payload(path) => format!("payload.{path}"),
+        Place::Property(name) => format!("property.{name}"),
+        Place::ContentType => "content_type".to_owned(),
+        Place::ResponseTopic => "response_topic".to_owned(),
+    };
+    Err(ChangeError::Property(name, unfit))
 }
 
 impl Given {
@@ -381,7 +408,7 @@ mod tests {
             ..Change::default()
         };
         for (change, expected) in [
-            (change(&["temp", "z"], &[], &[]), r#"{"z":1,"temp":81.5}"#),
+            (change(&["temp", "z"], &[], &[]), r#"{"z":1,"temp":81.50}"#),
             (change(&["a.d", "none", "temp.x"], &[], &[]), r#"{"a":{"d":"x"}}"#),
             (change(&["a", "a.d"], &[], &[]), r#"{"a":{"b":[1,{"c":null}],"d":"x"}}"#),
             (change(&[], &["a.b", "temp", "none.x"], &[]), r#"{"z":1,"a":{"d":"x"},"big":18446744073709551615}"#),
@@ -446,6 +473,45 @@ mod tests {
         let lacking = Change { set: set(&[("payload.x", template("{payload.none}"))]), ..Change::default() };
         let missing = ChangeError::Unfilled(Unfilled::Missing("{payload.none}".to_owned()));
         assert_eq!(made(&lacking, &message("a", PRESS)).1, Some(missing));
+    }
+
+    #[test]
+    fn r21_that_a_retained_message_is_deleted_passes() {
+        let mut delete = message("a/b", b"");
+        delete.retain = true;
+        let change = Change {
+            pick: paths(&["z"]),
+            drop: paths(&["y"]),
+            set: set(&[("payload.x", template("{site}")), ("property.k", template("{topic}"))]),
+            payload: Some(Template::parse("{payload.temp} C").unwrap()),
+            compress: Some(Coding::Gzip),
+            ..Change::default()
+        };
+        let after = made(&change, &delete).0.unwrap();
+        assert_eq!((after.payload.len(), after.retain), (0, true));
+        assert_eq!(after.properties.user, [("k".into(), "a/b".into())]);
+        let live = Change { retain: Some(false), ..change };
+        assert_eq!(made(&live, &delete).1, Some(ChangeError::NoSection), "to its targets it is a message like others");
+    }
+
+    #[test]
+    fn r28_a_text_that_no_remote_takes_is_not_set() {
+        let long = format!(r#"{{"v":"{}"}}"#, "x".repeat(65_536));
+        for (place, payload, unfit) in [
+            ("property.x", r#"{"v":"a\u0000b"}"#, Some(UnfitText::Nul)),
+            ("content_type", r#"{"v":"a\u0000b"}"#, Some(UnfitText::Nul)),
+            ("property.x", &long, Some(UnfitText::TooLong(65_536))),
+            ("response_topic", r#"{"v":"a/+/b"}"#, Some(UnfitText::Wildcard)),
+            ("response_topic", r##"{"v":"a/#"}"##, Some(UnfitText::Wildcard)),
+            ("property.x", r#"{"v":"a/+"}"#, None),
+            ("response_topic", r#"{"v":"a/b"}"#, None),
+        ] {
+            let change = Change { set: set(&[(place, template("{payload.v}"))]), ..Change::default() };
+            let expected = unfit.map(|unfit| ChangeError::Property(place.to_owned(), unfit));
+            let mut before = message("a", b"");
+            before.payload = Bytes::copy_from_slice(payload.as_bytes());
+            assert_eq!(made(&change, &before).1, expected, "{place} {payload:.20}");
+        }
     }
 
     fn unpacked(change: &Change, message: &Message) -> Result<Option<Message>, ChangeError> {

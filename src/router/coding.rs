@@ -32,6 +32,11 @@ const GZIP_EXTRA: u8 = 4;
 const GZIP_NAME: u8 = 8;
 const GZIP_COMMENT: u8 = 16;
 
+/// Of an LZ4 frame.
+const LZ4_MAGIC: u32 = 0x184D_2204;
+/// The same of one that is skipped, but for its last four bits.
+const LZ4_SKIPPED: u32 = 0x184D_2A50;
+
 /// How a payload is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Coding {
@@ -105,16 +110,38 @@ impl Coding {
                 decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(|_error| CodingError::Not(self))?;
                 self.read(decoder)
             }
-            Self::Lz4 if packed.is_empty() => Err(CodingError::Not(self)),
-            Self::Lz4 => self.read(lz4_flex::frame::FrameDecoder::new(packed)),
+            Self::Lz4 => self.read_frames(packed),
         }
     }
 
     fn read(self, decoder: impl Read) -> Result<Vec<u8>, CodingError> {
         let mut plain = Vec::new();
-        let most = u64::try_from(UNPACKED_BYTES_MAX).unwrap_or(u64::MAX);
-        decoder.take(most + 1).read_to_end(&mut plain).map_err(|_error| CodingError::Not(self))?;
-        if plain.len() > UNPACKED_BYTES_MAX { Err(CodingError::TooLarge) } else { Ok(plain) }
+        self.read_behind(decoder, &mut plain)?;
+        Ok(plain)
+    }
+
+    /// Adds what comes out to what is there.
+    fn read_behind(self, decoder: impl Read, plain: &mut Vec<u8>) -> Result<(), CodingError> {
+        let most = u64::try_from(UNPACKED_BYTES_MAX.saturating_sub(plain.len())).unwrap_or(u64::MAX);
+        decoder.take(most + 1).read_to_end(plain).map_err(|_error| CodingError::Not(self))?;
+        if plain.len() > UNPACKED_BYTES_MAX { Err(CodingError::TooLarge) } else { Ok(()) }
+    }
+
+    /// One frame behind the other, each to its end. The library ends in silence at the first frame's end, and where it is cut between
+    /// two blocks.
+    fn read_frames(self, mut packed: &[u8]) -> Result<Vec<u8>, CodingError> {
+        let mut plain = Vec::new();
+        loop {
+            let (length, is_data) = lz4_frame(packed).ok_or(CodingError::Not(self))?;
+            let (frame, behind) = packed.split_at_checked(length).ok_or(CodingError::Not(self))?;
+            if is_data {
+                self.read_behind(lz4_flex::frame::FrameDecoder::new(frame), &mut plain)?;
+            }
+            if behind.is_empty() {
+                return Ok(plain);
+            }
+            packed = behind;
+        }
     }
 }
 
@@ -137,6 +164,31 @@ impl Unpack {
             None | Some("" | "identity") => Ok(None),
             Some(name) => Coding::named(name).map(Some).ok_or_else(|| CodingError::Unknown(name.to_owned())),
         }
+    }
+}
+
+/// How long the LZ4 frame is that begins here, and whether it has data: one may be skipped. `None`: it is none, or does not end
+/// (LZ4 frame format 1.6.3).
+fn lz4_frame(packed: &[u8]) -> Option<(usize, bool)> {
+    let word = |at: usize| packed.get(at..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes));
+    let size = |word: u32| usize::try_from(word).ok();
+    let magic = word(0)?;
+    if magic & !0xF == LZ4_SKIPPED {
+        return Some((size(word(4)?)?.checked_add(8)?, false));
+    }
+    let flags = *packed.get(4).filter(|_| magic == LZ4_MAGIC)?;
+    let has = |bit: u8, bytes: usize| if flags & bit == 0 { 0 } else { bytes };
+    // Magic, flags, block size, the content's size, a dictionary's id, the header's checksum.
+    let mut at = 4 + 1 + 1 + has(0x08, 8) + has(0x01, 4) + 1;
+    loop {
+        let block = word(at)?;
+        at += 4;
+        if block == 0 {
+            let end = at + has(0x04, 4);
+            return packed.get(..end).map(|_all| (end, true));
+        }
+        // The highest bit says that it is not compressed.
+        at = at.checked_add(size(block & 0x7FFF_FFFF)?)?.checked_add(has(0x10, 4))?;
     }
 }
 
@@ -263,6 +315,7 @@ mod tests {
             (Coding::Gzip, &twice, "hellohello"),
             (Coding::Zstd, &zstd[..], "hello"),
             (Coding::Lz4, &lz4[..], "hello"),
+            (Coding::Lz4, &[&lz4[..], b"\x5f\x2a\x4d\x18\x02\0\0\0xx", &lz4[..]].concat(), "hellohello"),
         ] {
             assert_eq!(
                 coding.unpack(packed).map(|plain| String::from_utf8(plain).unwrap()),
@@ -292,9 +345,12 @@ mod tests {
             assert_eq!(coding.unpack(plain), Err(CodingError::Not(coding)));
             for end in 0..packed.len() {
                 let cut = coding.unpack(&packed[..end]);
-                // LZ4 may end at a block.
-                assert!(cut.is_err() || coding == Coding::Lz4, "{coding:?} cut at {end}: {cut:?}");
+                assert_eq!(cut, Err(CodingError::Not(coding)), "{coding:?} cut at {end}");
             }
+        }
+        let behind = |coding: Coding| [coding.pack(plain).unwrap(), b"junk".to_vec()].concat();
+        for coding in ALL {
+            assert_eq!(coding.unpack(&behind(coding)), Err(CodingError::Not(coding)), "{coding:?}");
         }
         let mut flipped = Coding::Gzip.pack(plain).unwrap();
         let end = flipped.len() - 5;

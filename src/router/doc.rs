@@ -2,9 +2,13 @@
 
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use serde_json::Number;
+use serde_json::value::RawValue;
+
+/// Levels of a payload at most, as `serde_json` has it.
+const DEPTH_MAX: usize = 127;
 
 /// A value.
 #[derive(Clone, Debug, PartialEq)]
@@ -12,9 +16,21 @@ pub(super) enum Doc {
     Null,
     Bool(bool),
     Number(Number),
+    /// A number as its sender wrote it, which no type of ours may hold.
+    Written(Written),
     Text(String),
     List(Vec<Self>),
     Map(Vec<(String, Self)>),
+}
+
+/// See [`Doc::Written`].
+#[derive(Clone, Debug)]
+pub(super) struct Written(Box<RawValue>);
+
+impl PartialEq for Written {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.get() == other.0.get()
+    }
 }
 
 /// Fields on the way to a value, the outermost first.
@@ -37,7 +53,7 @@ impl Doc {
                 value if whole => Some((name, value)),
                 value @ Self::Map(_) => Some((name, value.picked(&inner))),
                 // A path that goes deeper than the payload does leads to nothing.
-                Self::Null | Self::Bool(_) | Self::Number(_) | Self::Text(_) | Self::List(_) => None,
+                Self::Null | Self::Bool(_) | Self::Number(_) | Self::Written(_) | Self::Text(_) | Self::List(_) => None,
             }
         });
         Self::Map(kept.collect())
@@ -55,7 +71,7 @@ impl Doc {
     }
 
     /// Puts a value where the path leads; sections that are missing on the way are made. What is there and is no section
-    /// gives way.
+    /// gives way. Where a section has the name several times there is one afterwards, so that no reader finds another.
     pub(super) fn put(&mut self, path: &[Box<str>], value: Self) {
         let [name, rest @ ..] = path else {
             *self = value;
@@ -65,8 +81,15 @@ impl Doc {
             *self = Self::Map(Vec::new());
         }
         let Self::Map(fields) = self else { return };
-        match fields.iter_mut().find(|(known, _)| **known == **name) {
-            Some((_, inner)) => inner.put(rest, value),
+        // The last counts, as for most readers, our own included.
+        match fields.iter().rposition(|(known, _)| **known == **name) {
+            Some(last) => {
+                let mut at = 0..;
+                fields.retain(|(known, _)| at.next() == Some(last) || **known != **name);
+                if let Some((_, inner)) = fields.iter_mut().find(|(known, _)| **known == **name) {
+                    inner.put(rest, value);
+                }
+            }
             None => {
                 let mut made = Self::Null;
                 made.put(rest, value);
@@ -87,6 +110,7 @@ impl Serialize for Doc {
             Self::Null => serializer.serialize_unit(),
             Self::Bool(value) => serializer.serialize_bool(*value),
             Self::Number(number) => number.serialize(serializer),
+            Self::Written(number) => number.0.serialize(serializer),
             Self::Text(text) => serializer.serialize_str(text),
             Self::List(items) => items.serialize(serializer),
             Self::Map(fields) => {
@@ -100,58 +124,105 @@ impl Serialize for Doc {
     }
 }
 
-impl<'de> Deserialize<'de> for Doc {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Tree)
+impl Doc {
+    /// Of a text that is JSON. Numbers keep their digits: what a double has no room for is somebody's serial number or fixed-point sum.
+    ///
+    /// # Errors
+    /// It is no JSON, or is nested too deep.
+    pub(super) fn parse(payload: &[u8]) -> serde_json::Result<Self> {
+        Self::of(serde_json::from_slice(payload)?, DEPTH_MAX)
+    }
+
+    /// Each level is looked through once for its end and once for what is in it.
+    fn of(raw: &RawValue, depth: usize) -> serde_json::Result<Self> {
+        let text = raw.get();
+        let Some(depth) = depth.checked_sub(1) else { return Err(de::Error::custom("it is nested too deep")) };
+        match text.as_bytes().first() {
+            Some(b'{') => {
+                let Fields(fields) = serde_json::from_str(text)?;
+                let fields = fields.into_iter().map(|(name, value)| Ok((name, Self::of(value, depth)?)));
+                fields.collect::<serde_json::Result<_>>().map(Self::Map)
+            }
+            Some(b'[') => {
+                let items: Vec<&RawValue> = serde_json::from_str(text)?;
+                items.into_iter().map(|item| Self::of(item, depth)).collect::<serde_json::Result<_>>().map(Self::List)
+            }
+            Some(b'"') => serde_json::from_str(text).map(Self::Text),
+            Some(b't' | b'f') => serde_json::from_str(text).map(Self::Bool),
+            Some(b'n') => Ok(Self::Null),
+            _ => Ok(match text.parse::<i64>() {
+                Ok(number) if text != "-0" => Self::Number(number.into()),
+                _ => Self::Written(Written(raw.to_owned())),
+            }),
+        }
     }
 }
 
-struct Tree;
+/// The fields of a map, in their order.
+struct Fields<'p>(Vec<(String, &'p RawValue)>);
 
-impl<'de> Visitor<'de> for Tree {
-    type Value = Doc;
+impl<'de: 'p, 'p> Deserialize<'de> for Fields<'p> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
 
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
+        impl<'de> Visitor<'de> for Read {
+            type Value = Fields<'de>;
 
-    fn visit_unit<E>(self) -> Result<Doc, E> {
-        Ok(Doc::Null)
-    }
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Doc, E> {
-        Ok(Doc::Bool(value))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Doc, E> {
-        Ok(Doc::Number(value.into()))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Doc, E> {
-        Ok(Doc::Number(value.into()))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Doc, E> {
-        Ok(Number::from_f64(value).map_or(Doc::Null, Doc::Number))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Doc, E> {
-        Ok(Doc::Text(value.to_owned()))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Doc, A::Error> {
-        let mut list = Vec::new();
-        while let Some(item) = items.next_element()? {
-            list.push(item);
+            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(entry) = entries.next_entry()? {
+                    fields.push(entry);
+                }
+                Ok(Fields(fields))
+            }
         }
-        Ok(Doc::List(list))
+
+        deserializer.deserialize_map(Read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn again(payload: &str) -> String {
+        serde_json::to_string(&Doc::parse(payload.as_bytes()).unwrap()).unwrap()
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Doc, A::Error> {
-        let mut map = Vec::new();
-        while let Some(entry) = entries.next_entry()? {
-            map.push(entry);
+    #[test]
+    fn what_nothing_touches_is_written_as_it_was() {
+        for payload in [
+            "null",
+            "[true,false]",
+            r#"{"b":1,"a":{"z":[],"y":{}},"b2":"\"\\\n"}"#,
+            r#"{"n":[0,-0,-1,9223372036854775807,18446744073709551615,-9223372036854775809]}"#,
+            r#"{"n":[123456789012345678901234567890,0.1000000000000000000001,21.50,1e400,-1E-7,1.0]}"#,
+        ] {
+            assert_eq!(again(payload), payload);
         }
-        Ok(Doc::Map(map))
+        assert_eq!(again(" { \"a\" : [ 1 , 2.50 ] } "), r#"{"a":[1,2.50]}"#, "but for the spaces");
+        assert_eq!(again(r#"{"\u00e9":"\u00e9"}"#), r#"{"é":"é"}"#, "and escapes");
+    }
+
+    #[test]
+    fn what_is_put_is_the_only_one_of_its_name() {
+        let mut doc = Doc::parse(br#"{"site":"a","n":{"x":1,"x":{"y":2}},"site":"b"}"#).unwrap();
+        doc.put(&["site".into()], Doc::Text("s".to_owned()));
+        doc.put(&["n".into(), "x".into(), "z".into()], Doc::Bool(true));
+        assert_eq!(serde_json::to_string(&doc).unwrap(), r#"{"n":{"x":{"y":2,"z":true}},"site":"s"}"#);
+    }
+
+    #[test]
+    fn what_is_no_json_or_too_deep_is_refused() {
+        for payload in ["", "{", "[1,]", "01", "1.", "nul", "{\"a\":}", "\"\\x\""] {
+            assert!(Doc::parse(payload.as_bytes()).is_err(), "{payload}");
+        }
+        let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
+        assert!(Doc::parse(nested(DEPTH_MAX).as_bytes()).is_ok());
+        assert!(Doc::parse(nested(DEPTH_MAX + 1).as_bytes()).is_err());
     }
 }

@@ -14,6 +14,7 @@ use super::{Config, Version};
 use crate::buffer::{EXCHANGES, Lanes, Place};
 use crate::links::{Answer, Confirmed, Identity, LinkError, Outgoing, Sent, Sink, SinkConnection};
 use crate::message::Qos;
+use crate::telemetry::shown::Shown;
 use crate::topic::TopicName;
 
 /// In flight at most unless configured. A clean line confirms a thousand in some milliseconds; remotes that can take
@@ -112,6 +113,10 @@ impl SinkConnection for MqttSinkConnection {
         }
         if let Err(error) = TopicName::new(&record.envelope.destination) {
             return Ok(Sent::Refused(format!("`{}` is no topic: {error}", record.envelope.destination)));
+        }
+        // The remote would end the connection for it.
+        if let Some((name, unfit)) = record.envelope.message.properties.unfit() {
+            return Ok(Sent::Refused(format!("`{}` is {unfit}", Shown(name))));
         }
         let publish = Publish::of(&record, self.stamped.then_some(&*self.site), self.qos_max);
         let size = self.size(&publish);

@@ -353,8 +353,14 @@ async fn what_the_remote_never_takes_is_refused_before_it_is_sent() {
     let mut wildcard = outgoing(1, "a");
     wildcard.envelope.destination = "a/#".into();
     assert!(matches!(outbound.send(wildcard).unwrap(), Sent::Refused(_)));
-    send(&mut outbound, outgoing(2, "a"));
-    confirmed(&mut outbound, 2..3).await;
+    // From a header of RabbitMQ or Kafka, where it may be.
+    let mut nul = outgoing(2, "a");
+    nul.envelope.message.properties.user = vec![("k".into(), "a\0b".into())];
+    assert!(
+        matches!(outbound.send(nul).unwrap(), Sent::Refused(reason) if reason.contains("`k` is a text with a NUL"))
+    );
+    send(&mut outbound, outgoing(3, "a"));
+    confirmed(&mut outbound, 3..4).await;
 }
 
 #[tokio::test]
