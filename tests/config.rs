@@ -23,6 +23,9 @@ use tidegate::router::{Arrival, Endpoint, LinkId, Subject, Table, Told, View};
 use tidegate::topic::TopicName;
 use tidegate::units::{ByteSize, show_duration};
 
+#[path = "config/secrets.rs"]
+mod secrets;
+
 /// A machine that is the same everywhere: known variables, a disk of 100 GiB, 8 GiB of memory, a day at the end of 2026, and keys that only their
 /// owner can read, but for one.
 fn env() -> Env {
@@ -146,6 +149,13 @@ fn r32_each_mistake_is_shown_with_its_place_and_what_would_be_right() {
         insta::assert_snapshot!(name, format!("{out}exit code {code}\n"));
         assert!(!out.contains("hunter2"), "a secret shows:\n{out}");
     }
+}
+
+#[test]
+fn the_scheme_of_a_url_is_judged_without_its_secrets() {
+    let blind = Env { no_secrets: true, ..env() };
+    let (code, out) = checked("tests/config/bad/schemes.yaml", &blind);
+    insta::assert_snapshot!("schemes-no-secrets", format!("{out}exit code {code}\n"));
 }
 
 #[test]

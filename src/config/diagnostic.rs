@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::hidden;
 use super::source::{Place, Source};
 
 /// Of a drawn line; more wraps on any terminal.
@@ -121,6 +122,7 @@ impl Mistakes {
 
 /// Names from the file may hold what ends a line, or what a terminal obeys: it is shown as it would be written.
 fn in_one_line(text: String) -> String {
+    let text = hidden::said(text);
     if !text.contains(char::is_control) {
         return text;
     }
@@ -162,7 +164,7 @@ fn draw(diagnostic: &Diagnostic, out: &mut String) -> std::fmt::Result {
     let margin = " ".repeat(number.len());
     if !shown.trim().is_empty() {
         let within = span.start - bounds.start..span.end.clamp(span.start, bounds.end) - bounds.start;
-        let (shown, carets) = masked(shown, &within);
+        let (shown, carets) = masked(shown, &within, &hidden::in_line(source, &bounds));
         let (shown, carets) = windowed(&shown, &carets);
         writeln!(out, " {margin} |\n {number} | {shown}\n {margin} | {carets}")?;
     }
@@ -177,8 +179,7 @@ fn draw(diagnostic: &Diagnostic, out: &mut String) -> std::fmt::Result {
 }
 
 /// The line with its secrets replaced, and a line of carets below `span`.
-fn masked(line: &str, span: &Range<usize>) -> (String, String) {
-    let secrets = secrets_in(line);
+fn masked(line: &str, span: &Range<usize>, secrets: &[Range<usize>]) -> (String, String) {
     let (mut shown, mut carets) = (String::new(), String::new());
     for (at, c) in line.char_indices() {
         let marked = span.contains(&at);
@@ -213,84 +214,6 @@ fn windowed(shown: &str, carets: &str) -> (String, String) {
     (part(shown), part(carets))
 }
 
-/// Where a line of a file spells out a password: in a URL, or behind a key that is named like one. By the text
-/// alone, since the line may belong to a file that is no YAML.
-pub(super) fn secrets_in(line: &str) -> Vec<Range<usize>> {
-    let mut secrets = Vec::new();
-    let mut from = 0;
-    while let Some(url) = line.get(from..).and_then(|text| text.find("://")).map(|at| from + at) {
-        // It begins with the letters of its scheme; what those are makes no difference.
-        let password = line.get(url..).and_then(password_in_url);
-        secrets.extend(password.map(|password| url + password.start..url + password.end));
-        from = url + 3;
-    }
-    let lower = line.to_ascii_lowercase();
-    for word in SECRET_KEYS {
-        for (at, _) in lower.match_indices(word) {
-            let Some(colon) = line.get(at..).and_then(|text| text.find(": ")).map(|colon| at + colon + 2) else {
-                continue;
-            };
-            let value = line.get(colon..).unwrap_or_default();
-            let start = colon + value.len() - value.trim_start().len();
-            let value = line.get(start..).unwrap_or_default();
-            let plain = value.find([',', '}']).filter(|_| line.contains('{')).unwrap_or(value.len());
-            let secret = start..start + quoted_len(value).unwrap_or(plain);
-            if !secret.is_empty()
-                && !secrets.contains(&secret)
-                && !line.get(secret.clone()).unwrap_or_default().contains("${")
-            {
-                secrets.push(secret);
-            }
-        }
-    }
-    secrets
-}
-
-/// The length of the text in quotes that `value` begins with; all of it where they are not closed. `None`: it begins with none.
-fn quoted_len(value: &str) -> Option<usize> {
-    let quote = value.chars().next().filter(|first| matches!(first, '"' | '\''))?;
-    let mut chars = value.char_indices().skip(1).peekable();
-    while let Some((at, c)) = chars.next() {
-        let doubled = quote == '\'' && c == quote && chars.peek().is_some_and(|(_, next)| *next == quote);
-        if doubled || (quote == '"' && c == '\\') {
-            chars.next();
-        } else if c == quote {
-            return Some(at + 1);
-        }
-    }
-    Some(value.len())
-}
-
-/// Parts of the names of keys whose values are secret.
-const SECRET_KEYS: [&str; 9] =
-    ["password", "passphrase", "secret", "token", "jaas.config", "key.pem", "authorization", "cookie", "api-key"];
-
-/// The place of the password that a URL in `text` spells out; none if it is a reference such as `${env:X}`.
-pub(super) fn password_in_url(text: &str) -> Option<Range<usize>> {
-    let user = text.find("://")? + 3;
-    let authority = text.get(user..)?;
-    let authority = authority.get(..authority.find([' ', '"', '\'', '\t']).unwrap_or(authority.len()))?;
-    let at = authority.rfind('@')?;
-    // The colon of `${env:USER}` is not the one before the password.
-    let mut depth = 0_usize;
-    let mut colon = None;
-    for (here, c) in authority.get(..at)?.char_indices() {
-        match c {
-            '{' => depth += 1,
-            '}' => depth = depth.saturating_sub(1),
-            ':' if depth == 0 => {
-                colon = Some(here);
-                break;
-            }
-            _ => {}
-        }
-    }
-    let password = colon? + 1..at;
-    let spelled = authority.get(password.clone())?;
-    let reference = spelled.starts_with("${") && spelled.ends_with('}') && spelled.matches("${").count() == 1;
-    (!spelled.is_empty() && !reference).then(|| user + password.start..user + password.end)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -298,7 +221,7 @@ mod tests {
     #[test]
     fn a_very_long_line_is_shown_around_what_is_wrong() {
         let line = format!("{}wrong{}", "a".repeat(1_000), "b".repeat(1_000));
-        let (shown, carets) = masked(&line, &(1_000..1_005));
+        let (shown, carets) = masked(&line, &(1_000..1_005), &[]);
         let (shown, carets) = windowed(&shown, &carets);
         assert_eq!(shown.chars().count(), LINE_CHARS_MAX);
         assert_eq!(shown.get(carets.find('^').unwrap()..carets.len()), Some("wrong"));
@@ -328,7 +251,7 @@ mod tests {
             (
                 "o: { sasl.password: a, ssl.key.password: b }",
                 0..1,
-                "o: { sasl.password: ***, ssl.key.password: ***}",
+                "o: { sasl.password: ***, ssl.key.password: *** }",
                 "^",
             ),
             ("url: [ mqtt://a:s@h, \"mqtts://b:s2@h\" ]", 0..3, "url: [ mqtt://a:***@h, \"mqtts://b:***@h\" ]", "^^^"),
@@ -340,7 +263,7 @@ mod tests {
             ("\ta:\u{1b}[2J", 1..2, " a: [2J", " ^"),
             ("url: mqtt://h:1883", 5..18, "url: mqtt://h:1883", "     ^^^^^^^^^^^^^"),
         ] {
-            assert_eq!(masked(line, &span), (shown.to_owned(), carets.to_owned()), "{line}");
+            assert_eq!(masked(line, &span, &hidden::in_text(line)), (shown.to_owned(), carets.to_owned()), "{line}");
         }
     }
 }

@@ -6,6 +6,7 @@
 //! - `suite`: files of tests for `tidegate test`, read in the same way.
 //! - `sites`: several files at once, by what `resolve` made of each: routes that lead back, names that collide.
 //! - `quotes`: text that YAML reads otherwise than it was meant. `unclosed`: brackets and quotes that lack their partner.
+//! - `hidden`: where a file spells out secrets, which are shown nowhere.
 //! - `keys`: all keys, as data: accepted ones, and those that later versions bring. `mosquitto`: what others' options are called here.
 //! - [`mod@schema`]: the same keys for editors. [`render`]: how mistakes are shown.
 //!
@@ -17,6 +18,7 @@
 
 mod diagnostic;
 mod env;
+mod hidden;
 mod keys;
 mod mosquitto;
 mod outline;
@@ -179,7 +181,7 @@ fn sources(path: &Path, mistakes: &mut Mistakes) -> Vec<Option<Arc<Source>>> {
         vec![path.to_owned()]
     };
     let read = files.into_iter().map(|file| match std::fs::read_to_string(&file) {
-        Ok(text) => Some(Arc::new(Source { path: file, text })),
+        Ok(text) => Some(Arc::new(Source::new(file, text))),
         Err(error) => {
             unreadable(&file, &error);
             None

@@ -2,12 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::diagnostic::password_in_url;
+use super::hidden;
 use super::raw::{Entry as Pair, Node, Value};
 use crate::gateway::{Entry, Outline};
-
-/// Keys with these words in their names may hold secrets.
-const SECRET_WORDS: [&str; 7] = ["password", "passphrase", "secret", "token", "jaas.config", "authorization", "cookie"];
 
 /// Of the whole file.
 pub(super) fn of(root: &Node) -> Outline {
@@ -67,27 +64,12 @@ fn flatten(path: &str, node: &Node, into: &mut BTreeMap<String, String>) {
 fn shown(key: &str, node: &Node) -> String {
     match &node.value {
         Value::Null => "nothing".to_owned(),
-        Value::Scalar(scalar) => masked(key, scalar.text.as_str()),
+        Value::Scalar(scalar) => hidden::shown(key, &scalar.text).split_whitespace().collect::<Vec<_>>().join(" "),
         Value::List(items) => items.iter().map(|item| shown(key, item)).collect::<Vec<_>>().join(", "),
         Value::Map(pairs) => {
             let pairs = pairs.iter().map(|pair| format!("{}: {}", pair.key, shown(&pair.key, &pair.value)));
             format!("{{ {} }}", pairs.collect::<Vec<_>>().join(", "))
         }
-    }
-}
-
-fn masked(key: &str, text: &str) -> String {
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let key = key.to_ascii_lowercase();
-    if SECRET_WORDS.iter().any(|word| key.contains(word)) && !text.contains("${") {
-        return "***".to_owned();
-    }
-    match password_in_url(&line) {
-        Some(secret) => {
-            let (before, after) = (line.get(..secret.start), line.get(secret.end..));
-            format!("{}***{}", before.unwrap_or_default(), after.unwrap_or_default())
-        }
-        None => line,
     }
 }
 
@@ -122,7 +104,7 @@ mod tests {
     use super::*;
 
     fn told(text: &str) -> Vec<String> {
-        let source = Arc::new(Source { path: "routes.yaml".into(), text: text.to_owned() });
+        let source = Arc::new(Source::new("routes.yaml".into(), text.to_owned()));
         let outline = of(&raw::parse(&source).unwrap());
         let line = |(entry, keys): (Entry, BTreeMap<String, String>)| {
             let keys: Vec<_> = keys.into_iter().map(|(key, value)| format!("{key}={value}")).collect();

@@ -1,5 +1,7 @@
 //! Text that YAML reads otherwise than it was meant, and how the line is written right. Pure.
 
+use super::hidden;
+
 /// A value that stands behind its key in one line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Written<'l> {
@@ -68,7 +70,7 @@ impl<'l> Written<'l> {
     /// `put it in quotes: ..`, with the right line.
     pub(super) fn hint(&self) -> String {
         let Self { key, value, .. } = self;
-        if value.len() > SHOWN_BYTES_MAX || !super::diagnostic::secrets_in(&format!("{key}: {value}")).is_empty() {
+        if value.len() > SHOWN_BYTES_MAX || hidden::is_hidden(key, value) {
             return format!("put what stands behind `{key}` in quotes");
         }
         match inside(value) {

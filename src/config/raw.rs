@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{DuplicateKeyPolicy, Location, Spanned};
 
+use super::hidden;
 use super::quotes::Written;
 use super::source::{Place, Source};
 use super::unclosed::{self, Unclosed};
@@ -113,7 +114,11 @@ pub(super) fn parse(source: &Arc<Source>) -> Result<Node, SyntaxError> {
         return Ok(Node { value: Value::Null, place: whole() });
     }
     match serde_saphyr::from_str_with_options::<Spanned<Repr>>(&source.text, options) {
-        Ok(tree) => Ok(node(tree, source)),
+        Ok(tree) => {
+            let root = node(tree, source);
+            source.hide(hidden::in_tree(&root));
+            Ok(root)
+        }
         Err(error) => Err(syntax_error(&error, source)),
     }
 }
@@ -328,7 +333,7 @@ mod tests {
     use super::*;
 
     fn source(text: &str) -> Arc<Source> {
-        Arc::new(Source { path: "x.yaml".into(), text: text.to_owned() })
+        Arc::new(Source::new("x.yaml".into(), text.to_owned()))
     }
 
     /// Each value behind its key, and in brackets how the file writes it.

@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+use super::hidden;
 
 /// One file.
 #[derive(Debug, PartialEq, Eq)]
@@ -10,6 +12,8 @@ pub(super) struct Source {
     /// As the operator named it, so that a terminal can jump to it.
     pub(super) path: PathBuf,
     pub(super) text: String,
+    /// Bytes that are not to be shown, in their order: by what `raw` made of the file.
+    secrets: OnceLock<Vec<Range<usize>>>,
 }
 
 /// Bytes of a file, for a diagnostic to point at.
@@ -20,9 +24,24 @@ pub(super) struct Place {
 }
 
 impl Source {
+    pub(super) const fn new(path: PathBuf, text: String) -> Self {
+        Self { path, text, secrets: OnceLock::new() }
+    }
+
     /// One without a text: for what is wrong with the file itself.
     pub(super) fn named(path: &Path) -> Self {
-        Self { path: path.to_owned(), text: String::new() }
+        Self::new(path.to_owned(), String::new())
+    }
+
+    /// What is secret of a file that has been read.
+    pub(super) fn hide(&self, secrets: Vec<Range<usize>>) {
+        // Read twice, it says the same.
+        let _same = self.secrets.set(secrets);
+    }
+
+    /// Where secrets stand; by the text alone where the file is no YAML.
+    pub(super) fn secrets(&self) -> &[Range<usize>] {
+        self.secrets.get_or_init(|| hidden::in_text(&self.text))
     }
 
     /// The byte at a line and column that both count from 1, the column in characters.

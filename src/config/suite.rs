@@ -170,7 +170,7 @@ pub struct Expected {
 #[must_use]
 pub fn suite(path: &Path, text: String) -> Suite {
     let mut mistakes = Mistakes::default();
-    let source = Arc::new(Source { path: path.to_owned(), text });
+    let source = Arc::new(Source::new(path.to_owned(), text));
     let root = match raw::parse(&source) {
         Ok(root) => root,
         Err(error) => {

@@ -165,7 +165,7 @@ impl Resolver<'_> {
                 None if known.is_empty() => "such as `groups: { operators: [alice, bob] }` below `auth`".to_owned(),
                 None => format!("known here: {}", listed(known)),
             };
-            self.mistakes.warning(text.place(), format!("`groups` names nobody who is in `{}`", text.given), hint);
+            self.mistakes.warning(text.place(), format!("`groups` names nobody who is in `{}`", text.shown()), hint);
         }
         Some(group)
     }
@@ -178,7 +178,7 @@ impl Resolver<'_> {
             match Pattern::parse(&text.value) {
                 Ok(pattern) => patterns.push(pattern),
                 Err(error) => {
-                    let wrong = format!("`{}` is no topic filter: {error}", text.given);
+                    let wrong = format!("`{}` is no topic filter: {error}", text.shown());
                     let hint = "such as `factory/{client_id}/#`".to_owned();
                     self.wrong_part(&text, 0..text.given.len(), wrong, Some(hint));
                 }

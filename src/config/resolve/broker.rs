@@ -86,7 +86,7 @@ impl Resolver<'_> {
             match TopicFilter::new(&text.value) {
                 Ok(filter) => config.deny_subscribe.push(filter),
                 Err(error) => {
-                    let wrong = format!("`{}` is no topic filter: {error}", text.given);
+                    let wrong = format!("`{}` is no topic filter: {error}", text.shown());
                     self.mistakes.error(item.place(), wrong, "such as `secret/#`".to_owned());
                 }
             }

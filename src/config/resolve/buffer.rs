@@ -101,7 +101,7 @@ impl Resolver<'_> {
                 Ok(_) | Err(_) => {
                     let wrong = format!(
                         "`{}` is no way to sync: `group`, `spill`, `never` or an interval such as `200ms`",
-                        text.given
+                        text.shown()
                     );
                     self.mistakes.error(text.place(), wrong, None);
                     return None;

@@ -31,7 +31,7 @@ impl Resolver<'_> {
         let number = text.value.strip_suffix('%').and_then(|number| number.trim_end().parse().ok());
         let share = number.filter(|share| (1..=99).contains(share));
         if share.is_none() {
-            let wrong = format!("`{}` is no share: from 1% to 99%", text.given);
+            let wrong = format!("`{}` is no share: from 1% to 99%", text.shown());
             self.mistakes.error(text.place(), wrong, "such as `share: 25%`".to_owned());
         }
         share

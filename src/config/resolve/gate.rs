@@ -59,7 +59,7 @@ impl Resolver<'_> {
                 (_, Some(field)) => fields.push(field),
                 (_, None) => {
                     is_wrong = true;
-                    let wrong = format!("`{}` is nothing that messages are compared by", text.given);
+                    let wrong = format!("`{}` is nothing that messages are compared by", text.shown());
                     let hint = "`id`, `payload` and `payload.FIELD` are; several fields are a list".to_owned();
                     self.mistakes.error(text.place(), wrong, hint);
                 }

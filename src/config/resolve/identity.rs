@@ -266,6 +266,9 @@ impl Resolver<'_> {
 
     /// The address of a service, without a login in it.
     fn service<'n>(&mut self, item: Item<'n>, schemes: &[&str], example: &str) -> Option<(Text<'n>, Url)> {
+        if self.is_of_other_scheme(&item, schemes) {
+            return None;
+        }
         let text = self.url_text(Some(item))?;
         let url = match Url::parse(&text.value) {
             Ok(url) if url.host_str().is_some_and(|host| !host.is_empty()) => url,
@@ -279,8 +282,7 @@ impl Resolver<'_> {
             }
         };
         if !schemes.contains(&url.scheme()) {
-            let wanted = schemes.iter().map(|scheme| format!("`{scheme}://`")).collect::<Vec<_>>().join(" or ");
-            self.wrong_scheme(&text, url.scheme(), &wanted);
+            self.wrong_scheme(&text, url.scheme(), schemes);
             return None;
         }
         if !url.username().is_empty() || url.password().is_some() {

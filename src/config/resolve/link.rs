@@ -249,7 +249,7 @@ impl Resolver<'_> {
     fn renamed_from<'n>(&mut self, item: Option<Item<'n>>) -> Option<(&'n str, Place)> {
         let text = self.text(item)?;
         if !is_name(text.given) {
-            let wrong = format!("`{}` cannot be the name of a link: letters, digits, `-` and `_` can", text.given);
+            let wrong = format!("`{}` cannot be the name of a link: letters, digits, `-` and `_` can", text.shown());
             self.mistakes.error(text.place(), wrong, "it is what the link was called before".to_owned());
             return None;
         }

@@ -226,7 +226,7 @@ impl Resolver<'_> {
         let mut terms = WebSocketTerms::default();
         if let Some(path) = self.text(section.get("path")) {
             if !path.value.starts_with('/') || path.value.contains(['?', '#', ' ']) {
-                let wrong = format!("`{}` is no path of a URL", path.given);
+                let wrong = format!("`{}` is no path of a URL", path.shown());
                 self.mistakes.error(path.place(), wrong, "such as `/mqtt`".to_owned());
             }
             terms.path = Some(path.value.into());
@@ -236,7 +236,7 @@ impl Resolver<'_> {
             let Some(text) = self.text(Some(item)) else { continue };
             let host = text.value.strip_prefix("https://").or_else(|| text.value.strip_prefix("http://"));
             if host.is_none_or(|host| host.is_empty() || host.contains(['/', '*', ' '])) {
-                let wrong = format!("`{}` is no origin of pages", text.given);
+                let wrong = format!("`{}` is no origin of pages", text.shown());
                 let hint = "scheme and host, and the port if it is a special one, such as `https://hmi.example`";
                 self.mistakes.error(text.place(), wrong, hint.to_owned());
             }
@@ -263,7 +263,7 @@ impl Resolver<'_> {
                 Err(error) => {
                     let hint =
                         "such as `10.0.0.0/8`, `192.0.2.7` or `fd00::/8`; names are not looked up here".to_owned();
-                    let wrong = format!("`{}` names no addresses: {error}", text.given);
+                    let wrong = format!("`{}` names no addresses: {error}", text.shown());
                     self.wrong_part(&text, 0..text.given.len(), wrong, Some(hint));
                 }
             }
@@ -306,7 +306,7 @@ impl Resolver<'_> {
         let digits = text.value.strip_prefix("0o").unwrap_or(&text.value);
         let mode = u32::from_str_radix(digits, 8).ok().filter(|mode| digits.len() >= 3 && (0..=0o777).contains(mode));
         if mode.is_none() {
-            let wrong = format!("`{}` is no file mode", text.given);
+            let wrong = format!("`{}` is no file mode", text.shown());
             let hint = "three octal digits, such as `\"0660\"`: owner and group, and nobody else";
             self.mistakes.error(text.place(), wrong, hint.to_owned());
         }

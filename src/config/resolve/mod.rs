@@ -176,7 +176,7 @@ impl Resolver<'_> {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if text.value.len() > SITE_BYTES_MAX || !text.value.chars().all(plain) {
             let wrong =
-                format!("`{}` cannot name a site: up to {SITE_BYTES_MAX} letters, digits, `-`, `_`, `.`", text.given);
+                format!("`{}` cannot name a site: up to {SITE_BYTES_MAX} letters, digits, `-`, `_`, `.`", text.shown());
             let hint = "it stands in the id of each message and in default client ids";
             self.mistakes.error(text.place(), wrong, hint.to_owned());
         }

@@ -18,6 +18,8 @@ use crate::topic::TopicName;
 /// A first address that is back is found within that time.
 const FAIL_BACK: Duration = Duration::from_secs(60);
 
+const SCHEMES: [&str; 4] = ["mqtt", "mqtts", "ws", "wss"];
+
 /// Where MQTT is, by habit, on a server that speaks WebSocket.
 const WEBSOCKET_PATH: &str = "/mqtt";
 
@@ -72,7 +74,7 @@ impl Resolver<'_> {
     fn state_topic(&mut self, item: Option<Item<'_>>) -> Option<String> {
         let text = self.text(item)?;
         if let Err(error) = TopicName::new(&text.value) {
-            self.mistakes.error(text.place(), format!("`{}` is no topic: {error}", text.given), None);
+            self.mistakes.error(text.place(), format!("`{}` is no topic: {error}", text.shown()), None);
             return None;
         }
         Some(text.value)
@@ -101,7 +103,7 @@ impl Resolver<'_> {
             self.missing(section, "url", example);
             return None;
         };
-        let urls: Vec<_> = self.items(&item).into_iter().map(|item| self.parsed_url(item, example)).collect();
+        let urls: Vec<_> = self.items(&item).into_iter().map(|item| self.parsed_url(item, &SCHEMES, example)).collect();
         if urls.is_empty() {
             self.mistakes.error(item.place(), "`url` names no address", example.to_owned());
             return None;
@@ -116,7 +118,7 @@ impl Resolver<'_> {
             "ws" => (false, true, 80),
             "wss" => (true, true, 443),
             scheme => {
-                self.wrong_scheme(text, scheme, "`mqtt://`, `mqtts://`, `ws://` or `wss://`");
+                self.wrong_scheme(text, scheme, &SCHEMES);
                 return None;
             }
         };

@@ -10,12 +10,13 @@ use url::Url;
 
 use super::Resolver;
 use super::broker::PACKET_BYTES_MIN;
-use super::value::{Item, Section, Text, beside};
+use super::value::{Item, NOT_SHOWN, Section, Text, beside};
 use crate::broker::{TlsClientSources, examine_tls_client};
 use crate::buffer::SyncMode;
-use crate::config::diagnostic::password_in_url;
+use crate::config::hidden;
 use crate::config::keys;
 use crate::config::raw::{ScalarKind, Value};
+use crate::config::source::Place;
 use crate::links::{Config, Drain, Kind, Tls, kafka, rabbitmq};
 use crate::units::ByteSize;
 
@@ -44,6 +45,8 @@ const KAFKA_LOCKED: [(&str, &str); 17] = [
     ("delivery.timeout.ms", "the buffer, which keeps a record for `max_age`,"),
 ];
 
+const RABBITMQ_SCHEMES: [&str; 2] = ["amqp", "amqps"];
+
 /// librdkafka properties that name a file.
 const KAFKA_FILES: [&str; 6] = [
     "ssl.key.location",
@@ -67,12 +70,12 @@ impl Resolver<'_> {
         let topic_escape = self.choice(section.get("topic_escape"), &[("reversible", true), ("none", false)]);
         let streams = self.streams(section.get("streams"));
         let tls = self.remote_tls(&section, Vec::new());
-        let (text, url) = self.url(&section, "such as `amqp://rmq.example:5672/%2f`")?;
+        let (text, url) = self.url(&section, &RABBITMQ_SCHEMES, "such as `amqp://rmq.example:5672/%2f`")?;
         match url.scheme() {
             "amqps" => {}
             "amqp" => self.check_no_tls_keys(&section, &["ca", "cert", "key", "server_name"], "amqps://"),
             scheme => {
-                self.wrong_scheme(&text, scheme, "`amqp://` or `amqps://`");
+                self.wrong_scheme(&text, scheme, &RABBITMQ_SCHEMES);
                 return None;
             }
         }
@@ -109,7 +112,7 @@ impl Resolver<'_> {
         let server_name = self.text(section.get("server_name")).filter(|text| {
             let right = rustls_pki_types::ServerName::try_from(text.value.as_str()).is_ok();
             if !right {
-                let wrong = format!("`{}` is no name that a certificate can have", text.given);
+                let wrong = format!("`{}` is no name that a certificate can have", text.shown());
                 self.mistakes.error(text.place(), wrong, "such as `hq.example`".to_owned());
             }
             right
@@ -133,7 +136,7 @@ impl Resolver<'_> {
             match start.or_else(|| time().map(rabbitmq::StreamStart::Time)) {
                 Some(start) => drop(streams.insert(entry.key.clone(), start)),
                 None => {
-                    let wrong = format!("`{}` is no place in a stream", text.given);
+                    let wrong = format!("`{}` is no place in a stream", text.shown());
                     let hint =
                         "`first`, `last`, `next`, an offset, and a time such as `2026-11-27T06:00:00Z` are".to_owned();
                     self.mistakes.error(text.place(), wrong, hint);
@@ -228,7 +231,7 @@ impl Resolver<'_> {
         };
         if start.is_none() {
             let hint = "`earliest`, `latest`, and a time such as `2026-11-27T06:00:00Z` are".to_owned();
-            self.mistakes.error(text.place(), format!("`{}` is no place to begin at", text.given), hint);
+            self.mistakes.error(text.place(), format!("`{}` is no place to begin at", text.shown()), hint);
         }
         start
     }
@@ -269,7 +272,7 @@ impl Resolver<'_> {
             !host.is_empty() && !host.contains(['/', ',', ' ']) && port.parse::<u16>().is_ok_and(|port| port > 0)
         });
         if !right {
-            let wrong = format!("`{}` is no broker's address", text.given);
+            let wrong = format!("`{}` is no broker's address", text.shown());
             self.mistakes.error(text.place(), wrong, "write `HOST:PORT`, such as `127.0.0.1:9092`".to_owned());
         }
         right.then_some(text.value)
@@ -315,17 +318,25 @@ impl Resolver<'_> {
     }
 
     /// The key `url`, parsed.
-    fn url<'n>(&mut self, section: &Section<'n>, example: &str) -> Option<(Text<'n>, Url)> {
+    fn url<'n>(&mut self, section: &Section<'n>, schemes: &[&str], example: &str) -> Option<(Text<'n>, Url)> {
         let Some(item) = section.get("url") else {
             self.missing(section, "url", example);
             return None;
         };
-        self.parsed_url(item, example)
+        self.parsed_url(item, schemes, example)
     }
 
-    pub(super) fn parsed_url<'n>(&mut self, item: Item<'n>, example: &str) -> Option<(Text<'n>, Url)> {
+    pub(super) fn parsed_url<'n>(
+        &mut self,
+        item: Item<'n>,
+        schemes: &[&str],
+        example: &str,
+    ) -> Option<(Text<'n>, Url)> {
+        if self.is_of_other_scheme(&item, schemes) {
+            return None;
+        }
         let text = self.url_text(Some(item))?;
-        if let Some(password) = password_in_url(text.given) {
+        if let Some(password) = hidden::passwords_in(text.given).into_iter().next() {
             let place = text.item.node.part(password);
             self.plain_password(&place);
         }
@@ -348,14 +359,36 @@ impl Resolver<'_> {
         }
     }
 
-    pub(super) fn plain_password(&mut self, place: &crate::config::source::Place) {
+    pub(super) fn plain_password(&mut self, place: &Place) {
         let hint = "write `${env:NAME}` or `${file:PATH}` in its place";
         self.mistakes.warning(place, "a password stands in the file for everyone to read", hint.to_owned());
     }
 
-    pub(super) fn wrong_scheme(&mut self, text: &Text<'_>, scheme: &str, wanted: &str) {
-        let wrong = format!("`{scheme}://` does not fit here: {wanted} does");
-        self.wrong_part(text, 0..text.given.len(), wrong, None);
+    pub(super) fn wrong_scheme(&mut self, text: &Text<'_>, scheme: &str, wanted: &[&str]) {
+        if text.is_substituted() {
+            let wrong = format!("`{}` does not begin with {} once it is filled in", text.shown(), alternatives(wanted));
+            self.mistakes.error(text.place(), wrong, NOT_SHOWN.to_owned());
+        } else {
+            self.other_scheme(&text.part(0..text.given.len()), scheme, wanted);
+        }
+    }
+
+    /// By what stands before the first `${..}`, which is no secret and needs none to be looked up.
+    pub(super) fn is_of_other_scheme(&mut self, item: &Item<'_>, wanted: &[&str]) -> bool {
+        let Value::Scalar(scalar) = &item.node.value else { return false };
+        let Some((before, _)) = scalar.text.split_once("${") else { return false };
+        let Some((scheme, _)) = before.split_once("://") else { return false };
+        let is_other = !wanted.contains(&scheme.to_ascii_lowercase().as_str());
+        if is_other {
+            self.other_scheme(&item.node.part(0..scheme.len()), scheme, wanted);
+        }
+        is_other
+    }
+
+    fn other_scheme(&mut self, place: &Place, scheme: &str, wanted: &[&str]) {
+        let wrong = format!("`{scheme}://` does not fit here: {} does", alternatives(wanted));
+        let hint = keys::nearest(scheme, wanted.iter().copied()).map(|meant| format!("did you mean `{meant}://`?"));
+        self.mistakes.error(place, wrong, hint);
     }
 
     /// A certificate without its key, or the other way round.
@@ -375,6 +408,16 @@ impl Resolver<'_> {
             let wrong = format!("`{}` has no meaning without TLS", item.name);
             self.mistakes.error(item.place(), wrong, format!("begin the URL with `{scheme}`"));
         }
+    }
+}
+
+/// "`a://`, `b://` or `c://`".
+fn alternatives(schemes: &[&str]) -> String {
+    let named: Vec<_> = schemes.iter().map(|scheme| format!("`{scheme}://`")).collect();
+    match named.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, others)) => format!("{} or {last}", others.join(", ")),
+        None => String::new(),
     }
 }
 

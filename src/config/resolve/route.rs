@@ -225,7 +225,7 @@ impl Resolver<'_> {
         if !names.insert(name.clone())
             && let Some(text) = text
         {
-            let wrong = format!("two routes are called `{}`", text.given);
+            let wrong = format!("two routes are called `{}`", text.shown());
             self.mistakes.error(text.place(), wrong, "names stand in metrics and logs".to_owned());
         }
         name

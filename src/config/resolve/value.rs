@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::Resolver;
 use super::broker::YEAR;
+use crate::config::hidden;
 use crate::config::keys::{self, Keys};
 use crate::config::quotes::Written;
 use crate::config::raw::{Entry, Node, ScalarKind, Value};
@@ -91,6 +92,11 @@ impl Text<'_> {
 
     pub(super) fn place(&self) -> &Place {
         self.item.place()
+    }
+
+    /// As the file has it, for messages, but for passwords that stand in it.
+    pub(super) fn shown(&self) -> String {
+        hidden::shown(self.item.name, self.given)
     }
 
     /// The place of bytes of [`Text::value`]; the whole value where secrets were filled in.
@@ -269,14 +275,20 @@ impl Resolver<'_> {
         if let Some((written, place)) = written.as_ref().filter(|(written, _)| is_tag(written.value)) {
             let Written { key, value, .. } = written;
             let sigil = value.split(|c: char| c.is_whitespace()).next().unwrap_or_default();
-            let wrong = format!("`{key}`: YAML takes `{sigil}` for a mark of its own, not for a part of the text");
+            let mark = if hidden::is_hidden(key, sigil) {
+                // The mark is the secret.
+                sigil.chars().take_while(|c| matches!(c, '!' | '&')).collect::<String>() + ".."
+            } else {
+                sigil.to_owned()
+            };
+            let wrong = format!("`{key}`: YAML takes `{mark}` for a mark of its own, not for a part of the text");
             self.mistakes.error(place, wrong, written.hint());
             return None;
         }
         let Value::Scalar(scalar) = &item.node.value else {
             let quotes =
                 || written.filter(|(written, _)| TEXTS.contains(&written.key)).map(|(written, _)| written.hint());
-            self.wrong_type(&item, "a value", unquoted_capture(item.node).or_else(quotes));
+            self.wrong_type(&item, "a value", unquoted_capture(&item).or_else(quotes));
             return None;
         };
         let given = scalar.text.as_str();
@@ -346,7 +358,14 @@ impl Resolver<'_> {
 
     fn rate(&mut self, item: Option<Item<'_>>, parse: fn(&str) -> Result<Rate, UnitError>) -> Option<Rate> {
         let text = self.text(item)?;
-        parse(&text.value).map_err(|error| self.mistakes.error(text.place(), error.to_string(), None)).ok()
+        let parsed = parse(&text.value).ok();
+        if parsed.is_none() {
+            // By the text of the file, as for a unit.
+            let error = parse(text.given).err().map_or_else(|| "no value with a unit".to_owned(), |e| e.to_string());
+            let error = hidden::without(text.item.name, text.given, &error);
+            self.mistakes.error(text.place(), error, None);
+        }
+        parsed
     }
 
     fn unit<T: PartialOrd>(
@@ -369,6 +388,7 @@ impl Resolver<'_> {
                 // By the text of the file, since the value may be a secret that landed in the wrong place.
                 let error =
                     parse(text.given).err().map_or_else(|| "no value with a unit".to_owned(), |e| e.to_string());
+                let error = hidden::without(name, text.given, &error);
                 self.mistakes.error(text.place(), format!("`{name}`: {error}"), None);
                 None
             }
@@ -378,10 +398,14 @@ impl Resolver<'_> {
     /// A mistake in a part of a text, described by words of that text: kept back where they may be a secret's.
     pub(super) fn wrong_part(&mut self, text: &Text<'_>, part: Range<usize>, wrong: String, hint: Option<String>) {
         if text.is_substituted() {
-            let wrong = format!("`{}` is wrong once its `${{..}}` is filled in", text.given);
-            let hint = "write the value in its place to see more".to_owned();
-            self.mistakes.error(text.place(), wrong, hint);
+            let wrong = format!("`{}` is wrong once its `${{..}}` is filled in", text.shown());
+            self.mistakes.error(text.place(), wrong, NOT_SHOWN.to_owned());
+        } else if hidden::is_pem(text.given) {
+            let wrong = format!("`{}` needs the path of a file, not what stands in it", text.item.name);
+            self.mistakes.error(text.place(), wrong, None);
         } else {
+            let without = |words: &str| hidden::without(text.item.name, text.given, words);
+            let (wrong, hint) = (without(&wrong), hint.as_deref().map(without));
             self.mistakes.error(&text.part(part), wrong, hint);
         }
     }
@@ -394,7 +418,7 @@ impl Resolver<'_> {
         }
         let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
         let hint = keys::nearest(text.given, words.iter().copied()).map(|word| format!("did you mean `{word}`?"));
-        let wrong = format!("`{}` is none of the choices for `{}`: {}", text.given, text.item.name, listed(&words));
+        let wrong = format!("`{}` is none of the choices for `{}`: {}", text.shown(), text.item.name, listed(&words));
         self.mistakes.error(text.place(), wrong, hint);
         None
     }
@@ -406,11 +430,11 @@ impl Resolver<'_> {
             return Some(addr);
         }
         let hint = if text.value.parse::<u16>().is_ok() {
-            Some(format!("write `127.0.0.1:{0}`, or `0.0.0.0:{0}` for all networks", text.given))
+            Some(format!("write `127.0.0.1:{0}`, or `0.0.0.0:{0}` for all networks", text.shown()))
         } else {
             Some("such as `127.0.0.1:1883` or `[::1]:1883`; names are not looked up here".to_owned())
         };
-        let wrong = format!("`{}` is no address and port", text.given);
+        let wrong = format!("`{}` is no address and port", text.shown());
         self.mistakes.error(text.place(), wrong, hint);
         None
     }
@@ -457,6 +481,10 @@ fn looks_like_link(entry: &Entry) -> bool {
     entries.iter().any(|entry| matches!(entry.key.as_str(), "mqtt" | "rabbitmq" | "kafka"))
 }
 
+/// What is filled in is not shown, and not to be written into the file either.
+pub(super) const NOT_SHOWN: &str =
+    "look at what `${..}` stands for: it may be a secret, so it is not shown here, and does not belong into the file";
+
 /// Keys of texts that look like something else to YAML.
 const TEXTS: [&str; 2] = ["where", "payload"];
 
@@ -466,10 +494,10 @@ fn is_tag(value: &str) -> bool {
 }
 
 /// `to: {rest}` without quotes is a section to YAML.
-fn unquoted_capture(node: &Node) -> Option<String> {
-    let Value::Map(entries) = &node.value else { return None };
+fn unquoted_capture(item: &Item<'_>) -> Option<String> {
+    let Value::Map(entries) = &item.node.value else { return None };
     match entries.as_slice() {
-        [Entry { key, value: Node { value: Value::Null, .. }, .. }] => {
+        [Entry { key, value: Node { value: Value::Null, .. }, .. }] if !hidden::is_hidden(item.name, key) => {
             Some(format!("text that begins with `{{` needs quotes: `\"{{{key}}}\"`"))
         }
         _ => None,

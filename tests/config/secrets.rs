@@ -1,0 +1,130 @@
+//! Secrets that stand in a file are not shown, however they are written.
+
+use tidegate::config::{self, Env};
+
+use super::env;
+
+/// Ways to write the value of a secret key, some of which YAML takes for something else, or not at all.
+const SECRET_FORMS: [&str; 24] = [
+    ": hunter2",
+    ": 'hunter2'",
+    ": \"hunter2\"",
+    ": !hunter2",
+    ": !!hunter2 x",
+    ": !x hunter2",
+    ": &hunter2 x",
+    ": &x hunter2",
+    ": *hunter2",
+    ": &&hunter2",
+    ": @hunter2",
+    ": %hunter2",
+    ": `hunter2`",
+    ": {hunter2}",
+    ": {hunter2",
+    ": [hunter2",
+    ": [ a, hunter2 ]",
+    ": { a: hunter2 }",
+    ": 'a' hunter2",
+    ": \"a\\hunter2\"",
+    ": a: hunter2",
+    ": x${env:SITE}hunter2",
+    " hunter2",
+    " = hunter2",
+];
+
+/// The same over several lines, `~` being how far the key is to the right.
+const SECRET_BLOCKS: [&str; 9] = [
+    ":\n~  hunter2",
+    ": >-\n~  hunter2",
+    ": |\n~  a\n~  hunter2",
+    ": |2-\n~  hunter2\n~  b",
+    ": a\n~  hunter2",
+    ": 'a\n~  hunter2'",
+    ": \"a\n\n~  hunter2\"",
+    ":\n~  - hunter2\n~  - a",
+    ":\n~  # why\n~  \"hunter2\"",
+];
+
+#[test]
+fn a_secret_is_not_shown_however_it_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("routes.yaml");
+    // Each a key, how far it is to the right, and what stands before it and after.
+    let places = [
+        ("links:\n  a:\n    kafka:\n      options:\n", 8, "sasl.password"),
+        ("links:\n  a:\n    kafka:\n      options:\n", 8, "ssl.key.pem"),
+        ("links:\n  a:\n    mqtt:\n", 6, "password"),
+        ("links:\n  a:\n    rabbitmq:\n", 6, "token"),
+        ("broker:\n  auth:\n    jwt:\n", 6, "secret"),
+        ("broker:\n  auth:\n    http:\n      headers:\n", 8, "Authorization"),
+        ("broker:\n  auth:\n    ldap:\n      search:\n", 8, "password"),
+        ("admin:\n", 2, "token"),
+        ("", 0, "password"),
+        ("routes:\n  - from: broker/a\n", 4, "secret"),
+    ];
+    // What is wrong elsewhere, so that each file has mistakes and some are no YAML.
+    let elsewhere = ["", "\nx: [1, 2\ny: 3\n", "\n\tx: 1\n"];
+    let mut shown = 0;
+    for (before, indent, key) in places {
+        let margin = " ".repeat(indent);
+        let forms = SECRET_FORMS.iter().chain(&SECRET_BLOCKS).map(|form| form.replace('~', &margin));
+        for (form, more) in forms.flat_map(|form| elsewhere.map(|more| (form.clone(), more))) {
+            for key in [key.to_owned(), format!("\"{key}\"")] {
+                let text = format!("{before}{margin}{key}{form}\n{more}");
+                std::fs::write(&file, &text).unwrap();
+                for no_secrets in [false, true] {
+                    let env = Env { no_secrets, ..env() };
+                    let report = config::check(&file, &env);
+                    let told = config::render(&report.diagnostics);
+                    assert!(!told.contains("hunter2"), "{text}\n{told}");
+                    shown += usize::from(told.contains("***"));
+                }
+            }
+        }
+    }
+    assert!(shown > 500, "{shown}");
+}
+
+#[test]
+fn a_password_in_a_url_is_not_shown_however_it_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("routes.yaml");
+    for url in
+        ["u:hunter2@h", "mqtt://u:hunter2@h", "x://u:hunter2@h:99999/a", "mqtt://u:a/b@hunter2@h", "://u:hunter2@"]
+    {
+        for form in [
+            "URL",
+            "\"URL\"",
+            "!URL",
+            "{URL}",
+            "[ URL ]",
+            ">-\n  URL",
+            "&x URL",
+            "a: URL",
+            "'a' URL",
+            "{URL",
+            "\n  URL",
+        ] {
+            for before in [
+                "links: { a: { mqtt: { url: FORM } } }",
+                "links: { a: { rabbitmq: { url: FORM, exchange: x } } }",
+                "links: { a: { kafka: { brokers: FORM } } }",
+                "links: { a: FORM }",
+                "links:\n a:\n  mqtt:\n   url: FORM",
+                "broker: { auth: { http: { url: FORM } } }",
+                "broker: { auth: { jwt: { jwks: FORM } } }",
+                "broker: { auth: { ldap: { url: FORM } } }",
+                "broker: { listeners: [ { bind: FORM, allow: FORM } ] }",
+                "admin: { bind: FORM }",
+                "site: FORM",
+                "data_dir: FORM\nlinks: FORM",
+                "routes: [ { from: FORM, to: FORM, rate: FORM } ]",
+            ] {
+                let text = before.replace("FORM", &form.replace("URL", url));
+                std::fs::write(&file, &text).unwrap();
+                let told = config::render(&config::check(&file, &env()).diagnostics);
+                assert!(!told.contains("hunter2"), "{text}\n{told}");
+            }
+        }
+    }
+}
