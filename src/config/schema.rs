@@ -10,8 +10,20 @@ use super::keys::{self, Keys};
 /// The reference.
 const REFERENCE: &str = include_str!("../../docs/routes.md");
 
-/// What a value with a unit looks like.
-const WITH_UNIT: &str = r"^[0-9][0-9._]*\s*([A-Za-z%]+|[A-Za-z]*/[A-Za-z0-9]+)$";
+/// What values with a unit look like, by the words that their kind begins with: as [`crate::units`] reads them.
+const UNITS: [(&str, &str); 5] = [
+    ("size and time", r"^\s*[0-9]+(\.[0-9]{1,3})?\s*([KMGT]i?)?B\s*/\s*(s|m|min|h)\s*$"),
+    ("size", r"^\s*[0-9]+(\.[0-9]{1,3})?\s*([KMGT]i?)?B\s*$"),
+    ("duration", r"^\s*[0-9]+(\.[0-9]{1,3})?\s*(ms|s|m|h|d|w)\s*$"),
+    ("rate", r"^\s*\+?0*[1-9][0-9]*\s*/\s*(s|m|min|h)\s*$"),
+    ("1% to", r"^\+?0*[1-9][0-9]?\s*%$"),
+];
+/// What a link may be called.
+const LINK_NAME: &str = "^[A-Za-z0-9_-]+$";
+/// What a site may be called.
+const SITE: &str = "^[A-Za-z0-9._-]{1,64}$";
+/// What a link is one of.
+const REMOTES: [&str; 3] = ["mqtt", "rabbitmq", "kafka"];
 /// A number as people write long ones, and as YAML 1.2 reads as text.
 const GROUPED: &str = "^[0-9][0-9_]*$";
 /// A value that is filled in when the file is read.
@@ -57,7 +69,12 @@ fn section(keys: &Keys) -> Value {
         properties.insert((*key).to_owned(), property(keys, &row, text));
     }
     // An empty section is `nothing` to YAML.
-    json!({ "type": ["object", "null"], "properties": properties, "required": required, "additionalProperties": false })
+    let mut section = json!({ "type": ["object", "null"], "properties": properties, "required": required, "additionalProperties": false });
+    if let Some(section) = section.as_object_mut().filter(|_| keys.section == "links.NAME") {
+        let one = REMOTES.map(|remote| json!({ "required": [remote] }));
+        section.insert("oneOf".to_owned(), json!(one));
+    }
+    section
 }
 
 fn property(keys: &Keys, row: &Row<'_>, text: &str) -> Value {
@@ -78,7 +95,13 @@ fn kind(keys: &Keys, row: &Row<'_>) -> Value {
     let own = if keys.section.is_empty() { row.key.to_owned() } else { format!("{}.{}", keys.section, row.key) };
     if own == "links" {
         let link = json!({ "$ref": "#/$defs/links.NAME" });
-        return json!({ "type": ["object", "null"], "additionalProperties": link });
+        let name = json!({ "pattern": LINK_NAME, "not": { "enum": ["broker"] } });
+        return json!({ "type": ["object", "null"], "propertyNames": name, "additionalProperties": link });
+    }
+    match own.as_str() {
+        "site" => return text_like(SITE),
+        "links.NAME.renamed_from" => return text_like(LINK_NAME),
+        _ => {}
     }
     let nested = keys::ALL.iter().any(|keys| keys.section == own).then(|| json!({ "$ref": format!("#/$defs/{own}") }));
     let Some(nested) = nested else { return plain(row.kind) };
@@ -113,10 +136,15 @@ fn plain(kind: &str) -> Value {
         let number = json!({ "type": "integer", "minimum": 0 });
         return json!({ "anyOf": [number, { "type": "string", "pattern": GROUPED }, reference] });
     }
-    if ["size", "duration", "rate", "1% to"].iter().any(|unit| kind.starts_with(unit)) {
-        return json!({ "anyOf": [{ "type": "string", "pattern": WITH_UNIT }, reference] });
+    if let Some((_, pattern)) = UNITS.iter().find(|(words, _)| kind.starts_with(words)) {
+        return json!({ "anyOf": [{ "type": "string", "pattern": pattern }, reference] });
     }
     any_scalar()
+}
+
+/// Text of a form, which may be a number to YAML.
+fn text_like(pattern: &str) -> Value {
+    json!({ "anyOf": [{ "type": "string", "pattern": pattern }, { "type": ["number", "boolean"] }, { "type": "string", "pattern": REFERENCED }] })
 }
 
 /// Text, and what YAML takes for something else where quotes are left out.
@@ -283,7 +311,11 @@ mod tests {
         }
         assert_eq!(range("1 to 65535 (RabbitMQ: 4096)"), Some((1, 65_535)));
         assert_eq!(range("0 to 1000000; `0`: no end"), Some((0, 1_000_000)));
-        assert_eq!(plain("size, 1MiB or more")["anyOf"][0]["pattern"], WITH_UNIT);
+        for ((words, pattern), kind) in
+            UNITS.into_iter().zip(["size and time", "size, 1MiB or more", "duration, 1s to 1d", "rate", "1% to 99%"])
+        {
+            assert_eq!(plain(kind)["anyOf"][0]["pattern"], pattern, "{words}");
+        }
     }
 
     #[test]
