@@ -56,6 +56,7 @@ pub use config::{
     Bind, CertificateUser, ClientCert, Config, Listener, ProxyTerms, TlsConfig, TlsVersions, WebSocketTerms,
 };
 pub use listener::{BindError, Bound, Listening};
+pub use reload::Reread;
 pub use store::{StoreError, Trouble};
 pub use transport::{
     AlternativeName, Network, NetworkError, Peer, PeerCertificate, TlsClientSources, TlsFinding, TlsMaterial, TlsPart,
@@ -215,9 +216,15 @@ impl Broker {
     }
 
     /// Has all files that it was made of read again, changed or not: what is new counts from the next connection on,
-    /// and at once for users and rules.
+    /// and at once for users and rules. It reads files: not for a thread of the runtime.
     pub fn reload(&self) {
-        self.reloader.ask();
+        self.reloader.look(true);
+    }
+
+    /// Files that have changed and are in force since this was asked last, whoever had them read.
+    #[must_use]
+    pub fn take_reread(&self) -> Vec<Reread> {
+        self.reloader.take_news()
     }
 
     /// Files that have changed and cannot be used, and why; what was before them is in force.
@@ -244,6 +251,10 @@ impl Part for Logins {
         if let Some(broker) = self.0.upgrade() {
             broker.reload_auth(is_asked);
         }
+    }
+
+    fn take_news(&self) -> Vec<Reread> {
+        self.0.upgrade().map(|broker| broker.auth.load().take_news()).unwrap_or_default()
     }
 
     fn errors(&self) -> Vec<String> {

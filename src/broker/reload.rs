@@ -11,17 +11,28 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// How often the files are looked at. A change is taken up when it has stood still from one look to the next: a certificate and its key
 /// are two files, and neither is written in an instant.
 const LOOK: Duration = Duration::from_secs(2);
 
+/// Files that have changed and are in force.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reread {
+    /// Those of a listener's TLS, by where it is bound.
+    Certificates(String),
+    /// `users`, `rules`, or `keys for tokens`.
+    Logins(&'static str),
+}
+
 /// What is made of files.
 pub(super) trait Reloadable: Send + Sync {
     /// For the log and `status`: "the certificates of 0.0.0.0:8883".
     fn name(&self) -> String;
+
+    /// What has been read again, once it has.
+    fn reread(&self) -> Reread;
 
     /// All that it is made of.
     fn files(&self) -> Vec<PathBuf>;
@@ -38,6 +49,9 @@ pub(super) trait Part: Send + Sync {
     /// What is not in force, and why.
     fn errors(&self) -> Vec<String>;
 
+    /// What has changed and is in force since this was asked last.
+    fn take_news(&self) -> Vec<Reread>;
+
     /// Whether somebody still goes by it.
     fn is_used(&self) -> bool {
         true
@@ -48,7 +62,8 @@ pub(super) trait Part: Send + Sync {
 #[derive(Default)]
 pub(super) struct Reloader {
     parts: Mutex<Vec<Arc<dyn Part>>>,
-    asked: Notify,
+    /// Held by who reads: what is older must not come behind what is newer.
+    reading: Mutex<()>,
 }
 
 /// Files, and whether they are others than those that were read last.
@@ -58,6 +73,8 @@ pub(super) struct Watch {
     taken: Vec<Stamp>,
     /// At the last look.
     seen: Vec<Stamp>,
+    /// They were others than those before when they were read last.
+    has_news: bool,
 }
 
 /// What tells one state of a file from another; none: it cannot be looked at.
@@ -76,7 +93,7 @@ impl Watch {
     /// Of files that have been read just now.
     pub(super) fn taken<'a>(files: impl IntoIterator<Item = &'a Path>) -> Self {
         let taken = stamps(files);
-        Self { seen: taken.clone(), taken }
+        Self { seen: taken.clone(), taken, has_news: false }
     }
 
     /// Whether they are to be read now: they are others and stand still, or that `is_asked`. The stamps are older than what is read then:
@@ -86,9 +103,16 @@ impl Watch {
         let stands_still = std::mem::replace(&mut self.seen, now.clone()) == now;
         let is_due = is_asked || (now != self.taken && stands_still);
         if is_due {
+            // Before the first reading there was nothing that could be another.
+            self.has_news |= !self.taken.is_empty() && now != self.taken;
             self.taken = now;
         }
         is_due
+    }
+
+    /// Whether what was read since this was asked last is another than what was before.
+    pub(super) const fn take_news(&mut self) -> bool {
+        std::mem::replace(&mut self.has_news, false)
     }
 }
 
@@ -107,9 +131,9 @@ impl Reloader {
         parts.push(part);
     }
 
-    /// Has everything read again, changed or not.
-    pub(super) fn ask(&self) {
-        self.asked.notify_one();
+    /// What has changed and is in force since this was asked last.
+    pub(super) fn take_news(&self) -> Vec<Reread> {
+        self.parts.lock().iter().flat_map(|part| part.take_news()).collect()
     }
 
     /// What is not in force, and why.
@@ -120,19 +144,20 @@ impl Reloader {
     /// Looks, again and again, until `stop`.
     pub(super) async fn run(self: Arc<Self>, stop: CancellationToken) {
         loop {
-            let is_asked = tokio::select! {
+            tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.asked.notified() => true,
-                () = tokio::time::sleep(LOOK) => false,
-            };
+                () = tokio::time::sleep(LOOK) => {}
+            }
             let reloader = Arc::clone(&self);
-            if tokio::task::spawn_blocking(move || reloader.look(is_asked)).await.is_err() {
+            if tokio::task::spawn_blocking(move || reloader.look(false)).await.is_err() {
                 tracing::error!("reading files again panicked");
             }
         }
     }
 
-    fn look(&self, is_asked: bool) {
+    /// Reads what has changed and stands still; everything, if it `is_asked`. Not for a thread of the runtime.
+    pub(super) fn look(&self, is_asked: bool) {
+        let _alone = self.reading.lock();
         // A copy: who asks for the errors meanwhile does not wait for the files.
         let parts = self.parts.lock().clone();
         parts.iter().for_each(|part| part.look(is_asked));
@@ -163,6 +188,7 @@ impl Part for Watched {
                 None
             }
             Err(error) => {
+                state.watch.take_news();
                 tracing::error!("{} have changed and cannot be used; they stay as they were: {error}", part.name());
                 Some(error)
             }
@@ -174,6 +200,11 @@ impl Part for Watched {
         let state = self.state.lock();
         let error = state.error.iter();
         error.map(|error| format!("{} are as they were: {error}", part.name())).collect()
+    }
+
+    fn take_news(&self) -> Vec<Reread> {
+        let Some(part) = self.part.upgrade() else { return Vec::new() };
+        self.state.lock().watch.take_news().then(|| part.reread()).into_iter().collect()
     }
 
     fn is_used(&self) -> bool {
@@ -196,6 +227,10 @@ mod tests {
             "the numbers".to_owned()
         }
 
+        fn reread(&self) -> Reread {
+            Reread::Logins("numbers")
+        }
+
         fn files(&self) -> Vec<PathBuf> {
             vec![self.file.clone()]
         }
@@ -215,21 +250,26 @@ mod tests {
         let number = Arc::new(Number { file: file.clone(), value: Mutex::new(1) });
         let reloader = Reloader::default();
         reloader.watch(&(Arc::clone(&number) as Arc<dyn Reloadable>));
+        let news = || reloader.take_news().len();
         let look = |is_asked| {
             reloader.look(is_asked);
             (*number.value.lock(), reloader.errors().len())
         };
         assert_eq!(look(false), (1, 0));
+        assert_eq!((look(true), news()), ((1, 0), 0), "it is read, and is none other");
         fs::write(&file, "22").unwrap();
         assert_eq!(look(false), (1, 0), "it may still be written to");
         fs::write(&file, "333").unwrap();
         assert_eq!(look(false), (1, 0), "it was");
-        assert_eq!(look(false), (333, 0));
+        assert_eq!((look(false), news()), ((333, 0), 1), "also where nobody asked");
+        assert_eq!(news(), 0, "it is told once");
         fs::write(&file, "four").unwrap();
         assert_eq!((look(false), look(false)), ((333, 0), (333, 1)));
         assert_eq!(reloader.errors(), ["the numbers are as they were: `four` is no number"]);
+        assert_eq!(news(), 0, "what is not in force is no news");
         fs::write(&file, "55555").unwrap();
         assert_eq!(look(true), (55_555, 0), "asked, it does not wait");
+        assert_eq!(news(), 1);
         fs::remove_file(&file).unwrap();
         assert_eq!((look(false), look(false)), ((55_555, 0), (55_555, 1)));
     }

@@ -131,7 +131,8 @@ fn examine(path: &Path, env: &Env) -> (Report, Option<Sketch>) {
         }
     }
     let Some(first) = read.iter().flatten().next().filter(|_| !trees.is_empty()) else {
-        let report = Report { diagnostics: mistakes.sorted(), config: None, data_dir: None, links: 0, routes: 0 };
+        let data_dir = data_dir_by_lines(&read);
+        let report = Report { diagnostics: mistakes.sorted(), config: None, data_dir, links: 0, routes: 0 };
         return (report, None);
     };
     let whole = Place { source: Arc::clone(first), span: 0..0 };
@@ -139,15 +140,18 @@ fn examine(path: &Path, env: &Env) -> (Report, Option<Sketch>) {
     let is_whole = trees.len() == read.len();
     let root = raw::merged(trees, whole);
     let (links, routes) = (count(&root, "links"), count(&root, "routes"));
-    let data_dir = resolve::data_dir(&root, is_whole, env);
+    let by_lines = || if is_whole { None } else { data_dir_by_lines(&read) };
+    let data_dir = resolve::data_dir(&root, is_whole, env).or_else(by_lines);
     let resolve::Resolved { config, mut mistakes, sketch } = resolve::resolve(&root, is_whole, env, mistakes);
     if let Some(sketch) = &sketch {
         sites::check_one(sketch, &mut mistakes);
     }
     let sketch = sketch.map(|sketch| Sketch { path: path.to_owned(), ..sketch });
-    let config = config.map(|config| Config { outline: outline::of(&root), ..config });
+    // The outline knows secrets by a sum of each, so it looks them up.
+    let config = config.filter(|_| !env.no_secrets);
+    let config = config.map(|config| Config { outline: outline::of(&root, env), ..config });
     let mut report = Report { diagnostics: mistakes.sorted(), config, data_dir, links, routes };
-    if report.has_errors() || env.no_secrets {
+    if report.has_errors() {
         report.config = None;
     }
     (report, sketch)
@@ -201,6 +205,21 @@ fn files_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
     }
     files.sort();
     Ok(files)
+}
+
+/// The data folder as files say that are no YAML: by the line that begins with `data_dir:`, or without one the default.
+fn data_dir_by_lines(read: &[Option<Arc<Source>>]) -> Option<PathBuf> {
+    let sources: Vec<&Arc<Source>> = read.iter().map(Option::as_ref).collect::<Option<_>>()?;
+    let place = |source: &Arc<Source>| Place { source: Arc::clone(source), span: 0..0 };
+    let line_of =
+        |source: &&Arc<Source>| source.text.lines().find_map(|line| line.strip_prefix("data_dir:").map(str::to_owned));
+    let Some((source, line)) = sources.iter().find_map(|source| Some((source, line_of(source)?))) else {
+        return sources.first().map(|first| resolve::default_data_dir(&place(first)));
+    };
+    let value = line.split(" #").next().unwrap_or_default().trim();
+    let value = value.trim_matches(|c| matches!(c, '"' | '\''));
+    let is_plain = !value.is_empty() && !value.contains("${");
+    is_plain.then(|| resolve::beside(&place(source), Path::new(value)))
 }
 
 fn count(root: &Node, key: &str) -> usize {

@@ -1,14 +1,18 @@
-//! What a file says, key by key as it is written, for the diff of a reload. Passwords that stand in it are blotted out.
+//! What a file says, key by key as it is written, for the diff of a reload. Passwords that stand in it are blotted out; that one is
+//! another than before is known by a sum of it, which is worth nothing outside this process.
 
-use std::collections::BTreeMap;
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::OnceLock;
 
+use super::env::Env;
 use super::hidden;
 use super::raw::{Entry as Pair, Node, Value};
+use super::resolve;
 use crate::gateway::{Entry, Outline};
 
 /// Of the whole file.
-pub(super) fn of(root: &Node) -> Outline {
-    let mut outline = Outline::default();
+pub(super) fn of(root: &Node, env: &Env) -> Outline {
+    let mut outline = Outlining { env, outline: Outline::default() };
     for pair in pairs(root) {
         match pair.key.as_str() {
             "links" => {
@@ -38,26 +42,53 @@ pub(super) fn of(root: &Node) -> Outline {
             key => outline.add(Entry::Top, key, &pair.value),
         }
     }
-    outline
+    outline.outline
 }
 
-impl Outline {
+/// An outline that is being made.
+struct Outlining<'e> {
+    env: &'e Env,
+    outline: Outline,
+}
+
+impl Outlining<'_> {
+    /// Sections by their keys; what a list holds stands together.
     fn add(&mut self, entry: Entry, path: &str, node: &Node) {
-        flatten(path, node, self.entries.entry(entry).or_default());
+        let keys = self.outline.entries.entry(entry.clone()).or_default();
+        let is_section = matches!(&node.value, Value::Map(pairs) if !pairs.is_empty());
+        if !is_section {
+            keys.insert(path.to_owned(), shown(path, node));
+            let secrets = self.secrets(path, node);
+            if !secrets.is_empty() {
+                self.outline.hidden.0.insert((entry, path.to_owned()), sum(&secrets));
+            }
+            return;
+        }
+        for pair in pairs(node) {
+            let path = if path.is_empty() { pair.key.clone() } else { format!("{path}.{}", pair.key) };
+            self.add(entry.clone(), &path, &pair.value);
+        }
+    }
+
+    /// All of a value that [`shown`] does not show.
+    fn secrets(&self, key: &str, node: &Node) -> Vec<String> {
+        match &node.value {
+            Value::Null => Vec::new(),
+            Value::Scalar(scalar) => {
+                let text = scalar.text.as_str();
+                let is_hidden = text.contains("${") || hidden::is_hidden(key, text);
+                is_hidden.then(|| resolve::filled(node, text, self.env)).into_iter().collect()
+            }
+            Value::List(items) => items.iter().flat_map(|item| self.secrets(key, item)).collect(),
+            Value::Map(pairs) => pairs.iter().flat_map(|pair| self.secrets(&pair.key, &pair.value)).collect(),
+        }
     }
 }
 
-/// Sections by their keys; what a list holds stands together.
-fn flatten(path: &str, node: &Node, into: &mut BTreeMap<String, String>) {
-    let is_section = matches!(&node.value, Value::Map(pairs) if !pairs.is_empty());
-    if !is_section {
-        into.insert(path.to_owned(), shown(path, node));
-        return;
-    }
-    for pair in pairs(node) {
-        let path = if path.is_empty() { pair.key.clone() } else { format!("{path}.{}", pair.key) };
-        flatten(&path, &pair.value, into);
-    }
+/// By a key that is made up anew in each process.
+fn sum(secrets: &[String]) -> u64 {
+    static KEY: OnceLock<RandomState> = OnceLock::new();
+    KEY.get_or_init(RandomState::new).hash_one(secrets)
 }
 
 /// A value on one line.
@@ -97,6 +128,7 @@ fn text_of(node: &Node, key: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::sync::Arc;
 
     use super::super::raw;
@@ -105,7 +137,7 @@ mod tests {
 
     fn told(text: &str) -> Vec<String> {
         let source = Arc::new(Source::new("routes.yaml".into(), text.to_owned()));
-        let outline = of(&raw::parse(&source).unwrap());
+        let outline = of(&raw::parse(&source).unwrap(), &Env::real());
         let line = |(entry, keys): (Entry, BTreeMap<String, String>)| {
             let keys: Vec<_> = keys.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
             format!("{entry}: {}", keys.join(" | "))
@@ -143,5 +175,23 @@ routes:
             "route up: from=broker/# | name=up | to=hq/{topic}, lake/t",
         ];
         assert_eq!(told(text), expected);
+    }
+    #[test]
+    fn what_is_not_shown_has_a_sum_that_is_another_where_it_is_another() {
+        let sums = |password: &str, token: &str| {
+            let text = format!(
+                "links:\n  a: {{ mqtt: {{ url: \"mqtt://u:{password}@h\" }}, tags: [x] }}\n  b: {{ mqtt: {{ url: \"mqtt://u:${{env:P}}@h\" }} }}\n"
+            );
+            let source = Arc::new(Source::new("routes.yaml".into(), text));
+            let token = token.to_owned();
+            let env = Env { variable: Box::new(move |_name| Some(token.clone())), ..Env::real() };
+            of(&raw::parse(&source).unwrap(), &env).hidden.0
+        };
+        let (first, same, other) = (sums("one", "two"), sums("one", "two"), sums("another", "two"));
+        let keys: Vec<_> = first.keys().map(|(entry, key)| format!("{entry}: {key}")).collect();
+        assert_eq!(keys, ["link a: mqtt.url", "link b: mqtt.url"]);
+        assert_eq!(first, same);
+        let differ = |other: &BTreeMap<_, _>| first.iter().filter(|(key, sum)| other.get(*key) != Some(*sum)).count();
+        assert_eq!((differ(&other), differ(&sums("one", "three"))), (1, 1));
     }
 }

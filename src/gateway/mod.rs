@@ -25,7 +25,7 @@ mod shown;
 mod status;
 
 pub use build::BuildError;
-pub use outline::{Change, Entry, Outline, Sign};
+pub use outline::{Change, Entry, Hidden, Outline, Sign};
 pub use reload::{Loaded, Origin, ReloadReport};
 pub use run::RunError;
 pub use shown::{Letter, LetterList, SettledLetter, ShownMessage, ShownRecord, UnreadLetter};

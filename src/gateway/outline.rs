@@ -48,6 +48,18 @@ impl fmt::Display for Entry {
 pub struct Outline {
     /// By entry, then by key (`buffer.max_size`).
     pub entries: BTreeMap<Entry, BTreeMap<String, String>>,
+    /// By entry and key, a sum of what is not shown: of secrets that stand in the file, and of what its `${..}` stand for.
+    pub hidden: Hidden,
+}
+
+/// Sums of secrets by entry and key. They are never shown either.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Hidden(pub BTreeMap<(Entry, String), u64>);
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("..")
+    }
 }
 
 /// What happens to an entry.
@@ -125,6 +137,7 @@ impl Outline {
                 }
                 (before, after, _) => {
                     let mut details = details(before.unwrap_or(&none), after.unwrap_or(&none));
+                    details.extend(self.other_secrets(next, entry));
                     if details.is_empty() && other.contains(entry) {
                         details.push("a secret or a file that it names".to_owned());
                     }
@@ -138,6 +151,17 @@ impl Outline {
             changes.push(change);
         }
         changes
+    }
+
+    /// Keys that are written alike and stand for another secret.
+    fn other_secrets(&self, next: &Self, entry: &Entry) -> Vec<String> {
+        let written = |outline: &Self, key: &String| outline.entries.get(entry).and_then(|keys| keys.get(key).cloned());
+        let is_other = |(of, key): &(Entry, String), sum: &u64| {
+            let before = self.hidden.0.get(&(of.clone(), key.clone()));
+            of == entry && before.is_some_and(|before| before != sum) && written(self, key) == written(next, key)
+        };
+        let others = next.hidden.0.iter().filter(|(at, sum)| is_other(at, sum));
+        others.map(|((_, key), _)| format!("{key}: another secret")).collect()
     }
 
     /// Links that are new here under another name, old and new. One whose old name has left something is a link that is gone, and one that is
@@ -176,7 +200,8 @@ mod tests {
 
     fn outline(entries: &[(Entry, &[(&str, &str)])]) -> Outline {
         let keys = |keys: &[(&str, &str)]| keys.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        Outline { entries: entries.iter().map(|(entry, of)| (entry.clone(), keys(of))).collect() }
+        let entries = entries.iter().map(|(entry, of)| (entry.clone(), keys(of))).collect();
+        Outline { entries, ..Outline::default() }
     }
 
     fn told(before: &Outline, after: &Outline, other: &[Entry]) -> Vec<String> {
@@ -254,5 +279,10 @@ mod tests {
         let same = outline(&[(link("a"), &[("mqtt.url", "mqtt://u:${env:P}@h")])]);
         assert_eq!(told(&same, &same, &[link("a")]), ["~ link a: a secret or a file that it names"]);
         assert_eq!(told(&same, &same, &[Entry::Broker]), ["~ broker: a secret or a file that it names"]);
+        let with =
+            |sum: u64| Outline { hidden: Hidden([((link("a"), "mqtt.url".to_owned()), sum)].into()), ..same.clone() };
+        assert_eq!(told(&with(1), &with(2), &[link("a")]), ["~ link a: mqtt.url: another secret"]);
+        assert_eq!(told(&with(1), &with(1), &[]), [""; 0]);
+        assert!(!format!("{:?}", with(987)).contains("987"));
     }
 }

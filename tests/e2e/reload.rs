@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
+use std::path::Path;
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -15,9 +16,10 @@ use tokio::net::TcpStream;
 use crate::support::client::{Publishers, Subscriber, Work, publish_once};
 use crate::support::gateway::{Gateway, link, run};
 use crate::support::ledger::Ledger;
-use crate::support::process::free_port;
+use crate::support::pki::{Authority, Identity};
+use crate::support::process::{Room, free_port};
 use crate::support::remote::{Mosquitto, left_out};
-use crate::support::wait::PATIENCE;
+use crate::support::wait::{PATIENCE, until_true};
 
 /// A client that says nothing: what becomes of its connection is seen at once.
 struct Held(TcpStream);
@@ -126,6 +128,78 @@ async fn r34_a_reload_touches_what_differs_and_says_what_that_is() {
     assert_eq!(connects(&gateway.status().await, "far"), 1);
     let log = gateway.log();
     assert!(log.contains("> link away is link there now") && !log.contains("hunter2"), "{log}");
+}
+
+/// What files hold is no part of `routes.yaml`, and whoever has put new ones there wants to know whether they count.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_were_read_again_are_told_by_what_they_are() {
+    let (room, port, ca) = (Room::new("files"), free_port(), Authority::new("plant"));
+    let [cert, key, users, acl, secret] = ["cert", "key", "users", "acl", "secret"].map(|name| room.file(name));
+    let serve = |identity: &Identity| {
+        fs::write(&cert, &identity.cert).unwrap();
+        fs::write(&key, &identity.key).unwrap();
+    };
+    let user = |name: &str| format!("{name}:$7$101${}${}==\n", "A".repeat(16), "A".repeat(86));
+    serve(&ca.server());
+    fs::write(&users, "").unwrap();
+    fs::write(&acl, "topic read a\n").unwrap();
+    fs::write(&secret, "one").unwrap();
+    let shown = |path: &Path| path.display().to_string();
+    let gateway = Gateway::start(&format!(
+        "    - {{ bind: \"127.0.0.1:{port}\", tls: {{ cert: {}, key: {} }} }}\n  auth: {{ users: {}, acl_file: {} }}\nlinks:\n  hq: {{ mqtt: {{ url: \"mqtt://u:${{file:{}}}@127.0.0.1:{}\" }} }}\n",
+        shown(&cert),
+        shown(&key),
+        shown(&users),
+        shown(&acl),
+        shown(&secret),
+        free_port()
+    ))
+    .await;
+    let nothing = (0, "reloaded: nothing has changed\n".to_owned());
+    assert_eq!(reload(&gateway).await, nothing);
+
+    serve(&ca.server());
+    let line = format!("~ listener 127.0.0.1:{port}: certificates read again\nreloaded: 1 change\n");
+    assert_eq!(reload(&gateway).await, (0, line.clone()));
+    assert_eq!(reload(&gateway).await, nothing, "it is told once");
+
+    // Also what the gateway has found by itself before it was asked.
+    let times = || gateway.log().matches("have been read again").count();
+    let before = times();
+    serve(&ca.server());
+    until_true("the certificates are read again", PATIENCE, || times() > before).await;
+    assert_eq!(reload(&gateway).await, (0, line));
+
+    fs::write(&users, user("alice")).unwrap();
+    fs::write(&acl, "topic read b\n").unwrap();
+    fs::write(&secret, "two").unwrap();
+    let lines =
+        "~ broker: users read again, rules read again\n~ link hq: mqtt.url: another secret\nreloaded: 2 changes\n";
+    assert_eq!(reload(&gateway).await, (0, lines.to_owned()));
+
+    // What cannot be used is a mistake, and no change.
+    fs::write(&key, &ca.server().key).unwrap();
+    let (code, said) = reload(&gateway).await;
+    assert!(code == 65 && said.contains("does not belong"), "{said}");
+    let log = gateway.log();
+    assert!(log.contains("~ link hq: mqtt.url: another secret") && !log.contains("two@"), "{log}");
+}
+
+/// A file that is no YAML still tells where its gateway is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slip_in_the_file_hides_no_running_gateway() {
+    let gateway = Gateway::start("").await;
+    let good = fs::read_to_string(gateway.config()).unwrap();
+    fs::write(gateway.config(), format!("{good}routes:\n  - {{ name: x, from: [ broker/a\n")).unwrap();
+    let config = gateway.config();
+    let ended = run(&["status", "-c", config.to_str().unwrap()]).await;
+    assert!(ended.status.success() && ended.stdout.starts_with(b"site edge "), "{ended:?}");
+    let (code, said) = reload(&gateway).await;
+    assert!(code == 65 && said.contains("not reloaded\n"), "the gateway says it: {said}");
+    let ended = run(&["status", "-c", config.to_str().unwrap()]).await;
+    assert!(String::from_utf8_lossy(&ended.stdout).contains("reload failed at"), "{ended:?}");
+    let ended = run(&["audit", "-c", config.to_str().unwrap()]).await;
+    assert!(ended.status.success(), "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -62,6 +62,7 @@ use self::attempts::Attempts;
 use self::hashing::{Busy, Hashing};
 use self::users::Users;
 use self::watched::Watched;
+use super::reload::Reread;
 use super::transport::Peer;
 use crate::clock::Clock;
 use crate::telemetry::limited::Limited;
@@ -449,14 +450,22 @@ impl Authenticator {
 
     /// Files that cannot be used as they are now, and why.
     pub(super) fn errors(&self) -> Vec<String> {
+        let wrong = self.files().filter_map(|(what, file)| Some((what, file.path().display(), file.error()?)));
+        wrong.map(|(what, path, error)| format!("the {what} of {path} are as they were: {error}")).collect()
+    }
+
+    /// Files that are others than when this was asked last, and are in force.
+    pub(super) fn take_news(&self) -> Vec<Reread> {
+        self.files().filter(|(_, file)| file.take_news()).map(|(what, _)| Reread::Logins(what)).collect()
+    }
+
+    fn files(&self) -> impl Iterator<Item = (&'static str, &Watched)> {
         let keys = self.methods.iter().find_map(|method| match method {
             Method::Jwt(method) => method.file(),
             Method::Users | Method::Http(_) | Method::Ldap(_) => None,
         });
         let files = [("users", self.users_file.as_ref()), ("rules", self.acl_file.as_ref()), ("keys for tokens", keys)];
-        let wrong = files.into_iter().filter_map(|(what, file)| Some((what, file?)));
-        let wrong = wrong.filter_map(|(what, file)| Some((what, file.path().display(), file.error()?)));
-        wrong.map(|(what, path, error)| format!("the {what} of {path} are as they were: {error}")).collect()
+        files.into_iter().filter_map(|(what, file)| Some((what, file?)))
     }
 }
 

@@ -40,7 +40,17 @@ impl Watched {
 
     /// Notes what came of it.
     pub(super) fn note(&self, error: Option<String>) {
-        self.state.lock().error = error;
+        let mut state = self.state.lock();
+        if error.is_some() {
+            // What is not in force is no news.
+            state.watch.take_news();
+        }
+        state.error = error;
+    }
+
+    /// Whether another file is in force than when this was asked last.
+    pub(super) fn take_news(&self) -> bool {
+        self.state.lock().watch.take_news()
     }
 
     /// Why the file as it is now is not in force.

@@ -30,8 +30,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use link::Draft;
+pub(super) use secrets::filled;
+pub(super) use value::beside;
 pub(super) use value::listed;
-use value::{Item, Section, beside};
+use value::{Item, Section};
 
 pub(super) use route::Draught;
 pub(super) use suite::suite;
@@ -113,7 +115,7 @@ fn top_entry(root: &Node) -> Entry {
     Entry { key: "the file".to_owned(), place: root.place.clone(), value: root.clone() }
 }
 
-fn default_data_dir(root: &Place) -> PathBuf {
+pub(super) fn default_data_dir(root: &Place) -> PathBuf {
     beside(root, Path::new("tidegate-data"))
 }
 

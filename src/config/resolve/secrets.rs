@@ -7,6 +7,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::Resolver;
 use super::value::{Item, beside};
+use crate::config::Env;
+use crate::config::raw::Node;
 
 /// All but RFC 3986's unreserved characters.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -78,6 +80,26 @@ impl Resolver<'_> {
             }
         }
     }
+}
+
+/// A value's text with what its references stand for; those that have nothing stay as they are.
+pub(in crate::config) fn filled(node: &Node, given: &str, env: &Env) -> String {
+    let mut filled = String::with_capacity(given.len());
+    let mut at = 0;
+    while let Some(span) = next_reference(given, at) {
+        filled.push_str(given.get(at..span.start).unwrap_or_default());
+        let reference = given.get(span.clone()).unwrap_or_default();
+        let inner = reference.strip_prefix("${").and_then(|text| text.strip_suffix('}'));
+        let found = match inner.and_then(|inner| inner.split_once(':')) {
+            Some(("env", name)) => (env.variable)(name),
+            Some(("file", path)) => (env.file)(&beside(&node.place, Path::new(path))).ok(),
+            _ => None,
+        };
+        filled.push_str(found.as_deref().map_or(reference, str::trim));
+        at = span.end;
+    }
+    filled.push_str(given.get(at..).unwrap_or_default());
+    filled
 }
 
 /// The next `${...}` from byte `start` on, up to the end of the text where it is not closed.

@@ -460,7 +460,7 @@ impl Resolver<'_> {
 }
 
 /// `path` as seen from the file that `place` is in, without the `./` that would only make messages longer.
-pub(super) fn beside(place: &Place, path: &Path) -> PathBuf {
+pub(in crate::config) fn beside(place: &Place, path: &Path) -> PathBuf {
     let path = place.source.path.parent().unwrap_or_else(|| Path::new("")).join(path);
     let short: PathBuf = path.components().filter(|part| *part != Component::CurDir).collect();
     if short.as_os_str().is_empty() { PathBuf::from(".") } else { short }

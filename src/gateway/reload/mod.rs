@@ -145,7 +145,9 @@ impl Shared {
             }
         };
         drop(running);
-        self.broker.reload();
+        if report.problem.is_some() {
+            self.read_files_again().await;
+        }
         self.note(by, &report);
         report
     }
@@ -173,11 +175,21 @@ impl Shared {
         let others = others(&running.config, &config);
         match self.apply(running, config).await {
             Ok(carried) => {
-                let (notes, not_done) = told::of(&before, &self.parts(), &carried);
+                self.read_files_again().await;
+                let (mut notes, not_done) = told::of(&before, &self.parts(), &carried);
+                told::add_files(&self.broker.take_reread(), &mut notes);
                 let changes = outline.changes(&running.config.outline, &others, &notes);
                 ReloadReport { changes, warnings: warnings + &not_done, ..ReloadReport::default() }
             }
             Err(trouble) => refused(trouble),
+        }
+    }
+
+    /// The files that parts read by themselves.
+    async fn read_files_again(&self) {
+        let broker = Arc::clone(&self.broker);
+        if tokio::task::spawn_blocking(move || broker.reload()).await.is_err() {
+            tracing::error!("reading files again panicked");
         }
     }
 

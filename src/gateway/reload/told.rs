@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::super::rename::{self, Carried, Holds};
 use super::super::{Entry, Link, Orphan, Parts};
+use crate::broker::Reread;
 use crate::buffer::Lanes;
 use crate::router::LinkId;
 
@@ -42,6 +43,17 @@ pub(super) fn of(before: &Parts, after: &Parts, carried: &[Carried]) -> (BTreeMa
         }
     }
     (notes, warnings)
+}
+
+/// Adds which files the broker has read again because they had changed.
+pub(super) fn add_files(reread: &[Reread], notes: &mut BTreeMap<Entry, Vec<String>>) {
+    for file in reread {
+        let (entry, what) = match file {
+            Reread::Certificates(listener) => (Entry::Listener(listener.clone()), "certificates"),
+            Reread::Logins(what) => (Entry::Broker, *what),
+        };
+        notes.entry(entry).or_default().push(format!("{what} read again"));
+    }
 }
 
 /// `3 records wait in it`.

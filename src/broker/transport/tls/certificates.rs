@@ -11,7 +11,7 @@ use rustls::ServerConfig;
 
 use super::files::{Finding, Material, Sources, examine};
 use crate::broker::TlsConfig;
-use crate::broker::reload::Reloadable;
+use crate::broker::reload::{Reloadable, Reread};
 use crate::clock::{Clock, WallMs};
 
 /// See the module.
@@ -73,6 +73,10 @@ impl Certificates {
 impl Reloadable for Certificates {
     fn name(&self) -> String {
         format!("the certificates of {}", self.name)
+    }
+
+    fn reread(&self) -> Reread {
+        Reread::Certificates(self.name.clone())
     }
 
     fn files(&self) -> Vec<PathBuf> {
