@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use proptest::prelude::*;
 use regex_automata::nfa::thompson::pikevm::PikeVM;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tidegate::config;
 use tidegate::units::{ByteSize, Rate, parse_duration};
 
@@ -66,10 +66,13 @@ fn conforms(schema: &Value, rule: &Value, value: &Value, at: &str) -> Result<(),
             conforms(schema, &rule["items"], item, &format!("{at}[{at_item}]"))?;
         }
     }
-    let Some(object) = value.as_object() else { return Ok(()) };
+    value.as_object().map_or(Ok(()), |object| has_its_keys(schema, rule, object, at))
+}
+
+fn has_its_keys(schema: &Value, rule: &Value, object: &Map<String, Value>, at: &str) -> Result<(), String> {
     for key in rule["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         if !object.contains_key(key) {
-            return wrong(&format!("`{key}` is missing"));
+            return Err(format!("{at}: `{key}` is missing"));
         }
     }
     for (key, value) in object {
