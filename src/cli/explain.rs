@@ -135,6 +135,7 @@ pub(super) fn said(said: &Said) -> String {
         "taken" => format!("  + {route}{captured}: {because} ({seen})"),
         "filtered" => format!("  - {route}{captured}: not {because} ({seen})"),
         "suppressed" => format!("  - {route}{captured}: held back by {because}"),
+        "too_far" | "too_many" => format!("  - {route}{captured}: not followed, {because}"),
         "excepted" => format!("  - {route}: except {because}"),
         _ => format!("  - {route}: the topic does not match {because}"),
     }

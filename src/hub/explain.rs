@@ -7,7 +7,8 @@ use serde::Serialize;
 use serde_json::Value as Json;
 
 use super::Source;
-use super::plan::{self, Gates, Plan};
+use super::locals::{LOCALS_MAX, depth};
+use super::plan::{self, CHAIN_MAX, Gates, Plan};
 use crate::clock::{Moment, WallMs};
 use crate::message::{Message, MessageId, Origin, Properties, Qos};
 use crate::router::{Arrival, Captures, Endpoint, Gate, Held, Route, Subject, Table, Unpack, Verdict, View};
@@ -114,9 +115,9 @@ pub struct Arrived {
 pub struct Said {
     /// Its name.
     pub route: String,
-    /// `taken`, `other_topic`, `excepted`, `filtered`, `suppressed`.
+    /// `taken`, `other_topic`, `excepted`, `filtered`, `suppressed`; `too_far`, `too_many`: it matches, and a limit ends it.
     pub verdict: &'static str,
-    /// The pattern, the condition, or the gate, that decides.
+    /// The pattern, the condition, the gate or the limit that decides.
     pub because: String,
     /// What is captured, where the pattern matches.
     pub captures: Vec<(String, String)>,
@@ -190,31 +191,34 @@ pub fn explain(table: &Table, source: &Source, message: &Message) -> Explanation
     let subject = Subject::new(message);
     let topic = message.topic.as_str();
     let first = Arrival { from: &source.from, channel: source.channel.as_deref(), topic, subject: &subject };
-    let mut arrivals = vec![arrived(table, &plan, &first)];
+    let mut arrivals = vec![arrived(table, &plan, &first, None)];
     // A client's own publish is the first arrival itself.
-    for local in plan.locals.iter().filter(|local| local.by.is_some()) {
+    for (at, local) in plan.locals.iter().enumerate().filter(|(_, local)| local.by.is_some()) {
         let subject = Subject::new(local.message.as_deref().unwrap_or(message));
         let topic = local.topic.as_str();
-        arrivals.push(arrived(
-            table,
-            &plan,
-            &Arrival { from: &Endpoint::Broker, channel: None, topic, subject: &subject },
-        ));
+        let arrival = Arrival { from: &Endpoint::Broker, channel: None, topic, subject: &subject };
+        arrivals.push(arrived(table, &plan, &arrival, Some(at)));
     }
     Explanation { arrivals, outputs: outputs(table, &plan, message), hints: Vec::new() }
 }
 
-fn arrived(table: &Table, plan: &Plan, arrival: &Arrival<'_, '_>) -> Arrived {
+/// `local`: its place among the plan's, where a route wrote it.
+fn arrived(table: &Table, plan: &Plan, arrival: &Arrival<'_, '_>, local: Option<usize>) -> Arrived {
     let place = arrival.channel.unwrap_or(arrival.topic);
-    let is_held = |at: usize| plan.held.contains(&(at, Held::Suppressed));
-    let said = (0..).zip(table.routes()).filter_map(|(at, route)| said(table, route, is_held(at), arrival));
+    let is_last = local.is_some_and(|at| depth(&plan.locals, at) >= CHAIN_MAX);
+    let held = |at: usize| {
+        let reasons = [(Held::TooFar, is_last), (Held::Suppressed, !is_last), (Held::TooMany, !is_last)];
+        let held = reasons.into_iter().find(|(held, may_be)| *may_be && plan.held.contains(&(at, *held)));
+        held.map(|(held, _)| held)
+    };
+    let said = (0..).zip(table.routes()).filter_map(|(at, route)| said(table, route, held(at), arrival));
     let said: Vec<_> = said.collect();
     let elsewhere = table.routes().len() - said.len();
     Arrived { at: format!("{}/{place}", arrival.from), routes: said, elsewhere }
 }
 
-/// `None`: it does not begin there. `held`: its gate holds the message back.
-fn said(table: &Table, route: &Route, held: bool, arrival: &Arrival<'_, '_>) -> Option<Said> {
+/// `None`: it does not begin there. `held`: its gate, or a limit, holds the message back.
+fn said(table: &Table, route: &Route, held: Option<Held>, arrival: &Arrival<'_, '_>) -> Option<Said> {
     let own = |(name, text): (&str, &str)| (name.to_owned(), text.to_owned());
     let patterns = || {
         let begins = route.from.iter().filter(|from| from.endpoint == *arrival.from);
@@ -230,10 +234,19 @@ fn said(table: &Table, route: &Route, held: bool, arrival: &Arrival<'_, '_>) -> 
             ("excepted", except.unwrap_or_default(), None)
         }
         Verdict::Filtered(captures) => ("filtered", condition.to_owned(), Some(captures)),
-        Verdict::Taken(captures) if held => {
-            ("suppressed", route.gate.as_ref().map(ToString::to_string).unwrap_or_default(), Some(captures))
+        Verdict::Taken(captures) => {
+            let (verdict, because) = match held {
+                Some(Held::Suppressed) => {
+                    ("suppressed", route.gate.as_ref().map(ToString::to_string).unwrap_or_default())
+                }
+                Some(Held::TooFar) => {
+                    ("too_far", format!("by the broker at most {CHAIN_MAX} routes behind the first are followed"))
+                }
+                Some(Held::TooMany) => ("too_many", format!("the broker gets at most {LOCALS_MAX} messages of one")),
+                Some(Held::Filtered | Held::Failed) | None => ("taken", condition.to_owned()),
+            };
+            (verdict, because, Some(captures))
         }
-        Verdict::Taken(captures) => ("taken", condition.to_owned(), Some(captures)),
     };
     let looks_at = captures
         .as_ref()

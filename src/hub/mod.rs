@@ -23,6 +23,7 @@ mod answers;
 mod copies;
 mod explain;
 mod gated;
+mod locals;
 mod logged;
 mod ordinals;
 mod plan;
@@ -57,7 +58,8 @@ use tokio::sync::watch;
 use self::answers::Given;
 use self::copies::{Arrival, Claim, Copies};
 use self::gated::Gated;
-use self::plan::{BadTopic, Gates, LinkTarget, LocalTarget, Plan, Sampled};
+use self::locals::{LOCALS_MAX, LocalTarget};
+use self::plan::{BadTopic, CHAIN_MAX, Gates, LinkTarget, Plan, Sampled};
 use self::records::{Append, Bodies, append, expires};
 use self::samples::Samples;
 use crate::buffer::{Admission, Buffer, Lanes, Refused};
@@ -721,14 +723,25 @@ impl fmt::Debug for Hub {
     }
 }
 
-/// Counts what routes held back of a message. What they could not make is said too: the first, and each time the count
+/// Counts what routes held back of a message. What they could not make, or were not asked for, is said too: the first, and each time the count
 /// doubles.
 fn note_held(table: &Table, held: &[(usize, Held)], message: &Message) {
     for (at, held) in held {
         let count = table.note(*at, *held);
         let route = table.routes().get(*at).map(|route| &route.name);
-        if let (Held::Failed, true, Some(route)) = (held, count.is_power_of_two(), route) {
-            tracing::warn!(%route, topic = %Shown(message.topic.as_str()), id = %message.id, count, "a route cannot make of this message what it should: dead letters of its links (`transform`), and nothing for local clients");
+        let Some(route) = route.filter(|_| count.is_power_of_two()) else { continue };
+        let (topic, id) = (Shown(message.topic.as_str()), &message.id);
+        match held {
+            Held::Filtered | Held::Suppressed => {}
+            Held::Failed => {
+                tracing::warn!(%route, %topic, %id, count, "a route cannot make of this message what it should: dead letters of its links (`transform`), and nothing for local clients");
+            }
+            Held::TooFar => {
+                tracing::warn!(%route, %topic, %id, count, "a route does not take what others made of this message: by the broker at most {CHAIN_MAX} routes behind the first are followed");
+            }
+            Held::TooMany => {
+                tracing::warn!(%route, %topic, %id, count, "what a route made of this message is not delivered to the broker: that has {LOCALS_MAX} messages of it");
+            }
         }
     }
 }

@@ -1,8 +1,8 @@
 //! What is to be done with a message: which local topics, which links. Pure.
 //!
 //! A route may lead to the built-in broker, and what is published there is matched against the routes that begin at the
-//! broker, as a client's publish would be. That chain is followed at most [`CHAIN_MAX`] times, takes each local topic
-//! once, and never leads back to the link that the message came from: what a remote sent us is not echoed to it.
+//! broker, as a client's publish would be. That chain is followed at most [`CHAIN_MAX`] times, takes the very same on a local topic
+//! once ([`locals`]), and never leads back to the link that the message came from: what a remote sent us is not echoed to it.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::Source;
+use super::locals::{self, Added, LocalTarget};
 use super::ordinals::Ordinals;
 use crate::buffer::Lane;
 use crate::message::{Envelope, Message};
@@ -22,7 +23,7 @@ use crate::router::{
 use crate::topic::{LEVELS_MAX, TopicError, TopicName, is_too_deep};
 
 /// Routes behind routes that are followed for one message. More than two levels are hard to follow for people too; a cycle
-/// of templates that grow (`{rest}/x`) ends here.
+/// of templates that grow (`{rest}/x`) ends here. What would go on is counted ([`Held::TooFar`]).
 pub(super) const CHAIN_MAX: usize = 8;
 
 /// What is to be done.
@@ -99,16 +100,6 @@ pub(super) enum NotLocal {
     Own,
 }
 
-/// One message for local subscribers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct LocalTarget {
-    pub(super) topic: TopicName,
-    /// What a route made of the message; `None`: the message as it came.
-    pub(super) message: Option<Arc<Message>>,
-    /// The route's place in the table; `None` for a client's own publish.
-    pub(super) by: Option<usize>,
-}
-
 /// One record for one link.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct LinkTarget {
@@ -155,9 +146,9 @@ impl Gates {
 /// Follows the routes for `message` from `source`.
 pub(super) fn plan(table: &Table, source: &Source, message: &Message, gates: Gates) -> Plan {
     let mut plan = Plan::default();
-    let asking = Asking { table, source, gates, round: 0 };
+    let asking = Asking { table, source, message, gates, round: 0 };
     if source.from == Endpoint::Broker {
-        plan.locals.push(LocalTarget { topic: message.topic.clone(), message: None, by: None });
+        plan.locals.push(LocalTarget { topic: message.topic.clone(), message: None, by: None, behind: None });
     }
     let subject = Subject::new(message);
     let topic = message.topic.as_str();
@@ -215,38 +206,62 @@ pub(super) fn plan_held(table: &Table, held: &Sampled, message: &Arc<Message>, g
     let arrival = held.arrival(&subject);
     let captures = route.captures(&arrival)?;
     let mut plan = Plan { ordinals: held.ordinals, ..Plan::default() };
-    let asking = Asking { table, source: &held.source, gates, round: held.round + 1 };
+    let asking = Asking { table, source: &held.source, message, gates, round: held.round + 1 };
     // Its topic is one that was delivered to the broker before.
     let topic = TopicName::new(&held.topic).ok()?;
-    let local = LocalTarget { topic, message: Some(Arc::clone(message)), by: None };
-    asking.take(&Taken { at, route, captures }, &arrival, held.is_chained.then_some(&local), &mut plan);
+    let local = LocalTarget { topic, message: Some(Arc::clone(message)), by: None, behind: None };
+    let chained = held.is_chained.then_some(Chained { local: &local, at: None });
+    asking.take(&Taken { at, route, captures }, &arrival, chained, &mut plan);
     asking.follow_chain(0, &subject, &mut plan);
     Some(plan)
 }
 
 impl Asking<'_> {
     /// Routes on what routes wrote to the broker, from the local at `next` on. `subject`: the message as it came.
-    fn follow_chain(self, mut next: usize, subject: &Subject<'_>, plan: &mut Plan) {
-        self.follow_locals(&mut next, subject, plan);
+    fn follow_chain(self, next: usize, subject: &Subject<'_>, plan: &mut Plan) {
+        self.follow_locals(next, subject, plan);
         let goes_at_once = !plan.links.is_empty();
         let shares = plan.ordinals.shares(plan.sampled.len(), goes_at_once);
         plan.sampled.iter_mut().zip(shares).for_each(|(sampled, share)| sampled.ordinals = share);
     }
 
-    fn follow_locals(self, next: &mut usize, subject: &Subject<'_>, plan: &mut Plan) {
+    fn follow_locals(self, mut next: usize, subject: &Subject<'_>, plan: &mut Plan) {
         for _ in 0..CHAIN_MAX {
-            let new: SmallVec<[LocalTarget; 1]> = plan.locals.iter().skip(*next).cloned().collect();
+            let new: SmallVec<[LocalTarget; 1]> = plan.locals.iter().skip(next).cloned().collect();
             if new.is_empty() {
-                break;
+                return;
             }
-            *next = plan.locals.len();
-            for local in new {
-                // The payload of the message as it came is parsed once for all of the chain.
-                match &local.message {
-                    None => self.follow_on(&local, subject, plan),
-                    Some(changed) => self.follow_on(&local, &Subject::new(changed), plan),
-                }
+            for (at, local) in (next..).zip(&new) {
+                let chained = Chained { local, at: Some(at) };
+                chained.arrive(subject, |arrival| self.follow(arrival, Some(chained), plan));
             }
+            next += new.len();
+        }
+        self.stop(next, subject, plan);
+    }
+
+    /// What the last routes that are followed wrote goes no further. That is told of each route that would have made something new of
+    /// it; where a circle ends here anyway nothing is lacking.
+    fn stop(self, next: usize, subject: &Subject<'_>, plan: &mut Plan) {
+        if next == plan.locals.len() {
+            return;
+        }
+        let open = Self { gates: Gates { offer: None, has_samples: false }, ..self };
+        let mut known = plan.locals.clone();
+        for (at, local) in plan.locals.iter().enumerate().skip(next) {
+            let chained = Chained { local, at: Some(at) };
+            chained.arrive(subject, |arrival| {
+                self.table.route(arrival, |told| {
+                    let Told::Taken(taken) = told else { return };
+                    let mut beyond = Plan { locals: std::mem::take(&mut known), ..Plan::default() };
+                    open.take(&taken, arrival, Some(chained), &mut beyond);
+                    known = std::mem::take(&mut beyond.locals);
+                    if known.len() > plan.locals.len() || !beyond.is_nothing() {
+                        known.truncate(plan.locals.len());
+                        plan.held.push((taken.at, Held::TooFar));
+                    }
+                });
+            });
         }
     }
 }
@@ -277,20 +292,35 @@ const fn lane(priority: Priority) -> Lane {
 struct Asking<'t> {
     table: &'t Table,
     source: &'t Source,
+    /// As it came.
+    message: &'t Message,
     gates: Gates,
     /// See [`Sampled::round`].
     round: usize,
 }
 
-impl Asking<'_> {
-    /// What a route wrote to the broker arrives there.
-    fn follow_on(self, local: &LocalTarget, subject: &Subject<'_>, plan: &mut Plan) {
-        let arrival = Arrival { from: &Endpoint::Broker, channel: None, topic: local.topic.as_str(), subject };
-        self.follow(&arrival, Some(local), plan);
-    }
+/// What a route wrote to the broker, and goes on from there.
+#[derive(Clone, Copy)]
+struct Chained<'l> {
+    local: &'l LocalTarget,
+    /// Its place in [`Plan::locals`]; `None`: another plan brought it there.
+    at: Option<usize>,
+}
 
+impl Chained<'_> {
+    /// It arrives at the broker. `subject`: the message as it came, whose payload is parsed once for all of the chain.
+    fn arrive(self, subject: &Subject<'_>, follow: impl FnOnce(&Arrival<'_, '_>)) {
+        let (from, channel, topic) = (&Endpoint::Broker, None, self.local.topic.as_str());
+        match &self.local.message {
+            None => follow(&Arrival { from, channel, topic, subject }),
+            Some(changed) => follow(&Arrival { from, channel, topic, subject: &Subject::new(changed) }),
+        }
+    }
+}
+
+impl Asking<'_> {
     /// Applies the routes that match one arrival. `chained`: it is what a route wrote to the broker.
-    fn follow(self, arrival: &Arrival<'_, '_>, chained: Option<&LocalTarget>, plan: &mut Plan) {
+    fn follow(self, arrival: &Arrival<'_, '_>, chained: Option<Chained<'_>>, plan: &mut Plan) {
         self.table.route(arrival, |told| {
             let taken = match told {
                 Told::Taken(taken) => taken,
@@ -316,13 +346,7 @@ impl Asking<'_> {
     }
 
     /// A gate holds the message back. What it is held back for went where the route leads, and from the broker on to where others lead.
-    fn suppress(
-        self,
-        taken: &Taken<'_, '_>,
-        arrival: &Arrival<'_, '_>,
-        chained: Option<&LocalTarget>,
-        plan: &mut Plan,
-    ) {
+    fn suppress(self, taken: &Taken<'_, '_>, arrival: &Arrival<'_, '_>, chained: Option<Chained<'_>>, plan: &mut Plan) {
         plan.held.push((taken.at, Held::Suppressed));
         let links = taken.route.to.iter().filter_map(|to| match &to.endpoint {
             Endpoint::Link(link) => Some((link.clone(), lane(taken.route.priority))),
@@ -332,10 +356,12 @@ impl Asking<'_> {
         plan.behind.extend(links);
         if plan.behind.len() - before < taken.route.to.len() {
             plan.is_behind_store = true;
-            let (mut went, mut next) = (Plan::default(), 0);
+            let mut went = Plan::default();
             let open = Self { gates: Gates { offer: None, has_samples: false }, ..self };
+            // It is a plan of its own, with its own places.
+            let chained = chained.map(|chained| Chained { at: None, ..chained });
             open.take(taken, arrival, chained, &mut went);
-            open.follow_locals(&mut next, arrival.subject, &mut went);
+            open.follow_locals(0, arrival.subject, &mut went);
             plan.behind.extend(went.links.into_iter().map(|target| (target.link, target.lane)));
         }
     }
@@ -346,26 +372,34 @@ impl Asking<'_> {
         taken: &Taken<'_, '_>,
         arrival: &Arrival<'_, '_>,
         every: Duration,
-        chained: Option<&LocalTarget>,
+        chained: Option<Chained<'_>>,
         plan: &mut Plan,
     ) {
         if self.round >= CHAIN_MAX {
             return plan.held.push((taken.at, Held::Suppressed));
         }
-        plan.sampled.push(Sampled {
+        let sampled = Sampled {
             route: Arc::clone(&taken.route.name),
             topic: arrival.topic.into(),
             every,
-            message: chained.and_then(|local| local.message.clone()),
+            message: chained.and_then(|chained| chained.local.message.clone()),
             source: self.source.clone(),
             is_chained: chained.is_some(),
             ordinals: Ordinals::default(),
             round: self.round,
-        });
+        };
+        // Of a topic the last one is held, of what routes made of one message too. They have one id: the store could not tell their rows apart.
+        match plan.sampled.iter_mut().find(|one| one.route == sampled.route && one.topic == sampled.topic) {
+            Some(before) => {
+                *before = sampled;
+                plan.held.push((taken.at, Held::Suppressed));
+            }
+            None => plan.sampled.push(sampled),
+        }
     }
 
     /// What a route makes of a message that it takes, and its gate lets through.
-    fn take(self, taken: &Taken<'_, '_>, arrival: &Arrival<'_, '_>, chained: Option<&LocalTarget>, plan: &mut Plan) {
+    fn take(self, taken: &Taken<'_, '_>, arrival: &Arrival<'_, '_>, chained: Option<Chained<'_>>, plan: &mut Plan) {
         match self.table.unpack(taken.route, arrival, None) {
             Ok(None) => self.lead(taken, arrival, MadeFor::new(chained), plan),
             Ok(Some(plain)) => {
@@ -382,13 +416,51 @@ impl Asking<'_> {
 
     /// To all targets of a route that takes the message; `arrival` has it unpacked.
     fn lead(self, taken: &Taken<'_, '_>, arrival: &Arrival<'_, '_>, mut made: MadeFor<'_>, plan: &mut Plan) {
-        let is_chained = made.chained.is_some();
+        let chained = made.chained;
         for to in &taken.route.to {
             let made = made.target(to.binding, taken, arrival);
             match &to.endpoint {
-                Endpoint::Broker => plan.deliver(taken, to, arrival, made),
-                Endpoint::Link(_) if is_chained && self.source.from == to.endpoint => {}
+                Endpoint::Broker => self.deliver(taken, to, arrival, made, chained, plan),
+                Endpoint::Link(_) if chained.is_some() && self.source.from == to.endpoint => {}
                 Endpoint::Link(link) => plan.send(taken, to, link, arrival, made),
+            }
+        }
+    }
+}
+
+impl Asking<'_> {
+    /// Adds what is for the broker, if it is new there.
+    fn deliver(
+        self,
+        taken: &Taken<'_, '_>,
+        to: &To,
+        arrival: &Arrival<'_, '_>,
+        made: &Made,
+        chained: Option<Chained<'_>>,
+        plan: &mut Plan,
+    ) {
+        let Taken { at, route, captures } = taken;
+        let filled = to.template.fill(View::new(arrival.subject, captures)).map_err(|error| failure(route, &error));
+        let destination = match made.failure.clone().map_or(filled, Err) {
+            Ok(destination) => destination,
+            Err(error) => {
+                tracing::debug!(error, "not delivered locally");
+                return plan.held.push((*at, Held::Failed));
+            }
+        };
+        match local_topic(&destination) {
+            Ok(topic) => {
+                let behind = chained.and_then(|chained| chained.at);
+                let local = LocalTarget { topic, message: made.message.clone(), by: Some(*at), behind };
+                match locals::add(&mut plan.locals, local, self.message) {
+                    Added::New | Added::Known => {}
+                    Added::TooMany => plan.held.push((*at, Held::TooMany)),
+                }
+            }
+            // A capture of a valid topic in a checked template can still become too long, too deep, or one of our own.
+            Err(why) => {
+                let (route, topic) = (Arc::clone(&route.name), destination.into_owned());
+                plan.bad_topics.push(BadTopic { route, topic, why });
             }
         }
     }
@@ -398,7 +470,7 @@ impl Asking<'_> {
 struct MadeFor<'c> {
     made: SmallVec<[(Binding, Made); 1]>,
     /// See [`Asking::follow`].
-    chained: Option<&'c LocalTarget>,
+    chained: Option<Chained<'c>>,
     /// Why nothing can be made for any of them.
     failure: Option<String>,
 }
@@ -410,7 +482,7 @@ struct Made {
 }
 
 impl<'c> MadeFor<'c> {
-    const fn new(chained: Option<&'c LocalTarget>) -> Self {
+    const fn new(chained: Option<Chained<'c>>) -> Self {
         Self { made: SmallVec::new_const(), chained, failure: None }
     }
 
@@ -425,7 +497,7 @@ impl<'c> MadeFor<'c> {
     }
 
     fn make(&self, binding: Binding, taken: &Taken<'_, '_>, arrival: &Arrival<'_, '_>) -> Made {
-        let unchanged = self.chained.and_then(|local| local.message.clone());
+        let unchanged = self.chained.and_then(|chained| chained.local.message.clone());
         if taken.route.change.is_nothing() || self.failure.is_some() {
             return Made { message: unchanged, failure: self.failure.clone() };
         }
@@ -452,30 +524,6 @@ impl Plan {
         let goes_nowhere = locals.is_empty() && links.is_empty() && bad_topics.is_empty();
         let is_gated = !passes.is_empty() || !behind.is_empty() || *is_behind_store || !sampled.is_empty();
         goes_nowhere && held.is_empty() && !is_gated
-    }
-
-    /// Adds a local topic, if it is new.
-    fn deliver(&mut self, taken: &Taken<'_, '_>, to: &To, arrival: &Arrival<'_, '_>, made: &Made) {
-        let Taken { at, route, captures } = taken;
-        let filled = to.template.fill(View::new(arrival.subject, captures)).map_err(|error| failure(route, &error));
-        let destination = match made.failure.clone().map_or(filled, Err) {
-            Ok(destination) => destination,
-            Err(error) => {
-                tracing::debug!(error, "not delivered locally");
-                return self.held.push((*at, Held::Failed));
-            }
-        };
-        match local_topic(&destination) {
-            Ok(topic) if self.locals.iter().any(|local| local.topic == topic) => {}
-            Ok(topic) => {
-                self.locals.push(LocalTarget { topic, message: made.message.clone(), by: Some(*at) });
-            }
-            // A capture of a valid topic in a checked template can still become too long, too deep, or one of our own.
-            Err(why) => {
-                let (route, topic) = (Arc::clone(&route.name), destination.into_owned());
-                self.bad_topics.push(BadTopic { route, topic, why });
-            }
-        }
     }
 
     /// Adds a record. One that cannot be made is added all the same, with the reason: it becomes a dead letter. As its key that has the topic

@@ -11,6 +11,10 @@ pub enum Held {
     Suppressed,
     /// Its message lacks what the route makes of it: a dead letter for a link, nothing for the broker's clients (R28).
     Failed,
+    /// It is one more behind others by the broker than are followed.
+    TooFar,
+    /// The broker gets so much of this one message already.
+    TooMany,
 }
 
 /// The counters of one route.
@@ -28,7 +32,7 @@ pub struct Counts {
     pub filtered: u64,
     /// See [`Held::Suppressed`].
     pub suppressed: u64,
-    /// See [`Held::Failed`]; records and local deliveries.
+    /// See [`Held::Failed`], [`Held::TooFar`] and [`Held::TooMany`]; records and local deliveries.
     pub failed: u64,
 }
 
@@ -38,7 +42,7 @@ impl Counters {
         let counter = match held {
             Held::Filtered => &self.filtered,
             Held::Suppressed => &self.suppressed,
-            Held::Failed => &self.failed,
+            Held::Failed | Held::TooFar | Held::TooMany => &self.failed,
         };
         counter.fetch_add(1, Ordering::Relaxed) + 1
     }

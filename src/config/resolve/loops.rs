@@ -23,8 +23,8 @@ impl Resolver<'_> {
     }
 }
 
-/// Whether the route takes what it makes of what it takes by `from`, but for what is the very same. The hub ends such a ring of the broker: each topic
-/// is delivered once, and templates that grow are followed some times only. So it can be used, and is seldom meant.
+/// Whether the route takes what it makes of what it takes by `from`, but for what is the very same. The hub ends such a ring of the broker: what a route
+/// made does not pass it to the same topic again, and templates that grow are followed some times only. So it can be used, and is seldom meant.
 fn comes_back(route: &Route, from: &From, to: &To) -> bool {
     let Some(pattern) = &from.pattern else { return false };
     let made = Reach::of(pattern).through(Some(pattern), &to.template);

@@ -25,7 +25,7 @@ impl Resolver<'_> {
         let begins = by_stem(&routes);
         for (at, route) in routes.iter().enumerate() {
             for (to, place) in route.route.to.iter().zip(&route.to) {
-                // The broker takes each topic once, whatever leads there.
+                // The broker takes the very same on a topic once, whatever leads there.
                 if to.endpoint == Endpoint::Broker {
                     continue;
                 }

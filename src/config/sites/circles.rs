@@ -1,6 +1,6 @@
 //! Messages that come back: to the gateway that sent them, and to routes that they have taken before.
 //!
-//! While the gateways run such messages die out: the hub takes each local topic once, and `tg-path` (R12) stops what comes
+//! While the gateways run such messages die out: the hub ends what comes round to a route that made it, and `tg-path` (R12) stops what comes
 //! to a site again, but only where properties are carried. What is found here is therefore a warning, and told as far as files
 //! can tell: captures may be anything, and conditions are not looked into, but for those that are true of nothing.
 
@@ -191,7 +191,7 @@ fn tell(circle: &[Hop], sites: &[&Sketch], ways: &Ways<'_>, meet: &Meet, mistake
     let (wrong, hint) = match (is_between, blind) {
         (false, _) => (
             format!("what route `{name}` writes to the broker comes back to it"),
-            "the gateway takes each topic once and ends it: give what is written another first level, or use `except`".to_owned(),
+            "the gateway ends it after a round: give what is written another first level, or use `except`".to_owned(),
         ),
         (true, None) => (
             format!("what route `{name}` sends comes back to it"),

@@ -1,5 +1,6 @@
 //! The hub against real buffers on a temporary disk and a scripted broker.
 
+mod chains;
 mod known;
 mod samples;
 
