@@ -39,6 +39,9 @@ const OUTBOX_BYTES_FILL: usize = 256 << 10;
 /// Aliases that we set for one client at most: each keeps a topic in memory.
 const ALIASES_MAX: u16 = 64;
 
+/// A longer topic gets none: it would be kept until the client leaves.
+const ALIASED_BYTES_MAX: usize = 1_024;
+
 /// Messages in memory that wait for the window: for a kept session the rest stays in the store, for a clean one it is
 /// dropped and counted. The number is Mosquitto's default; [`Allowance`] bounds their bytes.
 const QUEUE_MESSAGES_MAX: usize = 1_000;
@@ -153,7 +156,7 @@ impl Aliases {
 
     /// The alias of a topic, and whether the client knows it already.
     fn of(&self, topic: &TopicName) -> Option<(NonZeroU16, bool)> {
-        if self.max == 0 {
+        if self.max == 0 || topic.as_str().len() > ALIASED_BYTES_MAX {
             return None;
         }
         if let Some(alias) = self.known.get(topic) {
@@ -763,6 +766,13 @@ mod tests {
         assert_eq!(queue(Allowance::SHORT), Some("max_memory"));
         assert!(client.lock().outbound.queued_bytes() < 300 << 10);
         assert_eq!(queue(Allowance::USUAL), Some("slow_subscriber"));
+    }
+
+    #[test]
+    fn long_topics_get_no_alias_r36() {
+        let of = |len| Aliases::new(9).of(&TopicName::new(&"x".repeat(len)).unwrap());
+        let first = NonZeroU16::new(1).map(|alias| (alias, false));
+        assert_eq!((of(ALIASED_BYTES_MAX), of(ALIASED_BYTES_MAX + 1)), (first, None));
     }
 
     #[tokio::test]

@@ -264,7 +264,8 @@ impl Topics {
         drop(tables);
         let found: Arc<[Match]> = found.into();
         if is_general {
-            self.remembered.insert(topic, generation, Arc::clone(&found), found.len());
+            let bytes = found.iter().map(|one| size_of::<Match>() + size_of_val(&*one.ids)).sum();
+            self.remembered.insert(topic, generation, Arc::clone(&found), bytes);
             *last = Some((topic, Arc::clone(&found)));
         }
         found

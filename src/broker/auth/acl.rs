@@ -14,6 +14,9 @@ use crate::topic::{TopicError, TopicFilter, TopicName};
 /// Verdicts that one client keeps: a machine sees a few topics, and what falls out is only decided again.
 const VERDICTS_MAX: usize = 32;
 
+/// A longer topic is decided each time: a client with many of them would take memory.
+const VERDICT_BYTES_MAX: usize = 256;
+
 /// All rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Acl {
@@ -169,6 +172,16 @@ impl Acl {
         self.rules.iter().any(|rule| rule.who.is(subject))
     }
 
+    /// What its rules take in memory, about.
+    pub(in crate::broker) fn bytes(&self) -> usize {
+        let of_piece = |piece: &Piece| size_of::<Piece>() + piece.text().map_or(0, str::len);
+        let of_level = |level: &Vec<Piece>| size_of::<Vec<Piece>>() + level.iter().map(of_piece).sum::<usize>();
+        let of_pattern = |pattern: &Pattern| size_of::<Pattern>() + pattern.levels.iter().map(of_level).sum::<usize>();
+        let of_grants = |grants: &Grants| grants.allow.iter().chain(&grants.deny).map(of_pattern).sum::<usize>();
+        let of_rule = |rule: &Rule| size_of::<Rule>() + of_grants(&rule.publish) + of_grants(&rule.subscribe);
+        self.rules.iter().map(of_rule).sum()
+    }
+
     /// Whether some rule may be for anonymous clients.
     #[must_use]
     pub fn names_anonymous(&self) -> bool {
@@ -315,6 +328,13 @@ impl fmt::Debug for Pattern {
 }
 
 impl Piece {
+    fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::ClientId | Self::User => None,
+        }
+    }
+
     const fn is_name(&self) -> bool {
         !matches!(self, Self::Text(_))
     }
@@ -425,6 +445,9 @@ impl Allowed {
 impl Verdicts {
     /// What was decided of `topic`, or is now.
     fn of(&mut self, topic: &TopicName, decide: impl FnOnce(&TopicName) -> bool) -> bool {
+        if topic.as_str().len() > VERDICT_BYTES_MAX {
+            return decide(topic);
+        }
         if let Some((last, verdict)) = &self.last
             && last == topic
         {
@@ -443,5 +466,34 @@ impl Verdicts {
         };
         self.last = Some((topic.clone(), verdict));
         verdict
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdicts_on_long_topics_are_not_held_r36() {
+        let grants = |allow: &[&str]| Grants {
+            allow: allow.iter().map(|text| Pattern::parse(text).unwrap()).collect(),
+            deny: Vec::new(),
+        };
+        let who = Who { user: Whom::Everyone, client: None, group: None };
+        let rule = Rule { who, publish: grants(&["yes/#"]), subscribe: grants(&[]) };
+        let subject = Subject { user: None, client_id: "c", groups: &[] };
+        let rights = Acl::new(vec![rule], Asks::First).rights(subject);
+        let mut verdicts = Verdicts::default();
+        for n in 0..VERDICTS_MAX * 4 {
+            for len in [1, VERDICT_BYTES_MAX - 10, 60_000] {
+                let name = "x".repeat(len);
+                let topic = |first| TopicName::new(&format!("{first}/{n}{name}")).unwrap();
+                assert!(rights.may_publish_to(&topic("yes"), &mut verdicts));
+                assert!(!rights.may_publish_to(&topic("no"), &mut verdicts));
+            }
+        }
+        let topics = verdicts.known.keys().chain(verdicts.last.as_ref().map(|(topic, _)| topic));
+        let held: usize = topics.map(|topic| topic.as_str().len()).sum();
+        assert!(held > VERDICT_BYTES_MAX && held <= (VERDICTS_MAX + 1) * VERDICT_BYTES_MAX, "{held}");
     }
 }

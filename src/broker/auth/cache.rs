@@ -16,6 +16,12 @@ use crate::clock::WallMs;
 /// Answers of one kind that are remembered at most: as many as there are connections.
 const ANSWERS_MAX: usize = 10_000;
 
+/// Bytes of answers of one kind that are remembered at most: rules for each client may be long.
+const ANSWERS_BYTES_MAX: usize = 32 << 20;
+
+/// What an answer costs beside what it says.
+const ANSWER_BYTES: usize = 256;
+
 /// What is remembered of a login.
 pub(super) trait Remembered: Clone {
     /// Whether it is a yes; `None`: nobody could be asked, which is not remembered.
@@ -23,6 +29,9 @@ pub(super) trait Remembered: Clone {
 
     /// Whether it does not hold any more at `wall`.
     fn is_over(&self, wall: WallMs) -> bool;
+
+    /// Bytes of what it says, beside itself.
+    fn bytes(&self) -> usize;
 }
 
 /// A question's hash.
@@ -36,13 +45,52 @@ pub(super) struct Cache<A> {
 }
 
 struct Rooms<A> {
-    yes: HashMap<QuestionKey, (A, Instant)>,
-    no: HashMap<QuestionKey, (A, Instant)>,
+    yes: Room<A>,
+    no: Room<A>,
+}
+
+/// Answers of one kind.
+struct Room<A> {
+    known: HashMap<QuestionKey, Known<A>>,
+    bytes: usize,
+}
+
+struct Known<A> {
+    answer: A,
+    since: Instant,
+    bytes: usize,
 }
 
 impl<A> Default for Rooms<A> {
     fn default() -> Self {
-        Self { yes: HashMap::new(), no: HashMap::new() }
+        let room = || Room { known: HashMap::new(), bytes: 0 };
+        Self { yes: room(), no: room() }
+    }
+}
+
+impl<A: Remembered> Room<A> {
+    fn has_room(&self, bytes: usize) -> bool {
+        self.known.len() < ANSWERS_MAX && self.bytes + bytes <= ANSWERS_BYTES_MAX
+    }
+
+    fn forget(&mut self, key: &QuestionKey) {
+        self.bytes -= self.known.remove(key).map_or(0, |known| known.bytes);
+    }
+
+    fn put(&mut self, key: QuestionKey, answer: &A, now: Instant, keep: Duration) {
+        self.forget(&key);
+        let bytes = answer.bytes() + ANSWER_BYTES;
+        if !self.has_room(bytes) {
+            self.known.retain(|_, known| now.saturating_duration_since(known.since) < keep);
+            self.bytes = self.known.values().map(|known| known.bytes).sum();
+        }
+        while !self.has_room(bytes) {
+            // Any: the order of a map with a random seed is nobody's to choose.
+            let Some(gone) = self.known.keys().next().copied() else { return };
+            self.forget(&gone);
+        }
+        self.bytes += bytes;
+        self.known.insert(key, Known { answer: answer.clone(), since: now, bytes });
     }
 }
 
@@ -72,7 +120,7 @@ impl<A: Remembered> Cache<A> {
     /// What was answered, if that still holds.
     pub(super) fn get(&self, key: &QuestionKey, now: Instant, wall: WallMs) -> Option<A> {
         let rooms = self.rooms.lock();
-        let (answer, since) = rooms.yes.get(key).or_else(|| rooms.no.get(key))?;
+        let Known { answer, since, .. } = rooms.yes.known.get(key).or_else(|| rooms.no.known.get(key))?;
         (!answer.is_over(wall) && now.saturating_duration_since(*since) < self.keep).then(|| answer.clone())
     }
 
@@ -82,22 +130,21 @@ impl<A: Remembered> Cache<A> {
         let mut rooms = self.rooms.lock();
         let rooms = &mut *rooms;
         let (room, other) = if is_yes { (&mut rooms.yes, &mut rooms.no) } else { (&mut rooms.no, &mut rooms.yes) };
-        other.remove(&key);
-        if room.len() >= ANSWERS_MAX {
-            room.retain(|_, (_, since)| now.saturating_duration_since(*since) < self.keep);
-        }
-        if room.len() >= ANSWERS_MAX {
-            // Any: the order of a map with a random seed is nobody's to choose.
-            let gone = room.keys().next().copied();
-            gone.and_then(|gone| room.remove(&gone));
-        }
-        room.insert(key, (answer.clone(), now));
+        other.forget(&key);
+        room.put(key, answer, now, self.keep);
+    }
+
+    /// What the answers count for that are held.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        let rooms = self.rooms.lock();
+        rooms.yes.bytes + rooms.no.bytes
     }
 
     /// Answers that are held.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         let rooms = self.rooms.lock();
-        rooms.yes.len() + rooms.no.len()
+        rooms.yes.known.len() + rooms.no.known.len()
     }
 }

@@ -148,6 +148,7 @@ struct Connection {
     offer: Option<Offer>,
     /// Topic aliases that it has set, where it has.
     aliases: Option<Box<Aliases>>,
+    /// What it published to last, unless that is long.
     last_topic: Option<TopicName>,
     /// Topics whose retained message this client is to get, with how it subscribed.
     retained: VecDeque<Wish>,

@@ -13,6 +13,7 @@ use super::throttle::Pace;
 use super::{Connection, End, Outcome};
 use crate::broker::convert;
 use crate::broker::ended::What;
+use crate::broker::remembered::TOPIC_BYTES_MAX;
 use crate::broker::session::Arrived;
 use crate::hub::{Answer, Answers, OfferError, Publication, Receipt};
 use crate::message::{Message, Qos};
@@ -247,7 +248,7 @@ impl Connection {
             _ => TopicName::new(publish.topic.as_str())
                 .map_err(|error| End::Told(ReasonCode::TopicNameInvalid, error.to_string()))?,
         };
-        self.last_topic = Some(topic.clone());
+        self.last_topic = (topic.as_str().len() <= TOPIC_BYTES_MAX).then(|| topic.clone());
         self.note_alias(alias, &topic);
         Ok(topic)
     }

@@ -84,12 +84,15 @@ struct Inner {
     origins: HashMap<OriginKey, Origin>,
     /// Counts up with each use.
     now: u64,
+    /// Of those that the store has: others leave nothing behind.
     forgotten: Vec<OriginKey>,
 }
 
 #[derive(Debug, Default)]
 struct Origin {
     seen: Seen,
+    /// The store has some of it.
+    is_kept: bool,
     /// Not yet safe.
     open: BTreeMap<u64, Open>,
     used: u64,
@@ -155,7 +158,9 @@ impl Copies {
         let mut inner = self.inner.lock();
         for KeptPage { origin, page, high, bits } in pages {
             if let Some(bits) = from_bytes(&bits) {
-                inner.origins.entry(origin).or_default().seen.restore(page, high, bits);
+                let origin = inner.origins.entry(origin).or_default();
+                origin.is_kept = true;
+                origin.seen.restore(page, high, bits);
             }
         }
         while inner.origins.len() > ORIGINS_MAX {
@@ -223,13 +228,18 @@ impl Copies {
         }
         let again: Vec<_> = changes.pages.iter().map(|page| (page.origin.clone(), page.page)).collect();
         let forgotten = changes.forgotten.clone();
-        if !keep(changes) {
-            let mut inner = self.inner.lock();
-            for (key, page) in again {
-                if let Some(origin) = inner.origins.get_mut(&key) {
-                    origin.seen.put_back_changed(page);
-                }
+        let is_kept = keep(changes);
+        let mut inner = self.inner.lock();
+        for (key, page) in again {
+            match inner.origins.get_mut(&key) {
+                Some(origin) if is_kept => origin.is_kept = true,
+                Some(origin) => origin.seen.put_back_changed(page),
+                // Forgotten meanwhile.
+                None if is_kept => inner.forgotten.push(key),
+                None => {}
             }
+        }
+        if !is_kept {
             inner.forgotten.extend(forgotten);
         }
     }
@@ -250,8 +260,9 @@ impl Inner {
         let idle = self.origins.iter().filter(|(_, origin)| origin.open.is_empty());
         let Some((key, _)) = idle.min_by_key(|(_, origin)| origin.used) else { return };
         let key = key.clone();
-        self.origins.remove(&key);
-        self.forgotten.push(key);
+        if self.origins.remove(&key).is_some_and(|origin| origin.is_kept) {
+            self.forgotten.push(key);
+        }
     }
 }
 
@@ -404,6 +415,29 @@ mod tests {
         assert!(!after_a_kill(&store).inner.lock().origins.keys().any(|origin| origin.run == 1));
         assert!(is_first(&copies, &of(1, 1)), "forgotten");
         assert_eq!(copy(&copies, &of(0, 1)), Some(true));
+    }
+
+    #[test]
+    fn what_the_store_never_had_leaves_nothing_behind_r36() {
+        let (copies, mut store) = (Arc::<Copies>::default(), Store::new());
+        let flood = |runs: std::ops::Range<usize>| {
+            runs.for_each(|run| claim(&copies, &of(run as u64, 1)).accepted(Receipt::default()));
+        };
+        flood(0..ORIGINS_MAX + 500);
+        assert_eq!(copies.inner.lock().forgotten.len(), 0);
+        copies.keep(|_| {
+            flood(10_000..10_500);
+            false
+        });
+        assert_eq!(copies.inner.lock().forgotten.len(), 0, "its disk is full");
+        copies.keep(|changes| {
+            flood(20_000..20_500);
+            store.extend(changes.pages.into_iter().map(|page| ((page.origin.clone(), page.page), page)));
+            true
+        });
+        assert_eq!(copies.inner.lock().forgotten.len(), 500, "forgotten while they were kept");
+        keep(&copies, &mut store);
+        assert_eq!((copies.inner.lock().forgotten.len(), store.len()), (0, ORIGINS_MAX));
     }
 
     #[test]

@@ -40,7 +40,10 @@ pub(super) const WINDOW_V4: usize = 20;
 pub(super) const READ: usize = 8 << 10;
 
 /// Topics that are sent as a number, where the remote takes so many.
-const ALIASES_MAX: u16 = 256;
+pub(super) const ALIASES_MAX: u16 = 256;
+
+/// A longer topic is sent as it is: its number would keep it in memory.
+const ALIASED_BYTES_MAX: usize = 1_024;
 
 /// Nothing else: the session stays.
 pub(super) const GOOD_BYE: Disconnect = Disconnect {
@@ -528,6 +531,9 @@ struct Aliases {
 impl Aliases {
     /// The topic to send, empty where its number alone says it, and the number.
     fn of<'a>(&mut self, topic: &'a str) -> (&'a str, Option<NonZeroU16>) {
+        if topic.len() > ALIASED_BYTES_MAX {
+            return (topic, None);
+        }
         if let Some(number) = self.numbers.get(topic) {
             return ("", Some(*number));
         }
@@ -622,5 +628,8 @@ mod tests {
         assert_eq!(aliases.of("c"), ("c", number(1)));
         assert_eq!((aliases.of("a"), aliases.of("c")), (("a", number(2)), ("", number(1))));
         assert_eq!(Aliases::default().of("a"), ("a", None));
+        let long = "x".repeat(ALIASED_BYTES_MAX + 1);
+        assert_eq!((aliases.of(&long), aliases.of("c")), ((&*long, None), ("", number(1))), "it takes no number over");
+        assert!(!aliases.numbers.contains_key(&*long));
     }
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rumqttc_v5::{
     AckMode, AsyncClient, ClientError, ConnectReturnCode, ConnectionError, Event, EventLoop, Incoming, LastWill,
-    ManualAck, MqttOptions, PersistedAckMode, PersistedSession, PubAckReason, PubRecReason, PublishNoticeError,
-    PublishOptions, PublishProperties, PublishResult, QoS, RetainForwardRule, SessionStore, SessionStoreKey,
-    StateError, SubscribeFilterInput, SubscribeReasonCode, TopicAliasPolicy,
+    ManualAck, MqttOptions, MqttState, PersistedAckMode, PersistedSession, PubAckReason, PubRecReason,
+    PublishNoticeError, PublishOptions, PublishProperties, PublishResult, QoS, RetainForwardRule, SessionStore,
+    SessionStoreKey, StateError, SubscribeFilterInput, SubscribeReasonCode, TopicAliasPolicy,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -16,6 +16,7 @@ use super::client::{
     Ack, Asked, Attempt, Direction, Granted, IN_FLIGHT_MAX, Inbound, OFFLINE, Pending, Publish, RECEIVE_MAX,
     REQUEST_BATCH, SESSION_EXPIRY_S, Settings, Subscribed, hand_over,
 };
+use super::exact::ALIASES_MAX;
 use crate::buffer::Place;
 use crate::links::tls;
 use crate::links::{Answer, LinkError};
@@ -46,7 +47,7 @@ pub(super) fn client(settings: &Settings, attempt: Attempt) -> (AsyncClient, Eve
     match settings.direction {
         Direction::Out => {
             options.set_clean_start(true);
-            // As many as the remote takes: long topics cost their length once.
+            // Long topics cost their length once.
             options.set_topic_alias_policy(TopicAliasPolicy::Lru);
             options.set_outgoing_inflight_upper_limit(IN_FLIGHT_MAX);
         }
@@ -73,6 +74,7 @@ pub(super) async fn poll(
     loop {
         match eventloop.poll().await {
             Ok(Event::Incoming(Incoming::ConnAck(connack))) => {
+                bound_aliases(&mut eventloop.state);
                 let properties = connack.properties.as_ref();
                 let granted = Granted {
                     receive_max: properties.and_then(|granted| granted.receive_max),
@@ -92,6 +94,11 @@ pub(super) async fn poll(
             Err(error) => return explain(&error),
         }
     }
+}
+
+/// Some remotes take 65,535 topic aliases, and each keeps a topic in memory.
+fn bound_aliases(state: &mut MqttState) {
+    state.set_broker_topic_alias_max(state.broker_topic_alias_max().min(ALIASES_MAX));
 }
 
 /// See [`super::client::Client::publish`].
@@ -350,5 +357,20 @@ impl SessionStore for KeptSession {
     fn clear<'a>(&'a self, _key: &'a SessionStoreKey) -> StoreAnswer<'a, ()> {
         *self.saved.lock() = None;
         Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_topics_are_held_for_a_remote_that_takes_many_aliases_r36() {
+        for (remote, ours) in [(u16::MAX, ALIASES_MAX), (10, 10), (0, 0)] {
+            let mut state = MqttState::builder(1).build();
+            state.set_broker_topic_alias_max(remote);
+            bound_aliases(&mut state);
+            assert_eq!(state.broker_topic_alias_max(), ours);
+        }
     }
 }

@@ -6,7 +6,8 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -22,11 +23,13 @@ const NAMESPACE: &str = "spBv1.0";
 const VALUES_MAX: usize = crate::router::json::VALUES_MAX;
 /// Templates within templates, sets within sets.
 const DEPTH_MAX: usize = 16;
-/// Bytes of names that are remembered of all edge nodes; of more the node whose BIRTH is oldest is forgotten.
+/// Bytes that are remembered of all edge nodes; of more the node whose BIRTH is oldest is forgotten.
 pub const KNOWN_BYTES_MAX: usize = 16 << 20;
 /// What one metric costs beside its name.
 const KNOWN_BYTES: usize = 64;
-/// A longer name is not remembered.
+/// What one node costs beside its name: two tables, and its place in those of all.
+const NODE_BYTES: usize = 512;
+/// A longer name is not remembered: of a metric, of a device, of a node with its group.
 const NAME_BYTES_MAX: usize = 1_024;
 /// A payload within a payload.
 const COMPRESSED: &str = "SPBV1.0_COMPRESSED";
@@ -84,20 +87,23 @@ pub enum SparkplugError {
 /// What the BIRTHs of edge nodes have said.
 #[derive(Debug, Default)]
 pub struct Births {
-    nodes: HashMap<Box<str>, Node>,
+    nodes: HashMap<Arc<str>, Node>,
+    /// The same, the oldest BIRTH first.
+    by_age: BTreeMap<u64, Arc<str>>,
     bytes: usize,
     /// Counts BIRTHs of nodes.
     next: u64,
 }
 
 /// One edge node and its devices.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Node {
     born: u64,
     /// Of the node and all its devices.
     aliases: HashMap<u64, Known>,
     /// Of metrics that go by their names: those of a device under `DEVICE/NAME`.
     types: HashMap<Box<str>, u64>,
+    /// What it counts for, its name included.
     bytes: usize,
 }
 
@@ -151,11 +157,11 @@ impl<'t> From<'t> {
 
 impl Births {
     fn alias(&self, from: &From<'_>, alias: u64) -> Option<&Known> {
-        self.nodes.get(&from.node)?.aliases.get(&alias)
+        self.nodes.get(&*from.node)?.aliases.get(&alias)
     }
 
     fn datatype(&self, from: &From<'_>, name: &str) -> Option<u64> {
-        self.nodes.get(&from.node)?.types.get(&from.named(name)).copied()
+        self.nodes.get(&*from.node)?.types.get(&from.named(name)).copied()
     }
 
     /// Takes over what a BIRTH says. That of a node begins anew, that of a device comes on top.
@@ -165,26 +171,50 @@ impl Births {
             "DBIRTH" => false,
             _ => return,
         };
-        let mut node = self.nodes.remove(&from.node).unwrap_or_default();
-        self.bytes -= node.bytes;
-        if of_node {
-            node = Node { born: self.next, ..Node::default() };
-            self.next += 1;
+        if from.node.len() > NAME_BYTES_MAX || from.device.len() > NAME_BYTES_MAX {
+            return;
         }
+        let known = self.forget(&from.node).filter(|_| !of_node);
+        let mut node = known.unwrap_or_else(|| self.new_node(&from.node));
         for (alias, known) in metrics.into_iter().filter(|(_, known)| known.name.len() <= NAME_BYTES_MAX) {
-            let bytes = known.name.len() + from.device.len() + KNOWN_BYTES;
-            let is_new = match alias {
-                Some(alias) => node.aliases.insert(alias, known).is_none(),
-                None => node.types.insert(from.named(&known.name), known.datatype).is_none(),
-            };
-            node.bytes += if is_new { bytes } else { 0 };
+            node.note(alias, known, from);
         }
         self.bytes += node.bytes;
-        self.nodes.insert(from.node.clone(), node);
+        let name: Arc<str> = Arc::from(&*from.node);
+        self.by_age.insert(node.born, Arc::clone(&name));
+        self.nodes.insert(name, node);
         while self.bytes > KNOWN_BYTES_MAX {
-            let oldest = self.nodes.iter().min_by_key(|(_, node)| node.born).map(|(name, _)| name.clone());
-            let Some(node) = oldest.and_then(|name| self.nodes.remove(&name)) else { break };
-            self.bytes -= node.bytes;
+            let Some((_, oldest)) = self.by_age.pop_first() else { break };
+            self.forget(&oldest);
+        }
+    }
+
+    fn forget(&mut self, name: &str) -> Option<Node> {
+        let node = self.nodes.remove(name)?;
+        self.by_age.remove(&node.born);
+        self.bytes -= node.bytes;
+        Some(node)
+    }
+
+    fn new_node(&mut self, name: &str) -> Node {
+        self.next += 1;
+        Node { born: self.next, aliases: HashMap::new(), types: HashMap::new(), bytes: name.len() + NODE_BYTES }
+    }
+}
+
+impl Node {
+    fn note(&mut self, alias: Option<u64>, known: Known, from: &From<'_>) {
+        let Some(alias) = alias else {
+            let name = from.named(&known.name);
+            let bytes = name.len() + KNOWN_BYTES;
+            if self.types.insert(name, known.datatype).is_none() {
+                self.bytes += bytes;
+            }
+            return;
+        };
+        self.bytes += known.name.len() + KNOWN_BYTES;
+        if let Some(before) = self.aliases.insert(alias, known) {
+            self.bytes -= before.name.len() + KNOWN_BYTES;
         }
     }
 }

@@ -102,7 +102,7 @@ fn what_a_birth_has_said_names_the_metrics_behind_it() {
     // A node's next BIRTH begins anew.
     drop(told("spBv1.0/g/NBIRTH/n", &[number(3, 0)], &mut births));
     assert_eq!(told("spBv1.0/g/NDATA/n", &data, &mut births), unknown);
-    assert_eq!((births.bytes, births.nodes.len()), (0, 1));
+    assert_eq!((births.bytes, births.nodes.len()), ("g/n".len() + NODE_BYTES, 1));
 }
 
 #[test]
@@ -119,6 +119,48 @@ fn what_is_known_is_bounded_and_the_oldest_node_is_forgotten() {
     let long = [metric(&[bytes(1, &[b'x'; NAME_BYTES_MAX + 1]), number(2, 1), number(4, 3)])];
     drop(told("spBv1.0/g/NBIRTH/19", &long, &mut births));
     assert!(births.nodes["g/19"].aliases.is_empty());
+}
+
+/// What the tables hold: names, and what they stand in.
+fn held(births: &Births) -> usize {
+    let of_node = |node: &Node| {
+        let aliases = node.aliases.values().map(|known| known.name.len() + size_of::<(u64, Known)>()).sum::<usize>();
+        let types = node.types.keys().map(|name| name.len() + size_of::<(Box<str>, u64)>()).sum::<usize>();
+        aliases + types
+    };
+    let nodes = births.nodes.iter().map(|(name, node)| name.len() + size_of::<(Arc<str>, Node)>() + of_node(node));
+    nodes.sum::<usize>() + births.by_age.len() * size_of::<(u64, Arc<str>)>()
+}
+
+#[test]
+fn nodes_without_metrics_are_bounded_too_r36() {
+    let empty = [number(3, 0)];
+    let mut births = Births::default();
+    for node in 0..100_u64 {
+        drop(told(&format!("spBv1.0/g/NBIRTH/{node}{}", "x".repeat(60_000)), &empty, &mut births));
+        drop(told(&format!("spBv1.0/g/DBIRTH/n/{node}{}", "x".repeat(60_000)), &empty, &mut births));
+    }
+    assert_eq!((births.nodes.len(), held(&births)), (0, 0), "names that long are not remembered");
+    for node in 0..40_000_u64 {
+        let name = if node % 2 == 0 { "x".repeat(NAME_BYTES_MAX - 10) } else { String::new() };
+        drop(told(&format!("spBv1.0/g/NBIRTH/{node}{name}"), &empty, &mut births));
+    }
+    assert!(held(&births) <= births.bytes && births.bytes <= KNOWN_BYTES_MAX, "{} {}", held(&births), births.bytes);
+    assert!(births.nodes.contains_key("g/39999") && !births.nodes.contains_key("g/1"));
+    assert_eq!(births.by_age.len(), births.nodes.len());
+    assert!(births.by_age.iter().all(|(born, name)| births.nodes[name].born == *born));
+}
+
+#[test]
+fn an_alias_that_gets_another_name_counts_with_that_r36() {
+    let mut births = Births::default();
+    drop(told("spBv1.0/g/NBIRTH/n", &[metric(&[bytes(1, b"a"), number(2, 1), number(4, 3)])], &mut births));
+    let before = births.bytes;
+    for name in [1_000, 1_000, 1] {
+        let longer = [metric(&[bytes(1, &vec![b'x'; name]), number(2, 1), number(4, 3)])];
+        drop(told("spBv1.0/g/DBIRTH/n/d", &longer, &mut births));
+        assert_eq!(births.bytes, before + name - 1);
+    }
 }
 
 #[test]

@@ -51,6 +51,14 @@ struct Body {
     reason: Option<String>,
 }
 
+impl Grant {
+    /// What it takes in memory, beside itself.
+    pub(super) fn bytes(&self) -> usize {
+        let groups = self.groups.iter().map(|group| group.len() + size_of::<Box<str>>()).sum::<usize>();
+        groups + self.user.as_ref().map_or(0, |user| user.len()) + self.rules.as_ref().map_or(0, |rules| rules.bytes())
+    }
+}
+
 impl Answer {
     /// An answer that came at `now`.
     pub(super) fn read(status: StatusCode, body: &[u8], now: WallMs) -> Self {

@@ -116,6 +116,14 @@ impl Remembered for Answer {
             Self::Unknown | Self::Deny(_) | Self::Away(_) => false,
         }
     }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Unknown => 0,
+            Self::Allow(grant) => grant.bytes(),
+            Self::Deny(words) | Self::Away(words) => words.len(),
+        }
+    }
 }
 
 impl Hook {

@@ -134,6 +134,26 @@ fn a_flood_of_wrong_passwords_pushes_out_no_right_one() {
 }
 
 #[test]
+fn long_rules_for_many_clients_are_bounded_r36() {
+    let (cache, begun) = (Cache::new(Duration::from_secs(60)), now());
+    let pattern = "x/".repeat(100);
+    let allow = vec![pattern.as_str(); 50];
+    let body = serde_json::json!({"allow": true, "acl": {"publish": allow, "subscribe": allow}}).to_string();
+    let Answer::Allow(grant) = read(200, &body) else { panic!("{:?}", read(200, &body)) };
+    let own = grant.bytes();
+    assert!(own > body.len(), "{own}: levels cost more than their letters");
+    for n in 0..500_u32 {
+        cache.put(cache.key(&n.to_le_bytes()).unwrap(), &Answer::Allow(grant.clone()), begun);
+    }
+    assert!(cache.len() > 10 && cache.len() * own <= 32 << 20, "{} of {own}", cache.len());
+    assert!(cache.get(&cache.key(&499_u32.to_le_bytes()).unwrap(), begun, NOW).is_some(), "the last is there");
+    for n in 0..500_u32 {
+        cache.put(cache.key(&n.to_le_bytes()).unwrap(), &Answer::Unknown, begun);
+    }
+    assert_eq!((cache.len(), cache.bytes()), (500, 500 * 256), "what takes their place counts for itself");
+}
+
+#[test]
 fn a_header_keeps_its_value_to_itself() {
     let (_, value) = header("Authorization", "Bearer hunter2").unwrap();
     assert!(!format!("{value:?}").contains("hunter2"));

@@ -75,6 +75,14 @@ impl Remembered for Verdict {
     fn is_over(&self, _wall: WallMs) -> bool {
         false
     }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Unknown => 0,
+            Self::Good(groups) => groups.iter().map(|group| group.len() + size_of::<Box<str>>()).sum(),
+            Self::Bad(words) | Self::Away(words) => words.len(),
+        }
+    }
 }
 
 impl Ldap {
