@@ -111,8 +111,8 @@ async fn r34_data_of_a_removed_link_that_cannot_be_opened_is_shown_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r34_a_rename_onto_a_buffer_with_data_is_refused_in_clear_words() {
-    let (gateway, _) = with_data(10).await;
+async fn r34_a_start_that_would_rename_onto_a_buffer_with_data_leaves_both_and_says_so() {
+    let (mut gateway, _) = with_data(10).await;
     let links = gateway.data().join("links");
     fs::create_dir(links.join("new")).unwrap();
     for entry in fs::read_dir(links.join("old")).unwrap() {
@@ -122,9 +122,17 @@ async fn r34_a_rename_onto_a_buffer_with_data_is_refused_in_clear_words() {
         }
     }
     gateway.configure(&routes("new", free_port(), "renamed_from: old"));
-    let (code, said) = refused(&gateway).await;
-    assert_eq!(code, Some(65), "{said}");
-    assert!(said.contains("both hold what is not delivered: take `renamed_from` away"), "{said}");
+    gateway.start_again().await;
+    let status = gateway.status().await;
+    let (old, new) = (link(&status, "old"), link(&status, "new"));
+    assert_eq!(
+        (old.kind.as_str(), old.depth, new.kind.as_str(), new.depth),
+        ("orphaned", 10, "mqtt", 10),
+        "{status:?}"
+    );
+    let said = gateway.log();
+    assert!(said.contains("both hold what is not delivered"), "{said}");
+    assert!(gateway.terminate().await.success());
     assert!(links.join("old").exists() && links.join("new").exists());
 }
 
