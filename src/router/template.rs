@@ -427,6 +427,7 @@ mod tests {
             ("é{a b}", 2..7, Problem::CaptureName("a b".into())),
             ("{payload..a}", 0..12, Problem::PartName("payload..a".into())),
             ("x{time:%Q}", 1..10, Problem::TimeFormat("%Q".into())),
+            ("{time:%Y %w}", 0..12, Problem::TimeFormat("%w".into())),
         ] {
             assert_eq!(Template::parse(text).unwrap_err(), SyntaxError { span, problem }, "{text:?}");
         }

@@ -113,6 +113,10 @@ impl Field {
     /// No name of anything.
     pub(super) fn parse(text: &str) -> Result<Self, Problem> {
         if let Some(format) = text.strip_prefix("time:") {
+            // The library counts the days of `%w` from 1, and `date` from 0; `%u` is right.
+            if format.replace("%%", "").contains("%w") {
+                return Err(Problem::TimeFormat("%w".to_owned()));
+            }
             let parsed = time::format_description::parse_strftime_owned(format);
             let format = parsed.map_err(|_words| Problem::TimeFormat(format.to_owned()))?;
             // What formats one moment formats all.

@@ -10,7 +10,7 @@ use crate::config::keys;
 use crate::config::raw::Value;
 use crate::links::Kind;
 use crate::message::Qos;
-use crate::router::{Batch, BatchForm, Change, Endpoint, To};
+use crate::router::{Batch, BatchForm, Change, Endpoint, Mode, To};
 use crate::units::{ByteSize, show_duration};
 
 const COUNT_MAX: u64 = 1_000;
@@ -31,6 +31,12 @@ impl Resolver<'_> {
     ) -> Option<Batch> {
         let item = route.get("batch")?;
         self.check_batch(&item, route.get("name").is_some(), to, links);
+        if change.envelope.as_ref().is_some_and(|event| event.mode == Mode::Binary) {
+            // Of several events only what all have the same would stay: `source`, and no `id`.
+            let wrong = "the attributes of `cloudevents-binary` stand in properties, and a batch of several messages has no place for those of each";
+            let hint = "`envelope: cloudevents-structured` has them in the payload";
+            self.mistakes.error(item.place(), wrong, hint.to_owned());
+        }
         let forms = [("json", BatchForm::Json), ("ndjson", BatchForm::Ndjson)];
         let mut batch = Batch {
             form: BatchForm::Json,
