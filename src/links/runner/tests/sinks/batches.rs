@@ -96,7 +96,10 @@ impl Running {
     }
 
     async fn append_part_to(&self, lane: Lane, route: &str, destination: &str, payload: &str) {
+        // A batch of one is known by its part's id.
+        static PARTS: AtomicU64 = AtomicU64::new(1);
         let mut message = message("a", b"");
+        message.id.counter = PARTS.fetch_add(1, Ordering::Relaxed);
         message.payload = Bytes::copy_from_slice(payload.as_bytes());
         let (head, body) = (Envelope::encode_batched_head(destination, None, 0, route), message.encode());
         let buffer = self.lanes.lane(lane);
