@@ -59,6 +59,7 @@ const PURE: &[&str] = &[
     "broker/auth/acl_file",
     "hub/copies/seen",
     "links/active",
+    "links/mqtt/arrivals",
     "links/mqtt/exchanges",
     "topic",
     "message",

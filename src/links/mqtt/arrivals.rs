@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use bytes::{Buf, BufMut};
 
 use super::exchanges::Owner;
+use super::written::Table;
 use crate::wire::PacketId;
 
 const FORMAT: u8 = 1;
@@ -136,8 +137,14 @@ impl Arrivals {
             }
         }
     }
+}
 
-    pub(super) fn encode(&self) -> Vec<u8> {
+impl Table for Arrivals {
+    // Nothing is lost by it: what was under way comes again as what is new.
+    const DAMAGED: &'static str =
+        "the QoS 2 messages that were under way are not known any more: what was not acknowledged may come twice";
+
+    fn encode(&self) -> Vec<u8> {
         let mut oldest: Vec<(&PacketId, &Arrival)> = self.all.iter().collect();
         oldest.sort_unstable_by_key(|(_, arrival)| arrival.counter);
         oldest.truncate(KEPT_MAX);
@@ -154,8 +161,7 @@ impl Arrivals {
         out
     }
 
-    /// `None`: not what [`Arrivals::encode`] makes, or of a later format.
-    pub(super) fn decode(mut bytes: &[u8]) -> Option<Self> {
+    fn decode(mut bytes: &[u8]) -> Option<Self> {
         let input = &mut bytes;
         if input.try_get_u8().ok()? != FORMAT {
             return None;

@@ -19,7 +19,8 @@ use super::client::{
 };
 use super::dial::Stream;
 use super::exchanges::{Holder, Known, Owner};
-use super::kept::{Kept, blocking};
+use super::kept::Kept;
+use super::written::blocking;
 use crate::buffer::Place;
 use crate::links::line::Line;
 use crate::links::{Answer, LinkError, Outgoing, Sent, tls, witness};

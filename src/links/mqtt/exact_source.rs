@@ -6,12 +6,11 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, ReadHalf, WriteHalf};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -24,8 +23,7 @@ use super::exact::{
     write,
 };
 use super::exchanges::Owner;
-use super::kept::blocking;
-use crate::buffer::SlotFile;
+use super::written::{Written, blocking};
 use crate::links::LinkError;
 use crate::message::{MessageId, Properties, Qos};
 use crate::router::LinkId;
@@ -42,45 +40,23 @@ const SUBSCRIBE_ID: u16 = 1;
 const ONLINE_ID: u16 = 2;
 const OFFLINE_ID: u16 = 3;
 
-/// The table of a link's arrivals and its file. Clones are the same.
+/// A link's arrivals as they are written down. Clones are the same.
 #[derive(Clone, Debug)]
-pub(super) struct Book(Arc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
-    path: PathBuf,
+pub(super) struct Book {
+    written: Written<Arrivals>,
     site: Arc<str>,
-    table: Mutex<Table>,
-    file: Mutex<File>,
-}
-
-#[derive(Debug, Default)]
-struct Table {
-    arrivals: Arrivals,
-    /// Of the snapshot that was taken last.
-    snapshot: u64,
-}
-
-#[derive(Debug, Default)]
-struct File {
-    /// `None`: to be opened (again).
-    slots: Option<SlotFile>,
-    /// What the file held has been read.
-    is_read: bool,
-    /// Of the snapshot that it holds.
-    snapshot: u64,
 }
 
 impl Book {
     /// In this file.
     pub(super) fn new(path: &Path, site: &Arc<str>) -> Self {
-        let (path, site) = (path.to_owned(), Arc::clone(site));
-        Self(Arc::new(Inner { path, site, table: Mutex::default(), file: Mutex::default() }))
+        let none = Arrivals::new(rand::random());
+        Self { written: Written::new(path.to_owned(), none), site: Arc::clone(site) }
     }
 
     /// From the link's old name.
     pub(super) fn take_over(&self, old: &LinkId) {
-        let path = &self.0.path;
+        let path = self.written.path();
         let before = path.with_file_name(old.as_str());
         if !before.exists() {
             return;
@@ -96,64 +72,22 @@ impl Book {
 
     /// Reads, once, what an earlier process left.
     async fn read(&self) -> io::Result<()> {
-        let book = self.clone();
-        blocking(tokio::task::spawn_blocking(move || book.read_here())).await
+        let folder = self.written.path().parent().unwrap_or_else(|| Path::new(".")).to_owned();
+        blocking(tokio::task::spawn_blocking(move || std::fs::create_dir_all(folder))).await?;
+        self.written.read(|_| false).await
     }
 
-    fn read_here(&self) -> io::Result<()> {
-        let mut file = self.0.file.lock();
-        if file.is_read {
-            return Ok(());
-        }
-        std::fs::create_dir_all(self.0.path.parent().unwrap_or_else(|| Path::new(".")))?;
-        let (slots, held) = match SlotFile::open(&self.0.path) {
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                // Nothing is lost by it: what was under way comes again as what is new.
-                let aside = self.0.path.with_extension("damaged");
-                tracing::error!(%error, aside = %aside.display(), "the QoS 2 messages that were under way are not known any more: what was not acknowledged may come twice");
-                std::fs::rename(&self.0.path, aside)?;
-                SlotFile::open(&self.0.path)?
-            }
-            other => other?,
-        };
-        let found = held.as_deref().and_then(Arrivals::decode);
-        self.0.table.lock().arrivals = found.unwrap_or_else(|| Arrivals::new(rand::random()));
-        (file.slots, file.is_read) = (Some(slots), true);
-        Ok(())
-    }
-
-    /// Writes down what is under way as it is now. When it ends well, a power cut does not take it back. It goes on where the handle is dropped.
+    /// Writes down what is under way as it is now: see [`Written::save`].
     fn save(&self) -> JoinHandle<io::Result<()>> {
-        let (snapshot, bytes) = {
-            let mut table = self.0.table.lock();
-            table.snapshot += 1;
-            (table.snapshot, table.arrivals.encode())
-        };
-        let book = self.clone();
-        tokio::task::spawn_blocking(move || book.save_here(snapshot, &bytes))
-    }
-
-    fn save_here(&self, snapshot: u64, bytes: &[u8]) -> io::Result<()> {
-        let mut file = self.0.file.lock();
-        if file.snapshot >= snapshot {
-            return Ok(());
-        }
-        // After a write or a sync that failed it is opened anew, which writes what it holds over itself.
-        let mut slots = match file.slots.take() {
-            Some(slots) => slots,
-            None => SlotFile::open(&self.0.path)?.0,
-        };
-        slots.save(bytes, true)?;
-        (file.slots, file.snapshot) = (Some(slots), snapshot);
-        Ok(())
+        self.written.save()
     }
 
     fn with<T>(&self, look: impl FnOnce(&mut Arrivals) -> T) -> T {
-        look(&mut self.0.table.lock().arrivals)
+        look(&mut self.written.table())
     }
 
     fn id(&self, counter: u64) -> MessageId {
-        MessageId { site: Arc::clone(&self.0.site), run: self.with(|arrivals| arrivals.run()), counter }
+        MessageId { site: Arc::clone(&self.site), run: self.with(|arrivals| arrivals.run()), counter }
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::arrivals::{Arrivals, Known};
 use super::tests::{config_of, identity};
+use super::written::Table as _;
 use super::*;
 use crate::buffer::SlotFile;
 use crate::links::{Received, Source, SourceConnection};

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::exchanges::{Exchanges, Known};
 use super::tests::{address, config_of, identity, outgoing};
+use super::written::Table as _;
 use super::*;
 use crate::buffer::{self, EXCHANGES, Lanes, Place, SlotFile};
 use crate::links::{Answer, Outgoing, Sent, Sink, SinkConnection, witness};

@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::{Buf, BufMut};
 
+use super::written::Table;
 use crate::buffer::{Lane, Offset, Place};
 use crate::links::Confirmed;
 use crate::wire::PacketId;
@@ -301,10 +302,13 @@ impl Exchanges {
         let at = |offset| Place { lane, offset: Offset(offset) };
         self.all.range(at(0)..=at(u64::MAX)).map(|(place, _)| *place)
     }
+}
 
-    // As bytes.
+impl Table for Exchanges {
+    // Nothing is lost by it: what was under way is sent again.
+    const DAMAGED: &'static str = "the QoS 2 exchanges that were under way are not known any more: what the remote had not confirmed may come to it twice";
 
-    pub(super) fn encode(&self) -> Vec<u8> {
+    fn encode(&self) -> Vec<u8> {
         let count = |len: usize| u16::try_from(len).unwrap_or(u16::MAX);
         let mut out = vec![FORMAT];
         self.owner.sums().into_iter().for_each(|sum| out.put_u32_le(sum));
@@ -331,8 +335,7 @@ impl Exchanges {
         out
     }
 
-    /// `None`: not what [`Exchanges::encode`] makes, or of a later format.
-    pub(super) fn decode(mut bytes: &[u8]) -> Option<Self> {
+    fn decode(mut bytes: &[u8]) -> Option<Self> {
         let input = &mut bytes;
         let mut read = Self::default();
         if input.try_get_u8().ok()? != FORMAT {
