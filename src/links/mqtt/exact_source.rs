@@ -338,27 +338,30 @@ impl ExactSource {
         let again = publish.dup;
         match (publish.qos, publish.id) {
             (Qos::AtLeastOnce, Some(id)) => {
-                self.ready.push_back(Arrived { publish, id: None, again, owed: Owed::Puback(id) });
+                self.behind_others(Arrived { publish, id: None, again, owed: Owed::Puback(id) });
             }
             (Qos::ExactlyOnce, Some(id)) => match self.book.with(|arrivals| arrivals.arrived(id)) {
                 Known::New(counter) => self.staged.arrived.push(self.exactly_once(publish, counter, id)),
-                Known::Again(counter) => {
-                    let arrived = self.exactly_once(publish, counter, id);
-                    // Behind those that came before it.
-                    if self.saving.is_none() && self.staged.is_empty() {
-                        self.ready.push_back(arrived);
-                    } else {
-                        self.staged.arrived.push(arrived);
-                    }
-                }
+                Known::Again(counter) => self.behind_others(self.exactly_once(publish, counter, id)),
                 Known::UnderWay => {}
                 Known::Taken => {
                     encode_ack(AckKind::Pubrec, id, ReasonCode::Success, self.version, &mut self.output);
                 }
             },
             (Qos::AtMostOnce, _) | (_, None) => {
-                self.ready.push_back(Arrived { publish, id: None, again, owed: Owed::Nothing });
+                self.behind_others(Arrived { publish, id: None, again, owed: Owed::Nothing });
             }
+        }
+    }
+
+    /// What waits for no save itself waits with those that came before it (R10).
+    fn behind_others(&mut self, arrived: Arrived) {
+        if !self.staged.is_empty() {
+            self.staged.arrived.push(arrived);
+        } else if self.saving.is_some() {
+            self.covered.arrived.push(arrived);
+        } else {
+            self.ready.push_back(arrived);
         }
     }
 

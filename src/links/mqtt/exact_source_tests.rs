@@ -41,15 +41,19 @@ fn id(id: u16) -> PacketId {
 }
 
 fn message(n: u16, dup: bool) -> Packet {
-    Packet::Publish(Publish {
+    Packet::Publish(message_of(n, Qos::ExactlyOnce, dup))
+}
+
+fn message_of(n: u16, qos: Qos, dup: bool) -> Publish {
+    Publish {
         topic: "cmd/a".into(),
         payload: format!("{n}").into(),
-        qos: Qos::ExactlyOnce,
+        qos,
         dup,
         retain: false,
-        id: Some(id(n)),
+        id: (qos != Qos::AtMostOnce).then(|| id(n)),
         properties: PublishProperties::default(),
-    })
+    }
 }
 
 impl Far {
@@ -64,8 +68,15 @@ impl Far {
     }
 
     async fn say(&mut self, packet: &Packet) {
+        self.say_at_once(&[packet]).await;
+    }
+
+    /// In one write.
+    async fn say_at_once(&mut self, packets: &[&Packet]) {
         let mut output = BytesMut::new();
-        encode(packet, self.decoder.version().unwrap(), &mut output).unwrap();
+        for packet in packets {
+            encode(packet, self.decoder.version().unwrap(), &mut output).unwrap();
+        }
         self.stream.write_all(&output).await.unwrap();
     }
 }
@@ -82,7 +93,20 @@ impl Rig {
 
     /// A connection of a process that has just begun.
     async fn connect(&self, session_present: bool) -> (MqttSourceConnection, Far) {
-        let mut source = MqttSource::new(&self.config, vec!["cmd/#".to_owned()], &identity(), false);
+        self.connect_by(&mut self.source(), session_present, &[]).await
+    }
+
+    fn source(&self) -> MqttSource {
+        MqttSource::new(&self.config, vec!["cmd/#".to_owned()], &identity(), false)
+    }
+
+    /// The remote says `more` with its SUBACK.
+    async fn connect_by(
+        &self,
+        source: &mut MqttSource,
+        session_present: bool,
+        more: &[&Packet],
+    ) -> (MqttSourceConnection, Far) {
         let connecting = async { timeout(SOON, source.connect()).await.unwrap().unwrap() };
         let accepting = async {
             let (stream, _) = timeout(SOON, self.listener.accept()).await.unwrap().unwrap();
@@ -94,7 +118,8 @@ impl Rig {
                 .await;
             let Packet::Subscribe(subscribe) = far.next().await else { panic!("no SUBSCRIBE") };
             let codes = vec![ReasonCode::GrantedQos2];
-            far.say(&Packet::Suback(Suback { id: subscribe.id, codes, properties: ReasonProperties::default() })).await;
+            let suback = Packet::Suback(Suback { id: subscribe.id, codes, properties: ReasonProperties::default() });
+            far.say_at_once(&[&[&suback], more].concat()).await;
             far
         };
         tokio::join!(connecting, accepting)
@@ -184,4 +209,19 @@ async fn r25_after_a_kill_a_pubrel_ends_what_was_offered_and_a_new_session_knows
     drop(connection);
     let (_connection, _far) = rig.connect(false).await;
     assert!(matches!(rig.on_disk().arrived(id(8)), Known::New(_)), "its packet ids are other messages'");
+}
+
+#[tokio::test]
+async fn r10_what_waits_for_no_save_does_not_overtake_what_does() {
+    let rig = Rig::new(Version::V5).await;
+    let (mut connection, mut far) = rig.connect(false).await;
+    let qos = [Qos::ExactlyOnce, Qos::AtLeastOnce, Qos::AtMostOnce, Qos::ExactlyOnce, Qos::AtLeastOnce];
+    let sent: Vec<_> = (1..).zip(qos).map(|(n, qos)| Packet::Publish(message_of(n, qos, false))).collect();
+    far.say_at_once(&sent.iter().collect::<Vec<_>>()).await;
+    let mut came = Vec::new();
+    while came.len() < sent.len() {
+        let batch = timeout(SOON, connection.receive()).await.unwrap().unwrap();
+        came.extend(batch.into_iter().map(|received| received.publication.payload));
+    }
+    assert_eq!(came, ["1", "2", "3", "4", "5"]);
 }
