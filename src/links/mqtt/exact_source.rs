@@ -168,8 +168,12 @@ impl Dial for ByArrivals<'_> {
         let owner = Owner::new("", &settings.client_id, &attempt.way.address.to_string());
         let version = version(settings.config.version);
         let LoggedIn { stream, decoder, input, connack } = LoggedIn::of(settings, &attempt, version, false).await?;
-        if book.with(|arrivals| arrivals.begin(owner, connack.session_present)) {
-            blocking(book.save()).await.map_err(|error| cannot_keep(&error))?;
+        let is_anew = book.with(|arrivals| arrivals.begin(owner, connack.session_present));
+        // What the last connection did not come to save is no more than in memory, and from now on it is acted upon.
+        let mut saving = Some(book.save());
+        if is_anew {
+            saved(&mut saving).await.map_err(|error| cannot_keep(&error))?;
+            saving = None;
         }
         let (reader, writer) = tokio::io::split(stream);
         let keep_alive_s = connack.properties.server_keep_alive_s.unwrap_or(settings.config.keep_alive_s);
@@ -183,7 +187,7 @@ impl Dial for ByArrivals<'_> {
             output: BytesMut::new(),
             unflushed: false,
             covered: Waiting::default(),
-            saving: None,
+            saving,
             staged: Waiting::default(),
             ready: VecDeque::new(),
             keep_alive: Duration::from_secs(keep_alive_s.into()),

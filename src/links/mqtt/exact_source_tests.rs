@@ -225,3 +225,14 @@ async fn r10_what_waits_for_no_save_does_not_overtake_what_does() {
     }
     assert_eq!(came, ["1", "2", "3", "4", "5"]);
 }
+
+#[tokio::test]
+async fn r25_an_id_that_was_never_saved_is_saved_before_its_message_is_offered_on_the_next_connection() {
+    let rig = Rig::new(Version::V5).await;
+    let mut source = rig.source();
+    // The first connection ends before it has come to anything.
+    drop(rig.connect_by(&mut source, false, &[&message(7, false)]).await);
+    let (mut connection, _far) = rig.connect_by(&mut source, true, &[&message(7, true)]).await;
+    let given = receive(&mut connection).await.publication.id.unwrap();
+    assert_eq!(rig.on_disk().arrived(id(7)), Known::Again(given.counter));
+}
