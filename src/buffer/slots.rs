@@ -5,6 +5,7 @@
 //!
 //! A slot: `magic:u32 version:u16 zero:u16 generation:u64 len:u32 crc:u32 payload`, padded to the slot's length.
 
+use std::any::Any;
 use std::io;
 use std::path::Path;
 
@@ -160,29 +161,43 @@ pub const EXCHANGES: &str = "exchanges";
 pub const KIND: &str = "kind";
 
 /// A small file of its own for what another part has to keep across a kill or a power cut: overwritten in place, never torn.
-#[derive(Debug)]
 pub struct SlotFile {
     slots: Slots,
+    /// Nobody else writes to it until then.
+    _lock: Box<dyn Any + Send + Sync>,
+}
+
+impl std::fmt::Debug for SlotFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SlotFile").field("slots", &self.slots).finish_non_exhaustive()
+    }
 }
 
 impl SlotFile {
     /// Bytes that it holds at most.
     pub const BYTES_MAX: usize = PAYLOAD_MAX;
 
-    /// Opens or makes the file, whose folder has to be there. Answers what was saved last, if anything was.
+    /// Opens or makes the file, whose folder has to be there. Answers what was saved last, if anything was. It is this one's alone until it is
+    /// dropped.
     ///
     /// # Errors
-    /// The file cannot be read or made, is damaged, or was written by a later version.
+    /// The file cannot be read or made, is damaged, was written by a later version, or another one has it ([`io::ErrorKind::WouldBlock`]).
     pub fn open(path: &Path) -> io::Result<(Self, Option<Vec<u8>>)> {
         let is_new = !path.exists();
+        let lock = Disk.lock(path).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => {
+                io::Error::new(error.kind(), format!("{}: a save from before still goes on", path.display()))
+            }
+            _ => error,
+        })?;
         let (slots, held) = Slots::open(&Disk, path)?;
         if is_new && let Some(folder) = path.parent() {
             Disk.sync_dir(folder)?;
         }
         let wrong = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
         match held {
-            Held::Payload(payload) => Ok((Self { slots }, Some(payload))),
-            Held::Nothing => Ok((Self { slots }, None)),
+            Held::Payload(payload) => Ok((Self { slots, _lock: lock }, Some(payload))),
+            Held::Nothing => Ok((Self { slots, _lock: lock }, None)),
             Held::Damaged => Err(wrong(format!("{}: damaged", path.display()))),
             Held::Later(version) => {
                 Err(wrong(format!("{}: written by a later version (format {version})", path.display())))

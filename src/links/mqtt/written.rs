@@ -129,13 +129,15 @@ impl<T: Table> Written<T> {
 
     /// Writes down the table as it is now. When it ends well, a power cut does not take it back. It goes on where the handle is dropped.
     pub(super) fn save(&self) -> JoinHandle<io::Result<()>> {
-        let (snapshot, bytes) = {
-            let mut now = self.0.now.lock();
-            now.snapshot += 1;
-            (now.snapshot, now.table.encode())
-        };
+        let (snapshot, bytes) = self.snapshot();
         let this = self.clone();
         tokio::task::spawn_blocking(move || this.save_here(snapshot, &bytes))
+    }
+
+    fn snapshot(&self) -> (u64, Vec<u8>) {
+        let mut now = self.0.now.lock();
+        now.snapshot += 1;
+        (now.snapshot, now.table.encode())
     }
 
     fn save_here(&self, snapshot: u64, bytes: &[u8]) -> io::Result<()> {
@@ -157,4 +159,64 @@ impl<T: Table> Written<T> {
 /// The end of what runs on a thread that may block.
 pub(super) async fn blocking(task: JoinHandle<io::Result<()>>) -> io::Result<()> {
     task.await.unwrap_or_else(|ended| Err(io::Error::other(ended)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Eq)]
+    struct Word(&'static str);
+
+    impl Table for Word {
+        const DAMAGED: &'static str = "damaged";
+
+        fn encode(&self) -> Vec<u8> {
+            self.0.into()
+        }
+
+        fn decode(bytes: &[u8]) -> Option<Self> {
+            ["before", "old", "new"].into_iter().find(|word| word.as_bytes() == bytes).map(Self)
+        }
+    }
+
+    fn read(path: &Path) -> io::Result<Written<Word>> {
+        let written = Written::new(path.to_owned(), Word("before"));
+        written.read_here(|_| false).map(|()| written)
+    }
+
+    /// What a save has to write, which hangs then.
+    fn save_begun(written: &Written<Word>, word: &'static str) -> (u64, Vec<u8>) {
+        *written.table() = Word(word);
+        written.snapshot()
+    }
+
+    #[test]
+    fn r25_a_save_that_comes_late_does_not_replace_a_newer_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("table");
+        let written = read(&path).unwrap();
+        let (late, next) = (save_begun(&written, "old"), save_begun(&written, "new"));
+        written.save_here(next.0, &next.1).unwrap();
+        written.save_here(late.0, &late.1).unwrap();
+        drop(written);
+        assert_eq!(*read(&path).unwrap().table(), Word("new"));
+    }
+
+    #[test]
+    fn r25_a_save_that_outlives_its_link_is_waited_for_by_the_next_one_of_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("table");
+        let first = read(&path).unwrap();
+        let late = save_begun(&first, "old");
+        // A reload: what reads now goes by what is soon replaced.
+        let busy = read(&path).map(|next| {
+            let (snapshot, bytes) = save_begun(&next, "new");
+            next.save_here(snapshot, &bytes).unwrap();
+        });
+        first.save_here(late.0, &late.1).unwrap();
+        drop(first);
+        assert_eq!(*read(&path).unwrap().table(), Word("old"), "{busy:?}");
+        assert_eq!(busy.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
 }
