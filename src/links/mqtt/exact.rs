@@ -18,7 +18,7 @@ use super::client::{
     Attempt, Dial, Direction, GOOD_BYE_WAIT, Granted, OFFLINE, ONLINE, Publish, RECEIVE_MAX, SESSION_EXPIRY_S, Settings,
 };
 use super::dial::Stream;
-use super::exchanges::{Holder, Known, Owner};
+use super::exchanges::{Holder, Known, Named, Owner};
 use super::kept::Kept;
 use super::written::blocking;
 use crate::buffer::Place;
@@ -176,10 +176,11 @@ impl Exact {
             };
         }
         let witness = witness(&record.envelope.message.id);
+        let named = Named { witness, expired_before: record.expired_before };
         let (known, id) = {
             let mut exchanges = self.kept.exchanges();
-            let known = exchanges.look(place, witness);
-            (known, if known == Known::New { exchanges.publish(place, witness) } else { None })
+            let known = exchanges.look(place, named);
+            (known, if known == Known::New { exchanges.publish(place, named) } else { None })
         };
         match known {
             Known::New => match id {

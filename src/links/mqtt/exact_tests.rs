@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use super::exchanges::{Exchanges, Known};
+use super::exchanges::{Exchanges, Known, Named};
 use super::tests::{address, config_of, identity, outgoing};
 use super::written::Table as _;
 use super::*;
@@ -117,7 +117,8 @@ impl Rig {
 fn known_in(path: &Path, record: &Outgoing) -> Known {
     let (_, held) = SlotFile::open(path).unwrap();
     let mut exchanges = held.as_deref().and_then(Exchanges::decode).unwrap_or_default();
-    exchanges.look(record.place, witness(&record.envelope.message.id))
+    let witness = witness(&record.envelope.message.id);
+    exchanges.look(record.place, Named { witness, expired_before: record.expired_before })
 }
 
 fn record(offset: u64) -> Outgoing {
@@ -187,6 +188,29 @@ async fn r25_what_the_remote_is_told_is_on_disk_first_and_goes_on_with_its_id_af
             assert!(matches!(&answer, Answer::Retry(place, _) if place.offset.0 == 1), "{answer:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn r07_after_a_kill_what_had_lapsed_before_the_last_confirmed_record_is_known() {
+    let rig = Rig::new(Version::V5).await;
+    let (mut connection, mut far, _) = rig.connect(false).await;
+    let log = rig.lanes.lane(buffer::Lane::Normal);
+    (0..2).for_each(|lapsed| log.settle(buffer::Offset(lapsed), buffer::Outcome::Expired));
+    let delivered = Outgoing { expired_before: 2, ..record(2) };
+    assert!(matches!(connection.send(delivered).unwrap(), Sent::Queued));
+    let (id, _) = publish(&arrives(&mut connection, &mut far).await);
+    far.say(&Packet::Pubrec(Ack::success(id))).await;
+    arrives(&mut connection, &mut far).await;
+    far.say(&Packet::Pubcomp(Ack::success(id))).await;
+    assert!(matches!(answered(&mut connection).await, Answer::Confirmed(_)));
+    log.settle(buffer::Offset(2), buffer::Outcome::Delivered);
+    // What is saved with the next one is ahead of the cursor's file, which is written later.
+    assert!(matches!(connection.send(record(3)).unwrap(), Sent::Queued));
+    arrives(&mut connection, &mut far).await;
+    drop((connection, far));
+    let (connection, _far, _) = rig.connect(true).await;
+    let said = connection.confirmed_below(rig.lanes.id());
+    assert_eq!(said.iter().map(|said| (said.below.offset.0, said.expired)).collect::<Vec<_>>(), [(3, Some(2))]);
 }
 
 #[tokio::test]

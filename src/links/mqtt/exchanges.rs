@@ -10,9 +10,10 @@
 //! | `Completed`: PUBCOMP has come | its id is given to another | nothing: it is confirmed |
 //!
 //! An exchange whose record is not owed any more (dropped, expired, a dead letter) is *orphaned*: a PUBREL ends it, so that its id comes free.
-//! What a lane's cursor has passed is one number, with what names the last record below it.
+//! What a lane's cursor has passed is one number, with what names the last record below it, and how many below it had lapsed: the file is
+//! ahead of the cursor's after a kill, and the ledger has to tell them from what was delivered.
 //!
-//! As bytes, numbers little-endian: `format:u8 owner:3×u32 lanes:u8 (lane:u8 below:u64 witness:u32)… exchanges:u16
+//! As bytes, numbers little-endian: `format:u8 owner:3×u32 lanes:u8 (lane:u8 below:u64 witness:u32 expired:u64)… exchanges:u16
 //! (lane|phase<<4:u8 id:u16 offset:u64 witness:u32)… orphans:u16 id:u16…`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -24,7 +25,13 @@ use crate::buffer::{Lane, Offset, Place};
 use crate::links::Confirmed;
 use crate::wire::PacketId;
 
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
+
+/// It did not say how many had lapsed.
+const FORMAT_BEFORE: u8 = 1;
+
+/// Instead of how many had lapsed.
+const UNKNOWN: u64 = u64::MAX;
 
 /// Exchanges that are open at most, orphans included: with [`COMPLETED_MAX`] they fit the file.
 pub(super) const OPEN_MAX: usize = 600;
@@ -56,6 +63,27 @@ struct Exchange {
     phase: Phase,
     /// Names the record beside its place.
     witness: u32,
+    /// How many records before it in its lane had lapsed, ever; `None`: since the restart nobody has looked at it.
+    expired: Option<u64>,
+}
+
+/// What a lane's cursor has passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Below {
+    /// All before this one.
+    offset: Offset,
+    /// Of the last of them that the remote has.
+    witness: u32,
+    /// How many of them had lapsed; `None`: that is not known.
+    expired: Option<u64>,
+}
+
+/// What names a record beside its place, and what is to be noted of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Named {
+    pub(super) witness: u32,
+    /// How many records before it in its lane have lapsed, ever.
+    pub(super) expired_before: u64,
 }
 
 /// Who has a packet id.
@@ -88,7 +116,7 @@ pub(super) enum Known {
 #[derive(Debug, Default)]
 pub(super) struct Exchanges {
     owner: Owner,
-    below: BTreeMap<Lane, (Offset, u32)>,
+    below: BTreeMap<Lane, Below>,
     all: BTreeMap<Place, Exchange>,
     orphans: BTreeSet<PacketId>,
     /// In the order in which they were.
@@ -149,19 +177,20 @@ impl Exchanges {
     // Sending.
 
     /// What is known of the record at `place`. An exchange of another record that had this place once is orphaned.
-    pub(super) fn look(&mut self, place: Place, witness: u32) -> Known {
-        match self.all.get(&place).copied() {
-            None => Known::New,
-            Some(exchange) if exchange.witness != witness => {
+    pub(super) fn look(&mut self, place: Place, named: Named) -> Known {
+        let Some(known) = self.all.get_mut(&place) else { return Known::New };
+        known.expired = Some(named.expired_before);
+        match *known {
+            Exchange { witness, .. } if witness != named.witness => {
                 self.orphan(place);
                 if self.all.remove(&place).is_some() {
                     self.completed.retain(|completed| *completed != place);
                 }
                 Known::New
             }
-            Some(Exchange { id, phase: Phase::Published, .. }) => Known::Published(id),
-            Some(Exchange { id, phase: Phase::Released, .. }) => Known::Released(id),
-            Some(Exchange { phase: Phase::Completed, .. }) => Known::Completed,
+            Exchange { id, phase: Phase::Published, .. } => Known::Published(id),
+            Exchange { id, phase: Phase::Released, .. } => Known::Released(id),
+            Exchange { phase: Phase::Completed, .. } => Known::Completed,
         }
     }
 
@@ -171,10 +200,11 @@ impl Exchanges {
     }
 
     /// A packet id for a new QoS 2 exchange. `None`: there are too many.
-    pub(super) fn publish(&mut self, place: Place, witness: u32) -> Option<PacketId> {
+    pub(super) fn publish(&mut self, place: Place, named: Named) -> Option<PacketId> {
         let open = self.all.len().saturating_sub(self.completed.len()) + self.orphans.len();
         let id = (open < OPEN_MAX).then(|| self.lend(Holder::Exchange(place))).flatten()?;
-        self.all.insert(place, Exchange { id, phase: Phase::Published, witness });
+        let Named { witness, expired_before } = named;
+        self.all.insert(place, Exchange { id, phase: Phase::Published, witness, expired: Some(expired_before) });
         Some(id)
     }
 
@@ -267,7 +297,8 @@ impl Exchanges {
                 let Some(done) = self.all.get(&place).filter(|exchange| exchange.phase == Phase::Completed) else {
                     continue;
                 };
-                self.below.insert(lane, (Offset(place.offset.0 + 1), done.witness));
+                let Exchange { witness, expired, .. } = *done;
+                self.below.insert(lane, Below { offset: Offset(place.offset.0 + 1), witness, expired });
                 self.all.remove(&place);
             }
         }
@@ -278,8 +309,11 @@ impl Exchanges {
     /// What the remote has for certain, with all before it.
     pub(super) fn confirmed(&self) -> Vec<Confirmed> {
         let below = self.below.iter();
-        let confirmed =
-            |(&lane, &(offset, witness))| Confirmed { below: Place { lane, offset }, witness, expired: None };
+        let confirmed = |(&lane, &Below { offset, witness, expired })| Confirmed {
+            below: Place { lane, offset },
+            witness,
+            expired,
+        };
         below.map(confirmed).collect()
     }
 
@@ -292,7 +326,7 @@ impl Exchanges {
             self.all.remove(place);
         }
         let lanes = self.below.len();
-        self.below.retain(|lane, (below, _)| *below <= end_of(*lane));
+        self.below.retain(|lane, below| below.offset <= end_of(*lane));
         let Self { completed, all, .. } = self;
         completed.retain(|place| all.contains_key(place));
         !gone.is_empty() || self.below.len() < lanes
@@ -313,10 +347,11 @@ impl Table for Exchanges {
         let mut out = vec![FORMAT];
         self.owner.sums().into_iter().for_each(|sum| out.put_u32_le(sum));
         out.put_u8(u8::try_from(self.below.len()).unwrap_or(u8::MAX));
-        for (lane, (below, witness)) in &self.below {
+        for (lane, below) in &self.below {
             out.put_u8(lane.number());
-            out.put_u64_le(below.0);
-            out.put_u32_le(*witness);
+            out.put_u64_le(below.offset.0);
+            out.put_u32_le(below.witness);
+            out.put_u64_le(below.expired.unwrap_or(UNKNOWN));
         }
         out.put_u16_le(count(self.all.len()));
         for (place, exchange) in &self.all {
@@ -338,14 +373,18 @@ impl Table for Exchanges {
     fn decode(mut bytes: &[u8]) -> Option<Self> {
         let input = &mut bytes;
         let mut read = Self::default();
-        if input.try_get_u8().ok()? != FORMAT {
+        let format = input.try_get_u8().ok()?;
+        if !matches!(format, FORMAT_BEFORE | FORMAT) {
             return None;
         }
         let mut sum = || input.try_get_u32_le().ok();
         read.owner = Owner::of_sums([sum()?, sum()?, sum()?]);
         for _ in 0..input.try_get_u8().ok()? {
             let lane = lane(input.try_get_u8().ok()?)?;
-            read.below.insert(lane, (Offset(input.try_get_u64_le().ok()?), input.try_get_u32_le().ok()?));
+            let (offset, witness) = (Offset(input.try_get_u64_le().ok()?), input.try_get_u32_le().ok()?);
+            let expired = if format == FORMAT_BEFORE { UNKNOWN } else { input.try_get_u64_le().ok()? };
+            let expired = Some(expired).filter(|expired| *expired != UNKNOWN);
+            read.below.insert(lane, Below { offset, witness, expired });
         }
         for _ in 0..input.try_get_u16_le().ok()? {
             let head = input.try_get_u8().ok()?;
@@ -364,7 +403,7 @@ impl Table for Exchanges {
                 read.holders.insert(id, Holder::Exchange(place));
                 read.last_id = read.last_id.max(id.get());
             }
-            read.all.insert(place, Exchange { id, phase, witness });
+            read.all.insert(place, Exchange { id, phase, witness, expired: None });
         }
         for _ in 0..input.try_get_u16_le().ok()? {
             let id = PacketId::new(input.try_get_u16_le().ok()?)?;
@@ -394,6 +433,11 @@ mod tests {
         [(Lane::Normal, Offset(offset))]
     }
 
+    /// Nothing had lapsed before it.
+    fn named(witness: u32) -> Named {
+        Named { witness, expired_before: 0 }
+    }
+
     /// What a start of the process finds.
     fn restarted(table: &Exchanges) -> Exchanges {
         Exchanges::decode(&table.encode()).unwrap()
@@ -402,26 +446,26 @@ mod tests {
     #[test]
     fn r25_a_record_keeps_its_packet_id_and_its_phase_over_a_restart() {
         let mut table = Exchanges::default();
-        let ids: Vec<PacketId> = (0..4).map(|offset| table.publish(at(offset), 7).unwrap()).collect();
+        let ids: Vec<PacketId> = (0..4).map(|offset| table.publish(at(offset), named(7)).unwrap()).collect();
         assert!(table.received(at(1)) && table.received(at(2)) && !table.received(at(2)));
         assert_eq!(table.completed(ids[2]), Some(at(2)));
         assert_eq!(table.completed(ids[2]), None, "once");
         assert_eq!(table.completed(ids[0]), None, "without a PUBREC it is not with the remote");
         let mut table = restarted(&table);
         assert!(table.resume(&HERE).is_empty());
-        let known: Vec<Known> = (0..5).map(|offset| table.look(at(offset), 7)).collect();
+        let known: Vec<Known> = (0..5).map(|offset| table.look(at(offset), named(7))).collect();
         let expected =
             [Known::Published(ids[0]), Known::Released(ids[1]), Known::Completed, Known::Published(ids[3]), Known::New];
         assert_eq!(known, expected);
         assert_eq!((0..4).map(|offset| table.is_taken(at(offset))).collect::<Vec<_>>(), [false, true, true, false]);
-        let fresh = table.publish(at(4), 7).unwrap();
+        let fresh = table.publish(at(4), named(7)).unwrap();
         assert!(!ids.contains(&fresh), "{fresh} is still open");
     }
 
     #[test]
     fn what_nobody_owes_any_more_is_released_so_that_its_id_comes_free() {
         let mut table = Exchanges::default();
-        let ids: Vec<PacketId> = (0..3).map(|offset| table.publish(at(offset), 7).unwrap()).collect();
+        let ids: Vec<PacketId> = (0..3).map(|offset| table.publish(at(offset), named(7)).unwrap()).collect();
         let mut table = restarted(&table);
         assert_eq!(table.resume(&floor(2)), [ids[0], ids[1]]);
         assert_eq!(table.holder(ids[0]), Some(Holder::Orphan));
@@ -430,25 +474,54 @@ mod tests {
         assert_eq!((table.completed(ids[0]), table.completed(ids[1])), (None, None));
         assert!(table.resume(&floor(2)).is_empty() && table.holder(ids[0]).is_none());
         // The place has another record now.
-        assert_eq!((table.look(at(2), 8), table.resume(&floor(2))), (Known::New, vec![ids[2]]));
+        assert_eq!((table.look(at(2), named(8)), table.resume(&floor(2))), (Known::New, vec![ids[2]]));
     }
 
     #[test]
     fn what_the_cursor_has_passed_is_one_number_and_a_shorter_log_takes_it_back() {
         let mut table = Exchanges::default();
         for offset in 0..5 {
-            let id = table.publish(at(offset), u32::try_from(offset).unwrap()).unwrap();
+            let id = table.publish(at(offset), named(u32::try_from(offset).unwrap())).unwrap();
             table.received(at(offset));
             table.completed(id);
         }
         table.pass(&floor(3));
         let mut table = restarted(&table);
-        assert_eq!(table.confirmed(), [Confirmed { below: at(3), witness: 2, expired: None }]);
-        assert_eq!((table.look(at(2), 2), table.look(at(3), 3)), (Known::New, Known::Completed));
+        assert_eq!(table.confirmed(), [Confirmed { below: at(3), witness: 2, expired: Some(0) }]);
+        assert_eq!((table.look(at(2), named(2)), table.look(at(3), named(3))), (Known::New, Known::Completed));
         assert!(!table.forget_beyond(&floor(5)));
         assert!(table.forget_beyond(&floor(4)), "the power cut took 4");
-        assert_eq!((table.look(at(3), 3), table.look(at(4), 4)), (Known::Completed, Known::New));
+        assert_eq!((table.look(at(3), named(3)), table.look(at(4), named(4))), (Known::Completed, Known::New));
         assert!(table.forget_beyond(&floor(2)) && table.confirmed().is_empty());
+    }
+
+    #[test]
+    fn r07_what_had_lapsed_before_the_last_one_that_the_remote_has_is_told_over_a_restart() {
+        let mut table = Exchanges::default();
+        let confirmed = |table: &Exchanges| table.confirmed().first().map(|said| (said.below, said.expired));
+        // 0 to 2 and 4 have lapsed, the cursor has passed 3, and then 4 and 5.
+        for (offset, expired_before, floor_then) in [(3, 3, 4), (5, 4, 6)] {
+            let named = Named { witness: 7, expired_before };
+            let id = table.publish(at(offset), named).unwrap();
+            table.received(at(offset));
+            table.completed(id);
+            let mut table_then = restarted(&table);
+            // It has not been looked at since: the cursor knows it, and what had lapsed.
+            table_then.pass(&floor(floor_then));
+            assert_eq!(confirmed(&table_then), Some((at(floor_then), None)));
+            // It has.
+            let mut table_then = restarted(&table);
+            assert_eq!(table_then.look(at(offset), named), Known::Completed);
+            table_then.pass(&floor(floor_then));
+            assert_eq!(confirmed(&restarted(&table_then)), Some((at(floor_then), Some(expired_before))));
+            table.pass(&floor(floor_then));
+            assert_eq!(confirmed(&restarted(&table)), Some((at(floor_then), Some(expired_before))));
+        }
+        // As an earlier program wrote it down.
+        let mut bytes = table.encode();
+        bytes[0] = FORMAT_BEFORE;
+        bytes.drain(27..35);
+        assert_eq!(confirmed(&Exchanges::decode(&bytes).unwrap()), Some((at(6), None)));
     }
 
     #[test]
@@ -456,16 +529,16 @@ mod tests {
         let (one, other) = (Owner::new("b", "c", "a:1"), Owner::new("b", "c", "a:2"));
         let mut table = Exchanges::default();
         table.begin_anew(one);
-        let id = table.publish(at(0), 7).unwrap();
+        let id = table.publish(at(0), named(7)).unwrap();
         table.received(at(0));
         table.completed(id);
-        table.publish(at(1), 7).unwrap();
+        table.publish(at(1), named(7)).unwrap();
         let mut table = restarted(&table);
         assert!(table.is_of(one) && !table.is_of(other));
         table.begin_anew(other);
-        assert_eq!((table.look(at(0), 7), table.look(at(1), 7)), (Known::Completed, Known::New));
+        assert_eq!((table.look(at(0), named(7)), table.look(at(1), named(7))), (Known::Completed, Known::New));
         table.begin_anew(Owner::new("other", "c", "a:2"));
-        assert_eq!(table.look(at(0), 7), Known::New, "another buffer has other records");
+        assert_eq!(table.look(at(0), named(7)), Known::New, "another buffer has other records");
     }
 
     #[test]
@@ -477,14 +550,14 @@ mod tests {
         table.resume(&HERE);
         assert_eq!(table.holder(plain), None);
         for offset in 0..2_000 {
-            let id = table.publish(at(offset), 7).unwrap();
+            let id = table.publish(at(offset), named(7)).unwrap();
             table.received(at(offset));
             table.completed(id);
         }
-        let opened = (2_000..4_000).map_while(|offset| table.publish(at(offset), 7)).count();
+        let opened = (2_000..4_000).map_while(|offset| table.publish(at(offset), named(7))).count();
         assert_eq!(opened, OPEN_MAX);
         for lane in Lane::ALL {
-            table.below.insert(lane, (Offset(1), 1));
+            table.below.insert(lane, Below { offset: Offset(1), witness: 1, expired: None });
         }
         assert!(table.encode().len() <= SlotFile::BYTES_MAX, "{}", table.encode().len());
         assert_eq!(restarted(&table).encode(), table.encode());
@@ -493,7 +566,7 @@ mod tests {
     #[test]
     fn bytes_that_are_damaged_are_no_exchanges() {
         let mut table = Exchanges::default();
-        table.publish(at(0), 7).unwrap();
+        table.publish(at(0), named(7)).unwrap();
         let bytes = table.encode();
         for len in 0..bytes.len() {
             assert!(Exchanges::decode(&bytes[..len]).is_none(), "{len}");
