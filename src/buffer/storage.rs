@@ -220,9 +220,21 @@ impl Storage for Disk {
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Any + Send + Sync>> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         match file.try_lock() {
-            Ok(()) => Ok(Box::new(file)),
+            Ok(()) => Ok(Box::new(Locked(file))),
             Err(std::fs::TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
             Err(std::fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
+
+/// A lock file that is held. It is given back by name, and not by closing the file: a program that is just being started (a link's
+/// `command`) holds a copy of each open file until it begins, and with it the lock.
+struct Locked(File);
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.unlock() {
+            tracing::warn!(%error, "a buffer's lock could not be given back; it ends with the file");
         }
     }
 }
@@ -322,5 +334,17 @@ mod tests {
         // What is zeros, and no hole, was something.
         file.write_at(&[0; 1 << 16], 1 << 17).unwrap();
         assert_eq!(end_behind(&*file, 104).unwrap(), (1 << 17) + (1 << 16));
+    }
+
+    #[test]
+    fn a_lock_is_given_back_although_a_program_that_is_being_started_has_a_copy_of_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("LOCK");
+        let held = Disk.lock(&path).unwrap();
+        let copy = held.downcast_ref::<Locked>().unwrap().0.try_clone().unwrap();
+        assert_eq!(Disk.lock(&path).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(held);
+        assert!(Disk.lock(&path).is_ok());
+        drop(copy);
     }
 }

@@ -348,13 +348,27 @@ async fn what_comes_again_is_not_counted_as_lost() {
 }
 
 #[tokio::test]
-async fn what_comes_in_keeps_to_the_rate_and_upkeep_goes_on_meanwhile() {
-    let running = Running::start(0..60).go_with(Duration::from_secs(300), &rate(200, Duration::from_millis(50)));
-    running.world.log.advance(60);
+async fn upkeep_goes_on_while_the_rate_holds_what_came() {
+    let one_an_hour = RateLimit {
+        messages: Some(crate::units::Rate::parse_count("1/h").unwrap()),
+        bytes: None,
+        burst: Duration::from_secs(1),
+    };
+    let rate = SharedRate::new(Some(&one_an_hour), &crate::clock::system());
+    let running = Running::start(0..3).go_with(Duration::from_secs(300), &rate);
+    running.world.log.advance(3);
     eventually("told", || status(&running.common.board).held_by_rate).await;
     let before = *running.world.upkeeps.lock();
+    eventually("upkeep", || *running.world.upkeeps.lock() > before + 3).await;
+    assert!(status(&running.common.board).held_by_rate);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_comes_in_keeps_to_the_rate() {
+    let running = Running::start(0..60).go_with(Duration::from_secs(300), &rate(200, Duration::from_millis(50)));
+    running.world.log.advance(60);
     assert_eq!(running.acknowledged(60).await, (0..60).collect::<Vec<_>>(), "nothing is dropped, and in order");
-    assert!(*running.world.upkeeps.lock() > before + 3);
     assert_no_faster(200, 10, &running.world.times.lock());
     eventually("no more", || !status(&running.common.board).held_by_rate).await;
     assert!((1..=60).contains(&status(&running.common.board).rate_waits));

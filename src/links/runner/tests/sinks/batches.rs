@@ -270,13 +270,15 @@ async fn r09_more_groups_than_the_window_has_messages_keep_it_full_and_a_kill_re
 #[tokio::test]
 async fn r09_what_was_sent_before_does_not_wait_behind_what_waits_for_it() {
     let is_long = |record: &Outgoing| *record.envelope.destination == *"long";
-    let (remote, _sent) = remote(move |connection, record| match connection {
+    let (remote, sent) = remote(move |connection, record| match connection {
         1 if is_long(record) => Reaction::Die,
         1 => Reaction::Silence,
         _ => Reaction::Confirm,
     });
     let two = Batch { count: 2, ..BY_COUNT };
-    let fast = Batch { linger: Duration::from_millis(20), count: 1_000, ..BY_COUNT };
+    let fast = Batch { linger: Duration::from_secs(1), count: 1_000, ..BY_COUNT };
+    let away = || (0..100_000).map(|_| Err(LinkError::Transient("away".into())));
+    remote.connects.lock().extend(away());
     let running = start_all(&remote, PATIENT, &[("long", Some(two)), ("fast", Some(fast))]);
     let many = 2 * WINDOW;
     running.append_part_of("long", "long", "first").await;
@@ -284,9 +286,21 @@ async fn r09_what_was_sent_before_does_not_wait_behind_what_waits_for_it() {
         running.append_part_of("fast", &format!("to-{number}"), &number.to_string()).await;
     }
     running.append_part_of("long", "long", "last").await;
+    running.buffer.mark().passed(many + 1).await.unwrap();
+    // All are read together, before any of the fast ones is due; and before there is a second connection all of them are.
+    let connect_once = |mut connects: parking_lot::MutexGuard<'_, VecDeque<_>>| {
+        connects.clear();
+        connects.extend(std::iter::once(Ok(())).chain(away()));
+    };
+    connect_once(remote.connects.lock());
+    eventually("it went and died", || sent.lock().iter().any(|(to, ..)| to == "long")).await;
+    tokio::time::sleep(fast.linger).await;
+    remote.connects.lock().clear();
     running.drained().await;
     let (buffer, letters) = (running.buffer.stats(), running.letters());
     assert_eq!((buffer.ledger.delivered, letters.len()), (many + 2, 0));
+    let long: Vec<_> = sent.lock().iter().filter(|(to, ..)| to == "long").cloned().collect();
+    assert_eq!((long.len(), &long[0].1[..], &long[1]), (2, r#"["first","last"]"#, &long[0]), "a copy, and whole");
     running.stop().await;
 }
 
