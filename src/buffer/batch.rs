@@ -1,6 +1,7 @@
 //! What publishers have staged: encoded records, cut into frames as they come, in memory until they are written.
 
 use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
 
 use super::codec::Packer;
 use super::format::{
@@ -22,7 +23,8 @@ const SPARE_MAX: usize = 2 << 20;
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     bytes: BytesMut,
-    cuts: Vec<Cut>,
+    /// One as a rule: it costs a publisher no memory of its own.
+    cuts: SmallVec<[Cut; 1]>,
     /// Bytes that writing all frames but the last takes.
     whole: u64,
     base: u64,
@@ -64,7 +66,7 @@ pub(super) struct Taken {
     /// So many numbers before `base` are no records (see [`FrameHeader`]).
     pub(super) skipped: u64,
     bytes: Bytes,
-    cuts: Vec<Cut>,
+    cuts: SmallVec<[Cut; 1]>,
 }
 
 /// Records in memory or read back: the body of one frame.
@@ -111,7 +113,7 @@ impl Frame {
 }
 
 impl Batch {
-    pub(super) const fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.cuts.is_empty()
     }
 
@@ -121,7 +123,7 @@ impl Batch {
     }
 
     /// How many records it has.
-    pub(super) const fn count(&self) -> u64 {
+    pub(super) fn count(&self) -> u64 {
         if self.is_empty() { 0 } else { self.next - self.base }
     }
 

@@ -358,8 +358,8 @@ fn outputs(table: &Table, plan: &Plan, message: &Message) -> Vec<Output> {
     let links = plan.links.iter().map(|target| Output {
         route: name(target.by),
         target: target.link.to_string(),
-        destination: target.destination.clone(),
-        key: target.key.clone(),
+        destination: target.destination.to_string(),
+        key: target.key.as_ref().map(|key| key.to_string()),
         ttl_s: target.ttl.map(|ttl| ttl.as_secs()),
         priority: Some(target.lane.name()),
         batch: target.batch.as_deref().and_then(|route| Some(table.batch(route)?.to_string())),

@@ -90,7 +90,7 @@ impl Logged {
         let mut like: FxHashMap<Key, usize> = FxHashMap::default();
         targets.retain(|target| {
             let made = target.message.as_deref().unwrap_or(message);
-            let likeness = likeness(&target.destination, target.key.as_deref(), &made.payload);
+            let likeness = likeness(&target.destination, target.key.as_ref().map(|key| key.as_str()), &made.payload);
             let Some(lanes) = buffers.get(&target.link) else { return true };
             let key = (lanes.id().into(), message.id.clone(), headers::part(message).into(), likeness);
             let records = self.0.get(&key);

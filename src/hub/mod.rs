@@ -30,6 +30,7 @@ mod plan;
 mod receipt;
 mod records;
 mod remake;
+mod reused;
 mod samples;
 mod terms;
 #[cfg(test)]
@@ -60,7 +61,8 @@ use self::copies::{Arrival, Claim, Copies};
 use self::gated::Gated;
 use self::locals::{LOCALS_MAX, LocalTarget};
 use self::plan::{BadTopic, CHAIN_MAX, Gates, LinkTarget, Plan, Sampled};
-use self::records::{Append, Bodies, append, expires};
+use self::records::{Append, append, bytes_of, expires};
+use self::reused::Reused;
 use self::samples::Samples;
 use crate::buffer::{Admission, Buffer, Lanes, Refused};
 use crate::clock::{Clock, Moment, WallMs};
@@ -105,7 +107,7 @@ struct Targets {
 struct Placed {
     /// What is delivered to the broker's subscribers.
     locals: SmallVec<[LocalTarget; 1]>,
-    appends: Vec<Append>,
+    appends: Reused<Vec<Append>>,
     /// What few messages have.
     aside: Option<Box<Aside>>,
 }
@@ -321,7 +323,7 @@ impl Hub {
                 if plan.is_nothing() {
                     self.note_unrouted(source, &message);
                 }
-                Ok(self.placed(&targets, source, &message, plan, (Vec::new(), 0)))
+                Ok(self.placed(&targets, source, &message, plan, (Reused::default(), 0)))
             } else {
                 let planned = Planned { source, message: &message, plan, targets: &mut targets, offer };
                 self.place(planned, &mut ready, &mut given).await
@@ -385,7 +387,7 @@ impl Hub {
         source: &Source,
         message: &Message,
         plan: Plan,
-        (appends, wanted): (Vec<Append>, usize),
+        (appends, wanted): (Reused<Vec<Append>>, usize),
     ) -> Placed {
         self.note_planned(targets, source, message, &plan);
         let Plan { locals, mut passes, behind, is_behind_store, sampled, .. } = plan;
@@ -430,7 +432,7 @@ impl Hub {
                     if !self.hold_all(sampled, &message, true, &mut receipt) {
                         break Err(OfferError::StoreFull);
                     }
-                    append(appends, &mut receipt);
+                    append(appends, &message, &mut receipt);
                     break Ok(receipt);
                 }
                 Err(NoRoom::Refused(refused)) => break Err(refused),
@@ -540,21 +542,16 @@ impl Hub {
         &self,
         among: &Targets,
         message: &Message,
-        targets: Vec<LinkTarget>,
+        mut targets: Reused<Vec<LinkTarget>>,
         dropped: &mut Vec<(LinkId, u16)>,
         ready: &mut Vec<Admitted>,
         given: &mut Given<'_>,
-    ) -> Result<Vec<Append>, NoRoom> {
+    ) -> Result<Reused<Vec<Append>>, NoRoom> {
         if self.stopping.load(Ordering::Acquire) {
             return Err(NoRoom::Refused(OfferError::Stopping));
         }
-        if targets.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut appends = Vec::with_capacity(targets.len());
-        let mut bodies = Bodies::default();
-        for target in targets {
-            let body = bodies.of(message, target.message.as_ref());
+        let mut appends: Reused<Vec<Append>> = Reused::default();
+        for target in targets.drain(..) {
             let expires = expires(message, target.ttl);
             // A route to a link without a log cannot be configured; were it, refusing keeps the promise.
             let Some(lanes) = among.buffers.get(&target.link) else {
@@ -565,8 +562,7 @@ impl Hub {
                 continue;
             }
             let buffer = lanes.lane(target.lane);
-            let head = target.head();
-            let bytes = head.len() + body.len();
+            let bytes = bytes_of(message, &target);
             let admission = match buffer.admit(bytes).now_or_never() {
                 Some(admission) => admission,
                 None => {
@@ -587,8 +583,8 @@ impl Hub {
             };
             match admission {
                 Ok(Admission::Granted(permit)) => {
-                    let (buffer, LinkTarget { link, lane, .. }) = (buffer.clone(), target);
-                    appends.push(Append { link, lane, buffer, permit, head, body, expires });
+                    let buffer = buffer.clone();
+                    appends.push(Append { target, buffer, permit, expires });
                 }
                 Ok(Admission::DroppedNewest) => dropped.push((target.link, target.ordinal)),
                 Err(Refused::Closed) => {
@@ -647,7 +643,7 @@ impl Hub {
                 given.give(slot, Err(OfferError::StoreFull));
                 continue;
             }
-            append(appends, &mut receipt);
+            append(appends, &message, &mut receipt);
             if let Some(aside) = aside {
                 self.settle_aside(*aside, &mut receipt);
             }
@@ -700,7 +696,7 @@ impl Hub {
                 let packet_id = one.packet_id.filter(|_| own);
                 let mut tails = Tails::default();
                 for append in one.placed.appends.iter().filter(|_| packet_id.is_some()) {
-                    tails.note(append.link.clone(), append.lane, &append.buffer);
+                    tails.note(append.target.link.clone(), append.target.lane, &append.buffer);
                 }
                 let client_id = one.client_id.as_ref().filter(|_| own);
                 let message = local.message.as_ref().unwrap_or(&one.message);

@@ -8,14 +8,14 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::Source;
 use super::locals::{self, Added, LocalTarget};
 use super::ordinals::Ordinals;
+use super::reused::Reused;
 use crate::buffer::Lane;
-use crate::message::{Envelope, Message};
+use crate::message::{Head, Message};
 use crate::router::{
     Arrival, Asked, Binding, Endpoint, Gate, Held, LinkId, Pass, Priority, Route, Subject, Table, Taken, Template, To,
     Told, Unfilled, View,
@@ -32,7 +32,7 @@ pub(super) struct Plan {
     /// What to deliver to the broker's subscribers: a client's publish first.
     pub(super) locals: SmallVec<[LocalTarget; 1]>,
     /// Records to append.
-    pub(super) links: Vec<LinkTarget>,
+    pub(super) links: Reused<Vec<LinkTarget>>,
     /// Where it was to be delivered locally, and is not.
     pub(super) bad_topics: Vec<BadTopic>,
     /// What routes held back or could not make, each with its place in the table.
@@ -105,9 +105,9 @@ pub(super) enum NotLocal {
 pub(super) struct LinkTarget {
     pub(super) link: LinkId,
     /// Empty where everything that the template uses was empty.
-    pub(super) destination: String,
+    pub(super) destination: Reused<String>,
     /// The filled-in `key`.
-    pub(super) key: Option<String>,
+    pub(super) key: Option<Reused<String>>,
     /// How long the record is worth sending, by its route.
     pub(super) ttl: Option<Duration>,
     /// Which of its logs.
@@ -268,12 +268,13 @@ impl Asking<'_> {
 
 impl LinkTarget {
     /// What stands before the message in its record.
-    pub(super) fn head(&self) -> Bytes {
-        let (destination, key) = (self.destination.as_str(), self.key.as_deref());
-        match (&self.failure, &self.batch) {
-            (None, None) => Envelope::encode_head(destination, key, self.ordinal),
-            (None, Some(route)) => Envelope::encode_batched_head(destination, key, self.ordinal, route),
-            (Some(reason), _) => Envelope::encode_failed_head(destination, key, self.ordinal, reason),
+    pub(super) fn head(&self) -> Head<'_> {
+        Head {
+            destination: &self.destination,
+            key: self.key.as_ref().map(|key| key.as_str()),
+            ordinal: self.ordinal,
+            failure: self.failure.as_deref(),
+            batch: self.batch.as_deref(),
         }
     }
 }
@@ -362,7 +363,7 @@ impl Asking<'_> {
             let chained = chained.map(|chained| Chained { at: None, ..chained });
             open.take(taken, arrival, chained, &mut went);
             open.follow_locals(0, arrival.subject, &mut went);
-            plan.behind.extend(went.links.into_iter().map(|target| (target.link, target.lane)));
+            plan.behind.extend(went.links.iter().map(|target| (target.link.clone(), target.lane)));
         }
     }
 
@@ -532,9 +533,9 @@ impl Plan {
         let Taken { at, route, captures } = taken;
         let view = View::new(arrival.subject, captures);
         let earlier = self.links.iter().filter(|target| target.link == *link).count();
-        let filled = || -> Result<(String, Option<String>), Unfilled> {
-            let key = key_of(route, to).map(|key| key.fill_text(view)).transpose()?;
-            Ok((to.template.fill(view)?.into_owned(), key.map(String::from)))
+        let filled = || -> Result<(Reused<String>, Option<Reused<String>>), Unfilled> {
+            let key = key_of(route, to).map(|key| Reused::text(|text| key.fill_text_into(view, text))).transpose()?;
+            Ok((Reused::text(|text| to.template.fill_into(view, text))?, key))
         };
         let filled = filled().map_err(|error| failure(route, &error));
         let (filled, failure) = match made.failure.clone().map_or(filled, Err) {
@@ -543,8 +544,8 @@ impl Plan {
             Err(reason) => {
                 self.held.push((*at, Held::Failed));
                 let is_chained = arrival.topic != arrival.subject.message().topic.as_str();
-                let arrived_on = is_chained.then(|| arrival.topic.to_owned());
-                ((to.template.as_str().to_owned(), arrived_on), Some(reason))
+                let arrived_on = is_chained.then(|| arrival.topic.to_owned().into());
+                ((to.template.as_str().to_owned().into(), arrived_on), Some(reason))
             }
         };
         let (destination, key) = filled;
@@ -605,7 +606,7 @@ mod tests {
     fn ask(table: &Table, from: &str, topic: &str) -> (Vec<String>, Vec<String>) {
         let from = Endpoint::of_address(&format!("{from}/x")).unwrap();
         let plan = plan(table, &Source { from, channel: None, takes_copies: false }, &message(topic, b""), Gates::OPEN);
-        let links = plan.links.iter().map(|to| format!("{}/{}.{}", to.link, to.destination, to.ordinal));
+        let links = plan.links.iter().map(|to| format!("{}/{}.{}", to.link, *to.destination, to.ordinal));
         (plan.locals.iter().map(|local| local.topic.to_string()).collect(), links.collect())
     }
 
@@ -674,7 +675,7 @@ mod tests {
                 made.as_ref().map(|made| (String::from_utf8(made.payload.to_vec()).unwrap(), made.retain))
             };
             let links =
-                plan.links.iter().map(|to| (to.destination.clone(), payload(&to.message), to.failure.is_some()));
+                plan.links.iter().map(|to| (to.destination.to_string(), payload(&to.message), to.failure.is_some()));
             let locals = plan.locals.iter().map(|to| (to.topic.to_string(), payload(&to.message), false));
             (links.chain(locals).collect::<Vec<_>>(), plan.held.to_vec())
         };

@@ -8,7 +8,8 @@ use super::{Mark, Rejected};
 #[derive(Clone, Debug, Default)]
 #[must_use = "the publisher may be acknowledged only when the receipt has settled"]
 pub struct Receipt {
-    waits: SmallVec<[(Mark, u64); 2]>,
+    /// A message seldom goes to more than three links and the store.
+    waits: SmallVec<[(Mark, u64); 4]>,
 }
 
 impl Receipt {

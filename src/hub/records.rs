@@ -1,53 +1,67 @@
 //! The records that a message makes for links.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use super::Receipt;
-use crate::buffer::{Buffer, Lane, Permit};
+use super::plan::LinkTarget;
+use super::reused::Reused;
+use crate::buffer::{Buffer, Permit};
 use crate::clock::WallMs;
 use crate::message::Message;
-use crate::router::LinkId;
+
+/// Bytes of encoded fields that a thread keeps room for. More come with many properties only: the payload is not among them.
+const SCRATCH_MAX: usize = 16 << 10;
+
+thread_local! {
+    /// The fields of a message and the head of its record, on their way into a log.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// One record to be appended.
 pub(super) struct Append {
-    pub(super) link: LinkId,
-    pub(super) lane: Lane,
+    pub(super) target: LinkTarget,
     pub(super) buffer: Buffer,
     pub(super) permit: Permit,
-    pub(super) head: Bytes,
-    pub(super) body: Bytes,
     pub(super) expires: Option<WallMs>,
 }
 
-pub(super) fn append(appends: Vec<Append>, receipt: &mut Receipt) {
-    for Append { buffer, permit, head, body, expires, .. } in appends {
-        let offset = buffer.append(permit, &[&head, &body], expires);
-        receipt.add(buffer.mark(), offset.0);
-    }
+/// The bytes that a record takes; see [`append`].
+pub(super) fn bytes_of(message: &Message, target: &LinkTarget) -> usize {
+    target.head().encoded_len() + target.message.as_deref().unwrap_or(message).encoded_len()
 }
 
-/// The bytes of a message, encoded once for all targets that get the same.
-#[derive(Default)]
-pub(super) struct Bodies {
-    as_it_came: Option<Bytes>,
-    /// A route's targets follow each other.
-    made: Option<(Arc<Message>, Bytes)>,
+/// Encodes the records into the memory of their logs. `message`: as it came.
+pub(super) fn append(appends: Reused<Vec<Append>>, message: &Message, receipt: &mut Receipt) {
+    // It is at home in this function alone.
+    SCRATCH.with_borrow_mut(|scratch| append_by(scratch, appends, message, receipt));
 }
 
-impl Bodies {
-    pub(super) fn of(&mut self, message: &Message, made: Option<&Arc<Message>>) -> Bytes {
-        let Some(made) = made else { return self.as_it_came.get_or_insert_with(|| message.encode()).clone() };
-        match &self.made {
-            Some((known, body)) if Arc::ptr_eq(known, made) => body.clone(),
+/// `scratch`: the fields of a message, encoded once for all targets that get the same, and behind them the head of one record.
+fn append_by(scratch: &mut Vec<u8>, mut appends: Reused<Vec<Append>>, message: &Message, receipt: &mut Receipt) {
+    scratch.clear();
+    // What has its fields there, and their end. A route's targets follow each other.
+    let mut encoded: Option<(Option<Arc<Message>>, usize)> = None;
+    for Append { target, buffer, permit, expires } in appends.drain(..) {
+        let sent = target.message.as_deref().unwrap_or(message);
+        let end = match &encoded {
+            Some((known, end)) if known.as_ref().map(Arc::as_ptr) == target.message.as_ref().map(Arc::as_ptr) => *end,
             Some(_) | None => {
-                let body = made.encode();
-                self.made = Some((Arc::clone(made), body.clone()));
-                body
+                scratch.clear();
+                sent.put_fields(scratch);
+                scratch.len()
             }
-        }
+        };
+        scratch.truncate(end);
+        target.head().put(scratch);
+        let (fields, head) = scratch.split_at(end);
+        let offset = buffer.append(permit, &[head, fields, &sent.payload], expires);
+        receipt.add(buffer.mark(), offset.0);
+        encoded = Some((target.message.clone(), end));
+    }
+    if scratch.capacity() > SCRATCH_MAX {
+        *scratch = Vec::new();
     }
 }
 

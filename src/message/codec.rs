@@ -9,13 +9,13 @@
 //!           user properties (count u32, pairs of texts) · payload bytes
 //! ```
 //!
-//! The message is encoded once for all its targets; only the head before it differs. Decoding shares the payload
+//! The message is encoded once for all targets that get the same; only the head before it differs. Decoding shares the payload
 //! with the record's buffer. The bytes come from our own disk behind a checksum, and are still never trusted: a
 //! length beyond the end is an error, and no allocation follows a length before the bytes are there.
 
 use std::sync::Arc;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 
 use super::{Envelope, Message, MessageId, Origin, Properties, Qos};
 use crate::clock::{Moment, WallMs};
@@ -42,49 +42,98 @@ pub enum DecodeError {
     Version(u8),
 }
 
+/// Where encoded bytes go.
+trait Out {
+    fn put(&mut self, bytes: &[u8]);
+}
+
+impl Out for Vec<u8> {
+    fn put(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
+    }
+}
+
+/// Only how many there are.
+struct Count(usize);
+
+impl Out for Count {
+    fn put(&mut self, bytes: &[u8]) {
+        self.0 += bytes.len();
+    }
+}
+
+/// What stands before the message in a record, in parts.
+#[derive(Clone, Copy, Debug)]
+pub struct Head<'a> {
+    /// See [`Envelope::destination`].
+    pub destination: &'a str,
+    /// See [`Envelope::key`].
+    pub key: Option<&'a str>,
+    /// See [`Envelope::ordinal`].
+    pub ordinal: u16,
+    /// See [`Envelope::failure`].
+    pub failure: Option<&'a str>,
+    /// See [`Envelope::batch`]; what failed is a part of none.
+    pub batch: Option<&'a str>,
+}
+
+impl<'a> Head<'a> {
+    /// Of a message's first record there, without anything more.
+    #[must_use]
+    pub const fn to(destination: &'a str) -> Self {
+        Self { destination, key: None, ordinal: 0, failure: None, batch: None }
+    }
+
+    /// Appends its bytes.
+    pub fn put(&self, out: &mut Vec<u8>) {
+        self.put_to(out);
+    }
+
+    /// How many that are.
+    #[must_use]
+    pub fn encoded_len(&self) -> usize {
+        let mut count = Count(0);
+        self.put_to(&mut count);
+        count.0
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let mut out = Vec::with_capacity(self.encoded_len());
+        self.put(&mut out);
+        out.into()
+    }
+
+    fn put_to(&self, out: &mut impl Out) {
+        let (version, more) = match (self.failure, self.batch) {
+            (None, None) => (VERSION, None),
+            (Some(reason), _) => (VERSION_FAILED, Some(reason)),
+            (None, Some(route)) => (VERSION_BATCHED, Some(route)),
+        };
+        out.put(&[version]);
+        out.put(&self.ordinal.to_le_bytes());
+        put_bytes(out, self.destination.as_bytes());
+        put_optional(out, self.key.map(str::as_bytes));
+        if let Some(more) = more {
+            put_bytes(out, more.as_bytes());
+        }
+    }
+}
+
 impl Envelope {
     /// The bytes before the message's own: see [`Message::encode`].
     #[must_use]
     pub fn encode_head(destination: &str, key: Option<&str>, ordinal: u16) -> Bytes {
-        let mut out = BytesMut::with_capacity(16 + destination.len() + key.map_or(0, str::len));
-        out.put_u8(VERSION);
-        out.put_u16_le(ordinal);
-        put_bytes(&mut out, destination.as_bytes());
-        put_optional(&mut out, key.map(str::as_bytes));
-        out.freeze()
-    }
-
-    /// The same for a record that is never sent, since its route could not make it (R28).
-    #[must_use]
-    pub fn encode_failed_head(destination: &str, key: Option<&str>, ordinal: u16, reason: &str) -> Bytes {
-        let mut out = BytesMut::from(&*Self::encode_head(destination, key, ordinal));
-        if let Some(version) = out.first_mut() {
-            *version = VERSION_FAILED;
-        }
-        put_bytes(&mut out, reason.as_bytes());
-        out.freeze()
-    }
-
-    /// The same for a part of a batch of this route.
-    #[must_use]
-    pub fn encode_batched_head(destination: &str, key: Option<&str>, ordinal: u16, route: &str) -> Bytes {
-        let mut out = BytesMut::from(&*Self::encode_head(destination, key, ordinal));
-        if let Some(version) = out.first_mut() {
-            *version = VERSION_BATCHED;
-        }
-        put_bytes(&mut out, route.as_bytes());
-        out.freeze()
+        Head { key, ordinal, ..Head::to(destination) }.encode()
     }
 
     /// The head of this one.
     #[must_use]
     pub fn head(&self) -> Bytes {
-        let (destination, key) = (&self.destination, self.key.as_deref());
-        match (&self.failure, &self.batch) {
-            (None, None) => Self::encode_head(destination, key, self.ordinal),
-            (Some(reason), _) => Self::encode_failed_head(destination, key, self.ordinal, reason),
-            (None, Some(route)) => Self::encode_batched_head(destination, key, self.ordinal, route),
-        }
+        let Self { destination, key, ordinal, failure, batch, message: _ } = self;
+        let (key, failure, batch) = (key.as_deref(), failure.as_deref(), batch.as_deref());
+        Head { destination, key, ordinal: *ordinal, failure, batch }.encode()
     }
 
     /// Reads what [`Envelope::encode_head`] and [`Message::encode`] wrote, one behind the other.
@@ -107,31 +156,49 @@ impl Envelope {
 }
 
 impl Message {
-    /// The message's bytes, shared by the records of all its targets.
+    /// The message's bytes.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        let mut out = BytesMut::with_capacity(160 + self.topic.as_str().len() + self.payload.len());
-        put_bytes(&mut out, self.id.site.as_bytes());
-        out.put_u64_le(self.id.run);
-        out.put_u64_le(self.id.counter);
-        put_bytes(&mut out, self.topic.as_str().as_bytes());
+        let mut out = Vec::with_capacity(self.encoded_len());
+        self.put_fields(&mut out);
+        out.put(&self.payload);
+        out.into()
+    }
+
+    /// How many that are.
+    #[must_use]
+    pub fn encoded_len(&self) -> usize {
+        let mut count = Count(0);
+        self.put_to(&mut count);
+        count.0 + self.payload.len()
+    }
+
+    /// Appends all of them but the payload's own, which follow.
+    pub fn put_fields(&self, out: &mut Vec<u8>) {
+        self.put_to(out);
+    }
+
+    fn put_to(&self, out: &mut impl Out) {
+        put_bytes(out, self.id.site.as_bytes());
+        out.put(&self.id.run.to_le_bytes());
+        out.put(&self.id.counter.to_le_bytes());
+        put_bytes(out, self.topic.as_str().as_bytes());
         let flags = self.qos.bits()
             | (u8::from(self.retain) << 2)
             | (u8::from(self.properties.payload_is_utf8) << 3)
             | (u8::from(self.expiry_s.is_some()) << 4)
             | (u8::from(self.time_unsync) << 5);
-        out.put_u8(flags);
-        out.put_u64_le(self.time.0);
-        out.put_u64_le(self.accepted.wall.0);
-        out.put_u64_le(self.accepted.packed());
-        out.put_u32_le(self.accepted.boot);
+        out.put(&[flags]);
+        out.put(&self.time.0.to_le_bytes());
+        out.put(&self.accepted.wall.0.to_le_bytes());
+        out.put(&self.accepted.packed().to_le_bytes());
+        out.put(&self.accepted.boot.to_le_bytes());
         if let Some(seconds) = self.expiry_s {
-            out.put_u32_le(seconds);
+            out.put(&seconds.to_le_bytes());
         }
-        put_origin(&mut out, &self.origin);
-        put_properties(&mut out, &self.properties);
-        put_bytes(&mut out, &self.payload);
-        out.freeze()
+        put_origin(out, &self.origin);
+        put_properties(out, &self.properties);
+        put_len(out, self.payload.len());
     }
 
     /// Reads what [`Message::encode`] wrote from the front of `bytes`.
@@ -168,14 +235,14 @@ impl Message {
     }
 }
 
-fn put_origin(out: &mut BytesMut, origin: &Origin) {
+fn put_origin(out: &mut impl Out, origin: &Origin) {
     put_bytes(out, origin.site.as_bytes());
     put_optional(out, origin.client_id.as_ref().map(|text| text.as_bytes()));
     put_optional(out, origin.user.as_ref().map(|text| text.as_bytes()));
-    out.put_u8(origin.hops);
+    out.put(&[origin.hops]);
     // A path is at most 16 sites long (R12): longer ones are not accepted, so the cut never happens.
     let count = u16::try_from(origin.path.len()).unwrap_or(u16::MAX);
-    out.put_u16_le(count);
+    out.put(&count.to_le_bytes());
     for site in origin.path.iter().take(usize::from(count)) {
         put_bytes(out, site.as_bytes());
     }
@@ -191,11 +258,11 @@ fn take_origin(bytes: &mut Bytes) -> Result<Origin, DecodeError> {
     Ok(Origin { site, client_id, user, path, hops })
 }
 
-fn put_properties(out: &mut BytesMut, properties: &Properties) {
+fn put_properties(out: &mut impl Out, properties: &Properties) {
     put_optional(out, properties.content_type.as_ref().map(|text| text.as_bytes()));
     put_optional(out, properties.response_topic.as_ref().map(|text| text.as_bytes()));
     put_optional(out, properties.correlation_data.as_deref());
-    out.put_u32_le(u32::try_from(properties.user.len()).unwrap_or(u32::MAX));
+    put_len(out, properties.user.len());
     for (name, value) in &properties.user {
         put_bytes(out, name.as_bytes());
         put_bytes(out, value.as_bytes());
@@ -214,16 +281,20 @@ fn take_properties(bytes: &mut Bytes, payload_is_utf8: bool) -> Result<Propertie
     Ok(Properties { payload_is_utf8, content_type, response_topic, correlation_data, user })
 }
 
-fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
-    // A packet is at most 256 MiB (MQTT 2.1.4), so a length always fits; a longer one could not have come in.
-    out.put_u32_le(u32::try_from(bytes.len()).unwrap_or(ABSENT));
-    out.put_slice(bytes);
+fn put_bytes(out: &mut impl Out, bytes: &[u8]) {
+    put_len(out, bytes.len());
+    out.put(bytes);
 }
 
-fn put_optional(out: &mut BytesMut, bytes: Option<&[u8]>) {
+fn put_len(out: &mut impl Out, len: usize) {
+    // A packet is at most 256 MiB (MQTT 2.1.4), so a length always fits; a longer one could not have come in.
+    out.put(&u32::try_from(len).unwrap_or(ABSENT).to_le_bytes());
+}
+
+fn put_optional(out: &mut impl Out, bytes: Option<&[u8]>) {
     match bytes {
         Some(bytes) => put_bytes(out, bytes),
-        None => out.put_u32_le(ABSENT),
+        None => out.put(&ABSENT.to_le_bytes()),
     }
 }
 
@@ -299,7 +370,9 @@ mod tests {
     }
 
     fn bytes_of(envelope: &Envelope) -> Bytes {
-        [envelope.head(), envelope.message.encode()].concat().into()
+        let (head, body) = (envelope.head(), envelope.message.encode());
+        assert_eq!(body.len(), envelope.message.encoded_len());
+        [head, body].concat().into()
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod codec;
 pub mod headers;
 mod id;
 
-pub use codec::DecodeError;
+pub use codec::{DecodeError, Head};
 pub use id::{IdSource, MessageId, MessageIdError};
 
 use std::sync::Arc;

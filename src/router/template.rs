@@ -155,10 +155,15 @@ impl Template {
     /// # Errors
     /// The message lacks what the template needs, or it would make more than one level.
     pub fn fill<'v>(&'v self, view: View<'v, '_>) -> Result<Cow<'v, str>, Unfilled> {
-        self.filled(view, |field, text| {
-            let of_topic = matches!(field, Field::Name(name) if view.captures.get(name).is_some());
-            of_topic || !(text.is_empty() || text.contains(['/', '+', '#', '\0']))
-        })
+        self.filled(view, |field, text| is_plain(field, text, view))
+    }
+
+    /// The same, into an empty text whose memory is there already.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn fill_into(&self, view: View<'_, '_>, out: &mut String) -> Result<(), Unfilled> {
+        self.put_parts(view, |field, text| is_plain(field, text, view), out)
     }
 
     /// The text for one message where anything may stand: a key, a payload.
@@ -167,6 +172,14 @@ impl Template {
     /// The message lacks what the template needs.
     pub fn fill_text<'v>(&'v self, view: View<'v, '_>) -> Result<Cow<'v, str>, Unfilled> {
         self.filled(view, |_, _| true)
+    }
+
+    /// The same, into an empty text whose memory is there already.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn fill_text_into(&self, view: View<'_, '_>, out: &mut String) -> Result<(), Unfilled> {
+        self.put_parts(view, |_, _| true, out)
     }
 
     /// The value of the one part of the message that it consists of.
@@ -179,26 +192,44 @@ impl Template {
 
     /// One part is borrowed, several are put together.
     fn filled<'v>(&'v self, view: View<'v, '_>, fits: impl Fn(&Field, &str) -> bool) -> Result<Cow<'v, str>, Unfilled> {
-        let text = |part: &'v Part| match part {
+        if let [part] = &*self.parts {
+            return self.text_of(part, view, fits);
+        }
+        let mut filled = String::with_capacity(self.text.len() + view.captures.topic.len());
+        self.put_parts(view, fits, &mut filled)?;
+        Ok(Cow::Owned(filled))
+    }
+
+    fn put_parts(
+        &self,
+        view: View<'_, '_>,
+        fits: impl Fn(&Field, &str) -> bool,
+        filled: &mut String,
+    ) -> Result<(), Unfilled> {
+        for part in &self.parts {
+            let text = self.text_of(part, view, &fits)?;
+            if text.is_empty() && part.is_rest() && filled.ends_with('/') {
+                filled.pop();
+            }
+            filled.push_str(&text);
+        }
+        Ok(())
+    }
+
+    fn text_of<'v>(
+        &self,
+        part: &'v Part,
+        view: View<'v, '_>,
+        fits: impl Fn(&Field, &str) -> bool,
+    ) -> Result<Cow<'v, str>, Unfilled> {
+        match part {
             Part::Literal(text) => Ok(Cow::Borrowed(&**text)),
             Part::Field(field, span) => {
                 let name = || self.text.get(span.clone()).unwrap_or_default().to_owned();
                 let text = field.text(view).ok_or_else(|| Unfilled::Missing(name()))?;
                 if fits(field, &text) { Ok(text) } else { Err(Unfilled::NotOneLevel(name(), text.into_owned())) }
             }
-        };
-        if let [part] = &*self.parts {
-            return text(part);
         }
-        let mut filled = String::with_capacity(self.text.len() + view.captures.topic.len());
-        for part in &self.parts {
-            let text = text(part)?;
-            if text.is_empty() && part.is_rest() && filled.ends_with('/') {
-                filled.pop();
-            }
-            filled.push_str(&text);
-        }
-        Ok(Cow::Owned(filled))
     }
 
     /// Whether some destination that this template makes is a topic that `pattern` matches. Says yes where it cannot
@@ -297,6 +328,12 @@ impl Template {
         shapes.push(level);
         shapes
     }
+}
+
+/// Whether it may stand in a destination: what the pattern saw, or one level.
+fn is_plain(field: &Field, text: &str, view: View<'_, '_>) -> bool {
+    let of_topic = matches!(field, Field::Name(name) if view.captures.get(name).is_some());
+    of_topic || !(text.is_empty() || text.contains(['/', '+', '#', '\0']))
 }
 
 impl Part {

@@ -626,6 +626,7 @@ impl<S: Sink> SinkRunner<S> {
 mod tests {
     use super::*;
     use crate::clock::WallMs;
+    use crate::message::Head;
     use crate::message::tests_support::message;
 
     fn cut(offsets: impl IntoIterator<Item = u64>) -> Arc<Cut> {
@@ -664,7 +665,7 @@ mod tests {
     fn r36_a_part_that_waits_keeps_its_own_bytes_alone() {
         let mut sent = message("t", b"");
         (sent.payload, sent.properties.correlation_data) = (b"81.5".to_vec().into(), Some(b"c".to_vec().into()));
-        let head = Envelope::encode_batched_head("a", None, 0, "r");
+        let head = Head { batch: Some("r"), ..Head::to("a") }.encode();
         let one = [&head[..], &sent.encode()].concat();
         let read = Bytes::from([vec![0; 1 << 20], one.clone()].concat());
         let body = read.slice(1 << 20..);

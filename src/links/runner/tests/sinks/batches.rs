@@ -6,7 +6,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::*;
-use crate::message::{IdSource, MessageId};
+use crate::message::{Head, IdSource, MessageId};
 use crate::router::{Batch, BatchForm, Form, From, Route, Table, To};
 
 const BY_COUNT: Batch = Batch {
@@ -101,7 +101,7 @@ impl Running {
         let mut message = message("a", b"");
         message.id.counter = PARTS.fetch_add(1, Ordering::Relaxed);
         message.payload = Bytes::copy_from_slice(payload.as_bytes());
-        let (head, body) = (Envelope::encode_batched_head(destination, None, 0, route), message.encode());
+        let (head, body) = (Head { batch: Some(route), ..Head::to(destination) }.encode(), message.encode());
         let buffer = self.lanes.lane(lane);
         let Admission::Granted(permit) = buffer.admit(head.len() + body.len()).await.unwrap() else { panic!("full") };
         let _offset = buffer.append(permit, &[&head, &body], None);
@@ -439,7 +439,7 @@ async fn r28_what_lapses_while_it_waits_is_not_sent() {
     let running = start(&remote, PATIENT, Some(Batch { linger: Duration::from_millis(1_500), ..BY_COUNT }));
     let soon = WallMs(crate::clock::moment().wall.0 + 1_000);
     for (payload, expires) in [("1", Some(soon)), ("2", None), ("3", Some(soon))] {
-        let head = Envelope::encode_batched_head("a", None, 0, "r");
+        let head = Head { batch: Some("r"), ..Head::to("a") }.encode();
         let mut message = message("a", payload.as_bytes());
         (message.time, message.accepted) = (crate::clock::moment().wall, crate::clock::moment());
         running.append_bytes(&[&head, &message.encode()], expires).await;

@@ -17,7 +17,7 @@ use crate::buffer::{self, Admission, Buffer, DeadLetter, Lane, Lanes, Offset, Pl
 use crate::clock::{Moment, WallMs};
 use crate::links::{Answer, Drain, LinkError, Outgoing, Sent, SinkConnection};
 use crate::message::tests_support::message;
-use crate::message::{Envelope, Message};
+use crate::message::{Envelope, Head, Message};
 use crate::telemetry::board::LinkState;
 use crate::units::ByteSize;
 
@@ -495,7 +495,7 @@ async fn a_record_that_does_not_read_is_a_dead_letter_and_blocks_nothing() {
 async fn r28_a_record_that_its_route_could_not_make_is_a_dead_letter_with_the_reason() {
     let remote = Remote::new(|_, _| Reaction::Confirm);
     let running = Running::start(&remote, TIMING);
-    let head = Envelope::encode_failed_head("{payload.line}", None, 0, "transform: no `{payload.line}`");
+    let head = Head { failure: Some("transform: no `{payload.line}`"), ..Head::to("{payload.line}") }.encode();
     running.append_bytes(&[&head, &message("a", b"21.5").encode()], None).await;
     running.append_many(1).await;
     running.drained().await;
