@@ -151,7 +151,7 @@ impl Resolver<'_> {
         self.check_transactions(&links);
         self.check_new_names(&site, &links);
         self.check_drain(&routes, &links);
-        self.check_sparkplug(&routes);
+        self.check_sparkplug(&routes, &links);
         self.check_unused(&links);
         let given = top.get("site");
         let sketched =

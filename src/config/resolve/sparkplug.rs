@@ -3,8 +3,11 @@
 //! them, files cannot tell.
 
 use super::Resolver;
+use super::link::Draft;
 use super::route::Draught;
 use crate::config::source::Place;
+use crate::links::Kind;
+use crate::links::mqtt::Version;
 use crate::router::{Binding, Endpoint, From, Gate, Pattern, Reach, Route, Template, To};
 
 /// What every topic of Sparkplug B begins with; then group, type, node and, for what is a device's, device.
@@ -47,7 +50,7 @@ struct Flow<'r> {
 }
 
 impl Resolver<'_> {
-    pub(super) fn check_sparkplug(&mut self, routes: &[Draught]) {
+    pub(super) fn check_sparkplug(&mut self, routes: &[Draught], links: &[Draft<'_>]) {
         let mut leads: Vec<Lead<'_>> = Vec::new();
         for draught in routes.iter().filter(|draught| draught.is_right && draught.is_read && !draught.takes_nothing) {
             self.check_gaps(draught);
@@ -71,6 +74,34 @@ impl Resolver<'_> {
                 }
                 leads.push(lead);
             }
+        }
+        for link in links {
+            self.check_refusals(&leads, link);
+        }
+    }
+
+    /// What a remote refuses for now is sent again behind what was in flight with it. Told once for a link, since `in_flight` is the link's.
+    fn check_refusals(&mut self, leads: &[Lead<'_>], link: &Draft<'_>) {
+        let Some(config) = link.config.as_ref().filter(|config| config.in_flight != Some(1)) else { return };
+        let who = match &config.kind {
+            Kind::Mqtt(remote) if remote.version == Version::V5 => "a remote with MQTT 5",
+            Kind::Rabbitmq(_) => "RabbitMQ",
+            // 3.1.1 has no words for it, and Kafka's producer sends again in order by itself.
+            Kind::Mqtt(_) | Kind::Kafka(_) => return,
+        };
+        let is_meant = |lead: &&Lead<'_>| {
+            let leads_here = matches!(&lead.to.endpoint, Endpoint::Link(id) if *id == config.id);
+            leads_here && lead.flows.iter().any(|flow| flow.is_meant)
+        };
+        if let Some(lead) = leads.iter().find(is_meant) {
+            let wrong = format!(
+                "{who} may refuse a message for now: it is sent again behind others of its Sparkplug node, which were on their way"
+            );
+            let hint = format!(
+                "where hosts take that for loss, write `in_flight: 1` for link `{}`: it sends one at a time then, slowly on a long line",
+                link.name
+            );
+            self.mistakes.warning(lead.place, wrong, hint);
         }
     }
 
