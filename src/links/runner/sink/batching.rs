@@ -495,20 +495,17 @@ impl<S: Sink> SinkRunner<S> {
     }
 
     fn send_batch(&mut self, connection: &mut S::Connection, mut forming: Forming) -> Result<(), LinkError> {
-        let outgoing = match forming.packed.take() {
-            Some(packed) => packed,
-            None => {
-                self.leave_out_lapsed(&mut forming);
-                if forming.records.is_empty() {
-                    return Ok(());
-                }
-                let Some(packed) = self.pack(&mut forming) else {
-                    self.not_sendable(forming, "transform: the batch cannot be compressed".to_owned());
-                    return Ok(());
-                };
-                packed
-            }
+        let has_lapsed = self.leave_out_lapsed(&mut forming);
+        if forming.records.is_empty() {
+            return Ok(());
+        }
+        // As the full queue has given it back, unless some of it is no more.
+        let packed = forming.packed.take().filter(|_| !has_lapsed).or_else(|| self.pack(&mut forming));
+        let Some(mut outgoing) = packed else {
+            self.not_sendable(forming, "transform: the batch cannot be compressed".to_owned());
+            return Ok(());
         };
+        outgoing.expiry_left_s = forming.expiry_left_s(self.common.now());
         match connection.send(*outgoing)? {
             Sent::Queued => self.sent_batch(forming),
             Sent::Full(same) => {
@@ -521,10 +518,13 @@ impl<S: Sink> SinkRunner<S> {
         Ok(())
     }
 
-    /// What lapsed while it waited is not sent.
-    fn leave_out_lapsed(&mut self, forming: &mut Forming) {
+    /// What lapsed while it waited is not sent. Answers whether there is some.
+    fn leave_out_lapsed(&mut self, forming: &mut Forming) -> bool {
         let first = forming.first();
         let lapsed = forming.take_lapsed(self.common.now());
+        if lapsed.is_empty() {
+            return false;
+        }
         self.batches.leaves(lapsed.len(), lapsed.iter().map(|record| record.body.len()).sum());
         for record in &lapsed {
             self.batches.came.remove(&Place { lane: forming.lane, offset: record.offset });
@@ -538,6 +538,7 @@ impl<S: Sink> SinkRunner<S> {
                 self.streams.hold(forming.at, forming.first(), forming.since);
             }
         }
+        true
     }
 
     /// One message of all of them.
@@ -559,7 +560,8 @@ impl<S: Sink> SinkRunner<S> {
             place,
             seq: format!("{}-{}-{}", self.streams.id, place.lane.number(), place.offset.0),
             backfill: forming.backfill,
-            expiry_left_s: forming.expiry_left_s(self.common.now()),
+            // Told when it goes.
+            expiry_left_s: None,
             // No remote keeps an account of batches.
             expired_before: 0,
             envelope,

@@ -451,6 +451,34 @@ async fn r28_what_lapses_while_it_waits_is_not_sent() {
 }
 
 #[tokio::test]
+async fn r28_what_lapses_while_the_clients_queue_is_full_is_not_sent() {
+    let left = Arc::<Mutex<Vec<Option<u32>>>>::default();
+    let (seen, mut since) = (Arc::clone(&left), None);
+    let (remote, sent) = remote(move |_, record| {
+        seen.lock().push(record.expiry_left_s);
+        // They were read before this, and last a second.
+        let since = since.get_or_insert_with(crate::clock::now);
+        let have_lapsed = since.elapsed() > Duration::from_millis(1_100);
+        if have_lapsed { Reaction::Confirm } else { Reaction::Full }
+    });
+    let running = start(&remote, PATIENT, Some(Batch { count: 3, ..BY_COUNT }));
+    for (payload, lasts_s) in [("1", 1), ("2", 60), ("3", 1)] {
+        let mut message = message("a", payload.as_bytes());
+        (message.time, message.accepted) = (crate::clock::moment().wall, crate::clock::moment());
+        let expires = WallMs(message.accepted.wall.0 + lasts_s * 1_000);
+        let head = Head { batch: Some("r"), ..Head::to("a") }.encode();
+        running.append_bytes(&[&head, &message.encode()], Some(expires)).await;
+    }
+    running.drained().await;
+    let (sent, left) = (sent.lock().clone(), left.lock().clone());
+    assert_eq!((sent[0].1.as_str(), sent.last().unwrap().1.as_str()), ("[1,2,3]", "[2]"));
+    assert_ne!(sent[0].2, sent.last().unwrap().2, "what has other parts is no copy");
+    assert!(left.last() < left.first(), "what is left of it is told as it is then: {left:?}");
+    assert_eq!((running.buffer.stats().ledger.expired, running.buffer.stats().ledger.delivered), (2, 1));
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn r12_a_batch_is_sent_again_as_it_was_cut_and_one_of_other_parts_has_another_id() {
     let (remote, sent) = remote(|connection, record| match connection {
         1 | 2 if has_five(record) => Reaction::Die,

@@ -30,6 +30,8 @@ pub(super) enum Reaction {
     Silence,
     Die,
     TooLarge,
+    /// The client's queue has no room.
+    Full,
 }
 
 /// Of the normal lane.
@@ -121,6 +123,9 @@ impl SinkConnection for FakeConnection {
         if matches!(reaction, Reaction::TooLarge) {
             return Ok(Sent::Refused("too large".into()));
         }
+        if matches!(reaction, Reaction::Full) {
+            return Ok(Sent::Full(Box::new(record)));
+        }
         self.remote.told.lock().push(place);
         self.remote.seqs.lock().push(record.seq);
         self.remote.sent.lock().push((self.number, place.offset.0));
@@ -129,7 +134,7 @@ impl SinkConnection for FakeConnection {
             Reaction::Refuse => self.remote.give(Answer::Refused(place, "not authorised".into())),
             Reaction::Retry => self.remote.give(Answer::Retry(place, "quota".into())),
             Reaction::Die => self.dead = true,
-            Reaction::Silence | Reaction::TooLarge => {}
+            Reaction::Silence | Reaction::TooLarge | Reaction::Full => {}
         }
         Ok(Sent::Queued)
     }
