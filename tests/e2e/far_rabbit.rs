@@ -7,7 +7,7 @@ use rumqttc_v5::QoS;
 use tidegate::telemetry::board::{LinkState, LinkStatus};
 
 use crate::support::client::{Publishers, Subscriber, Work, publish_once};
-use crate::support::gateway::{Gateway, run};
+use crate::support::gateway::Gateway;
 use crate::support::ledger::{Ledger, Mark};
 use crate::support::pki::Authority;
 use crate::support::process::Room;
@@ -145,8 +145,7 @@ async fn r34_a_renamed_link_goes_on_in_its_streams_where_it_was() {
     let (mut gateway, machine) = Subscriber::before(&routes("cloud", ""), "events").await;
     machine.receive(&part(0)).await;
     gateway.configure(&routes("remote", ", renamed_from: cloud"));
-    let reloaded = run(&["reload", "-c", gateway.config().to_str().unwrap()]).await;
-    assert!(reloaded.status.success(), "{}", gateway.log());
+    assert_eq!(gateway.reload().await.0, 0, "{}", gateway.log());
     rabbit.publish("events", &part(100)).await;
     machine.receive(&part(100)).await;
     assert!(gateway.terminate().await.success());

@@ -96,7 +96,7 @@ fn assert_intact(remote: &str, delivery: &Delivery) {
         |name, value: String| assert_eq!(delivery.property(name), Some(&*value), "{remote}: {name} of {delivery:?}");
     want("number", number.to_string());
     want("tg-site", "edge".into());
-    want("tg-client", format!("publisher-{publisher}"));
+    want("tg-client", format!("line-{publisher}"));
     want("tg-path", "edge".into());
     assert_eq!(delivery.content_type.as_deref(), Some("text/plain"), "{remote}: {delivery:?}");
     for stamp in ["tg-id", "tg-seq", "tg-time", "tg-hops"] {

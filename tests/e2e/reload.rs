@@ -6,18 +6,20 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
+use rand::RngExt as _;
 use rand::rngs::StdRng;
-use rand::{RngExt as _, SeedableRng as _};
 use rumqttc_v5::QoS;
 use tidegate::telemetry::board::{LinkState, Status};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::support::client::{Publishers, Subscriber, Work, publish_once};
+use crate::support::dice::dice;
 use crate::support::gateway::{Gateway, link, run};
-use crate::support::ledger::Ledger;
+use crate::support::ledger::{Ledger, Mark};
 use crate::support::pki::{Authority, Identity};
 use crate::support::process::{Room, free_port};
+use crate::support::proxy::{Mode, Proxy};
 use crate::support::remote::{Mosquitto, left_out};
 use crate::support::wait::{PATIENCE, until_true};
 
@@ -49,21 +51,6 @@ impl Held {
     }
 }
 
-/// `tidegate reload`: its exit code, and what it answers, or why not.
-async fn reload(gateway: &Gateway) -> (i32, String) {
-    let config = gateway.config();
-    let ended = run(&["reload", "-c", config.to_str().unwrap()]).await;
-    let said = if ended.status.success() { ended.stdout } else { ended.stderr };
-    (ended.status.code().unwrap(), String::from_utf8(said).unwrap())
-}
-
-async fn reload_to(gateway: &Gateway, rest: &str) -> String {
-    gateway.configure(rest);
-    let (code, said) = reload(gateway).await;
-    assert_eq!(code, 0, "{said}\n{rest}\n{}", gateway.log());
-    said
-}
-
 fn connects(status: &Status, name: &str) -> u64 {
     link(status, name).sink.as_ref().unwrap().connects
 }
@@ -86,22 +73,22 @@ async fn r34_a_reload_touches_what_differs_and_says_what_that_is() {
     let gateway = Gateway::start(&text("", "")).await;
     let mut held = Held::connect(gateway.port, "held").await;
     gateway.wait_for_state("far", LinkState::Online).await;
-    assert_eq!(reload(&gateway).await, (0, "reloaded: nothing has changed\n".to_owned()));
+    assert_eq!(gateway.reload().await, (0, "reloaded: nothing has changed\n".to_owned()));
 
     // A link and a route more.
     let route = |link: &str| format!("  - {{ name: away, from: broker/b, to: {link}/b }}\n");
-    let said = reload_to(&gateway, &text(&away("away", ""), &route("away"))).await;
+    let said = gateway.reload_to(&text(&away("away", ""), &route("away"))).await;
     assert_eq!(said, "+ link away\n+ route away\nreloaded: 2 changes\n");
     publish_once(gateway.port, "one", "b", b"1".to_vec()).await.unwrap();
     assert_eq!(gateway.wait_for_link("away", "it has it", |link| link.depth == 1).await.ledger["accepted"], 1);
 
     // It changes: its buffer is kept.
-    let said = reload_to(&gateway, &text(&away("away", ", buffer: { max_size: 2GiB }"), &route("away"))).await;
+    let said = gateway.reload_to(&text(&away("away", ", buffer: { max_size: 2GiB }"), &route("away"))).await;
     assert_eq!(said, "~ link away: buffer.max_size default -> 2GiB\nreloaded: 1 change\n");
     assert_eq!(link(&gateway.status().await, "away").depth, 1);
 
     // It gets another name, and takes its buffer with it.
-    let said = reload_to(&gateway, &text(&away("there", ", renamed_from: away"), &route("there"))).await;
+    let said = gateway.reload_to(&text(&away("there", ", renamed_from: away"), &route("there"))).await;
     let told = "> link away is link there now: buffer.max_size 2GiB -> default, its buffer comes along: 1 record waits in it\n~ route away: to away/b -> there/b\n";
     assert_eq!(said, format!("{told}reloaded: 2 changes\n"));
     let status = gateway.status().await;
@@ -109,14 +96,15 @@ async fn r34_a_reload_touches_what_differs_and_says_what_that_is() {
     assert!(status.links.iter().all(|link| link.name != "away"), "{status:?}");
 
     // It goes: its data is orphaned, and waits for who takes it up.
-    let said = reload_to(&gateway, &text("", "")).await;
+    let said = gateway.reload_to(&text("", "")).await;
     let left = "- link there: its buffer is kept: 1 record waits in it; `renamed_from: there` on LINK takes it over; ";
     assert!(said.starts_with(left) && said.ends_with("\n- route away\nreloaded: 2 changes\n"), "{said}");
     let status = gateway.status().await;
     assert_eq!((link(&status, "there").kind.as_str(), link(&status, "there").depth), ("orphaned", 1));
     let here = format!("  there: {{ mqtt: {{ url: \"mqtt://127.0.0.1:{}\" }} }}\n", mosquitto.port);
     assert!(
-        reload_to(&gateway, &text(&here, ""))
+        gateway
+            .reload_to(&text(&here, ""))
             .await
             .starts_with("+ link there: takes up the buffer that is there under its name: 1 record waits in it\n")
     );
@@ -156,30 +144,30 @@ async fn files_that_were_read_again_are_told_by_what_they_are() {
     ))
     .await;
     let nothing = (0, "reloaded: nothing has changed\n".to_owned());
-    assert_eq!(reload(&gateway).await, nothing);
+    assert_eq!(gateway.reload().await, nothing);
 
     serve(&ca.server());
     let line = format!("~ listener 127.0.0.1:{port}: certificates read again\nreloaded: 1 change\n");
-    assert_eq!(reload(&gateway).await, (0, line.clone()));
-    assert_eq!(reload(&gateway).await, nothing, "it is told once");
+    assert_eq!(gateway.reload().await, (0, line.clone()));
+    assert_eq!(gateway.reload().await, nothing, "it is told once");
 
     // Also what the gateway has found by itself before it was asked.
     let times = || gateway.log().matches("have been read again").count();
     let before = times();
     serve(&ca.server());
     until_true("the certificates are read again", PATIENCE, || times() > before).await;
-    assert_eq!(reload(&gateway).await, (0, line));
+    assert_eq!(gateway.reload().await, (0, line));
 
     fs::write(&users, user("alice")).unwrap();
     fs::write(&acl, "topic read b\n").unwrap();
     fs::write(&secret, "two").unwrap();
     let lines =
         "~ broker: users read again, rules read again\n~ link hq: mqtt.url: another secret\nreloaded: 2 changes\n";
-    assert_eq!(reload(&gateway).await, (0, lines.to_owned()));
+    assert_eq!(gateway.reload().await, (0, lines.to_owned()));
 
     // What cannot be used is a mistake, and no change.
     fs::write(&key, &ca.server().key).unwrap();
-    let (code, said) = reload(&gateway).await;
+    let (code, said) = gateway.reload().await;
     assert!(code == 65 && said.contains("does not belong"), "{said}");
     let log = gateway.log();
     assert!(log.contains("~ link hq: mqtt.url: another secret") && !log.contains("two@"), "{log}");
@@ -194,7 +182,7 @@ async fn a_slip_in_the_file_hides_no_running_gateway() {
     let config = gateway.config();
     let ended = run(&["status", "-c", config.to_str().unwrap()]).await;
     assert!(ended.status.success() && ended.stdout.starts_with(b"site edge "), "{ended:?}");
-    let (code, said) = reload(&gateway).await;
+    let (code, said) = gateway.reload().await;
     assert!(code == 65 && said.contains("not reloaded\n"), "the gateway says it: {said}");
     let ended = run(&["status", "-c", config.to_str().unwrap()]).await;
     assert!(String::from_utf8_lossy(&ended.stdout).contains("reload failed at"), "{ended:?}");
@@ -215,7 +203,7 @@ async fn what_cannot_be_used_changes_nothing_and_says_so() {
 
     // Every mistake is told, as `check` tells it, and `status` keeps saying that the file is not in force.
     gateway.configure(&format!("{}linkz: {{}}\n", routes("fear/a")));
-    let (code, said) = reload(&gateway).await;
+    let (code, said) = gateway.reload().await;
     assert_eq!(code, 65, "{said}");
     assert!(said.contains("not reloaded\n") && said.contains("2 errors, 0 warnings"), "{said}");
     assert!(said.contains("unknown key `linkz`") && said.contains("did you mean `far`?"), "{said}");
@@ -228,7 +216,7 @@ async fn what_cannot_be_used_changes_nothing_and_says_so() {
 
     // What needs a restart is named, and nothing else of that file counts either.
     fs::write(gateway.config(), good.replace("site: edge", "site: ledge").replace("far/a", "far/b")).unwrap();
-    let (code, said) = reload(&gateway).await;
+    let (code, said) = gateway.reload().await;
     assert_eq!(code, 65, "{said}");
     assert!(said.contains("`site` is `edge` and would be `ledge`: that needs a restart"), "{said}");
 
@@ -237,7 +225,7 @@ async fn what_cannot_be_used_changes_nothing_and_says_so() {
     fs::write(&garbage, "no PEM").unwrap();
     let tls = format!("mqtts://127.0.0.1:1\", ca: \"{}\"", garbage.display());
     fs::write(gateway.config(), good.replace("mqtt://127.0.0.1:1\"", &tls)).unwrap();
-    let (code, said) = reload(&gateway).await;
+    let (code, said) = gateway.reload().await;
     assert_eq!(code, 65, "{said}");
     assert!(said.contains("holds no certificate in PEM") && said.contains("1 error, 0 warnings"), "{said}");
 
@@ -245,7 +233,7 @@ async fn what_cannot_be_used_changes_nothing_and_says_so() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let admin = format!("admin: {{ bind: \"{}\" }}\n", taken.local_addr().unwrap());
     gateway.configure(&format!("{admin}{}", routes("far/b")));
-    let (code, said) = reload(&gateway).await;
+    let (code, said) = gateway.reload().await;
     assert_eq!(code, 69, "{said}");
     assert!(said.contains("admin: cannot listen on 127.0.0.1:"), "{said}");
     assert_eq!(gateway.status().await.reload.refused, 4);
@@ -256,7 +244,7 @@ async fn what_cannot_be_used_changes_nothing_and_says_so() {
     let status = gateway.wait_for("the file is in force", |status| status.reload.error.is_none()).await;
     assert!(status.admin.is_some() && held.lives().await);
     assert_eq!(gateway.terminate().await.code(), Some(0));
-    assert_eq!(reload(&gateway).await.0, 69, "there is nobody to ask");
+    assert_eq!(gateway.reload().await.0, 69, "there is nobody to ask");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -276,7 +264,7 @@ async fn r22_a_buffer_that_a_failed_reload_cannot_open_again_is_said_to_have_fai
     fs::rename(&meta, &aside).unwrap();
     fs::create_dir(&meta).unwrap();
     gateway.configure(&text("96MiB"));
-    let (code, said) = reload(&gateway).await;
+    let (code, said) = gateway.reload().await;
     assert_eq!(code, 74, "{said}");
     assert!(said.contains("the buffer of link `far`") && said.contains("nothing was changed"), "{said}");
     let status = gateway.status().await;
@@ -289,7 +277,7 @@ async fn r22_a_buffer_that_a_failed_reload_cannot_open_again_is_said_to_have_fai
     // Whoever mends it reloads, and has what it held.
     fs::remove_dir(&meta).unwrap();
     fs::rename(&aside, &meta).unwrap();
-    reload_to(&gateway, &text("96MiB")).await;
+    gateway.reload_to(&text("96MiB")).await;
     assert!(publish("a").await);
     let far = gateway.wait_for_link("far", "it takes records", |link| link.depth == 2).await;
     assert_ne!(far.state, LinkState::BufferFailed, "{far:?}");
@@ -316,9 +304,52 @@ async fn with_reload_watch_a_change_of_the_file_is_enough() {
     assert!(held.lives().await);
 }
 
+/// Both buffers hold what is owed; once the link's own is delivered, the file is taken as it stands, and nobody has asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn r34_with_reload_watch_a_conflict_is_tried_again_until_it_has_passed() {
+    if left_out(&["mosquitto"]) {
+        return;
+    }
+    let mosquitto = Mosquitto::start().await;
+    let far = Subscriber::start(mosquitto.port, "far", "line/#", QoS::AtLeastOnce).await;
+    let (mut line, nowhere) = (Proxy::start(mosquitto.port).await, free_port());
+    line.set(Mode::Refuse).await;
+    let text = |name: &str, port: u16, more: &str| {
+        format!(
+            "reload: watch\nlinks:\n  {name}: {{ mqtt: {{ url: \"mqtt://127.0.0.1:{port}\" }}, retry: {{ min: 10ms, max: 100ms }}{more} }}\n\
+             routes:\n  - {{ from: broker/line/#, to: \"{name}/line/{{rest}}\" }}\n"
+        )
+    };
+    let gateway = Gateway::start(&text("old", nowhere, "")).await;
+    let publish = async |publisher: usize| {
+        let mark = Mark { publisher, number: 0 };
+        publish_once(gateway.port, "machine", "line/1", mark.payload(64)).await.unwrap();
+        mark
+    };
+    let first = publish(1).await;
+    gateway.reload_to(&text("new", line.port(), "")).await;
+    let second = publish(2).await;
+    gateway.configure(&text("new", line.port(), ", renamed_from: old"));
+    let status = gateway.wait_for("it is refused", |status| status.reload.error.is_some()).await;
+    let error = status.reload.error.unwrap();
+    assert!(error.contains("both hold what is not delivered"), "{error}");
+    line.set(Mode::Pass).await;
+    let third = publish(3).await;
+    gateway.wait_for("it is in force", |status| status.reload.error.is_none()).await;
+    assert!(gateway.log().contains("another try"), "{}", gateway.log());
+    let drained = gateway.wait_until_drained("new").await;
+    assert_eq!(drained.ledger["delivered"], 1, "by the old one's buffer");
+    let all = [first, second, third];
+    Ledger::compare(all, &far.receive(&all).await).assert_exact("of both buffers");
+}
+
 /// What a round of the loop has.
 struct Scene {
     port: u16,
+    /// Where the link comes from that brings messages in.
+    feed: u16,
+    /// How often that link has begun anew.
+    feeds: usize,
     main: usize,
     /// How often the route to `main` has got another name.
     route: usize,
@@ -375,10 +406,16 @@ impl Scene {
             )
             .unwrap();
         }
-        writeln!(
+        let Self { feed, feeds, route, main, .. } = self;
+        write!(
             text,
-            "routes:\n  - {{ name: main{}, from: broker/line/#, to: \"l{}/line/{{rest}}\" }}",
-            self.route, self.main
+            r#"  feed: {{ mqtt: {{ url: "mqtt://127.0.0.1:{feed}", qos: 2 }}, retry: {{ min: 10ms, max: {}ms }} }}
+routes:
+  - {{ name: main{route}, from: broker/line/#, to: "l{main}/line/{{rest}}" }}
+  - {{ name: exact, from: broker/exact/#, to: "l{main}/exact/{{rest}}" }}
+  - {{ name: feed, from: feed/up/#, to: "broker/down/{{rest}}" }}
+"#,
+            100 + feeds
         )
         .unwrap();
         for number in &self.extras {
@@ -391,59 +428,63 @@ impl Scene {
     }
 }
 
+/// Publishers at QoS 1, others at QoS 2, and at QoS 2 at a remote whose messages a link brings in.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_reloads_under_load_lose_nothing_and_disconnect_nobody() {
     const ROUNDS: usize = 100;
     const EACH: usize = 160;
+    const EACH_EXACT: usize = 20;
     if left_out(&["mosquitto"]) {
         return;
     }
-    let seed = std::env::var("TIDEGATE_RELOAD_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed: u64 = seed.unwrap_or_else(rand::random);
-    println!("TIDEGATE_RELOAD_SEED={seed}");
-    let mut random = StdRng::seed_from_u64(seed);
-    let mosquitto = Mosquitto::start().await;
+    let mut random = dice("TIDEGATE_RELOAD_SEED");
+    let (mosquitto, feed) = (Mosquitto::start().await, Mosquitto::start().await);
     let far = Subscriber::start(mosquitto.port, "far", "line/#", QoS::AtLeastOnce).await;
+    let far_exact = Subscriber::start(mosquitto.port, "far-exact", "exact/#", QoS::AtLeastOnce).await;
     let (extras, renamed) = (BTreeSet::from([1, 2]), Vec::new());
-    let mut scene = Scene {
-        port: mosquitto.port,
-        main: 0,
-        route: 0,
-        next: 3,
-        extras,
-        renamed,
-        big: false,
-        live_first: false,
-        copies: false,
-    };
+    let (port, big, live_first, copies) = (mosquitto.port, false, false, false);
+    let (main, route, next, feeds) = (0, 0, 3, 0);
+    let mut scene = Scene { port, feed: feed.port, feeds, main, route, next, extras, renamed, big, live_first, copies };
     let gateway = Gateway::start(&scene.text()).await;
     let mut held = Held::connect(gateway.port, "held").await;
     let local = Subscriber::start(gateway.port, "local", "line/#", QoS::AtLeastOnce).await;
-    let publishers = Publishers::start(Work {
-        port: gateway.port,
-        publishers: 4,
-        messages: (ROUNDS + 1) * EACH,
-        qos: QoS::AtLeastOnce,
-        window: 20,
-        topic: "line".into(),
+    let exact = Subscriber::start(gateway.port, "exact", "exact/#", QoS::ExactlyOnce).await;
+    let down = Subscriber::start(gateway.port, "down", "down/#", QoS::ExactlyOnce).await;
+    gateway.wait_for_state("feed", LinkState::Online).await;
+    let start = |port: u16, topic: &str, publishers: usize, qos: QoS, each: usize| {
+        let messages = (ROUNDS + 1) * each;
+        Publishers::start(Work { port, publishers, messages, qos, window: 20, topic: topic.into() })
+    };
+    let publishers = start(gateway.port, "line", 4, QoS::AtLeastOnce, EACH);
+    let twos = [gateway.port, feed.port].map(|port| {
+        let topic = if port == feed.port { "up" } else { "exact" };
+        start(port, topic, 2, QoS::ExactlyOnce, EACH_EXACT)
     });
     for round in 1..=ROUNDS {
         publishers.allow(round * EACH);
+        twos.iter().for_each(|two| two.allow(round * EACH_EXACT));
         scene.change(&mut random);
         // Along with whatever else changes: of its link the losses and the order are looked at.
         let is_renamed = round % 5 == 0;
         scene.route += usize::from(is_renamed);
-        let said = reload_to(&gateway, &scene.text()).await;
+        scene.feeds += usize::from(round % 7 == 0);
+        let said = gateway.reload_to(&scene.text()).await;
         assert_eq!(said.contains(&format!("+ route main{}\n", scene.route)), is_renamed, "{said}");
     }
     let acknowledged = publishers.finish().await;
+    let [two, fed] = twos;
+    let (two, fed) = (two.finish().await, fed.finish().await);
     let main = gateway.wait_until_drained(&format!("l{}", scene.main)).await;
     let ledger = Ledger::compare(acknowledged.iter().copied(), &far.receive(&acknowledged).await);
     ledger.assert_kept("after a hundred reloads", 0);
     assert_eq!(ledger.published_again, 0, "no publisher has lost its connection");
-    assert_eq!(main.ledger["accepted"], acknowledged.len() as u64, "{:?}", main.ledger);
+    Ledger::compare(two.iter().copied(), &far_exact.receive(&two).await).assert_exact("QoS 2, at the remote");
+    assert_eq!(main.ledger["accepted"], (acknowledged.len() + two.len()) as u64, "{:?}", main.ledger);
     Ledger::compare(acknowledged.iter().copied(), &local.receive(&acknowledged).await).assert_exact("local");
-    assert!(held.lives().await);
+    Ledger::compare(two.iter().copied(), &exact.receive(&two).await).assert_exact("QoS 2, local");
+    Ledger::compare(fed.iter().copied(), &down.receive(&fed).await).assert_exact("QoS 2, from the other remote");
+    let sessions = [&local, &exact, &down].map(Subscriber::sessions);
+    assert_eq!((held.lives().await, sessions), (true, [1, 1, 1]));
     let status = gateway.status().await;
     assert_eq!((status.reload.taken, status.reload.refused, &status.reload.error), (ROUNDS as u64, 0, &None));
     assert!(status.links.iter().all(|link| link.balanced), "{status:?}");
@@ -458,7 +499,7 @@ async fn r34_listeners_come_go_and_change_and_the_others_keep_their_clients() {
     let (second, third) = (free_port(), std::net::TcpListener::bind("127.0.0.1:0").unwrap());
     let at = |port: u16, more: &str| format!("    - {{ bind: \"127.0.0.1:{port}\", anonymous: true{more} }}\n");
 
-    let said = reload_to(&gateway, &at(second, "")).await;
+    let said = gateway.reload_to(&at(second, "")).await;
     assert_eq!(said, format!("+ listener 127.0.0.1:{second}\nreloaded: 1 change\n"));
     assert_eq!(gateway.status().await.broker.listeners.len(), 2);
     let mut other = Held::connect(second, "other").await;
@@ -470,7 +511,7 @@ async fn r34_listeners_come_go_and_change_and_the_others_keep_their_clients() {
         at(second, ", limits: { connections: 5 }"),
         at(taken, "")
     ));
-    let (code, said) = reload(&gateway).await;
+    let (code, said) = gateway.reload().await;
     assert_eq!(code, 69, "{said}");
     assert!(
         said.contains(&format!("cannot listen on 127.0.0.1:{taken}")) && said.contains("nothing was changed"),
@@ -480,7 +521,7 @@ async fn r34_listeners_come_go_and_change_and_the_others_keep_their_clients() {
     assert_eq!(gateway.status().await.broker.listeners.len(), 2);
 
     // It changes on its socket: its clients come again.
-    let said = reload_to(&gateway, &at(second, ", limits: { connections: 5 }")).await;
+    let said = gateway.reload_to(&at(second, ", limits: { connections: 5 }")).await;
     assert_eq!(said, format!("~ listener 127.0.0.1:{second}: limits.connections default -> 5\nreloaded: 1 change\n"));
     assert!(held.lives().await && !other.lives().await);
     let mut other = Held::connect(second, "other").await;
@@ -492,19 +533,19 @@ async fn r34_listeners_come_go_and_change_and_the_others_keep_their_clients() {
             at(second, ", limits: { connections: 5 }")
         )
     };
-    let said = reload_to(&gateway, &rules("a")).await;
+    let said = gateway.reload_to(&rules("a")).await;
     assert!(said.starts_with("~ broker: auth.acl default -> { anonymous: true, publish: a }\n"), "{said}");
     assert!(!held.lives().await && !other.lives().await);
     let mut held = Held::connect(gateway.port, "held").await;
     let publish = async |topic: &str| publish_once(gateway.port, "one", topic, b"1".to_vec()).await.is_ok();
     assert_eq!((publish("a").await, publish("b").await), (true, false));
-    reload_to(&gateway, &rules("b")).await;
+    gateway.reload_to(&rules("b")).await;
     assert_eq!((publish("a").await, publish("b").await), (false, true));
 
     // It goes.
-    assert!(reload_to(&gateway, "").await.contains(&format!("- listener 127.0.0.1:{second}\n")));
+    assert!(gateway.reload_to("").await.contains(&format!("- listener 127.0.0.1:{second}\n")));
     assert!(TcpStream::connect(("127.0.0.1", second)).await.is_err());
     assert!(held.lives().await);
-    reload_to(&gateway, &at(second, "")).await;
+    gateway.reload_to(&at(second, "")).await;
     Held::connect(second, "other").await;
 }

@@ -4,12 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
+use rand::RngExt as _;
 use rand::rngs::StdRng;
-use rand::{RngExt as _, SeedableRng as _};
 use rumqttc_v5::QoS;
 use tidegate::telemetry::board::Status;
 
 use crate::support::client::{Publishers, Subscriber, Work};
+use crate::support::dice::dice;
 use crate::support::gateway::{Gateway, link, run};
 use crate::support::ledger::{Delivery, Mark};
 use crate::support::remote::{Mosquitto, left_out};
@@ -130,10 +131,7 @@ async fn reloads_under_load_of_routes_with_gates_lose_nothing_and_account_for_al
     if left_out(&["mosquitto"]) {
         return;
     }
-    let seed = std::env::var("TIDEGATE_RELOAD_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed: u64 = seed.unwrap_or_else(rand::random);
-    println!("TIDEGATE_RELOAD_SEED={seed}");
-    let mut random = StdRng::seed_from_u64(seed);
+    let mut random = dice("TIDEGATE_RELOAD_SEED");
     let mosquitto = Mosquitto::start().await;
     let far = Subscriber::start(mosquitto.port, "far", "#", QoS::AtLeastOnce).await;
     let mut scene =
@@ -148,21 +146,15 @@ async fn reloads_under_load_of_routes_with_gates_lose_nothing_and_account_for_al
         window: 20,
         topic: "line".into(),
     });
-    let reload_to = async |text: &str| {
-        gateway.configure(text);
-        let ended = run(&["reload", "-c", gateway.config().to_str().unwrap()]).await;
-        let said = String::from_utf8_lossy(if ended.status.success() { &ended.stdout } else { &ended.stderr });
-        assert!(ended.status.success(), "{said}\n{text}\n{}", gateway.log());
-    };
     for round in 1..=ROUNDS {
         publishers.allow(round * EACH);
         scene.change(&mut random);
-        reload_to(&scene.text()).await;
+        gateway.reload_to(&scene.text()).await;
     }
     let acknowledged = publishers.finish().await;
     // What waits for an hour goes soon by the last file.
     (scene.sample, scene.was) = ("20ms", None);
-    reload_to(&scene.text()).await;
+    gateway.reload_to(&scene.text()).await;
 
     // Each is in the link's log, or was held back.
     let main = format!("l{}", scene.main);

@@ -424,12 +424,24 @@ async fn r34_a_conflict_stops_no_start_and_passes_when_the_links_own_is_delivere
     reload_to(&gateway, &routes("hq", mosquitto.port, ", rate: { messages: 1/m }")).await;
     gateway.wait_for_state("hq", LinkState::Online).await;
     all.extend(publish(&gateway, 2, 20).await);
+    // It confirms one a minute: that is waited for, but not for long, and who publishes meanwhile is acknowledged then.
+    let work = Work {
+        port: gateway.port,
+        publishers: 1,
+        messages: 200,
+        qos: QoS::AtLeastOnce,
+        window: 20,
+        topic: "line".into(),
+    };
+    let publishers = Publishers::start(work);
+    publishers.allow(100);
+    publishers.reach(1).await;
     let renamed = |port: u16| routes("cloud", port, ", renamed_from: hq");
     gateway.configure(&renamed(nowhere));
     let (code, _, complained) = tool(&gateway, &["reload"]).await;
     assert_eq!(code, 65, "{complained}");
     assert!(complained.contains("both hold what is not delivered: take `renamed_from` away"), "{complained}");
-    all.extend(publish(&gateway, 3, 1).await);
+    all.extend(publishers.finish().await);
 
     gateway.kill_9();
     gateway.start_again().await;
@@ -449,6 +461,56 @@ async fn r34_a_conflict_stops_no_start_and_passes_when_the_links_own_is_delivere
     audit_is_ok(&gateway).await;
     // What the kill found confirmed and not saved.
     Ledger::compare(all.clone(), &far.receive(&all).await).assert_kept("by both names", 2);
+}
+
+/// A buffer has the lanes that its records are in, and gets those that its new link's routes need.
+#[tokio::test(flavor = "multi_thread")]
+async fn r34_r14_a_buffer_is_taken_over_by_a_link_of_other_lanes() {
+    if left_out(&["mosquitto"]) {
+        return;
+    }
+    let mosquitto = Mosquitto::start().await;
+    let far = Subscriber::start(mosquitto.port, "far", "far/#", QoS::AtLeastOnce).await;
+    let by = |name: &str, port: u16, priorities: [&str; 2], more: &str| {
+        let route = |(n, priority): (usize, &&str)| {
+            format!("  - {{ name: r{n}, from: broker/line/{n}, to: \"{name}/far/line/{n}\", priority: {priority} }}\n")
+        };
+        let link = routes(name, port, more);
+        let link = link.split("routes:").next().unwrap();
+        format!("{link}routes:\n{}", priorities.iter().enumerate().map(route).collect::<String>())
+    };
+    let gateway = Gateway::start(&by("old", free_port(), ["high", "normal"], "")).await;
+    let mut all = Vec::new();
+    // Each a publisher of its own: what a link left behind comes late.
+    let mut publish = async |time: usize| {
+        for line in [0, 1] {
+            let mark = Mark { publisher: 2 * time + line, number: 0 };
+            publish_once(gateway.port, "machine", &format!("line/{line}"), mark.payload(64)).await.unwrap();
+            all.push(mark);
+        }
+    };
+    publish(0).await;
+    let (said, _) = reload_to(&gateway, &by("new", mosquitto.port, ["low", "low"], ", renamed_from: old")).await;
+    assert!(said.contains("its buffer comes along: 2 records wait in it\n"), "{said}");
+    publish(1).await;
+    let drained = gateway.wait_until_drained("new").await;
+    assert_eq!((drained.ledger["accepted"], drained.ledger["delivered"]), (4, 4));
+    let lanes = |name: &str| ["high", "low"].map(|lane| gateway.data().join("links").join(name).join(lane).is_dir());
+    assert_eq!(lanes("new"), [true, true]);
+
+    // Onto one that has a buffer of its own, with fewer lanes, of which all is delivered.
+    reload_to(&gateway, &by("away", free_port(), ["high", "low"], "")).await;
+    publish(2).await;
+    reload_to(&gateway, &by("last", mosquitto.port, ["normal", "normal"], "")).await;
+    publish(3).await;
+    gateway.wait_until_drained("last").await;
+    let (said, _) = reload_to(&gateway, &by("last", mosquitto.port, ["normal", "high"], ", renamed_from: away")).await;
+    assert!(said.contains("takes over the buffer of away: 2 records wait in it"), "{said}");
+    publish(4).await;
+    assert_eq!(gateway.wait_until_drained("last").await.ledger["delivered"], 4);
+    assert_eq!((lanes("last"), lanes("last_1")), ([true, true], [false, false]));
+    audit_is_ok(&gateway).await;
+    Ledger::compare(all.clone(), &far.receive(&all).await).assert_exact("by all lanes");
 }
 
 /// A link of which nothing waits keeps its buffer under its old name; who reads that goes on with it.

@@ -36,7 +36,7 @@ pub(crate) struct Work {
     pub(crate) qos: QoS,
     /// Unacknowledged at most, for each publisher.
     pub(crate) window: usize,
-    /// Of publisher `n`: `topic/n`.
+    /// Of publisher `n`: `topic/n`; its client id is `topic-n`.
     pub(crate) topic: String,
 }
 
@@ -113,7 +113,7 @@ async fn publish(work: Work, publisher: usize, progress: Progress) {
     retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !open.is_empty() {
         retry.tick().await;
-        let mut options = MqttOptions::new(format!("publisher-{publisher}"), ("127.0.0.1", work.port));
+        let mut options = MqttOptions::new(format!("{}-{publisher}", work.topic), ("127.0.0.1", work.port));
         options.set_keep_alive(30).set_max_request_batch(64);
         let (client, events) = AsyncClient::builder(options).capacity(work.window).build();
         let mut polling = JoinSet::new();

@@ -143,6 +143,22 @@ impl Gateway {
         self.process.as_ref().expect("it runs").signal(Signal::SIGHUP);
     }
 
+    /// `tidegate reload`: its exit code, and what it answers, or why not.
+    pub(crate) async fn reload(&self) -> (i32, String) {
+        let config = self.config();
+        let ended = run(&["reload", "-c", config.to_str().unwrap()]).await;
+        let said = if ended.status.success() { ended.stdout } else { ended.stderr };
+        (ended.status.code().unwrap(), String::from_utf8(said).unwrap())
+    }
+
+    /// The same with `rest` as its file, which is taken.
+    pub(crate) async fn reload_to(&self, rest: &str) -> String {
+        self.configure(rest);
+        let (code, said) = self.reload().await;
+        assert_eq!(code, 0, "{said}\n{rest}\n{}", self.log());
+        said
+    }
+
     fn launch(&mut self) {
         let (log, config) = (self.room.file("log"), self.config());
         let run = ["run".as_ref(), "-c".as_ref(), config.as_os_str()];

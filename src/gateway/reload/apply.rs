@@ -424,3 +424,63 @@ fn may_settle(link: &Link, lanes: &Lanes) -> bool {
     let few = u64::try_from(links::window(&link.config)).unwrap_or(u64::MAX);
     is_moving && !rename::has_letters(lanes) && lanes.ledger().buffered <= few
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::thread::{self, ThreadId};
+    use std::time::Instant;
+
+    use super::super::super::build::keeping;
+    use super::super::steps::tests::config;
+    use super::*;
+    use crate::clock::{self, Clock, Moment};
+
+    /// A clock that panics on this thread once the folder is there.
+    #[derive(Debug)]
+    struct Trap {
+        folder: PathBuf,
+        thread: ThreadId,
+    }
+
+    impl Clock for Trap {
+        fn now(&self) -> Instant {
+            assert!(thread::current().id() != self.thread || !self.folder.exists(), "the trap of a test");
+            clock::now()
+        }
+
+        fn moment(&self) -> Moment {
+            clock::moment()
+        }
+    }
+
+    fn wanted(folder: &Path, name: &str, adopts: Option<&str>) -> Wanted {
+        let buffer = keeping(&folder.join(name));
+        Wanted { config: links::Config { buffer, ..config(name) }, adopts: adopts.map(LinkId::new) }
+    }
+
+    #[test]
+    fn r34_what_was_done_before_a_panic_is_known_and_can_be_undone() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path();
+        let (logs, _) = Lanes::open(&keeping(&folder.join("old")), 16, &[], &clock::system()).unwrap();
+        logs.close_here();
+        let clock: Arc<dyn Clock> = Arc::new(Trap { folder: folder.join("third"), thread: thread::current().id() });
+        let rename = Rename { folder, names: &[], clock: &clock };
+        let all = [wanted(folder, "new", Some("old")), wanted(folder, "second", None), wanted(folder, "third", None)];
+        let Opened { lanes, moved, carried, made, error } = open_all(&rename, &all);
+        assert!(error.is_some_and(|error| error.to_string().contains("opening the buffers has failed")));
+        assert_eq!(moved, [(folder.join("old"), folder.join("new"))]);
+        assert_eq!(carried.iter().map(|carried| carried.old.as_str()).collect::<Vec<_>>(), ["old"]);
+        assert_eq!(made, [folder.join("second"), folder.join("third")]);
+        let mut opened: Vec<_> = lanes.keys().map(LinkId::as_str).collect();
+        opened.sort_unstable();
+        assert_eq!(opened, ["new", "second"]);
+        // They can be closed, and opened again by those who had them.
+        lanes.values().flatten().for_each(Lanes::close_here);
+        for name in ["new", "second", "third"] {
+            let (logs, _) = Lanes::open(&keeping(&folder.join(name)), 16, &[], &clock::system()).unwrap();
+            logs.close_here();
+        }
+    }
+}

@@ -171,7 +171,7 @@ fn differs(own: &There<'_>, old: &Config, new: &Config) -> Does {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Duration;
 
     use super::*;
@@ -179,7 +179,7 @@ mod tests {
     use crate::links::{Active, Drain, Kind, RateLimit, Timing, kafka};
     use crate::units::ByteSize;
 
-    fn config(name: &str) -> Config {
+    pub(in super::super) fn config(name: &str) -> Config {
         let remote = kafka::Config::of(&["k:9092"]);
         Config {
             id: LinkId::new(name),
