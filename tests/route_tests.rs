@@ -174,6 +174,93 @@ fn r33_explain_says_what_a_question_that_nothing_takes_may_have_meant() {
 }
 
 #[test]
+fn r33_explain_and_tests_say_what_a_link_refuses_in_its_own_words() {
+    let file = r#"site: plant-7
+links:
+  cloud: { rabbitmq: { url: "amqp://u:p@127.0.0.1", exchange: telemetry } }
+  lake: { kafka: { brokers: "127.0.0.1:9092", max_message: 2KiB } }
+  hq: { mqtt: { url: "mqtt://127.0.0.1:2883", max_packet_size: 2KiB } }
+routes:
+  - { from: "broker/kafka/{line}", to: "lake/{line}" }
+  - { from: broker/mqtt/#, to: "hq/{rest}" }
+  - { from: broker/amqp/#, to: "cloud/{rest}" }
+  - { name: own, from: broker/local/#, to: "broker/{rest}" }
+  - { name: field, from: broker/field, to: [ "hq/{payload.to}", "broker/x/{payload.to}" ] }
+"#;
+    let folder = Folder::with(&[("routes.yaml", file)]);
+    let long = |bytes| "x".repeat(bytes);
+    for (topic, words) in [
+        ("kafka/", "topic `` is no Kafka topic"),
+        ("kafka/a b", "topic `a b` is no Kafka topic"),
+        ("kafka/..", "topic `..` is no Kafka topic"),
+        (&format!("kafka/{}", long(250)), "is no Kafka topic"),
+        ("mqtt", "`` is no topic: a topic has at least one character"),
+        (&format!("amqp/{}", long(256)), "topic: its routing key has 256 bytes, and RabbitMQ takes 255"),
+        ("amqp/a.b", "topic `a.b` holds a dot"),
+        ("local", "a topic has at least one character"),
+        ("local/$SYS/a", "below `$SYS/` are the gateway's own values"),
+    ] {
+        let told = folder.expect(0, &["explain", topic]);
+        let lost = if topic.starts_with("local") { "    not delivered: " } else { "    dead letter: " };
+        let line = told.lines().find_map(|line| line.strip_prefix(lost)).unwrap_or_else(|| panic!("{topic}: {told}"));
+        assert!(line.contains(words), "{told}");
+    }
+    for topic in [&format!("kafka/{}", long(249)), "mqtt/a/b", &format!("amqp/{}", long(255)), "local/a"] {
+        let told = folder.expect(0, &["explain", topic]);
+        assert!(!told.contains("dead letter") && !told.contains("not delivered"), "{told}");
+    }
+    folder.file("large.json", &"x".repeat(2048));
+    for topic in ["kafka/a", "mqtt/a"] {
+        let told = folder.expect(0, &["explain", topic, "--payload", "large.json"]);
+        assert!(told.contains("    dead letter: too large: "), "{told}");
+    }
+    let told = folder.expect(0, &["explain", "mqtt/a", "--response-topic", "a/+"]);
+    assert!(told.contains("    dead letter: `response topic` is a topic with wildcards"), "{told}");
+    let told = folder.expect(0, &["explain", "field"]);
+    assert!(
+        told.contains("> broker/x/{payload.to}  by field, qos 1\n    not delivered: transform: route `field`: "),
+        "{told}"
+    );
+
+    let tests = r#"tests:
+  - { name: none, message: { topic: mqtt }, expect: { to: "hq/" } }
+  - { name: letter, message: { topic: mqtt }, expect: { to: "hq/", dead_letter: no topic } }
+  - { name: own, message: { topic: local/$SYS/a }, expect: [] }
+"#;
+    folder.file("routes.test.yaml", tests);
+    let told = folder.expect(1, &["test", "routes.test.yaml"]);
+    for line in [
+        "FAILED routes.test.yaml: none",
+        "    hq/: a dead letter, which is not expected: `` is no topic: a topic has at least one character",
+        "ok routes.test.yaml: letter",
+        "    broker/$SYS/a: not expected, not delivered: below `$SYS/` are the gateway's own values",
+    ] {
+        assert!(told.lines().any(|told| told == line), "{line}: {told}");
+    }
+}
+
+#[test]
+fn r33_explain_says_why_wildcards_leave_out_what_begins_with_a_dollar() {
+    let routes = |more: &str| {
+        let hq = r#"links: { hq: { mqtt: { url: "mqtt://127.0.0.1:2883" } } }"#;
+        Folder::with(&[(
+            "routes.yaml",
+            &format!("{hq}\nroutes:\n  - {{ name: all, from: broker/#, to: \"hq/{{topic}}\" }}\n{more}"),
+        )])
+    };
+    let topic = "$SYS/broker/uptime";
+    let told = routes("").expect(1, &["explain", topic]);
+    let hint = "hint: a topic that begins with `$` goes only through routes whose `from` names its first level (`$SYS/#`): \
+                wildcards leave it out; ";
+    assert!(told.contains(&format!("{hint}and none does\n")), "{told}");
+    let load = "  - { name: load, from: \"broker/$SYS/broker/load/#\", to: \"hq/{topic}\" }\n";
+    let told = routes(load).expect(1, &["explain", topic]);
+    assert!(told.contains(&format!("{hint}and there `load` ($SYS/broker/load/#) does not take this one\n")), "{told}");
+    let told = routes(load).expect(0, &["explain", "$SYS/broker/load/x"]);
+    assert!(!told.contains("hint:"), "{told}");
+}
+
+#[test]
 fn explain_takes_a_time_as_people_write_it() {
     let routes = "links: { hq: { mqtt: { url: \"mqtt://127.0.0.1:2883\" } } }\nroutes: [ { from: broker/a, where: time == 1795651200250, to: hq/a } ]\n";
     let folder = Folder::with(&[("routes.yaml", routes)]);

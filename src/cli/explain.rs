@@ -141,6 +141,11 @@ pub(super) fn said(said: &Said) -> String {
     }
 }
 
+/// What becomes of what is not sent.
+pub(super) fn lost(output: &Output) -> &'static str {
+    if output.target == "broker" { "not delivered" } else { "dead letter" }
+}
+
 fn output(output: &Output) -> Vec<String> {
     let Output { target, destination, qos, .. } = output;
     let by =
@@ -160,7 +165,7 @@ fn output(output: &Output) -> Vec<String> {
         lines.push(format!("    batch: {batch}"));
     }
     if let Some(failure) = &output.failure {
-        lines.push(format!("    dead letter: {failure}"));
+        lines.push(format!("    {}: {failure}", lost(output)));
         return lines;
     }
     lines.extend(output.key.iter().map(|key| format!("    key {key}")));

@@ -153,7 +153,7 @@ fn compare(expected: &[Expected], outputs: Vec<Output>, arrivals: &[Arrived]) ->
     told.extend(left.into_iter().flatten().map(|output| {
         let by = output.route.as_deref().unwrap_or_default();
         match &output.failure {
-            Some(reason) => format!("{}: not expected, a dead letter: {reason}", address(&output)),
+            Some(reason) => format!("{}: not expected, {}: {reason}", address(&output), lost(&output)),
             None => format!("{}: not expected, by route `{by}`", address(&output)),
         }
     }));
@@ -175,6 +175,12 @@ fn reasons(expected: &Expected, arrivals: &[Arrived]) -> Vec<String> {
     reasons
 }
 
+/// The words of [`explain::lost`] in a sentence.
+fn lost(output: &Output) -> String {
+    let article = if output.target == "broker" { "" } else { "a " };
+    format!("{article}{}", explain::lost(output))
+}
+
 fn address(output: &Output) -> String {
     format!("{}/{}", output.target, output.destination)
 }
@@ -187,7 +193,7 @@ fn differences(expected: &Expected, output: &Output) -> Vec<String> {
     }
     // Nothing else of it says anything: it is not sent.
     if let (None, Some(reason)) = (&expected.dead_letter, &output.failure) {
-        told.push(format!("a dead letter, which is not expected: {reason}"));
+        told.push(format!("{}, which is not expected: {reason}", lost(output)));
         return told;
     }
     let mut differ = |what: &str, wanted: Option<String>, found: Option<String>| {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use super::Config;
 use crate::clock;
 use crate::hub::{self, Source};
-use crate::links::Kind;
-use crate::router::{Endpoint, From, LinkId, Table};
+use crate::links::{self, Kind};
+use crate::message::Envelope;
+use crate::router::{Endpoint, From, LinkId, Pattern, Route, Table};
 
 pub use crate::hub::{Arrived, Explanation, Output, Question, Said, Step, WrongMessage};
 
@@ -72,8 +73,12 @@ impl Routes {
         let mut question = question.clone();
         question.client_id = question.client_id.filter(|_| source.channel.is_none());
         let message = question.message(&self.config.site, clock::wall())?;
-        let mut explanation = hub::explain(&self.table, &source, &message);
-        explanation.outputs.iter_mut().for_each(|output| self.name_as_there(output));
+        let judge = |link: &LinkId, envelope: Envelope| match self.link(link.as_str()) {
+            Some(link) => link.kind.judge(envelope, &self.config.site),
+            None => Ok(envelope.destination.into()),
+        };
+        let mut explanation = hub::explain(&self.table, &source, &message, &judge);
+        explanation.outputs.iter_mut().for_each(|output| self.say_qos(output));
         if !explanation.is_taken() {
             explanation.hints = self.hints(&source, &question.topic);
         }
@@ -82,6 +87,15 @@ impl Routes {
 
     /// What a question may have meant that no route takes.
     fn hints(&self, source: &Source, topic: &str) -> Vec<String> {
+        let here = |from: &From| from.endpoint == source.from && from.channel.as_deref() == source.channel.as_deref();
+        let begins = self.config.routes.iter().flat_map(|route| route.from.iter().map(move |from| (route, from)));
+        if topic.starts_with('$') {
+            let there = begins.filter(|(_, from)| here(from));
+            return vec![not_by_wildcards(
+                topic,
+                there.filter_map(|(route, from)| Some((route, from.pattern.as_ref()?))),
+            )];
+        }
         if source.from == Endpoint::Broker {
             let (first, rest) = topic.split_once('/').unwrap_or_default();
             let is_link = self.links().any(|link| link == first);
@@ -95,8 +109,6 @@ impl Routes {
                 _ => Vec::new(),
             };
         }
-        let here = |from: &From| from.endpoint == source.from && from.channel.as_deref() == source.channel.as_deref();
-        let begins = self.config.routes.iter().flat_map(|route| route.from.iter().map(move |from| (route, from)));
         if source.channel.is_none() || begins.clone().any(|(_, from)| here(from)) {
             return Vec::new();
         }
@@ -108,17 +120,14 @@ impl Routes {
         told.collect()
     }
 
-    /// A routing key as RabbitMQ will see it, and the QoS that an MQTT link publishes with.
-    fn name_as_there(&self, output: &mut Output) {
-        let link = self.config.links.iter().find(|link| link.id.as_str() == output.target);
-        if let Some(Kind::Mqtt(mqtt)) = link.map(|link| &link.kind) {
+    fn link(&self, name: &str) -> Option<&links::Config> {
+        self.config.links.iter().find(|link| link.id.as_str() == name)
+    }
+
+    /// The QoS that an MQTT link publishes with.
+    fn say_qos(&self, output: &mut Output) {
+        if let Some(Kind::Mqtt(mqtt)) = self.link(&output.target).map(|link| &link.kind) {
             output.qos = output.qos.clamp(1, mqtt.qos.bits());
-        }
-        if let (Some(Kind::Rabbitmq(rabbitmq)), None) = (link.map(|link| &link.kind), &output.failure) {
-            match rabbitmq.routing_key(&output.destination) {
-                Ok(key) => output.destination = key,
-                Err(reason) => output.failure = Some(reason),
-            }
         }
     }
 
@@ -129,7 +138,7 @@ impl Routes {
         if name == "broker" {
             return Ok(Source { from: Endpoint::Broker, channel: None, takes_copies: false });
         }
-        let Some(link) = self.config.links.iter().find(|link| link.id.as_str() == name) else {
+        let Some(link) = self.link(name) else {
             let known: Vec<_> = self.config.links.iter().map(|link| link.id.as_str()).chain(["broker"]).collect();
             return Err(QuestionError::NoLink { link: name.to_owned(), known: known.join(", ") });
         };
@@ -149,4 +158,19 @@ impl Routes {
         };
         Ok(Source { from: Endpoint::Link(LinkId::new(name)), channel, takes_copies: false })
     }
+}
+
+/// Why no route takes a topic that begins with `$`. `there`: the patterns of those that begin where it comes from.
+fn not_by_wildcards<'r>(topic: &str, there: impl Iterator<Item = (&'r Route, &'r Pattern)>) -> String {
+    let first = topic.split('/').next().unwrap_or_default();
+    let names_it = |pattern: &Pattern| pattern.as_str().split('/').next() == Some(first);
+    let named = there.filter(|(_, pattern)| names_it(pattern)).take(BEGINNINGS_MAX);
+    let named: Vec<_> = named.map(|(route, pattern)| format!("`{}` ({pattern})", route.name)).collect();
+    let found = match named.as_slice() {
+        [] => "and none does".to_owned(),
+        named => format!("and there {} does not take this one", named.join(", ")),
+    };
+    format!(
+        "a topic that begins with `$` goes only through routes whose `from` names its first level (`{first}/#`): wildcards leave it out; {found}"
+    )
 }

@@ -8,10 +8,10 @@ use serde_json::Value as Json;
 
 use super::Source;
 use super::locals::{LOCALS_MAX, depth};
-use super::plan::{self, CHAIN_MAX, Gates, Plan};
+use super::plan::{self, CHAIN_MAX, Gates, LinkTarget, Plan};
 use crate::clock::{Moment, WallMs};
-use crate::message::{Message, MessageId, Origin, Properties, Qos};
-use crate::router::{Arrival, Captures, Endpoint, Gate, Held, Route, Subject, Table, Unpack, Verdict, View};
+use crate::message::{Envelope, Message, MessageId, Origin, Properties, Qos};
+use crate::router::{Arrival, Captures, Endpoint, Gate, Held, LinkId, Route, Subject, Table, Unpack, Verdict, View};
 use crate::topic::{TopicError, TopicName};
 use crate::units::show_duration;
 
@@ -144,7 +144,7 @@ pub struct Output {
     pub route: Option<String>,
     /// `broker`, or the link's name.
     pub target: String,
-    /// A topic, a routing key (its levels ended by `/`), a Kafka topic.
+    /// As the target names it: a topic, a routing key, a Kafka topic. Of what is not sent as the route has it.
     pub destination: String,
     /// The Kafka key, where the route names one.
     pub key: Option<String>,
@@ -168,7 +168,7 @@ pub struct Output {
     pub response_topic: Option<String>,
     /// How it is sent together with others; the payload is that of one.
     pub batch: Option<String>,
-    /// Why it becomes a dead letter and is not sent (R28).
+    /// Why it is not sent: it becomes a dead letter (R28); for the broker, why it is not delivered.
     pub failure: Option<String>,
 }
 
@@ -180,9 +180,12 @@ impl Explanation {
     }
 }
 
+/// What a link makes of a record: how its remote names the destination; or why it can never be sent, the reason of its dead letter.
+pub type Judge<'j> = dyn Fn(&LinkId, Envelope) -> Result<String, String> + 'j;
+
 /// What an offer of `message` from `source` would do, by the plan that it would follow. The gates of `table` remember it.
 #[must_use]
-pub fn explain(table: &Table, source: &Source, message: &Message) -> Explanation {
+pub fn explain(table: &Table, source: &Source, message: &Message, judge: &Judge<'_>) -> Explanation {
     let plan = plan::plan(table, source, message, Gates { offer: Some(0), has_samples: false });
     for pass in &plan.passes {
         table.enter(pass);
@@ -199,7 +202,7 @@ pub fn explain(table: &Table, source: &Source, message: &Message) -> Explanation
         let arrival = Arrival { from: &Endpoint::Broker, channel: None, topic, subject: &subject };
         arrivals.push(arrived(table, &plan, &arrival, Some(at)));
     }
-    Explanation { arrivals, outputs: outputs(table, &plan, message), hints: Vec::new() }
+    Explanation { arrivals, outputs: outputs(table, &plan, message, judge), hints: Vec::new() }
 }
 
 /// `local`: its place among the plan's, where a route wrote it.
@@ -347,7 +350,7 @@ fn shown(payload: &Bytes) -> String {
     }
 }
 
-fn outputs(table: &Table, plan: &Plan, message: &Message) -> Vec<Output> {
+fn outputs(table: &Table, plan: &Plan, message: &Message, judge: &Judge<'_>) -> Vec<Output> {
     let name = |at: usize| table.routes().get(at).map(|route| route.name.to_string());
     let local = plan.locals.iter().map(|local| Output {
         route: local.by.and_then(name),
@@ -355,18 +358,47 @@ fn outputs(table: &Table, plan: &Plan, message: &Message) -> Vec<Output> {
         destination: local.topic.to_string(),
         ..output(local.message.as_deref().unwrap_or(message))
     });
-    let links = plan.links.iter().map(|target| Output {
-        route: name(target.by),
-        target: target.link.to_string(),
-        destination: target.destination.to_string(),
-        key: target.key.as_ref().map(|key| key.to_string()),
-        ttl_s: target.ttl.map(|ttl| ttl.as_secs()),
-        priority: Some(target.lane.name()),
-        batch: target.batch.as_deref().and_then(|route| Some(table.batch(route)?.to_string())),
-        failure: target.failure.clone(),
-        ..output(target.message.as_deref().unwrap_or(message))
+    let refused = |route: Option<String>, topic: &str, why: String| Output {
+        route,
+        target: "broker".to_owned(),
+        destination: topic.to_owned(),
+        failure: Some(why),
+        ..output(message)
+    };
+    let bad_topics =
+        plan.bad_topics.iter().map(|bad| refused(Some(bad.route.to_string()), &bad.topic, bad.why.to_string()));
+    let unmade = plan.unmade.iter().map(|unmade| refused(name(unmade.by), &unmade.to, unmade.why.clone()));
+    let links = plan.links.iter().map(|target| {
+        let message = target.message.as_deref().unwrap_or(message);
+        let judged = target.failure.clone().map_or_else(|| judge(&target.link, envelope(target, message)), Err);
+        let (destination, failure) = match judged {
+            Ok(destination) => (destination, None),
+            Err(reason) => (target.destination.to_string(), Some(reason)),
+        };
+        Output {
+            route: name(target.by),
+            target: target.link.to_string(),
+            destination,
+            key: target.key.as_ref().map(|key| key.to_string()),
+            ttl_s: target.ttl.map(|ttl| ttl.as_secs()),
+            priority: Some(target.lane.name()),
+            batch: target.batch.as_deref().and_then(|route| Some(table.batch(route)?.to_string())),
+            failure,
+            ..output(message)
+        }
     });
-    local.chain(links).collect()
+    local.chain(bad_topics).chain(unmade).chain(links).collect()
+}
+
+fn envelope(target: &LinkTarget, message: &Message) -> Envelope {
+    Envelope {
+        destination: target.destination.to_string().into(),
+        key: target.key.as_ref().map(|key| key.to_string().into()),
+        ordinal: target.ordinal,
+        failure: None,
+        batch: target.batch.as_deref().map(Into::into),
+        message: message.clone(),
+    }
 }
 
 fn output(message: &Message) -> Output {

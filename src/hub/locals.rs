@@ -83,8 +83,9 @@ mod tests {
     use super::super::plan::{CHAIN_MAX, Gates, Plan, plan};
     use super::super::{Source, explain};
     use super::*;
+    use crate::message::Envelope;
     use crate::message::tests_support::message;
-    use crate::router::{Change, Endpoint, Form, From, Gate, Held, Route, Table, Template, To};
+    use crate::router::{Change, Endpoint, Form, From, Gate, Held, LinkId, Route, Table, Template, To};
 
     /// `payload`: what the route makes of it.
     fn route(name: &str, from: &[&str], to: &[&str], payload: Option<&str>) -> Route {
@@ -97,6 +98,11 @@ mod tests {
                 to.iter().map(|to| To::parse(to).unwrap()).collect(),
             )
         }
+    }
+
+    /// A link that takes whatever there is.
+    fn anywhere(_link: &LinkId, envelope: Envelope) -> Result<String, String> {
+        Ok(envelope.destination.into())
     }
 
     fn from_broker() -> Source {
@@ -195,7 +201,7 @@ mod tests {
         let cut = planned(&table, "c1", b"");
         assert_eq!((cut.links.len(), cut.held.to_vec()), (0, vec![(CHAIN_MAX + 1, Held::TooFar)]));
         assert!(cut.locals.iter().any(|local| local.topic.as_str() == "c10"));
-        let told = explain(&table, &from_broker(), &message("c1", b""));
+        let told = explain(&table, &from_broker(), &message("c1", b""), &anywhere);
         let verdicts: Vec<_> = told.arrivals.iter().flat_map(|at| &at.routes).map(|said| said.verdict).collect();
         let count = |word| verdicts.iter().filter(|verdict| **verdict == word).count();
         assert_eq!((count("taken"), count("too_far")), (CHAIN_MAX + 1, 1));
@@ -223,7 +229,7 @@ mod tests {
         let plan = planned(&table, "t", b"");
         assert_eq!(plan.locals.len(), LOCALS_MAX);
         assert!(plan.held.iter().any(|(_, held)| *held == Held::TooMany));
-        let told = explain(&table, &from_broker(), &message("t", b""));
+        let told = explain(&table, &from_broker(), &message("t", b""), &anywhere);
         assert!(told.arrivals.iter().flat_map(|at| &at.routes).any(|said| said.verdict == "too_many"));
     }
 

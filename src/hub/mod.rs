@@ -40,7 +40,7 @@ pub use crate::buffer::{Mark, MarkSender, Rejected, Watcher};
 pub use crate::router::Batch;
 pub use answers::{Answer, Answers};
 pub use copies::{KeptChanges, KeptPage, OriginKey};
-pub use explain::{Arrived, Explanation, Output, Question, Said, Step, WrongMessage, explain};
+pub use explain::{Arrived, Explanation, Judge, Output, Question, Said, Step, WrongMessage, explain};
 pub use logged::{Logged, Tails};
 pub use receipt::Receipt;
 pub use samples::{HELD_BYTES_MAX, HELD_MAX, HeldRow};

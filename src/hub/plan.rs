@@ -35,6 +35,8 @@ pub(super) struct Plan {
     pub(super) links: Reused<Vec<LinkTarget>>,
     /// Where it was to be delivered locally, and is not.
     pub(super) bad_topics: Vec<BadTopic>,
+    /// What a route could not make for it; among what is held too.
+    pub(super) unmade: Vec<Unmade>,
     /// What routes held back or could not make, each with its place in the table.
     pub(super) held: SmallVec<[(usize, Held); 2]>,
     /// What has gone through gates, and is to be remembered there once it is accepted.
@@ -87,6 +89,16 @@ pub(super) struct BadTopic {
     pub(super) route: Arc<str>,
     pub(super) topic: String,
     pub(super) why: NotLocal,
+}
+
+/// What a route could not make for the built-in broker.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Unmade {
+    /// The route's place in the table.
+    pub(super) by: usize,
+    /// Its `to`, as it is written.
+    pub(super) to: Arc<str>,
+    pub(super) why: String,
 }
 
 /// Why nobody may publish there. Clients are held to the same.
@@ -446,7 +458,8 @@ impl Asking<'_> {
             Ok(destination) => destination,
             Err(error) => {
                 tracing::debug!(error, "not delivered locally");
-                return plan.held.push((*at, Held::Failed));
+                plan.held.push((*at, Held::Failed));
+                return plan.unmade.push(Unmade { by: *at, to: to.template.as_str().into(), why: error });
             }
         };
         match local_topic(&destination) {
@@ -521,8 +534,9 @@ pub(super) fn key_of<'r>(route: &'r Route, to: &To) -> Option<&'r Template> {
 impl Plan {
     /// No route takes it, nobody holds it back, and it is no client's publish.
     pub(super) fn is_nothing(&self) -> bool {
-        let Self { locals, links, bad_topics, held, passes, behind, is_behind_store, sampled, ordinals: _ } = self;
-        let goes_nowhere = locals.is_empty() && links.is_empty() && bad_topics.is_empty();
+        let Self { locals, links, bad_topics, unmade, held, passes, behind, is_behind_store, sampled, ordinals: _ } =
+            self;
+        let goes_nowhere = locals.is_empty() && links.is_empty() && bad_topics.is_empty() && unmade.is_empty();
         let is_gated = !passes.is_empty() || !behind.is_empty() || *is_behind_store || !sampled.is_empty();
         goes_nowhere && held.is_empty() && !is_gated
     }

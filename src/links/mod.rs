@@ -35,6 +35,9 @@ pub use runner::{Outflow, run_replay, run_sink, run_source, window};
 pub use secret::Secret;
 pub use tls::Tls;
 
+/// About as long as a record's in its log.
+const SEQ: &str = "0123456789abcdef-1-100000";
+
 /// A link as `routes.yaml` describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -93,6 +96,26 @@ impl Kind {
             Self::Mqtt(_) => "mqtt",
             Self::Rabbitmq(_) => "rabbitmq",
             Self::Kafka(_) => "kafka",
+        }
+    }
+
+    /// Where a record goes to there, as the remote names it. What only the remote knows (its own limits and rights) is not looked at.
+    ///
+    /// # Errors
+    /// It can never be sent: the reason of its dead letter, in the words of the link itself.
+    pub fn judge(&self, envelope: Envelope, site: &Arc<str>) -> Result<String, String> {
+        let record = Outgoing {
+            place: Place::default(),
+            seq: SEQ.to_owned(),
+            backfill: false,
+            envelope,
+            expiry_left_s: None,
+            expired_before: 0,
+        };
+        match self {
+            Self::Mqtt(mqtt) => mqtt.judge(&record, site).map(|()| record.envelope.destination.into()),
+            Self::Rabbitmq(rabbitmq) => rabbitmq.judge(&record, site),
+            Self::Kafka(kafka) => kafka.judge(&record, site),
         }
     }
 }

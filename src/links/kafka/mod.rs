@@ -15,6 +15,8 @@
 //!
 //! What this module must not know: buffers, backoff, windows, dead letters. The runner does those for all kinds.
 
+use super::Outgoing;
+
 mod client;
 mod config;
 mod examine;
@@ -33,3 +35,13 @@ pub use mapping::WRITTEN_HEADERS;
 pub(super) use mapping::tests::back as hop;
 pub use sink::{KafkaSink, KafkaSinkConnection};
 pub use source::{KafkaSource, KafkaSourceConnection, KafkaToken};
+
+impl Config {
+    /// The Kafka topic that a record has there.
+    ///
+    /// # Errors
+    /// It can never be sent: the reason of its dead letter.
+    pub fn judge(&self, record: &Outgoing, site: &str) -> Result<String, String> {
+        mapping::outgoing(record, site, self.message_bytes_max).map(|mapped| mapped.topic)
+    }
+}

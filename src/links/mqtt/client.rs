@@ -300,11 +300,13 @@ impl Settings {
         }
         Ok(leave)
     }
+}
 
+impl Config {
     /// Largest packet that may be sent: ours and the remote's limit.
-    pub(super) fn packet_max(&self, granted: Granted) -> u64 {
-        let remote = granted.packet_max.map_or(PACKET_BYTES_MAX, u64::from);
-        self.config.max_packet_size.0.min(remote)
+    pub(super) fn packet_max(&self, granted: Option<u32>) -> u64 {
+        let remote = granted.map_or(PACKET_BYTES_MAX, u64::from);
+        self.max_packet_size.0.min(remote)
     }
 }
 
@@ -427,11 +429,10 @@ impl Client {
 
     /// Encoded size of a PUBLISH, packet id included.
     pub(super) fn size(&self, publish: &Publish) -> u64 {
-        let size = match self {
+        match self {
             Self::V4(_) => v4::size(publish),
             Self::V5(_) => v5::size(publish),
-        };
-        u64::try_from(size).unwrap_or(u64::MAX)
+        }
     }
 
     /// Subscribes; the answers are in the order of `filters`.

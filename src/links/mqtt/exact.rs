@@ -227,9 +227,8 @@ impl Exact {
     }
 
     /// Encoded size of a PUBLISH.
-    pub(super) fn size(&self, publish: &Publish) -> usize {
-        let properties = properties(publish);
-        parts(publish, &properties).encoded_len(self.version).unwrap_or(usize::MAX)
+    pub(super) fn size(&self, publish: &Publish) -> u64 {
+        size(publish, self.version)
     }
 
     /// Waits for one thing to happen, and does what it asks for. Cancel safe.
@@ -504,6 +503,13 @@ fn properties(publish: &Publish) -> Properties {
     let own = headers::unstamped(&publish.properties).map(|(name, value)| (name.into(), value.into()));
     let stamps = publish.stamps.iter().map(|(name, value)| ((*name).into(), value.as_str().into()));
     Properties { user: own.chain(stamps).collect(), ..publish.properties.clone() }
+}
+
+/// Encoded size of a PUBLISH.
+pub(super) fn size(publish: &Publish, version: crate::wire::Version) -> u64 {
+    let properties = properties(publish);
+    let bytes = parts(publish, &properties).encoded_len(version);
+    bytes.ok().and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(u64::MAX)
 }
 
 fn parts<'a>(publish: &'a Publish, properties: &'a Properties) -> PublishParts<'a> {

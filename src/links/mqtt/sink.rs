@@ -10,10 +10,10 @@ use super::client::{Asked, Direction, Granted, IN_FLIGHT_MAX, Live, Pending, Pub
 use super::dial::Leave;
 use super::exact::{self, ByExchanges, Exact};
 use super::kept::Kept;
-use super::{Config, Version};
+use super::{Config, Version, v4, v5};
 use crate::buffer::{EXCHANGES, Lanes, Place};
 use crate::links::{Answer, Confirmed, Identity, LinkError, Outgoing, Sent, Sink, SinkConnection};
-use crate::message::Qos;
+use crate::message::{Envelope, Qos};
 use crate::telemetry::shown::Shown;
 use crate::topic::TopicName;
 
@@ -95,7 +95,7 @@ impl Sink for MqttSink {
             return Err(LinkError::Misconfigured(words));
         }
         Ok(MqttSinkConnection {
-            packet_max: self.settings.packet_max(granted),
+            packet_max: self.settings.config.packet_max(granted.packet_max),
             qos_max: self.settings.config.qos.min(qos_max).max(Qos::AtLeastOnce),
             stamped: self.settings.config.version == Version::V5,
             site: Arc::clone(&self.site),
@@ -111,18 +111,12 @@ impl SinkConnection for MqttSinkConnection {
         if self.leaving.is_some() {
             return Ok(Sent::Full(Box::new(record)));
         }
-        if let Err(error) = TopicName::new(&record.envelope.destination) {
-            return Ok(Sent::Refused(format!("`{}` is no topic: {error}", record.envelope.destination)));
-        }
-        // The remote would end the connection for it.
-        if let Some((name, unfit)) = record.envelope.message.properties.unfit() {
-            return Ok(Sent::Refused(format!("`{}` is {unfit}", Shown(name))));
+        if let Some(reason) = unfit(&record.envelope) {
+            return Ok(Sent::Refused(reason));
         }
         let publish = Publish::of(&record, self.stamped.then_some(&*self.site), self.qos_max);
-        let size = self.size(&publish);
-        if size > self.packet_max {
-            let most = self.packet_max;
-            return Ok(Sent::Refused(format!("too large: a packet of {size} bytes, and at most {most} are taken")));
+        if let Some(reason) = too_large(self.size(&publish), self.packet_max) {
+            return Ok(Sent::Refused(reason));
         }
         match &mut self.carrier {
             Carrier::Crate { live, pending } => match live.client.publish(record.place, publish) {
@@ -245,7 +239,40 @@ impl MqttSinkConnection {
         }
         match &self.carrier {
             Carrier::Crate { live, .. } => live.client.size(publish),
-            Carrier::Exact { exact, .. } => u64::try_from(exact.size(publish)).unwrap_or(u64::MAX),
+            Carrier::Exact { exact, .. } => exact.size(publish),
         }
     }
+}
+
+impl Config {
+    /// Whether such a remote can be sent a record, as far as this side knows: the remote may set lower limits when it is connected to.
+    ///
+    /// # Errors
+    /// It can never be: the reason of its dead letter.
+    pub fn judge(&self, record: &Outgoing, site: &str) -> Result<(), String> {
+        if let Some(reason) = unfit(&record.envelope) {
+            return Err(reason);
+        }
+        let stamped_by = (self.version == Version::V5).then_some(site);
+        let publish = Publish::of(record, stamped_by, self.qos);
+        let bytes = match (self.qos, self.version) {
+            (Qos::ExactlyOnce, version) => exact::size(&publish, exact::version(version)),
+            (Qos::AtMostOnce | Qos::AtLeastOnce, Version::V4) => v4::size(&publish),
+            (Qos::AtMostOnce | Qos::AtLeastOnce, Version::V5) => v5::size(&publish),
+        };
+        too_large(bytes, self.packet_max(None)).map_or(Ok(()), Err)
+    }
+}
+
+/// What of a record MQTT has no form for: the remote would end the connection for it.
+fn unfit(envelope: &Envelope) -> Option<String> {
+    if let Err(error) = TopicName::new(&envelope.destination) {
+        return Some(format!("`{}` is no topic: {error}", envelope.destination));
+    }
+    let (name, unfit) = envelope.message.properties.unfit()?;
+    Some(format!("`{}` is {unfit}", Shown(name)))
+}
+
+fn too_large(bytes: u64, most: u64) -> Option<String> {
+    (bytes > most).then(|| format!("too large: a packet of {bytes} bytes, and at most {most} are taken"))
 }

@@ -105,8 +105,8 @@ pub(super) fn announce(client: &AsyncClient, topic: &str, state: &'static str) {
 }
 
 /// Encoded size with a packet id: fixed header (at most 5), topic behind its length, packet id, payload.
-pub(super) fn size(publish: &Publish) -> usize {
-    5 + 2 + publish.topic.len() + 2 + publish.payload.len()
+pub(super) fn size(publish: &Publish) -> u64 {
+    u64::try_from(5 + 2 + publish.topic.len() + 2 + publish.payload.len()).unwrap_or(u64::MAX)
 }
 
 /// One answer for each filter.

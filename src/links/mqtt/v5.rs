@@ -122,12 +122,12 @@ pub(super) fn announce(client: &AsyncClient, topic: &str, state: &'static str) {
 }
 
 /// Encoded size with a packet id.
-pub(super) fn size(publish: &Publish) -> usize {
+pub(super) fn size(publish: &Publish) -> u64 {
     let properties = Some(properties(publish.clone()));
     let mut packet =
         rumqttc_v5::Publish::new(publish.topic.clone(), wire_qos(publish.qos), publish.payload.clone(), properties);
     packet.pkid = 1;
-    packet.size()
+    u64::try_from(packet.size()).unwrap_or(u64::MAX)
 }
 
 /// R21: Retain Handling 1 and Retain As Published, so that a reconnect does not send everything again and a retained

@@ -292,7 +292,7 @@ impl Table {
     }
 }
 
-pub(super) fn routing_key(destination: &str, mapping: &Mapping) -> Result<ShortString, String> {
+fn routing_key(destination: &str, mapping: &Mapping) -> Result<ShortString, String> {
     let key = match (mapping.default_exchange, mapping.escape) {
         (true, _) => destination.to_owned(),
         (false, true) => escaped(destination),

@@ -16,6 +16,10 @@
 //!
 //! What this module must not know: buffers, backoff, windows, dead letters. The runner does those for all kinds.
 
+use std::sync::Arc;
+
+use super::Outgoing;
+
 mod client;
 mod config;
 mod confirm;
@@ -35,17 +39,22 @@ pub use sink::{RabbitSink, RabbitSinkConnection};
 pub use source::{RabbitSource, RabbitSourceConnection, RabbitToken};
 
 impl Config {
-    /// The routing key that a destination has there.
+    /// The routing key that a record has there. How many properties fit into a frame RabbitMQ says when it is connected to.
     ///
     /// # Errors
-    /// It has none: the reason of the dead letter (R27).
-    pub fn routing_key(&self, destination: &str) -> Result<String, String> {
-        let mapping = mapping::Mapping {
-            site: "".into(),
+    /// It can never be sent: the reason of its dead letter (R27).
+    pub fn judge(&self, record: &Outgoing, site: &Arc<str>) -> Result<String, String> {
+        let mapping = self.mapping(site, usize::MAX);
+        mapping::outgoing(record, &mapping).map(|mapped| mapped.routing_key.to_string())
+    }
+
+    /// How records are mapped, on a connection whose frames have so many bytes at most.
+    fn mapping(&self, site: &Arc<str>, frame_bytes_max: usize) -> mapping::Mapping {
+        mapping::Mapping {
+            site: Arc::clone(site),
             default_exchange: self.exchange.is_empty(),
             escape: self.topic_escape,
-            frame_bytes_max: 0,
-        };
-        mapping::routing_key(destination, &mapping).map(|key| key.to_string())
+            frame_bytes_max,
+        }
     }
 }

@@ -6,7 +6,6 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::Stream;
@@ -55,12 +54,7 @@ impl Sink for RabbitSink {
         let confirming = channel.confirm_select(ConfirmSelectOptions::default()).await;
         confirming.map_err(|error| client::classify(&error))?;
         let frame_max = client.connection.configuration().frame_max();
-        let mapping = Mapping {
-            site: Arc::clone(&self.identity.site),
-            default_exchange: self.config.exchange.is_empty(),
-            escape: self.config.topic_escape,
-            frame_bytes_max: usize::try_from(frame_max).unwrap_or(usize::MAX),
-        };
+        let mapping = self.config.mapping(&self.identity.site, usize::try_from(frame_max).unwrap_or(usize::MAX));
         Ok(RabbitSinkConnection {
             exchange,
             mandatory: self.config.mandatory,
