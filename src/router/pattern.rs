@@ -221,6 +221,13 @@ impl<'a> Captures<'a> {
         }
     }
 
+    /// Whether a final `#` stands for no level at all: `a/#` of `a`. Of `a/` it stands for one, which is empty.
+    #[must_use]
+    pub fn has_no_rest(&self) -> bool {
+        let rest = self.pattern.and_then(|pattern| Some((pattern.levels.len() - 1, pattern.levels.last()?)));
+        rest.is_some_and(|(at, last)| *last == Level::Rest && self.topic.split('/').nth(at).is_none())
+    }
+
     /// The captures with their names, but for the topic.
     pub fn all(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
         let names = self.pattern.into_iter().flat_map(Pattern::names).filter(|name| *name != "topic");

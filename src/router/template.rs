@@ -10,7 +10,7 @@ use super::view::{FIELDS, Field, Part as Value, View};
 
 /// A `to` or `key` template with `{captures}` and parts of the message.
 ///
-/// `{name}`, `{rest}`, `{topic}` and the like are filled in; where `{rest}` is empty, the `/` before it goes too (R29).
+/// `{name}`, `{rest}`, `{topic}` and the like are filled in; where `{rest}` is no level at all, the `/` before it goes too (R29).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Template {
     text: Box<str>,
@@ -208,7 +208,7 @@ impl Template {
     ) -> Result<(), Unfilled> {
         for part in &self.parts {
             let text = self.text_of(part, view, &fits)?;
-            if text.is_empty() && part.is_rest() && filled.ends_with('/') {
+            if text.is_empty() && part.is_rest() && filled.ends_with('/') && view.captures.has_no_rest() {
                 filled.pop();
             }
             filled.push_str(&text);
@@ -439,11 +439,17 @@ mod tests {
     }
 
     #[test]
-    fn r29_templates_are_filled_and_an_empty_rest_takes_its_slash_along() {
+    fn r29_templates_are_filled_and_a_rest_of_no_level_takes_its_slash_along() {
         for (template, pattern, topic, expected) in [
             ("{line}.{machine}", "factory/{line}/{machine}/telemetry", "factory/a/7/telemetry", "a.7"),
             ("cmd/{machine}/{rest}", "cmd/plant/{machine}/#", "cmd/plant/7/set/speed", "cmd/7/set/speed"),
             ("cmd/{machine}/{rest}", "cmd/plant/{machine}/#", "cmd/plant/7", "cmd/7"),
+            ("cmd/{machine}/{rest}", "cmd/plant/{machine}/#", "cmd/plant/7/", "cmd/7/"),
+            ("cmd/{machine}/{rest}", "cmd/plant/{machine}/#", "cmd/plant/7//", "cmd/7//"),
+            ("cmd/{machine}/{rest}", "cmd/plant/{machine}/#", "cmd/plant//", "cmd//"),
+            ("x/{rest}/y", "a/#", "a", "x/y"),
+            ("x/{rest}/y", "a/#", "a/", "x//y"),
+            ("x/{rest}", "#", "/", "x//"),
             ("{rest}", "a/#", "a", ""),
             ("x{rest}", "a/#", "a", "x"),
             ("{topic}", "a/#", "a/b", "a/b"),
@@ -617,7 +623,7 @@ mod tests {
             narrow in "(([ab]|\\+|\\{x\\}|\\{y\\})/){0,2}([ab]|\\{z\\}|#)",
             template in "(([ab]|\\{[xyz]\\}|\\{rest\\})/){0,2}([ab]|\\{[xyz]\\}|\\{rest\\}|\\{topic\\})",
             other in "(([ab]|\\{[xyz]\\}|\\{rest\\})/){0,2}([ab]|\\{[xyz]\\}|\\{rest\\}|\\{topic\\})",
-            topic in "[abc](/[abc]){0,3}",
+            topic in "[abc](/[abc]?){0,3}",
         ) {
             let (Ok(wide), Ok(narrow)) = (Pattern::parse(&wide), Pattern::parse(&narrow)) else { return Ok(()) };
             let [template, other] = [&template, &other].map(|text| Template::parse(text).unwrap());
@@ -634,9 +640,9 @@ mod tests {
 
         #[test]
         fn a_template_that_spells_its_pattern_gives_every_topic_back(
-            levels in prop::collection::vec(prop::sample::select(vec!["a", "b", "{x}", "{y}", "{z}"]), 0..4),
+            levels in prop::collection::vec(prop::sample::select(vec!["a", "b", "", "{x}", "{y}", "{z}"]), 0..4),
             has_rest in any::<bool>(),
-            topic in "[ab](/[ab]){0,4}",
+            topic in "[ab/]{1,7}",
         ) {
             let whole = |last: &str| {
                 let levels = levels.iter().copied().chain(has_rest.then_some(last));
@@ -655,10 +661,25 @@ mod tests {
         }
 
         #[test]
+        fn what_goes_under_another_prefix_comes_back_as_it_was(topic in "[ab/]{0,6}", prefix in "([ab]/){0,2}[ab]") {
+            let through = |from: &str, to: &str, topic: &str| {
+                let template = Template::parse(&format!("{to}/{{rest}}")).unwrap();
+                let (pattern, message) = (Pattern::parse(&format!("{from}/#")).unwrap(), message(topic, b""));
+                let (subject, captures) = (Subject::new(&message), pattern.captures(topic).unwrap());
+                template.fill(View::new(&subject, &captures)).unwrap().into_owned()
+            };
+            for topic in ["x".to_owned(), format!("x/{topic}")] {
+                let there = through("x", &prefix, &topic);
+                prop_assert_eq!(there.strip_prefix(&prefix), topic.strip_prefix('x'));
+                prop_assert_eq!(through(&prefix, "x", &there), topic);
+            }
+        }
+
+        #[test]
         fn what_a_template_makes_is_within_its_reach(
             template in "(([ab]|\\{x\\}|a\\{x\\}|\\{rest\\})/){0,3}([ab]|\\{x\\}|\\{rest\\}|\\{topic\\})",
             reader in "(([ab]|\\+)/){0,3}([ab]|\\+|#)",
-            topic in "[ab]/[ab]{1,2}(/[ab]){0,2}",
+            topic in "[ab]/[ab]{1,2}(/[ab]?){0,2}",
         ) {
             let template = Template::parse(&template).unwrap();
             let reader = Pattern::parse(&reader).unwrap();
