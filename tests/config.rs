@@ -609,3 +609,23 @@ fn many_thousand_routes_are_read() {
     std::fs::write(&file, text).unwrap();
     assert_eq!(loaded(file.to_str().unwrap()).routes.len(), 30_000);
 }
+
+#[test]
+fn r34_check_says_where_the_old_name_s_buffer_was_made_for_another_kind_of_link() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = folder.path().join("data/links/old");
+    std::fs::create_dir_all(&old).unwrap();
+    let file = folder.path().join("routes.yaml");
+    let text = "data_dir: data\nlinks: { new: { mqtt: { url: \"mqtt://127.0.0.1:2883\" }, renamed_from: old } }\n\
+                routes: [ { from: broker/a, to: new/a } ]\n";
+    std::fs::write(&file, text).unwrap();
+    for (kind, told) in [("mqtt", false), ("kafka", true)] {
+        std::fs::write(old.join("kind"), kind).unwrap();
+        let (code, out) = checked(file.to_str().unwrap(), &env());
+        assert_eq!(code, 0, "{out}");
+        let warned = "routes.yaml:2:71: warning: the buffer of `old` was made for a kafka link, and this one is mqtt: what is in it is \
+                      not taken over";
+        assert_eq!(out.contains(warned), told, "{out}");
+        assert_eq!(out.contains("`tidegate replay old --into new` sends copies by their topics"), told, "{out}");
+    }
+}

@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicBool;
 use arc_swap::ArcSwap;
 
 use super::reload::Origin;
+use super::rename::{Holds, holds};
 use super::{Config, Crews, Gateway, Link, Orphan, Parts, Replays, Shared, rename};
 use crate::broker::{self, Broker};
 use crate::buffer::{self, KIND, Lane, Lanes, Recovery};
@@ -76,6 +77,21 @@ pub enum BuildError {
         /// Its own.
         to: PathBuf,
     },
+    /// R34: the records of another kind of link have names that mean nothing to this one.
+    #[error(
+        "link `{link}`: `renamed_from: {old}`: what is in the buffer of `{old}` was named for a {was} link, and `{link}` is {is}: it is not taken \
+         over; take `renamed_from` away, and `tidegate replay {old} --into {link}` sends copies by their topics"
+    )]
+    OtherKind {
+        /// The link.
+        link: LinkId,
+        /// Its former name.
+        old: LinkId,
+        /// The kind that the buffer was made for.
+        was: String,
+        /// The link's.
+        is: &'static str,
+    },
     /// The broker's store.
     #[error("the broker's store: {0}")]
     Store(broker::StoreError),
@@ -117,7 +133,7 @@ impl BuildError {
                 77
             }
             Self::Data { .. } | Self::Buffer { .. } | Self::Heir { .. } | Self::Store(_) => 74,
-            Self::Renamed { .. } | Self::Auth(_) => 65,
+            Self::Renamed { .. } | Self::OtherKind { .. } | Self::Auth(_) => 65,
             Self::Locked { .. } | Self::Listener(_) | Self::Admin { .. } => 69,
         }
     }
@@ -210,10 +226,24 @@ pub(super) fn open_lanes(config: &links::Config, clock: &Arc<dyn Clock>) -> Resu
     let opened = Lanes::open(&config.buffer, links::window(config), &config.lanes, clock);
     let (lanes, recoveries) = opened.map_err(|error| BuildError::Buffer { link: config.id.clone(), error })?;
     report(config.id.as_str(), &recoveries);
+    let (is, was) = (config.kind.name(), kept_kind(&config.buffer.dir));
+    if let Some(was) = was.filter(|was| *was != is)
+        && holds(&lanes) == Holds::Owed
+    {
+        tracing::warn!(link = %config.id, "{}", named_for(&was, is));
+    }
     if let Err(error) = keep_kind(&config.buffer.dir, config.kind.name()) {
         tracing::warn!(link = %config.id, %error, "what kind of link this is cannot be kept beside its buffer: when the link is gone, a replay of it goes by topics");
     }
     Ok(Some(lanes))
+}
+
+/// What is said of a link that has become one of another kind while records wait in its buffer.
+pub(super) fn named_for(was: &str, is: &str) -> String {
+    format!(
+        "what waits in its buffer was named for a {was} link, and is sent to a {is} one by these names: what they do not fit becomes a dead letter; \
+         a link of another name would leave it where it is, and `tidegate replay` would send it by its topics"
+    )
 }
 
 /// By it a replay of what a link has left knows whether the names that routes gave are names to the link that it goes to. A torn one is as
@@ -228,7 +258,7 @@ fn keep_kind(dir: &Path, kind: &str) -> io::Result<()> {
 }
 
 /// None in a folder that an earlier version made.
-fn kept_kind(dir: &Path) -> Option<String> {
+pub(super) fn kept_kind(dir: &Path) -> Option<String> {
     fs::read_to_string(dir.join(KIND)).ok()
 }
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Config;
-use super::build::{BuildError, keeping};
+use super::build::{BuildError, keeping, kept_kind};
 use super::heir::Heir;
 pub(super) use super::heir::Holds;
 use crate::buffer::{Lanes, Ledger, OpenError};
@@ -55,9 +55,9 @@ pub(super) fn carry(config: &Config, clock: &Arc<dyn Clock>) -> Result<Vec<Carri
     for link in &config.links {
         let Some(old) = &link.renamed_from else { continue };
         if folder.join(old.as_str()).is_dir() {
-            match rename.carry(&link.id, old, &mut Moves::new()) {
+            match rename.carry(link, old, &mut Moves::new()) {
                 Ok(done) => carried.extend(done),
-                Err(error @ (BuildError::Renamed { .. } | BuildError::Heir { .. })) => {
+                Err(error @ (BuildError::Renamed { .. } | BuildError::Heir { .. } | BuildError::OtherKind { .. })) => {
                     tracing::error!(link = %link.id, %old, "the buffer of the old name stays where it is, as an orphan: {error}");
                 }
                 Err(error) => return Err(error),
@@ -74,13 +74,22 @@ pub(super) fn carry(config: &Config, clock: &Arc<dyn Clock>) -> Result<Vec<Carri
 
 impl Rename<'_> {
     /// Answers what was moved, if anything was; `moves` has it also after an error.
-    pub(super) fn carry(&self, link: &LinkId, old: &LinkId, moves: &mut Moves) -> Result<Option<Carried>, BuildError> {
+    pub(super) fn carry(
+        &self,
+        config: &links::Config,
+        old: &LinkId,
+        moves: &mut Moves,
+    ) -> Result<Option<Carried>, BuildError> {
+        let (link, is) = (&config.id, config.kind.name());
         let (from, to) = (self.folder.join(old.as_str()), self.folder.join(link.as_str()));
         if !from.is_dir() {
             return Ok(None);
         }
         let held = self.holds(&from);
         let held = held.map_err(|error| BuildError::Heir { link: link.clone(), old: old.clone(), error })?;
+        if let Some(was) = kept_kind(&from).filter(|was| *was != is && held != Holds::Nothing) {
+            return Err(BuildError::OtherKind { link: link.clone(), old: old.clone(), was, is });
+        }
         let own = to.is_dir().then(|| self.holds(&to)).transpose();
         let own = own.map_err(|error| BuildError::Buffer { link: link.clone(), error })?;
         let heir = Heir::of(held, own);
@@ -234,10 +243,46 @@ mod tests {
         }
     }
 
+    fn kafka(name: &str) -> links::Config {
+        links::Config {
+            id: LinkId::new(name),
+            kind: links::Kind::Kafka(links::kafka::Config::of(&["k:9092"])),
+            buffer: keeping(Path::new("unused")),
+            lanes: vec![Lane::Normal],
+            has_sink: true,
+            sources: Vec::new(),
+            timing: links::Timing::default(),
+            rate: None,
+            active: None,
+            takes_copies: false,
+            drain: links::Drain::Fifo,
+            in_flight: None,
+            renamed_from: None,
+        }
+    }
+
     fn carry_all(links: &Path) -> Result<Option<Carried>, BuildError> {
         let names = [LinkId::new("new"), LinkId::new("new_1")];
         let rename = Rename { folder: links, names: &names, clock: &clock::system() };
-        rename.carry(&LinkId::new("new"), &LinkId::new("old"), &mut Moves::new())
+        rename.carry(&kafka("new"), &LinkId::new("old"), &mut Moves::new())
+    }
+
+    #[test]
+    fn r34_what_was_named_for_another_kind_of_link_is_not_taken_over() {
+        for (records, kind, taken) in [(1, "mqtt", false), (1, "kafka", true), (0, "mqtt", true)] {
+            let links = tempfile::tempdir().unwrap();
+            put(&links.path().join("old"), records);
+            fs::write(links.path().join("old").join(crate::buffer::KIND), kind).unwrap();
+            let done = carry(links.path());
+            assert_eq!(links.path().join("new").exists(), taken, "{records} of {kind}: {done:?}");
+            if !taken {
+                let error = done.unwrap_err();
+                assert_eq!(error.exit_code(), 65);
+                let said = error.to_string();
+                assert!(said.contains("named for a mqtt link, and `new` is kafka"), "{said}");
+                assert!(said.contains("`tidegate replay old --into new`"), "{said}");
+            }
+        }
     }
 
     fn carry(links: &Path) -> Result<bool, BuildError> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Resolver;
 use super::value::{Item, Section};
+use crate::buffer::KIND;
 use crate::config::keys;
 use crate::config::raw::{Entry, Value};
 use crate::config::source::Place;
@@ -162,6 +163,18 @@ impl Resolver<'_> {
     pub(super) fn check_new_names(&mut self, site: &str, links: &[Draft<'_>]) {
         for link in links {
             let (Some((old, place)), Some(config)) = (&link.old, link.known()) else { continue };
+            let is = config.kind.name();
+            let kind = config.buffer.dir.with_file_name(old).join(KIND);
+            // Without secrets nothing of this machine is looked at.
+            let was = if self.env.no_secrets { None } else { (self.env.file)(&kind).ok() };
+            if let Some(was) = was.filter(|was| *was != is) {
+                let wrong = format!(
+                    "the buffer of `{old}` was made for a {was} link, and this one is {is}: what is in it is not taken over"
+                );
+                let hint = format!("`tidegate replay {old} --into {}` sends copies by their topics", link.name);
+                self.mistakes.warning(place, wrong, hint);
+                continue;
+            }
             let mut warn = |key: &str, was: String, lost: &str| {
                 let wrong = format!("by its old name the link's `{key}` was `{was}`: {lost}");
                 self.mistakes.warning(place, wrong, format!("set `{key}: {was}`"));

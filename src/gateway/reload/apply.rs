@@ -156,6 +156,7 @@ impl Shared {
                 let error = OpenError::Io { path: folder(&old), error };
                 Trouble::of(&BuildError::Heir { link, old, error })
             }
+            Why::OtherKind { was, is } => Trouble::of(&BuildError::OtherKind { link, old, was, is }),
         }
     }
 
@@ -370,7 +371,7 @@ fn open_all(rename: &Rename<'_>, wanted: &[Wanted]) -> Opened {
 fn open_each(rename: &Rename<'_>, wanted: &[Wanted], opened: &mut Opened) -> Result<(), BuildError> {
     for Wanted { config, adopts } in wanted {
         let Some(old) = adopts else { continue };
-        opened.carried.extend(rename.carry(&config.id, old, &mut opened.moved)?);
+        opened.carried.extend(rename.carry(config, old, &mut opened.moved)?);
     }
     for Wanted { config, .. } in wanted {
         if !config.buffer.dir.exists() {
@@ -395,6 +396,7 @@ impl Trouble {
 fn there<'p>(parts: &'p Parts, new: &[links::Config]) -> Vec<There<'p>> {
     let links = parts.links.iter().map(|link| There {
         id: link.config.id.clone(),
+        kind: Some(link.config.kind.name()),
         config: Some(&link.config),
         has_log: link.lanes.is_some(),
         is_readable: true,
@@ -408,6 +410,7 @@ fn there<'p>(parts: &'p Parts, new: &[links::Config]) -> Vec<There<'p>> {
     // What an orphan that does not open holds is not known: it is as if something were owed.
     let orphans = parts.orphans.iter().map(|orphan| There {
         id: LinkId::new(&orphan.name),
+        kind: orphan.kind.as_deref(),
         config: None,
         has_log: true,
         is_readable: orphan.lanes.is_ok(),

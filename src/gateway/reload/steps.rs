@@ -8,6 +8,8 @@ use crate::router::LinkId;
 #[derive(Clone, Debug)]
 pub(super) struct There<'a> {
     pub(super) id: LinkId,
+    /// The kind of link that it was made for, where that is known.
+    pub(super) kind: Option<&'a str>,
     /// Its link; none: it is orphaned.
     pub(super) config: Option<&'a Config>,
     /// Whether there is a log.
@@ -61,12 +63,14 @@ pub(super) struct Obstacle {
     pub(super) why: Why,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Why {
     /// Both hold what is owed.
     Conflict,
     /// It could not be opened.
     Unreadable,
+    /// What is in it was named for another kind of link.
+    OtherKind { was: String, is: &'static str },
 }
 
 impl<'a> Steps<'a> {
@@ -114,7 +118,7 @@ fn step<'a>(there: &[There<'_>], config: &'a Config) -> Result<Step<'a>, Obstacl
     let is_new = said_before != config.renamed_from.as_ref();
     let obstacle = |old: &There<'_>, why| Obstacle { link: config.id.clone(), old: old.id.clone(), why };
     let heir = match old {
-        Some(old) if is_heir(old, own_log, is_new).map_err(|why| obstacle(old, why))? => Some(old),
+        Some(old) if is_heir(old, config, own_log, is_new).map_err(|why| obstacle(old, why))? => Some(old),
         Some(_) | None => None,
     };
     let before = own.filter(|own| own.config.is_some());
@@ -129,10 +133,14 @@ fn step<'a>(there: &[There<'_>], config: &'a Config) -> Result<Step<'a>, Obstacl
 
 /// Whether the two are to be closed, so that [`rename`](super::super::rename) decides by what they hold then. A `renamed_from` that was in
 /// the file before is in no reload's way: where it cannot be done both stay as they are.
-fn is_heir(old: &There<'_>, own: Option<&There<'_>>, is_new: bool) -> Result<bool, Why> {
+fn is_heir(old: &There<'_>, config: &Config, own: Option<&There<'_>>, is_new: bool) -> Result<bool, Why> {
     let refused = |why| if is_new { Err(why) } else { Ok(false) };
     if !old.is_readable {
         return refused(Why::Unreadable);
+    }
+    let is = config.kind.name();
+    if let Some(was) = old.kind.filter(|was| *was != is && old.holds != Holds::Nothing) {
+        return refused(Why::OtherKind { was: was.to_owned(), is });
     }
     let soon = |own: &There<'_>| if is_new && own.may_settle { Holds::Settled } else { own.holds };
     match Heir::of(old.holds, own.map(soon)) {
@@ -158,7 +166,8 @@ fn differs(own: &There<'_>, old: &Config, new: &Config) -> Does {
     };
     let remote = alike != *old || old.uses_both_halves() != new.uses_both_halves();
     let opens = if own.has_log {
-        old.buffer != new.buffer || links::window(old) != links::window(new) || !own.has_lanes
+        let is_other = old.buffer != new.buffer || old.kind.name() != new.kind.name();
+        is_other || links::window(old) != links::window(new) || !own.has_lanes
     } else {
         new.has_sink
     };
@@ -176,7 +185,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::buffer::{self, Lane};
-    use crate::links::{Active, Drain, Kind, RateLimit, Timing, kafka};
+    use crate::links::{Active, Drain, Kind, RateLimit, Timing, Tls, kafka, rabbitmq};
     use crate::units::ByteSize;
 
     pub(in super::super) fn config(name: &str) -> Config {
@@ -207,14 +216,30 @@ pub(super) mod tests {
         }
     }
 
+    fn rabbit() -> rabbitmq::Config {
+        rabbitmq::Config {
+            url: "amqp://r".to_owned(),
+            exchange: "x".to_owned(),
+            declare: None,
+            mandatory: true,
+            unroutable: rabbitmq::Unroutable::DeadLetter,
+            prefetch: 1,
+            topic_escape: false,
+            tls: Tls::default(),
+            streams: std::collections::BTreeMap::new(),
+            positions: None,
+        }
+    }
+
     fn runs(config: &Config, holds: Holds) -> There<'_> {
         let (id, is_readable, may_settle) = (config.id.clone(), true, false);
-        There { id, config: Some(config), has_log: config.has_sink, is_readable, holds, may_settle, has_lanes: true }
+        let (kind, has_log) = (Some(config.kind.name()), config.has_sink);
+        There { id, kind, config: Some(config), has_log, is_readable, holds, may_settle, has_lanes: true }
     }
 
     fn orphan(name: &str, holds: Holds) -> There<'static> {
         let (id, is_readable, may_settle) = (LinkId::new(name), true, false);
-        There { id, config: None, has_log: true, is_readable, holds, may_settle, has_lanes: true }
+        There { id, kind: None, config: None, has_log: true, is_readable, holds, may_settle, has_lanes: true }
     }
 
     const NO_RATE: RateLimit = RateLimit { messages: None, bytes: None, burst: Duration::ZERO };
@@ -227,7 +252,7 @@ pub(super) mod tests {
     fn each_change_of_a_link_touches_what_it_has_to_and_no_more() {
         let old = config("a");
         type Case = (&'static str, fn(&mut Config), Does);
-        let changes: [Case; 15] = [
+        let changes: [Case; 16] = [
             ("nothing", |_| {}, NOTHING),
             ("renamed_from of none", |c| c.renamed_from = Some(LinkId::new("z")), NOTHING),
             ("size", |c| c.buffer.max_size = ByteSize(2 << 30), BUFFER),
@@ -248,6 +273,7 @@ pub(super) mod tests {
                 },
                 Does { opens: false, ..ALL },
             ),
+            ("another kind", |c| c.kind = Kind::Rabbitmq(rabbit()), ALL),
             ("a route begins there", |c| c.sources = vec!["t".to_owned()], Does { opens: false, ..ALL }),
             ("no route leads there", |c| c.has_sink = false, NOTHING),
             ("lanes", |c| c.lanes = vec![Lane::High, Lane::Normal], NOTHING),
@@ -331,6 +357,13 @@ pub(super) mod tests {
         let shut = || There { is_readable: false, ..orphan("a", Holds::Owed) };
         assert_eq!((of(&[shut()]), of(&[runs(&unnamed, Holds::Settled), shut()])), (unreadable.clone(), unreadable));
         assert_eq!(of(&[runs(&renamed, Holds::Settled), shut()]), Ok(None));
+        let made_for = |kind, holds| There { kind: Some(kind), ..orphan("a", holds) };
+        let other_kind = || obstacle(Why::OtherKind { was: "mqtt".to_owned(), is: "kafka" });
+        assert_eq!(of(&[made_for("mqtt", Holds::Owed)]), other_kind());
+        assert_eq!(of(&[made_for("mqtt", Holds::Settled)]), other_kind());
+        assert_eq!(of(&[made_for("mqtt", Holds::Nothing)]), adopts);
+        assert_eq!(of(&[made_for("kafka", Holds::Owed)]), adopts);
+        assert_eq!(of(&[runs(&renamed, Holds::Settled), made_for("mqtt", Holds::Owed)]), Ok(None), "it stays");
         let there = [runs(&renamed, Holds::Settled), orphan("a", Holds::Owed)];
         let steps = Steps::of(&there, &new).unwrap();
         assert_eq!(steps.links[0].does, ALL);

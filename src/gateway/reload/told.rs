@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::super::build::named_for;
 use super::super::rename::{self, Carried, Holds};
 use super::super::{Entry, Link, Orphan, Parts};
 use crate::broker::Reread;
@@ -32,8 +33,12 @@ pub(super) fn of(before: &Parts, after: &Parts, carried: &[Carried]) -> (BTreeMa
             asked(link, was, after).filter(|old| before.link(old).is_none_or(|old| old.lanes.is_some()))
         {
             warnings += &not_taken(link, old, after);
-        } else if let (None, Some(_), Some(lanes)) = (was, before.orphan(id), &link.lanes) {
+        } else if let (None, Some(orphan), Some(lanes)) = (was, before.orphan(id), &link.lanes) {
             note(id, format!("takes up the buffer that is there under its name: {}", waiting(lanes)));
+            other_kind(orphan.kind.as_deref(), link).into_iter().for_each(|text| note(id, text));
+        }
+        if let Some(was) = was {
+            other_kind(Some(was.config.kind.name()), link).into_iter().for_each(|text| note(id, text));
         }
     }
     let is_left = |gone: &&Link| after.link(&gone.config.id).is_none();
@@ -76,6 +81,12 @@ fn owed(records: u64, letters: u64) -> String {
     }
 }
 
+/// What waits in its buffer was made for another kind of link.
+fn other_kind(was: Option<&str>, link: &Link) -> Option<String> {
+    let (was, is, lanes) = (was?, link.config.kind.name(), link.lanes.as_ref()?);
+    (was != is && rename::holds(lanes) == Holds::Owed).then(|| format!("{}: {}", waiting(lanes), named_for(was, is)))
+}
+
 fn took_over(before: &Parts, carried: &Carried, lanes: &Lanes) -> Vec<String> {
     let Carried { link, old, aside } = carried;
     let is_renamed = before.link(link).is_none() && before.link(old).is_some();
@@ -94,8 +105,12 @@ fn asked<'l>(link: &'l Link, was: Option<&Link>, after: &Parts) -> Option<&'l Li
 }
 
 fn not_taken(link: &Link, old: &LinkId, after: &Parts) -> String {
-    let id = &link.config.id;
+    let (id, is) = (&link.config.id, link.config.kind.name());
     let why = match after.orphan(old) {
+        Some(Orphan { kind: Some(was), lanes: Ok(lanes), .. }) if was != is => format!(
+            "the buffer of `{old}` was made for a {was} link, and `{id}` is {is}: it stays where it is, orphaned: {}; `tidegate replay {old} --into {id}` sends copies by their topics",
+            waiting(lanes)
+        ),
         Some(Orphan { lanes: Ok(lanes), .. }) => match rename::holds(lanes) {
             Holds::Nothing => format!("the buffer of `{old}` never took a record: it stays where it is"),
             Holds::Settled => format!(
