@@ -111,7 +111,7 @@ async fn a_stream_is_read_from_its_beginning_and_goes_on_where_it_was_over_a_kil
     Ledger::compare(marks(300), &machine.receive(&marks(300)).await).assert_kept("from its beginning", 0);
     let written = gateway.data().join("streams/cloud.json");
     until_true("the position is written", PATIENCE, || {
-        fs::read_to_string(&written).is_ok_and(|text| text.contains(":300"))
+        fs::read_to_string(&written).is_ok_and(|text| text.contains("\"events\":300"))
     })
     .await;
     gateway.kill_9();
@@ -124,7 +124,7 @@ async fn a_stream_is_read_from_its_beginning_and_goes_on_where_it_was_over_a_kil
     assert_eq!(after, (300..400).collect::<Vec<_>>(), "it goes on where it was, and nothing comes twice");
     // Asked to end, it writes at once how far it is.
     assert!(gateway.terminate().await.success());
-    assert!(fs::read_to_string(&written).unwrap().contains(":400"));
+    assert!(fs::read_to_string(&written).unwrap().contains("\"events\":400"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

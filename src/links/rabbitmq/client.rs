@@ -100,6 +100,11 @@ pub(in crate::links) fn endpoint(config: &Config) -> Result<(String, u16, bool),
     Ok((uri.authority.host, uri.authority.port, uri.scheme == AMQPScheme::AMQPS))
 }
 
+/// Which vhost of which broker: `HOST:PORT/VHOST`.
+pub(super) fn place(config: &Config) -> String {
+    uri(config).map_or_else(|_unreadable| String::new(), |uri| format!("{}/{}", address(&uri), uri.vhost))
+}
+
 fn address(uri: &AMQPUri) -> String {
     let (host, port) = (&uri.authority.host, uri.authority.port);
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }

@@ -68,10 +68,11 @@ impl RabbitSource {
     #[must_use]
     pub fn new(config: &Config, queues: Vec<String>, identity: &Identity, old: Option<&LinkId>) -> Self {
         let path = config.positions.as_deref();
+        let place = client::place(config);
         if let Some((path, old)) = path.zip(old) {
-            streams::take_over(path, old);
+            streams::take_over(path, old, &place);
         }
-        let positions = Arc::new(Mutex::new(Positions::open(path)));
+        let positions = Arc::new(Mutex::new(Positions::open(path, &place)));
         Self { config: config.clone(), queues, identity: identity.clone(), positions }
     }
 
