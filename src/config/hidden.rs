@@ -23,6 +23,9 @@ const SECRET_KEYS: [&str; 11] = [
 /// Ends of the names of those among them that say where a secret is, not what.
 const PLACES: [&str; 3] = ["_file", ".location", ".url"];
 
+/// Ends of the names of secret parameters of URLs, beside those of keys.
+const SECRET_PARAMETERS: [&str; 9] = ["key", "sig", "signature", "auth", "pass", "pwd", "jwt", "code", "credential"];
+
 /// How a certificate or a key begins that stands where its file's name should.
 const PEM: &str = "-----BEGIN ";
 
@@ -59,7 +62,7 @@ pub(super) fn without(key: &str, value: &str, text: &str) -> String {
 
 /// A message about a file, without passwords in what it quotes: a key may be a URL that lacks its quotes.
 pub(super) fn said(text: String) -> String {
-    if !text.contains('@') {
+    if !text.contains('@') && !text.contains("://") {
         return text;
     }
     let quoted = text.split('`').enumerate().map(|(at, part)| {
@@ -86,7 +89,7 @@ fn masked(text: &str, secrets: &[Range<usize>]) -> String {
 /// Of a key's value.
 fn in_value(key: &str, value: &str) -> Vec<Range<usize>> {
     let is_whole = (is_secret_key(key) && !is_reference(value)) || is_pem(value);
-    if is_whole && !value.is_empty() { std::iter::once(0..value.len()).collect() } else { passwords_in(value) }
+    if is_whole && !value.is_empty() { std::iter::once(0..value.len()).collect() } else { in_urls(value) }
 }
 
 /// Of a line of a file, in bytes of that line.
@@ -127,7 +130,7 @@ fn of_node(key: &str, node: &Node, secrets: &mut Vec<Range<usize>>) {
         Value::Map(entries) => {
             for entry in entries {
                 // A key that is none: text in braces without quotes.
-                secrets.extend(passwords_in(&entry.key).into_iter().map(|secret| entry.place.part(secret).span));
+                secrets.extend(in_urls(&entry.key).into_iter().map(|secret| entry.place.part(secret).span));
                 secrets.extend(in_part(&entry.place.source, marks_of(entry)));
                 secrets.extend(is_secret_key(&entry.key).then(|| behind(entry)).flatten());
                 of_node(&entry.key, &entry.value, secrets);
@@ -189,7 +192,7 @@ pub(super) fn in_text(text: &str) -> Vec<Range<usize>> {
     let mut start = 0;
     for line in text.split_inclusive('\n') {
         let body = line.trim_end_matches(['\n', '\r']);
-        secrets.extend(passwords_in(body).into_iter().map(|secret| start + secret.start..start + secret.end));
+        secrets.extend(in_urls(body).into_iter().map(|secret| start + secret.start..start + secret.end));
         // Tokens such as `user:password@host`.
         for token in body.split([' ', '\t', '"', '\'', ',', '[', ']']).filter(|token| token.contains('@')) {
             let token = token.trim_start_matches('{');
@@ -333,6 +336,41 @@ fn is_reference(value: &str) -> bool {
         is_whole &= behind.is_empty() || rest.is_some();
     }
     is_whole
+}
+
+/// Passwords and secret parameters of the URLs that a text spells out.
+fn in_urls(text: &str) -> Vec<Range<usize>> {
+    joined(passwords_in(text).into_iter().chain(parameters_in(text)).collect())
+}
+
+/// Values of the secret parameters of URLs (`?token=..`); none that is a reference.
+fn parameters_in(text: &str) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    let mut from = 0;
+    while let Some(start) = text.get(from..).and_then(|rest| rest.find("://")).map(|at| from + at + 3) {
+        from = start;
+        let rest = text.get(start..).unwrap_or_default();
+        let url = rest.split([' ', '"', '\'', '`', '\t', '\n', '#']).next().unwrap_or_default();
+        let Some(query) = url.find('?').map(|at| at + 1) else { continue };
+        let mut at = start + query;
+        for pair in url.get(query..).unwrap_or_default().split('&') {
+            if let Some((name, value)) = pair.split_once('=')
+                && is_secret_parameter(name)
+                && !value.is_empty()
+                && !is_reference(value)
+            {
+                found.push(at + pair.len() - value.len()..at + pair.len());
+            }
+            at += pair.len() + 1;
+        }
+    }
+    found
+}
+
+/// Whether the values of a URL's parameter are secret, by its name.
+fn is_secret_parameter(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    is_secret_key(&name) || SECRET_PARAMETERS.iter().any(|end| name.ends_with(end))
 }
 
 /// Passwords of the URLs that a text spells out; none that is a reference such as `${env:X}`.

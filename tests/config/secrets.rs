@@ -128,3 +128,36 @@ fn a_password_in_a_url_is_not_shown_however_it_is_written() {
         }
     }
 }
+
+#[test]
+fn a_secret_in_the_query_of_a_url_is_not_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("routes.yaml");
+    for name in ["token", "access_token", "api_key", "apikey", "sig", "code", "X-Functions-Key", "pwd"] {
+        for url in [
+            "http://auth.example/login?site=7&NAME=hunter2",
+            "https://x/?NAME=hunter2&v=1#a",
+            "x://h:99999?NAME=a/hunter2",
+        ] {
+            for before in [
+                "broker: { auth: { http: { url: \"FORM\" } } }",
+                "broker:\n  auth:\n    http:\n      url: FORM",
+                "broker: { auth: { jwt: { jwks: \"FORM\", refresh: x } } }",
+                "broker: { auth: { ldap: { url: \"FORM\" } } }",
+                "links: { a: { mqtt: { url: \"FORM\" } } }",
+                "links: { a: { mqtt: { url: \"FORM\", FORM } } }",
+                "site: \"FORM\"",
+                "# FORM\nsite: FORM\nx: 1 # FORM",
+            ] {
+                let text = before.replace("FORM", &url.replace("NAME", name));
+                std::fs::write(&file, &text).unwrap();
+                let report = config::check(&file, &env());
+                let told = config::render(&report.diagnostics);
+                assert!(!told.contains("hunter2"), "{text}\n{told}");
+            }
+        }
+    }
+    std::fs::write(&file, "broker: { auth: { http: { url: \"http://h.example/a?site=7\" } } }").unwrap();
+    let told = config::render(&config::check(&file, &env()).diagnostics);
+    assert!(told.contains("http://h.example/a?site=7"), "what is no secret is shown: {told}");
+}

@@ -44,7 +44,7 @@ mod vouched;
 mod watched;
 
 pub use config::{AclSource, Config};
-pub use hidden::Hidden;
+pub use hidden::{Address, Hidden};
 pub(super) use proofs::OwnSecret;
 
 use std::borrow::Cow;

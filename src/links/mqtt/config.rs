@@ -47,7 +47,7 @@ pub struct Config {
 }
 
 /// One of a remote's addresses.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Address {
     /// Host name or address, without brackets.
     pub host: String,
@@ -63,6 +63,23 @@ impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { host, port, .. } = self;
         if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+    }
+}
+
+impl std::fmt::Debug for Address {
+    /// Without the query of its path, where a token may be.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { host, port, tls, websocket } = self;
+        let websocket = websocket.as_deref().map(|path| match path.split_once('?') {
+            Some((path, _)) => format!("{path}?***"),
+            None => path.to_owned(),
+        });
+        f.debug_struct("Address")
+            .field("host", host)
+            .field("port", port)
+            .field("tls", tls)
+            .field("websocket", &websocket)
+            .finish()
     }
 }
 

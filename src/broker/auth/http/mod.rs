@@ -16,13 +16,14 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http_body_util::Full;
+use hyper::Request;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
-use hyper::{Request, Uri};
 use serde::Serialize;
 use tokio::sync::Semaphore;
 
 pub(super) use self::answer::Answer;
 use super::cache::{Cache, Remembered};
+use super::hidden::Address;
 use super::http_client::HttpClient;
 use crate::clock::{Clock, WallMs};
 
@@ -33,7 +34,7 @@ const ANSWER_BYTES_MAX: usize = 64 << 10;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// `https://..`, or `http://..` to a program on this machine.
-    pub url: Uri,
+    pub url: Address,
     /// How long a login may take, waiting for its turn included. Default 5 s.
     pub timeout: Duration,
     /// Sent with each request, such as an authorization.
@@ -171,7 +172,7 @@ impl Hook {
     async fn ask(&self, body: Bytes) -> Answer {
         // The semaphore is never closed.
         let _turn = self.turns.acquire().await.ok();
-        let mut request = Request::post(&self.config.url).header(CONTENT_TYPE, "application/json");
+        let mut request = Request::post(self.config.url.reveal()).header(CONTENT_TYPE, "application/json");
         for (name, value) in &self.config.headers {
             request = request.header(name, value);
         }

@@ -15,12 +15,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::Uri;
-
 pub use self::keys::{Algorithm, KeyError, SECRET_BYTES_MIN};
 pub(super) use self::source::{Jwt, Verdict};
 use super::acl::Acl;
-use super::hidden::Hidden;
+use super::hidden::{Address, Hidden};
 use crate::clock::WallMs;
 
 /// Settings of `auth.jwt`.
@@ -44,7 +42,7 @@ pub enum KeySource {
     /// The address of a JWK set: `https://..`.
     JwksUrl {
         /// Where.
-        url: Uri,
+        url: Address,
         /// The authority of its certificate, in place of the web's.
         ca: Option<PathBuf>,
         /// How long an answer may take. Default 5 s.

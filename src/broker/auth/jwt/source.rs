@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use super::keys::{self, Key};
 use super::token::{self, Token, TokenError};
 use super::{Claims, Config, KeySource};
+use crate::broker::auth::hidden::Address;
 use crate::broker::auth::http_client::{HttpClient, HttpError};
 use crate::broker::auth::watched::Watched;
 use crate::clock::Clock;
@@ -33,7 +34,7 @@ pub(in crate::broker::auth) struct Jwt {
 enum Origin {
     Fixed,
     File { file: Watched, is_pem: bool },
-    Url { url: hyper::Uri, client: Box<HttpClient>, refresh: Duration },
+    Url { url: Address, client: Box<HttpClient>, refresh: Duration },
 }
 
 #[derive(Debug, Default)]
@@ -199,7 +200,7 @@ impl Jwt {
         }
     }
 
-    fn take(&self, fetched: Result<Vec<Key>, String>, url: &hyper::Uri) {
+    fn take(&self, fetched: Result<Vec<Key>, String>, url: &Address) {
         let mut state = self.state.lock();
         // Not before: who comes while a fetch is under way waits for it.
         state.tried = Some(self.clock.now());
@@ -216,8 +217,9 @@ impl Jwt {
     }
 }
 
-async fn fetch(client: &HttpClient, url: &hyper::Uri) -> Result<Vec<Key>, String> {
-    let (status, body) = client.get(url, JWKS_BYTES_MAX).await.map_err(|error: HttpError| error.to_string())?;
+async fn fetch(client: &HttpClient, url: &Address) -> Result<Vec<Key>, String> {
+    let (status, body) =
+        client.get(url.reveal(), JWKS_BYTES_MAX).await.map_err(|error: HttpError| error.to_string())?;
     if !status.is_success() {
         return Err(format!("the answer is {status}"));
     }
