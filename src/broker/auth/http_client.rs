@@ -64,6 +64,11 @@ impl HttpClient {
         }
     }
 
+    /// Whether that file is another than when this was asked last, and can be used.
+    pub(super) fn take_news(&self) -> bool {
+        self.watch.lock().take_news() && tls::client_config(self.ca.as_deref()).is_ok()
+    }
+
     fn inner(&self) -> Result<Inner, HttpError> {
         if let Some(inner) = &*self.inner.lock() {
             return Ok(inner.clone());

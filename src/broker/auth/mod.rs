@@ -456,7 +456,14 @@ impl Authenticator {
 
     /// Files that are others than when this was asked last, and are in force.
     pub(super) fn take_news(&self) -> Vec<Reread> {
-        self.files().filter(|(_, file)| file.take_news()).map(|(what, _)| Reread::Logins(what)).collect()
+        let files = self.files().filter(|(_, file)| file.take_news()).map(|(what, _)| what);
+        let authorities = self.methods.iter().filter_map(|method| match method {
+            Method::Users => None,
+            Method::Jwt(method) => method.take_news().then_some("auth.jwt.ca"),
+            Method::Http(method) => method.take_news().then_some("auth.http.ca"),
+            Method::Ldap(method) => method.take_news().then_some("auth.ldap.ca"),
+        });
+        files.chain(authorities).map(Reread::Logins).collect()
     }
 
     fn files(&self) -> impl Iterator<Item = (&'static str, &Watched)> {

@@ -321,6 +321,7 @@ async fn an_authority_s_file_is_read_again_when_it_changes_and_when_that_is_aske
     // It stands still at the second look.
     [false, false].into_iter().for_each(|always| hook.reload(always));
     assert!(matches!(hook.check(&question("secret")).await, Answer::Allow(_)));
+    assert_eq!([hook.take_news(), hook.take_news()], [true, false], "and it is told, once");
     // The connection that is open is not used any more either.
     put("stranger.pem");
     hook.reload(true);

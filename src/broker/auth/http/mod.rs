@@ -148,6 +148,11 @@ impl Hook {
         self.client.reload(always);
     }
 
+    /// See [`HttpClient::take_news`].
+    pub(super) fn take_news(&self) -> bool {
+        self.client.take_news()
+    }
+
     /// Asks, or remembers.
     pub(super) async fn check(&self, question: &Question<'_>) -> Answer {
         let body = match serde_json::to_vec(question) {

@@ -106,6 +106,11 @@ impl Jwt {
         }
     }
 
+    /// Whether the authority of an address is another than when this was asked last.
+    pub(in crate::broker::auth) fn take_news(&self) -> bool {
+        matches!(&self.origin, Origin::Url { client, .. } if client.take_news())
+    }
+
     /// The file of its keys, if they are in one.
     pub(in crate::broker::auth) const fn file(&self) -> Option<&Watched> {
         match &self.origin {

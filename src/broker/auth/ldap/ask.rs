@@ -105,6 +105,11 @@ impl Ldap {
         }
     }
 
+    /// Whether that file is another than when this was asked last, and can be used.
+    pub(in crate::broker::auth) fn take_news(&self) -> bool {
+        self.watch.lock().take_news() && tls::client_config(self.config.ca.as_deref()).is_ok()
+    }
+
     /// Judges a login, or remembers what the directory said of it.
     pub(in crate::broker::auth) async fn check(self: &Arc<Self>, user: &str, password: &[u8]) -> Verdict {
         if password.is_empty() {

@@ -3,9 +3,13 @@
 use std::fs;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use crate::broker::Listener;
-use crate::broker::auth::{AclSource, Authenticator, By, Config, Granted, Login, OwnSecret, Verdict, users};
+use crate::broker::auth::{
+    AclSource, Authenticator, By, Config, Granted, Login, OwnSecret, Verdict, http, jwt, ldap, users,
+};
+use crate::broker::reload::Reread;
 use crate::broker::transport::Peer;
 use crate::clock;
 use crate::topic::TopicName;
@@ -159,4 +163,56 @@ async fn files_that_cannot_be_read_at_the_start_let_nobody_in_until_they_can() {
     fs::write(&acl, "topic a\n").unwrap();
     assert!(auth.reload(true).acl);
     assert!(may(&auth) && ask(&auth, login(Some("alice"), Some("secret"), true)).await.is_ok());
+}
+
+#[tokio::test]
+async fn the_authority_of_each_service_is_told_when_it_was_read_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tls");
+    let put = |name: &str, from: &str| fs::copy(fixtures.join(from), at(name)).map(drop).unwrap();
+    ["jwt", "http", "ldap"].into_iter().for_each(|name| put(name, "ca.pem"));
+    let (timeout, url) = (Duration::from_secs(1), "https://localhost:1/");
+    let config = Config {
+        jwt: Some(jwt::Config {
+            keys: jwt::KeySource::JwksUrl {
+                url: url.parse().unwrap(),
+                ca: Some(at("jwt")),
+                timeout,
+                refresh: Duration::from_secs(3_600),
+            },
+            terms: jwt::Terms::default(),
+        }),
+        http: Some(http::Config {
+            url: url.parse().unwrap(),
+            timeout,
+            headers: Vec::new(),
+            ca: Some(at("http")),
+            cache: Duration::ZERO,
+            requests_max: 1,
+        }),
+        ldap: Some(ldap::Config {
+            url: "ldaps://localhost:1".parse().unwrap(),
+            starttls: false,
+            ca: Some(at("ldap")),
+            timeout,
+            connections_max: 1,
+            cache: Duration::ZERO,
+            find: ldap::Find::ByName(ldap::Template::name("uid={user},dc=plant").unwrap()),
+            groups: None,
+        }),
+        ..Config::default()
+    };
+    let auth = open(config, false);
+    let told = || {
+        auth.reload(true);
+        auth.take_news()
+    };
+    assert_eq!(told(), [], "they are as they were");
+    for (name, key) in [("jwt", "auth.jwt.ca"), ("http", "auth.http.ca"), ("ldap", "auth.ldap.ca")] {
+        put(name, "stranger.pem");
+        assert_eq!((told(), told()), (vec![Reread::Logins(key)], vec![]));
+        fs::write(at(name), "no certificate").unwrap();
+        assert_eq!(told(), [], "{name}: it cannot be used");
+    }
 }
