@@ -363,7 +363,10 @@ impl Resolver<'_> {
             // By the text of the file, as for a unit.
             let error = parse(text.given).err().map_or_else(|| "no value with a unit".to_owned(), |e| e.to_string());
             let error = hidden::without(text.item.name, text.given, &error);
-            self.mistakes.error(text.place(), error, None);
+            // An amount without a time.
+            let meant = format!("{}/s", text.given);
+            let hint = parse(&meant).is_ok().then(|| format!("did you mean `{meant}`?"));
+            self.mistakes.error(text.place(), format!("`{}`: {error}", text.item.name), hint);
         }
         parsed
     }
