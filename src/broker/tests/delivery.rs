@@ -1,7 +1,11 @@
 //! What connected clients get of each other.
 
 use super::support::*;
-use crate::message::Qos;
+use crate::broker::Config;
+use crate::hub::{Publication, Source};
+use crate::message::{Properties, Qos};
+use crate::router::{Endpoint, Form, From, LinkId, Route, Table, To};
+use crate::topic::TopicName;
 use crate::wire::{Packet, SubscribeOptions, Version};
 
 #[tokio::test]
@@ -201,5 +205,45 @@ async fn what_is_too_large_for_a_client_leaves_its_place_in_the_window() {
     assert_eq!(first.payload, &b"first"[..]);
     small.send(Packet::Puback(ack(first.id.unwrap().get()))).await;
     assert_eq!(small.publication().await.payload, &b"last"[..]);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_link_brings_and_mqtt_cannot_carry_is_counted_and_reaches_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (From::parse("lake/t", Form::Channel).unwrap(), To::parse("broker/{topic}").unwrap());
+    let table = Table::new(vec![Route::new("in", vec![from], vec![to])]);
+    let rig = Rig::with(dir.path(), Config::default(), table, Vec::new()).await;
+    let mut watcher = rig.peer("watcher").await;
+    watcher.subscribe("#", Qos::AtLeastOnce).await;
+    let source = Source { from: Endpoint::Link(LinkId::new("lake")), channel: Some("t".into()), takes_copies: false };
+    let brought = |topic: &str, retain, properties| Publication {
+        topic: TopicName::new(topic).unwrap(),
+        payload: "x".into(),
+        qos: Qos::AtLeastOnce,
+        retain,
+        expiry_s: None,
+        time_ms: None,
+        properties,
+        client_id: None,
+        user: None,
+        packet_id: None,
+        id: None,
+    };
+    let header = |value: &str| Properties { user: vec![("h".into(), value.into())], ..Properties::default() };
+    let wild = Properties { response_topic: Some("a/+".into()), ..Properties::default() };
+    let bad = [header("a\0b"), header(&"x".repeat(65_536)), wild];
+    for (retain, properties) in bad.iter().flat_map(|one| [(false, one.clone()), (true, one.clone())]) {
+        let answer = rig.hub.offer(&source, vec![brought("bad", retain, properties)]).await.remove(0);
+        // The source acknowledges it: its remote would bring the very same again.
+        soon(answer.unwrap().settled()).await.unwrap();
+    }
+    assert_eq!(rig.board.snapshot().dropped["not_encodable"], 6);
+    let answer = rig.hub.offer(&source, vec![brought("good", false, header("a"))]).await.remove(0);
+    soon(answer.unwrap().settled()).await.unwrap();
+    assert_eq!(watcher.publication().await.topic.as_str(), "good", "nothing came before it");
+    let mut later = rig.peer("later").await;
+    later.subscribe("bad", Qos::AtMostOnce).await;
+    later.expect_silence().await;
     rig.stop().await;
 }
