@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 use regex_automata::nfa::thompson::pikevm::PikeVM;
 use serde_json::{Map, Value};
-use tidegate::config;
+use tidegate::config::{self, Env};
 use tidegate::units::{ByteSize, Rate, parse_duration};
 
 /// Whether a value is as a schema says, as far as ours goes; where not.
@@ -278,4 +278,62 @@ proptest! {
             prop_assert!(!reads(&value) || fits(file, &value), "{file}: {value}");
         }
     }
+}
+
+/// The YAML of a document, each block with its line.
+fn blocks(text: &str) -> Vec<(usize, String)> {
+    let mut blocks = Vec::new();
+    let mut block: Option<(usize, String)> = None;
+    for (at, line) in text.lines().enumerate() {
+        match &mut block {
+            None if matches!(line.trim(), "```yaml" | "```yml") => block = Some((at + 2, String::new())),
+            None => {}
+            Some(_) if line.trim() == "```" => blocks.extend(block.take()),
+            Some((_, text)) => *text += &format!("{line}\n"),
+        }
+    }
+    blocks
+}
+
+/// The file of routes that a block is, or stands in by how far it is to the right; `None`: it is a file of tests, or a comment.
+fn whole(block: &str) -> Option<String> {
+    let first = block.lines().find(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#'))?;
+    let key = first.trim_start().split(':').next().unwrap_or_default();
+    let before = match (first.len() - first.trim_start().len(), key) {
+        (0, "config" | "tests") => return None,
+        (0, _) => "",
+        (4, "- bind") => "broker:\n  listeners:\n",
+        (4, "jwt" | "http" | "ldap" | "users") => "broker:\n  auth:\n",
+        other => panic!("where does it stand? {other:?}\n{block}"),
+    };
+    Some(format!("{before}{block}"))
+}
+
+#[test]
+fn the_routes_that_documents_show_are_right_by_the_schema_and_by_check() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let docs = std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let documents = docs.filter(|path| path.extension().is_some_and(|end| end == "md")).chain([root.join("README.md")]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("routes.yaml");
+    let (mut judged_blocks, mut wrong) = (0, String::new());
+    for document in documents {
+        for (line, block) in blocks(&std::fs::read_to_string(&document).unwrap()) {
+            let Some(text) = whole(&block) else { continue };
+            judged_blocks += 1;
+            let place = format!("{}:{line}", document.display());
+            if let Err(why) = judged(&text) {
+                wrong += &format!("{place}: {why}\n");
+            }
+            std::fs::write(&file, &text).unwrap();
+            let env = Env { no_secrets: true, ..Env::real() };
+            let told = config::render(&config::check(&file, &env).diagnostics);
+            // A part of a file needs what stands in others.
+            let lacks = |line: &&str| ["cannot be read", "there is no link"].iter().any(|words| line.contains(words));
+            let errors = told.lines().filter(|line| line.contains(": error: ")).filter(|line| !lacks(line));
+            errors.for_each(|error| wrong += &format!("{place}: {error}\n"));
+        }
+    }
+    assert!(judged_blocks >= 18, "{judged_blocks}");
+    assert!(wrong.is_empty(), "{wrong}");
 }
