@@ -1,7 +1,7 @@
-//! Which records of an unfinished QoS 2 exchange are in which logs already (R18).
+//! Which records of an unfinished QoS 2 exchange are in which logs already (R18, R25).
 //!
-//! The broker's store notes with each exchange how far the logs were durable that its message is about to be appended to. The append comes
-//! after the store's commit, so the record, if there is one, lies behind that: after a kill only that stretch is read. The end of the logs would
+//! The broker's store notes with each exchange how far the logs were durable that its message is about to be appended to; a link that subscribes
+//! with QoS 2 notes it of all logs. The append comes after that is on disk, so the record, if there is one, lies behind that: after a kill only that stretch is read. The end of the logs would
 //! not do: a kill takes back what is not durable, and what is then appended anew would lie before it. A log is known by
 //! its own id, since by then its link may have another name (R34).
 
@@ -38,6 +38,12 @@ struct Tail {
 impl Tails {
     pub(super) fn note(&mut self, link: LinkId, lane: Lane, log: &Buffer) {
         self.0.push(Tail { lane, end: log.durable(), link, log: Some(log.id().into()) });
+    }
+
+    /// What was noted of them first holds: adds those logs alone that are not among these.
+    pub fn add(&mut self, later: &Self) {
+        let known: FxHashSet<_> = self.0.iter().map(|tail| tail.log.clone()).collect();
+        self.0.extend(later.0.iter().filter(|tail| !known.contains(&tail.log)).cloned());
     }
 
     /// As text: a line each, lane, offset, link, log.
@@ -112,6 +118,16 @@ fn likeness(destination: &str, key: Option<&str>, payload: &[u8]) -> u32 {
 }
 
 impl Hub {
+    /// How far all logs are durable: what is offered from now on lies behind.
+    #[must_use]
+    pub fn tails(&self) -> Tails {
+        let mut tails = Tails::default();
+        for (link, lanes) in &self.targets.load().buffers {
+            lanes.iter().for_each(|(lane, log)| tails.note(link.clone(), lane, log));
+        }
+        tails
+    }
+
     /// Looks for the records of these messages in the logs, from where each may be. A log that cannot be read is said, and counts as
     /// one without them: twice is better than never.
     pub async fn find(&self, wanted: &[(MessageId, Tails)]) -> Logged {

@@ -44,7 +44,7 @@ pub use explain::{Arrived, Explanation, Judge, Output, Question, Said, Step, Wro
 pub use logged::{Logged, Tails};
 pub use receipt::Receipt;
 pub use samples::{HELD_BYTES_MAX, HELD_MAX, HeldRow};
-pub use terms::{Local, LocalDelivery, OfferError, Publication, Source, Stored};
+pub use terms::{KnownAs, Local, LocalDelivery, OfferError, Publication, Source, Stored};
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -64,7 +64,7 @@ use self::plan::{BadTopic, CHAIN_MAX, Gates, LinkTarget, Plan, Sampled};
 use self::records::{Append, append, bytes_of, expires};
 use self::reused::Reused;
 use self::samples::Samples;
-use crate::buffer::{Admission, Buffer, Lanes, Refused};
+use crate::buffer::{Admission, Buffer, Lanes, Offset, Refused};
 use crate::clock::{Clock, Moment, WallMs};
 use crate::message::{IdSource, Message, MessageId, Origin, Qos, headers};
 use crate::router::{Counts, Endpoint, Held, LinkId, Table};
@@ -108,6 +108,8 @@ struct Placed {
     /// What is delivered to the broker's subscribers.
     locals: SmallVec<[LocalTarget; 1]>,
     appends: Reused<Vec<Append>>,
+    /// What is in logs already.
+    found: Vec<(Mark, Offset)>,
     /// What few messages have.
     aside: Option<Box<Aside>>,
 }
@@ -135,6 +137,8 @@ enum NoRoom {
 struct Planned<'a> {
     source: &'a Source,
     message: &'a Message,
+    /// Which logs may have it already.
+    logged: Option<&'a Logged>,
     plan: Plan,
     /// What it was planned by.
     targets: &'a mut Arc<Targets>,
@@ -301,13 +305,13 @@ impl Hub {
                 accepted = self.clock.moment();
             }
             let (client_id, packet_id) = (publication.client_id.clone(), publication.packet_id);
-            let known_as = publication.id.clone();
+            let known = publication.id.clone();
             let message = Arc::new(self.stamp(publication, accepted));
             if self.has_looped(&message) {
                 given.give(slot, Ok(Receipt::default()));
                 continue;
             }
-            let claim = if self.may_be_a_copy(source, &message, known_as.as_ref()) {
+            let claim = if self.may_be_a_copy(source, &message, known.as_ref().map(|known| &known.id)) {
                 match self.first_of_its_kind(&message, &mut ready, &mut given).await {
                     Ok(claim) => Some(claim),
                     Err(firsts) => {
@@ -325,7 +329,8 @@ impl Hub {
                 }
                 Ok(self.placed(&targets, source, &message, plan, (Reused::default(), 0)))
             } else {
-                let planned = Planned { source, message: &message, plan, targets: &mut targets, offer };
+                let logged = known.as_ref().and_then(|known| known.logged.as_deref());
+                let planned = Planned { source, message: &message, logged, plan, targets: &mut targets, offer };
                 self.place(planned, &mut ready, &mut given).await
             };
             match placed {
@@ -355,11 +360,12 @@ impl Hub {
         ready: &mut Vec<Admitted>,
         given: &mut Given<'_>,
     ) -> Result<Placed, OfferError> {
-        let Planned { source, message, mut plan, targets, offer } = planned;
+        let Planned { source, message, logged, mut plan, targets, offer } = planned;
         let mut dropped = Vec::new();
         loop {
             let is_nothing = plan.is_nothing();
-            let links = std::mem::take(&mut plan.links);
+            let mut links = std::mem::take(&mut plan.links);
+            let found = logged.map(|logged| logged.take(message, &mut links, &targets.buffers)).unwrap_or_default();
             let wanted = links.len();
             match self.admit(targets, message, links, &mut dropped, ready, given).await {
                 Err(NoRoom::Changed) => {
@@ -374,7 +380,8 @@ impl Hub {
                     if is_nothing {
                         self.note_unrouted(source, message);
                     }
-                    return Ok(self.placed(targets, source, message, plan, (appends, wanted)));
+                    let placed = self.placed(targets, source, message, plan, (appends, wanted));
+                    return Ok(Placed { found, ..placed });
                 }
             }
         }
@@ -392,7 +399,7 @@ impl Hub {
         self.note_planned(targets, source, message, &plan);
         let Plan { locals, mut passes, behind, is_behind_store, sampled, .. } = plan;
         if passes.is_empty() && behind.is_empty() && !is_behind_store && sampled.is_empty() {
-            return Placed { locals, appends, aside: None };
+            return Placed { locals, appends, found: Vec::new(), aside: None };
         }
         // What a full buffer dropped (`drop_newest`) holds nothing back.
         if appends.len() < wanted {
@@ -400,7 +407,8 @@ impl Hub {
         }
         let logs = behind.iter().filter_map(|(link, lane)| Some(targets.buffers.get(link)?.lane(*lane).clone()));
         let (behind, gated) = (logs.collect(), Gated::enter(&targets.table, passes));
-        Placed { locals, appends, aside: Some(Box::new(Aside { gated, behind, is_behind_store, sampled })) }
+        let aside = Some(Box::new(Aside { gated, behind, is_behind_store, sampled }));
+        Placed { locals, appends, found: Vec::new(), aside }
     }
 
     /// Counts what routes held back of a message or could not make.
@@ -444,7 +452,7 @@ impl Hub {
 
     fn stamp(&self, publication: Publication, accepted: Moment) -> Message {
         let mut message = Message {
-            id: publication.id.unwrap_or_else(|| self.ids.next()),
+            id: publication.id.map_or_else(|| self.ids.next(), |known| known.id),
             topic: publication.topic,
             payload: publication.payload,
             qos: publication.qos,
@@ -606,7 +614,7 @@ impl Hub {
         let accepted = std::mem::take(ready);
         let mut stored = self.deliver(&accepted).into_iter();
         for Admitted { slot, message, packet_id, placed, claim, .. } in accepted {
-            let Placed { locals, appends, mut aside } = placed;
+            let Placed { locals, appends, found, mut aside } = placed;
             let mut receipt = Receipt::default();
             let mut refused = None;
             for stored in stored.by_ref().take(locals.len()) {
@@ -643,6 +651,7 @@ impl Hub {
                 given.give(slot, Err(OfferError::StoreFull));
                 continue;
             }
+            found.into_iter().for_each(|(mark, offset)| receipt.add(mark, offset.0));
             append(appends, &message, &mut receipt);
             if let Some(aside) = aside {
                 self.settle_aside(*aside, &mut receipt);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{HeldRow, KeptChanges, Mark, Tails};
+use super::{HeldRow, KeptChanges, Logged, Mark, Tails};
 use crate::message::{Message, MessageId, Properties, Qos};
 use crate::router::{Endpoint, LinkId};
 use crate::topic::TopicName;
@@ -34,7 +34,23 @@ pub struct Publication {
     /// store commits the inbound id and the outbound entries as one unit (R18).
     pub packet_id: Option<u16>,
     /// Of one that its source would know again, so that it has the id that it had (R25); `None`: it gets one.
-    pub id: Option<MessageId>,
+    pub id: Option<KnownAs>,
+}
+
+/// What a source knows of a message.
+#[derive(Clone, Debug)]
+pub struct KnownAs {
+    /// The id that it had when it first came.
+    pub id: MessageId,
+    /// Which logs may have it: it was under way when the gateway was killed.
+    pub logged: Option<Arc<Logged>>,
+}
+
+impl From<MessageId> for KnownAs {
+    /// It cannot be in a log, as far as the source knows.
+    fn from(id: MessageId) -> Self {
+        Self { id, logged: None }
+    }
 }
 
 /// Where a batch comes from.

@@ -9,17 +9,31 @@
 //! | packet id ↔ message id | the message is offered | PUBLISH again: offered again, with the same id; PUBREL: it is taken |
 //! | nothing | its PUBCOMP goes | the packet id is another message's |
 //!
-//! As bytes, numbers little-endian: `format:u8 owner:3×u32 run:u64 next:u64 count:u16 (packet id:u16 counter:u64 taken:u8)…`.
+//! What the gateway had appended to its logs before a kill it would append once more. So it is written down too how far the logs were durable
+//! when the oldest message that is not yet safe came: its record, and those of the later ones, lie behind, and only there they are looked
+//! for.
+//!
+//! As bytes, numbers little-endian: `format:u8 owner:3×u32 run:u64 next:u64 count:u16 (packet id:u16 counter:u64 taken:u8)… len:u16 tails`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Buf, BufMut};
 
 use super::exchanges::Owner;
 use super::written::Table;
+use crate::hub::Tails;
 use crate::wire::PacketId;
 
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
+
+/// Without tails.
+const FORMAT_BEFORE: u8 = 1;
+
+/// Of the tails, as text. More than a hundred logs; what is in others may be appended twice.
+const TAILS_BYTES_MAX: usize = 5_000;
+
+/// Notes of tails that are told apart; with more the earlier one holds, which is further back.
+const TAILS_MAX: usize = 16;
 
 /// So many are written down, the oldest. More can only come from a 3.1.1 remote, which knows no Receive Maximum; what is beyond has
 /// another id when it comes again after a kill.
@@ -75,12 +89,16 @@ pub(super) struct Arrivals {
     run: u64,
     next: u64,
     all: BTreeMap<PacketId, Arrival>,
+    /// How far the logs were durable before any message with such a counter, or a later one, was offered.
+    tails: VecDeque<(u64, Tails)>,
+    /// What `next` was then.
+    noted: u64,
 }
 
 impl Arrivals {
     /// None yet. `run`: 64 random bits.
     pub(super) fn new(run: u64) -> Self {
-        Self { run, next: 1, ..Self::default() }
+        Self { run, next: 1, noted: 1, ..Self::default() }
     }
 
     pub(super) const fn run(&self) -> u64 {
@@ -99,6 +117,42 @@ impl Arrivals {
             arrival.phase = Phase::Interrupted;
         }
         false
+    }
+
+    /// How far the logs are durable, before what has come since the last time is offered.
+    pub(super) fn note(&mut self, tails: &Tails) {
+        let Some(oldest) = self.open().min() else {
+            self.tails.clear();
+            self.noted = self.next;
+            return;
+        };
+        if self.next > self.noted {
+            self.tails.push_back((self.noted, tails.clone()));
+            self.noted = self.next;
+        }
+        while self.tails.get(1).is_some_and(|(from, _)| *from <= oldest) {
+            self.tails.pop_front();
+        }
+        if self.tails.len() > TAILS_MAX {
+            self.tails.remove(1);
+        }
+    }
+
+    /// Of those that are not known to be safe, by their counters.
+    fn open(&self) -> impl Iterator<Item = u64> + '_ {
+        self.all.values().filter(|arrival| arrival.phase != Phase::Taken).map(|arrival| arrival.counter)
+    }
+
+    /// What may be in the logs already, and behind where it is then: to be asked before the first connection.
+    pub(super) fn sought(&self) -> (Vec<u64>, Tails) {
+        (self.open().collect(), self.tails())
+    }
+
+    fn tails(&self) -> Tails {
+        self.tails.iter().fold(Tails::default(), |mut all, (_, later)| {
+            all.add(later);
+            all
+        })
     }
 
     /// PUBLISH.
@@ -158,12 +212,21 @@ impl Table for Arrivals {
             out.put_u64_le(arrival.counter);
             out.put_u8(u8::from(arrival.phase == Phase::Taken));
         }
+        let tails = self.tails().encode();
+        let lines = tails.split_inclusive('\n').scan(0, |len, line| {
+            *len += line.len();
+            Some(line).filter(|_| *len <= TAILS_BYTES_MAX)
+        });
+        let tails: String = lines.collect();
+        out.put_u16_le(u16::try_from(tails.len()).unwrap_or(0));
+        out.put_slice(tails.as_bytes());
         out
     }
 
     fn decode(mut bytes: &[u8]) -> Option<Self> {
         let input = &mut bytes;
-        if input.try_get_u8().ok()? != FORMAT {
+        let format = input.try_get_u8().ok()?;
+        if !matches!(format, FORMAT_BEFORE | FORMAT) {
             return None;
         }
         let mut sum = || input.try_get_u32_le().ok();
@@ -176,7 +239,14 @@ impl Table for Arrivals {
             let phase = if input.try_get_u8().ok()? == 0 { Phase::Interrupted } else { Phase::Taken };
             all.insert(id, Arrival { counter, phase });
         }
-        input.is_empty().then_some(Self { owner, run, next, all })
+        let mut tails = VecDeque::new();
+        if format == FORMAT {
+            let len = usize::from(input.try_get_u16_le().ok()?);
+            let (text, rest) = input.split_at_checked(len)?;
+            tails.push_back((0, Tails::decode(std::str::from_utf8(text).ok()?)));
+            *input = rest;
+        }
+        input.is_empty().then_some(Self { owner, run, next, all, tails, noted: next })
     }
 }
 
@@ -227,6 +297,60 @@ mod tests {
         assert_eq!((table.released(id(1)), table.arrived(id(1))), (Released::Ended, Known::New(3)));
     }
 
+    fn durable(end: u64) -> Tails {
+        Tails::decode(&format!("normal {end} lake 00000001\n"))
+    }
+
+    #[test]
+    fn r25_what_was_under_way_is_looked_for_behind_what_was_durable_when_the_oldest_of_it_came() {
+        let mut table = Arrivals::new(7);
+        table.begin(owner(), false);
+        table.arrived(id(1));
+        table.note(&durable(10));
+        assert_eq!([2, 3].map(|n| table.arrived(id(n))), [2, 3].map(Known::New));
+        table.note(&durable(20));
+        // Nothing new.
+        table.note(&durable(25));
+        assert_eq!(restarted(&table).sought(), (vec![1, 2, 3], durable(10)));
+        table.taken(id(1));
+        table.taken(id(3));
+        table.note(&durable(30));
+        let mut table = restarted(&table);
+        assert_eq!(table.sought(), (vec![2], durable(20)));
+        // It is still there after another start, also behind others.
+        table.begin(owner(), true);
+        table.arrived(id(4));
+        let mut later = durable(40);
+        later.add(&Tails::decode("low 7 cloud 00000002\n"));
+        table.note(&later);
+        let mut all = durable(20);
+        all.add(&later);
+        assert_eq!(restarted(&table).sought(), (vec![2, 4], all));
+        [2, 4].into_iter().for_each(|n| table.taken(id(n)));
+        table.note(&durable(50));
+        assert_eq!(restarted(&table).sought(), (vec![], Tails::default()));
+        // However many saves there are while one message is open.
+        table.arrived(id(5));
+        table.note(&durable(60));
+        for n in 100..200 {
+            table.arrived(id(n));
+            table.taken(id(n - 1));
+            table.note(&durable(u64::from(n)));
+        }
+        assert_eq!((table.sought().1, table.tails.len()), (durable(60), TAILS_MAX));
+    }
+
+    #[test]
+    fn what_an_earlier_program_wrote_down_says_nothing_of_logs() {
+        let mut table = Arrivals::new(7);
+        table.arrived(id(1));
+        let mut bytes = table.encode();
+        bytes[0] = FORMAT_BEFORE;
+        bytes.truncate(bytes.len() - 2);
+        let mut read = Arrivals::decode(&bytes).unwrap();
+        assert_eq!((read.sought(), read.arrived(id(1))), ((vec![1], Tails::default()), Known::Again(1)));
+    }
+
     #[test]
     fn another_session_or_remote_has_packet_ids_of_its_own() {
         for (next, goes_on) in [(owner(), false), (Owner::new("", "edge-in", "hq:1884"), true)] {
@@ -244,8 +368,13 @@ mod tests {
         for n in 1..=u16::MAX {
             table.arrived(id(n));
         }
+        // With as many logs as there is room for, and more.
+        let log = |n| format!("normal {n} link{n} 0000{n:04}\n");
+        let tails = Tails::decode(&(0..1_000).map(log).collect::<String>());
+        table.note(&tails);
         let bytes = table.encode();
         assert!(bytes.len() <= SlotFile::BYTES_MAX, "{}", bytes.len());
+        assert!(tails.encode().starts_with(&restarted(&table).tails().encode()));
         let mut kept = restarted(&table);
         assert_eq!(kept.arrived(id(1024)), Known::Again(1024), "the oldest are kept");
         assert_eq!(kept.arrived(id(1025)), Known::New(65_536));

@@ -2,7 +2,11 @@
 //! one that it is (R25).
 //!
 //! The crates tell neither a PUBREL nor when its PUBCOMP goes, so here the packets are `wire`'s, as in [`exact`](super::exact). What must be on disk first
-//! waits for it: a new QoS 2 message for its id, a PUBCOMP for its packet id to be forgotten. All that came together is saved together.
+//! waits for it: a new QoS 2 message for its id, a PUBCOMP for its packet id to be forgotten. All that came together is saved together, and
+//! nothing overtakes what waits.
+//!
+//! The hub drops copies of what has come (R12), and a kill takes that knowledge of the last second. So with what is under way it is noted how far the
+//! logs were, and after a kill it is looked there for what comes again: what a log has is not appended once more.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,6 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use futures_util::future::{BoxFuture, FutureExt as _, Shared};
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, ReadHalf, WriteHalf};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -24,6 +30,7 @@ use super::exact::{
 };
 use super::exchanges::Owner;
 use super::written::{Written, blocking};
+use crate::hub::{Hub, KnownAs, Logged, Tails};
 use crate::links::LinkError;
 use crate::message::{MessageId, Properties, Qos};
 use crate::router::LinkId;
@@ -45,13 +52,25 @@ const OFFLINE_ID: u16 = 3;
 pub(super) struct Book {
     written: Written<Arrivals>,
     site: Arc<str>,
+    /// Where they are offered.
+    hub: Option<Arc<Hub>>,
+    /// What of them the logs have since before a kill. A search that a slow connection gives up goes on in the next one.
+    search: Arc<Mutex<Option<Search>>>,
 }
+
+type Search = Shared<BoxFuture<'static, Arc<Logged>>>;
 
 impl Book {
     /// In this file.
     pub(super) fn new(path: &Path, site: &Arc<str>) -> Self {
         let none = Arrivals::new(rand::random());
-        Self { written: Written::new(path.to_owned(), none), site: Arc::clone(site) }
+        let written = Written::new(path.to_owned(), none);
+        Self { written, site: Arc::clone(site), hub: None, search: Arc::default() }
+    }
+
+    /// To be offered there.
+    pub(super) fn offered_to(self, hub: &Arc<Hub>) -> Self {
+        Self { hub: Some(Arc::clone(hub)), ..self }
     }
 
     /// From the link's old name.
@@ -74,11 +93,34 @@ impl Book {
     async fn read(&self) -> io::Result<()> {
         let folder = self.written.path().parent().unwrap_or_else(|| Path::new(".")).to_owned();
         blocking(tokio::task::spawn_blocking(move || std::fs::create_dir_all(folder))).await?;
-        self.written.read(|_| false).await
+        self.written.read(|_| false).await?;
+        self.search().await;
+        Ok(())
+    }
+
+    /// Looks, once, for what was under way before a kill.
+    fn search(&self) -> Search {
+        let begin = || {
+            let (counters, tails) = self.with(|arrivals| arrivals.sought());
+            let ids = counters.into_iter().map(|counter| self.id(counter));
+            let wanted: Vec<(MessageId, Tails)> = ids.map(|id| (id, tails.clone())).collect();
+            let hub = self.hub.clone().filter(|_| !wanted.is_empty());
+            async move {
+                let Some(hub) = hub else { return Arc::default() };
+                Arc::new(hub.find(&wanted).await)
+            }
+            .boxed()
+            .shared()
+        };
+        self.search.lock().get_or_insert_with(begin).clone()
     }
 
     /// Writes down what is under way as it is now: see [`Written::save`].
     fn save(&self) -> JoinHandle<io::Result<()>> {
+        if let Some(hub) = &self.hub {
+            let tails = hub.tails();
+            self.with(|arrivals| arrivals.note(&tails));
+        }
         self.written.save()
     }
 
@@ -100,7 +142,7 @@ pub(super) struct ByArrivals<'a>(pub(super) &'a Book, pub(super) &'a [String]);
 pub(super) struct Arrived {
     pub(super) publish: Publish,
     /// Of a QoS 2 message.
-    pub(super) id: Option<MessageId>,
+    pub(super) id: Option<KnownAs>,
     pub(super) again: bool,
     pub(super) owed: Owed,
 }
@@ -345,8 +387,15 @@ impl ExactSource {
                 self.behind_others(Arrived { publish, id: None, again, owed: Owed::Puback(id) });
             }
             (Qos::ExactlyOnce, Some(id)) => match self.book.with(|arrivals| arrivals.arrived(id)) {
-                Known::New(counter) => self.staged.arrived.push(self.exactly_once(publish, counter, id)),
-                Known::Again(counter) => self.behind_others(self.exactly_once(publish, counter, id)),
+                Known::New(counter) => {
+                    let known_as = self.book.id(counter).into();
+                    self.staged.arrived.push(exactly_once(publish, id, known_as));
+                }
+                Known::Again(counter) => {
+                    let logged = self.book.search().peek().cloned();
+                    let known_as = KnownAs { id: self.book.id(counter), logged };
+                    self.behind_others(exactly_once(publish, id, known_as));
+                }
                 Known::UnderWay => {}
                 Known::Taken => {
                     encode_ack(AckKind::Pubrec, id, ReasonCode::Success, self.version, &mut self.output);
@@ -367,11 +416,6 @@ impl ExactSource {
         } else {
             self.ready.push_back(arrived);
         }
-    }
-
-    fn exactly_once(&self, publish: Publish, counter: u64, id: PacketId) -> Arrived {
-        let again = publish.dup;
-        Arrived { publish, id: Some(self.book.id(counter)), again, owed: Owed::Pubrec(id) }
     }
 
     fn released(&mut self, id: PacketId) -> Result<(), LinkError> {
@@ -399,4 +443,9 @@ impl ExactSource {
             drop(tokio::time::timeout_at(until, write(&mut self.writer, &mut self.output, &mut true)).await);
         }
     }
+}
+
+fn exactly_once(publish: Publish, id: PacketId, known_as: KnownAs) -> Arrived {
+    let again = publish.dup;
+    Arrived { publish, id: Some(known_as), again, owed: Owed::Pubrec(id) }
 }

@@ -16,8 +16,6 @@ mod dial;
 mod exact;
 mod exact_source;
 #[cfg(test)]
-mod exact_source_tests;
-#[cfg(test)]
 mod exact_tests;
 mod exchanges;
 mod kept;

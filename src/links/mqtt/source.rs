@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use super::Config;
 use super::client::{Ack, Asked, Direction, Inbound, Live, Settings, Subscribed};
 use super::dial::Leave;
 use super::exact_source::{Arrived, Book, ByArrivals, ExactSource, Owed};
-use crate::hub::Publication;
+use crate::hub::{Hub, Publication};
 use crate::links::{Identity, LinkError, Received, Source, SourceConnection};
 use crate::message::Qos;
 use crate::router::LinkId;
@@ -139,6 +140,12 @@ impl MqttSource {
             book.take_over(old);
         }
         self
+    }
+
+    /// What it brings is offered there (R25): see [`exact_source`](super::exact_source).
+    #[must_use]
+    pub fn into_hub(self, hub: &Arc<Hub>) -> Self {
+        Self { book: self.book.map(|book| book.offered_to(hub)), ..self }
     }
 }
 

@@ -144,7 +144,8 @@ pub async fn run_source(
     match &config.kind {
         Kind::Mqtt(remote) => {
             let source = mqtt::MqttSource::new(remote, from, &identity, config.uses_both_halves())
-                .taking_over(config.renamed_from.as_ref());
+                .taking_over(config.renamed_from.as_ref())
+                .into_hub(&hub);
             Box::pin(SourceRunner::new(common, source, hub).paced(&rate).run()).await;
         }
         Kind::Rabbitmq(remote) => {

@@ -1,5 +1,7 @@
 //! Against a real Mosquitto (Debian's package; `/usr/sbin/mosquitto` or in the PATH).
 
+mod exact_source;
+
 use std::process::Stdio;
 use std::time::Duration;
 

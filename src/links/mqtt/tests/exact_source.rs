@@ -1,6 +1,7 @@
 //! Against a remote that takes its time, so that the file can be looked at between any two packets (R25).
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -9,13 +10,16 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use super::arrivals::{Arrivals, Known};
-use super::tests::{config_of, identity};
-use super::written::Table as _;
-use super::*;
-use crate::buffer::SlotFile;
+use super::super::arrivals::{Arrivals, Known};
+use super::super::written::Table as _;
+use super::super::*;
+use super::{config_of, identity};
+use crate::buffer::{self, Lanes, SlotFile};
+use crate::hub::{self, Hub};
 use crate::links::{Received, Source, SourceConnection};
-use crate::message::Qos;
+use crate::message::{IdSource, Qos};
+use crate::router::{Endpoint, Form, From, LinkId, Route, Table, To};
+use crate::units::ByteSize;
 use crate::wire::{
     Ack, Connack, ConnackProperties, Decoder, Packet, PacketId, Publish, PublishProperties, ReasonCode,
     ReasonProperties, Suback, encode,
@@ -155,7 +159,7 @@ async fn r25_a_message_has_its_id_on_disk_before_it_is_offered_and_the_same_one_
         let (mut connection, mut far) = rig.connect(false).await;
         far.say(&message(7, false)).await;
         let first = receive(&mut connection).await;
-        let given = first.publication.id.clone().unwrap();
+        let given = first.publication.id.clone().unwrap().id;
         assert_eq!(&*given.site, "here");
         assert_eq!(rig.on_disk().arrived(id(7)), Known::Again(given.counter));
         // Killed before it was safe.
@@ -163,7 +167,7 @@ async fn r25_a_message_has_its_id_on_disk_before_it_is_offered_and_the_same_one_
         let (mut connection, mut far) = rig.connect(true).await;
         far.say(&message(7, true)).await;
         let again = receive(&mut connection).await;
-        assert_eq!((again.publication.id.as_ref(), again.again), (Some(&given), true));
+        assert_eq!((again.publication.id.unwrap().id, again.again), (given, true));
         connection.settled(again.token).unwrap();
         assert_eq!(heard(&mut connection, &mut far).await, Packet::Pubrec(Ack::success(id(7))));
         // What is safe is acknowledged once more, and not offered.
@@ -189,7 +193,7 @@ async fn r25_a_packet_id_is_forgotten_on_disk_before_its_pubcomp_goes() {
     assert_eq!(heard(&mut connection, &mut far).await, Packet::Pubcomp(unknown));
     far.say(&message(7, false)).await;
     let next = receive(&mut connection).await;
-    assert_ne!(next.publication.id, first.publication.id);
+    assert_ne!(next.publication.id.unwrap().id, first.publication.id.unwrap().id);
 }
 
 #[tokio::test]
@@ -233,6 +237,45 @@ async fn r25_an_id_that_was_never_saved_is_saved_before_its_message_is_offered_o
     // The first connection ends before it has come to anything.
     drop(rig.connect_by(&mut source, false, &[&message(7, false)]).await);
     let (mut connection, _far) = rig.connect_by(&mut source, true, &[&message(7, true)]).await;
-    let given = receive(&mut connection).await.publication.id.unwrap();
+    let given = receive(&mut connection).await.publication.id.unwrap().id;
     assert_eq!(rig.on_disk().arrived(id(7)), Known::Again(given.counter));
+}
+
+#[tokio::test]
+async fn r25_after_a_kill_a_log_does_not_get_once_more_what_it_has() {
+    let rig = Rig::new(Version::V5).await;
+    let log = buffer::Config {
+        dir: rig.dir.path().join("lake"),
+        max_size: ByteSize(1 << 20),
+        max_age: None,
+        when_full: buffer::WhenFull::Reject,
+        sync: buffer::SyncMode::Group,
+        min_free: Some(ByteSize(0)),
+        compress: buffer::Compression::None,
+        keep_delivered: None,
+    };
+    let (lanes, _) = Lanes::open(&log, 1, &[], &crate::clock::system()).unwrap();
+    let from = hub::Source { from: Endpoint::Link(LinkId::new("hq")), channel: None, takes_copies: false };
+    let offer = async |hub: &Hub, publication| {
+        hub.offer(&from, vec![publication]).await.remove(0).unwrap().settled().await.unwrap();
+    };
+    // Of three that had come only the first two were appended when the kill came, and none was acknowledged.
+    for (session_present, offered, end) in [(false, 2, 2), (true, 3, 3)] {
+        let route =
+            Route::new("on", vec![From::parse("hq/#", Form::Topic).unwrap()], vec![To::parse("lake/t").unwrap()]);
+        let logs = vec![(LinkId::new("lake"), lanes.clone())];
+        let (ids, table) = (IdSource::new("here".into(), end), Table::new(vec![route]));
+        let hub = Arc::new(Hub::new(ids, table, logs, crate::clock::system()));
+        let mut source = rig.source().into_hub(&hub);
+        let sent = [7, 8, 9].map(|n| message(n, session_present));
+        let (mut connection, _far) = rig.connect_by(&mut source, session_present, &sent.each_ref()).await;
+        let mut came = Vec::new();
+        while came.len() < sent.len() {
+            came.extend(timeout(SOON, connection.receive()).await.unwrap().unwrap());
+        }
+        for received in came.into_iter().take(offered) {
+            offer(&hub, received.publication).await;
+        }
+        assert_eq!(lanes.lane(buffer::Lane::Normal).end().0, end);
+    }
 }
