@@ -99,7 +99,8 @@ async fn r25_qos_2_to_another_gateway_arrives_once_over_kills() {
     }
 }
 
-/// A remote that has forgotten the session has forgotten the exchanges: nothing waits for ever, and nothing is lost.
+/// A remote that has forgotten the session has forgotten the exchanges: nothing waits for ever. (That it is sent them anew no one can see here: this one
+/// forgets its subscribers' messages too.)
 #[tokio::test(flavor = "multi_thread")]
 async fn r25_a_remote_that_forgets_the_session_is_sent_what_is_open_anew() {
     if left_out(&["mosquitto"]) {

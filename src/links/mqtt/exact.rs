@@ -6,29 +6,21 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::num::{NonZeroU16, NonZeroU32};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 
 use super::Version;
-use super::client::{
-    Attempt, Dial, Direction, GOOD_BYE_WAIT, Granted, OFFLINE, ONLINE, Publish, RECEIVE_MAX, SESSION_EXPIRY_S, Settings,
-};
-use super::dial::Stream;
+use super::client::{Attempt, Dial, Granted, OFFLINE, ONLINE, Publish, Settings};
 use super::exchanges::{Holder, Known, Named, Owner};
 use super::kept::Kept;
+use super::packets::{Packets, cannot_keep, disconnected, good_bye_until, saved, unexpected};
 use super::written::blocking;
 use crate::buffer::Place;
 use crate::links::line::Line;
-use crate::links::{Answer, LinkError, Outgoing, Sent, tls, witness};
+use crate::links::{Answer, LinkError, Outgoing, Sent, witness};
 use crate::message::{Properties, Qos, headers};
-use crate::wire::{
-    AckKind, Connack, Connect, ConnectProperties, Decoder, Disconnect, DisconnectProperties, Packet, PacketId,
-    Password, PublishParts, ReasonCode, Will, WillProperties, encode, encode_ack, encode_publish,
-};
+use crate::wire::{AckKind, Connack, Packet, PacketId, PublishParts, ReasonCode, encode_ack, encode_publish};
 
 /// Publishes that may be open: as many packet ids are on disk. Few records are large, and a line with a long way is filled by it.
 pub(super) const WINDOW: usize = 512;
@@ -37,20 +29,11 @@ pub(super) const WINDOW: usize = 512;
 /// beyond it 2.0.11 answers PUBREC, forgets the message and hangs up.
 pub(super) const WINDOW_V4: usize = 20;
 
-/// Bytes read at once: what comes back are acknowledgements.
-pub(super) const READ: usize = 8 << 10;
-
 /// Topics that are sent as a number, where the remote takes so many.
 pub(super) const ALIASES_MAX: u16 = 256;
 
 /// A longer topic is sent as it is: its number would keep it in memory.
 const ALIASED_BYTES_MAX: usize = 1_024;
-
-/// Nothing else: the session stays.
-pub(super) const GOOD_BYE: Disconnect = Disconnect {
-    code: ReasonCode::Success,
-    properties: DisconnectProperties { session_expiry_s: None, reason: None, user: Vec::new(), server_reference: None },
-};
 
 /// Makes such connections.
 #[derive(Clone, Copy, Debug)]
@@ -59,16 +42,9 @@ pub(super) struct ByExchanges<'a>(pub(super) &'a Kept);
 /// A connection whose exchanges outlive it.
 pub(super) struct Exact {
     kept: Kept,
-    version: crate::wire::Version,
+    packets: Packets,
     pub(super) granted: Granted,
     retains: bool,
-    reader: ReadHalf<Box<dyn Stream>>,
-    writer: WriteHalf<Box<dyn Stream>>,
-    decoder: Decoder,
-    input: BytesMut,
-    /// On its way.
-    output: BytesMut,
-    unflushed: bool,
     /// Waits for the save that is under way.
     covered: BytesMut,
     saving: Option<JoinHandle<io::Result<()>>>,
@@ -76,10 +52,6 @@ pub(super) struct Exact {
     staged: BytesMut,
     ready: VecDeque<Answer>,
     aliases: Aliases,
-    keep_alive: Duration,
-    written: Instant,
-    /// When a PINGREQ went that nothing has come after.
-    pinged: Option<Instant>,
     line: Line,
     state_topic: Option<String>,
 }
@@ -99,39 +71,24 @@ impl Dial for ByExchanges<'_> {
         let address = attempt.way.address.to_string();
         let owner = Owner::new(kept.buffer(), &settings.client_id, &address);
         let goes_on = kept.exchanges().is_of(owner);
-        let version = version(settings.config.version);
-        if !goes_on && !version.is_v5() {
+        let is_v5 = settings.config.version == Version::V5;
+        if !goes_on && !is_v5 {
             // Its clean sessions end with the connection: this ends what the remote may have kept, the next one begins it.
-            let mut forgotten = LoggedIn::of(settings, &attempt, version, true).await?;
-            let mut output = BytesMut::new();
-            encode(&Packet::Disconnect(GOOD_BYE), version, &mut output).map_err(|error| unsaid(&error))?;
-            forgotten.stream.write_all_buf(&mut output).await.map_err(|error| ended(&error))?;
-            forgotten.stream.shutdown().await.map_err(|error| ended(&error))?;
+            let (forgotten, _) = Packets::log_in(settings, &attempt, true).await?;
+            forgotten.end(good_bye_until()).await?;
         }
-        let logged_in = LoggedIn::of(settings, &attempt, version, !goes_on && version.is_v5()).await?;
-        let LoggedIn { stream, decoder, input, connack } = logged_in;
-        let (reader, writer) = tokio::io::split(stream);
+        let (packets, connack) = Packets::log_in(settings, &attempt, !goes_on && is_v5).await?;
         let aliases_max = connack.properties.topic_alias_maximum.unwrap_or(0).min(ALIASES_MAX);
-        let keep_alive_s = connack.properties.server_keep_alive_s.unwrap_or(settings.config.keep_alive_s);
         let mut exact = Exact {
             kept: kept.clone(),
-            version,
+            packets,
             granted: granted(&connack),
             retains: connack.properties.retain_available.unwrap_or(true),
-            reader,
-            writer,
-            decoder,
-            input,
-            output: BytesMut::new(),
-            unflushed: false,
             covered: BytesMut::new(),
             saving: None,
             staged: BytesMut::new(),
             ready: VecDeque::new(),
             aliases: Aliases { most: aliases_max, ..Aliases::default() },
-            keep_alive: Duration::from_secs(keep_alive_s.into()),
-            written: now(),
-            pinged: None,
             line: attempt.line,
             state_topic: settings.state_topic.clone(),
         };
@@ -157,7 +114,7 @@ impl Exact {
         // What the last connection did not come to save is no more than in memory, and from now on it is acted upon.
         self.saving = Some(self.kept.save());
         for id in orphans {
-            encode_ack(AckKind::Pubrel, id, ReasonCode::Success, self.version, &mut self.covered);
+            encode_ack(AckKind::Pubrel, id, ReasonCode::Success, self.packets.version, &mut self.covered);
         }
         self.announce(ONLINE);
     }
@@ -189,7 +146,7 @@ impl Exact {
             },
             Known::Published(id) => self.put(publish, id, true, Saved::Needless),
             Known::Released(id) => {
-                let version = self.version;
+                let version = self.packets.version;
                 encode_ack(AckKind::Pubrel, id, ReasonCode::Success, version, self.out(Saved::Needless));
                 Sent::Queued
             }
@@ -204,7 +161,7 @@ impl Exact {
         let (topic, topic_alias) = self.aliases.of(&publish.topic);
         let properties = properties(publish);
         let parts = PublishParts { id: Some(id), dup, topic_alias, topic, ..parts(publish, &properties) };
-        let version = self.version;
+        let version = self.packets.version;
         match encode_publish(&parts, version, self.out(saved)) {
             Ok(()) => Sent::Queued,
             Err(error) => {
@@ -218,7 +175,7 @@ impl Exact {
     /// Where the next packet goes to. Nothing overtakes what waits for the disk.
     fn out(&mut self, saved: Saved) -> &mut BytesMut {
         let waits = self.saving.is_some() || !self.staged.is_empty();
-        if saved == Saved::First || waits { &mut self.staged } else { &mut self.output }
+        if saved == Saved::First || waits { &mut self.staged } else { &mut self.packets.output }
     }
 
     /// See [`crate::links::SinkConnection::answer`]: the next one, if it has come.
@@ -228,32 +185,23 @@ impl Exact {
 
     /// Encoded size of a PUBLISH.
     pub(super) fn size(&self, publish: &Publish) -> u64 {
-        size(publish, self.version)
+        size(publish, self.packets.version)
     }
 
     /// Waits for one thing to happen, and does what it asks for. Cancel safe.
     pub(super) async fn step(&mut self) -> Result<(), LinkError> {
         self.save_if_due();
-        let ping_due = self.ping_due();
-        let Self { reader, writer, input, output, unflushed, saving, line, .. } = self;
-        input.reserve(READ);
+        let Self { packets, saving, line, .. } = self;
         tokio::select! {
             saved = saved(saving) => {
                 self.saving = None;
                 saved.map_err(|error| cannot_keep(&error))?;
-                self.output.unsplit(std::mem::take(&mut self.covered));
+                self.packets.output.unsplit(std::mem::take(&mut self.covered));
             }
-            written = write(writer, output, unflushed), if !output.is_empty() || *unflushed => {
-                written.map_err(|error| ended(&error))?;
-                self.written = now();
-            }
-            read = reader.read_buf(input) => match read {
-                Ok(0) => return Err(LinkError::Transient("the remote closed the connection".to_owned())),
-                Ok(_) => self.take_packets()?,
-                Err(error) => return Err(ended(&error)),
+            has_come = packets.moved(true) => if has_come? {
+                self.take_packets()?;
             },
             () = line.moved() => self.ready.push_back(Answer::Alive),
-            () = sleep_until(ping_due) => self.ping()?,
         }
         Ok(())
     }
@@ -265,24 +213,8 @@ impl Exact {
         }
     }
 
-    fn ping_due(&self) -> Option<Instant> {
-        let from = self.pinged.unwrap_or(self.written);
-        (!self.keep_alive.is_zero()).then(|| from + self.keep_alive)
-    }
-
-    fn ping(&mut self) -> Result<(), LinkError> {
-        if self.pinged.is_some() {
-            return Err(LinkError::Transient(format!("no answer to a PINGREQ within {:?}", self.keep_alive)));
-        }
-        self.pinged = Some(now());
-        encode(&Packet::Pingreq, self.version, &mut self.output).map_err(|error| unsaid(&error))
-    }
-
     fn take_packets(&mut self) -> Result<(), LinkError> {
-        self.pinged = None;
-        loop {
-            let packet = self.decoder.decode(&mut self.input).map_err(|error| malformed(&error))?;
-            let Some(packet) = packet else { return Ok(()) };
+        while let Some(packet) = self.packets.next()? {
             match packet {
                 Packet::Puback(ack) => self.finished(ack.id, ack.code, ack.properties.reason.as_deref()),
                 Packet::Pubrec(ack) if ack.code.is_error() => {
@@ -305,11 +237,10 @@ impl Exact {
                 | Packet::Unsubscribe(_)
                 | Packet::Unsuback(_)
                 | Packet::Pingreq
-                | Packet::Auth(_) => {
-                    return Err(LinkError::Transient(format!("the remote sent {}", packet.kind())));
-                }
+                | Packet::Auth(_) => return Err(unexpected(&packet)),
             }
         }
+        Ok(())
     }
 
     /// PUBREC: the PUBREL goes when it is on disk.
@@ -325,7 +256,7 @@ impl Exact {
                 (Saved::Needless, ReasonCode::PacketIdentifierNotFound)
             }
         };
-        let version = self.version;
+        let version = self.packets.version;
         encode_ack(AckKind::Pubrel, id, code, version, self.out(saved));
     }
 
@@ -355,21 +286,18 @@ impl Exact {
     /// Lets what is on its way go, and says good-bye. The session stays.
     pub(super) async fn close(mut self) {
         self.announce(OFFLINE);
-        let until = now() + GOOD_BYE_WAIT;
+        let until = good_bye_until();
         while self.has_something_open() && matches!(tokio::time::timeout_at(until, self.step()).await, Ok(Ok(()))) {}
         if let Some(saving) = self.saving.take() {
             drop(blocking(saving).await);
         }
-        if encode(&Packet::Disconnect(GOOD_BYE), self.version, &mut self.output).is_ok() {
-            drop(tokio::time::timeout_at(until, write(&mut self.writer, &mut self.output, &mut true)).await);
-        }
+        drop(self.packets.end(until).await);
     }
 
     fn has_something_open(&self) -> bool {
         self.saving.is_some()
             || !self.staged.is_empty()
-            || !self.output.is_empty()
-            || self.unflushed
+            || !self.packets.is_flushed()
             || self.kept.exchanges().has_announcement()
     }
 }
@@ -383,118 +311,11 @@ enum Saved {
     Needless,
 }
 
-/// The end of the save that is under way; without one, never. Cancel safe.
-pub(super) async fn saved(saving: &mut Option<JoinHandle<io::Result<()>>>) -> io::Result<()> {
-    match saving {
-        Some(saving) => saving.await.unwrap_or_else(|ended| Err(io::Error::other(ended))),
-        None => std::future::pending().await,
-    }
-}
-
-/// Cancel safe: what has gone is no longer in `output`.
-pub(super) async fn write(
-    writer: &mut WriteHalf<Box<dyn Stream>>,
-    output: &mut BytesMut,
-    unflushed: &mut bool,
-) -> io::Result<()> {
-    *unflushed = true;
-    writer.write_all_buf(output).await?;
-    writer.flush().await?;
-    *unflushed = false;
-    Ok(())
-}
-
-pub(super) async fn sleep_until(due: Option<Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// A stream on which the remote has let us in.
-pub(super) struct LoggedIn {
-    pub(super) stream: Box<dyn Stream>,
-    pub(super) decoder: Decoder,
-    pub(super) input: BytesMut,
-    pub(super) connack: Connack,
-}
-
-impl LoggedIn {
-    pub(super) async fn of(
-        settings: &Settings,
-        attempt: &Attempt,
-        version: crate::wire::Version,
-        clean_start: bool,
-    ) -> Result<Self, LinkError> {
-        let mut stream = attempt.way.dial(&attempt.line).await.map_err(|error| ended(&error))?;
-        let mut output = BytesMut::new();
-        let connect = connect(settings, attempt.login.clone(), clean_start);
-        encode(&Packet::Connect(Box::new(connect)), version, &mut output).map_err(|error| unsaid(&error))?;
-        stream.write_all_buf(&mut output).await.map_err(|error| ended(&error))?;
-        stream.flush().await.map_err(|error| ended(&error))?;
-        let size_max = usize::try_from(settings.config.max_packet_size.0).unwrap_or(usize::MAX);
-        let (mut decoder, mut input) = (Decoder::client(version, size_max), BytesMut::new());
-        let connack = loop {
-            match decoder.decode(&mut input).map_err(|error| malformed(&error))? {
-                Some(Packet::Connack(connack)) => break *connack,
-                Some(Packet::Disconnect(disconnect)) => return Err(disconnected(&disconnect)),
-                Some(other) => {
-                    return Err(LinkError::Transient(format!("{} in the place of CONNACK", other.kind())));
-                }
-                None => {}
-            }
-            if stream.read_buf(&mut input).await.map_err(|error| ended(&error))? == 0 {
-                return Err(LinkError::Transient("the remote closed the connection".to_owned()));
-            }
-        };
-        if connack.code != ReasonCode::Success {
-            return Err(refusal(&connack));
-        }
-        Ok(Self { stream, decoder, input, connack })
-    }
-}
-
-fn connect(settings: &Settings, login: Option<(String, String)>, clean_start: bool) -> Connect {
-    let config = &settings.config;
-    let (user, password) = login.unzip();
-    let is_v5 = config.version == Version::V5;
-    let will = settings.state_topic.as_ref().map(|topic| Will {
-        topic: topic.as_str().into(),
-        payload: Bytes::from_static(OFFLINE.as_bytes()),
-        qos: Qos::AtLeastOnce,
-        retain: true,
-        properties: WillProperties::default(),
-    });
-    let packet_max = NonZeroU32::new(u32::try_from(config.max_packet_size.0).unwrap_or(u32::MAX));
-    Connect {
-        version: version(config.version),
-        clean_start,
-        keep_alive_s: config.keep_alive_s,
-        client_id: settings.client_id.as_str().into(),
-        will,
-        user: user.map(Into::into),
-        password: password.map(|password| Password(password.into())),
-        properties: ConnectProperties {
-            session_expiry_s: is_v5.then_some(SESSION_EXPIRY_S),
-            maximum_packet_size: packet_max.filter(|_| is_v5),
-            receive_maximum: NonZeroU16::new(RECEIVE_MAX).filter(|_| is_v5 && settings.direction == Direction::In),
-            ..ConnectProperties::default()
-        },
-    }
-}
-
 fn granted(connack: &Connack) -> Granted {
     Granted {
         receive_max: connack.properties.receive_maximum.map(NonZeroU16::get),
         packet_max: connack.properties.maximum_packet_size.map(NonZeroU32::get),
         qos_max: connack.properties.maximum_qos.map(Qos::bits),
-    }
-}
-
-pub(super) const fn version(version: Version) -> crate::wire::Version {
-    match version {
-        Version::V4 => crate::wire::Version::V311,
-        Version::V5 => crate::wire::Version::V5,
     }
 }
 
@@ -571,55 +392,6 @@ fn judge(place: Place, code: ReasonCode, reason: Option<&str>) -> Answer {
         return Answer::Refused(place, format!("{code:?}{why}"));
     }
     Answer::Retry(place, format!("the remote answers {code:?}{why}"))
-}
-
-#[expect(clippy::wildcard_enum_match_arm, reason = "all other codes say that somebody has to change something")]
-fn refusal(connack: &Connack) -> LinkError {
-    use ReasonCode as Code;
-    let why = connack.properties.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-    let words = format!("the remote refuses the connection: {:?}{why}", connack.code);
-    match connack.code {
-        Code::ServerUnavailable
-        | Code::ServerBusy
-        | Code::UnspecifiedError
-        | Code::ImplementationSpecificError
-        | Code::QuotaExceeded
-        | Code::ConnectionRateExceeded => LinkError::Transient(words),
-        _ => LinkError::Misconfigured(words),
-    }
-}
-
-pub(super) fn disconnected(disconnect: &Disconnect) -> LinkError {
-    let why = disconnect.properties.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-    let words = format!("the remote disconnected us: {:?}{why}", disconnect.code);
-    if matches!(disconnect.code, ReasonCode::NotAuthorized | ReasonCode::SessionTakenOver) {
-        LinkError::Misconfigured(words)
-    } else {
-        LinkError::Transient(words)
-    }
-}
-
-pub(super) fn ended(error: &io::Error) -> LinkError {
-    if tls::is_refusal(error) {
-        return LinkError::Misconfigured(error.to_string());
-    }
-    LinkError::Transient(error.to_string())
-}
-
-pub(super) fn malformed(error: &crate::wire::DecodeError) -> LinkError {
-    LinkError::Transient(format!("the remote sent what is no MQTT: {error}"))
-}
-
-pub(super) fn unsaid(error: &crate::wire::EncodeError) -> LinkError {
-    LinkError::Misconfigured(error.to_string())
-}
-
-pub(super) fn cannot_keep(error: &io::Error) -> LinkError {
-    LinkError::Transient(format!("the exchanges of QoS 2 cannot be written down: {error}"))
-}
-
-pub(super) fn now() -> Instant {
-    Instant::from_std(crate::clock::now())
 }
 
 #[cfg(test)]

@@ -12,31 +12,24 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::BytesMut;
 use futures_util::future::{BoxFuture, FutureExt as _, Shared};
 use parking_lot::Mutex;
-use tokio::io::{AsyncReadExt as _, ReadHalf, WriteHalf};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 
 use super::arrivals::{Arrivals, Known, Released};
-use super::client::{Attempt, Dial, GOOD_BYE_WAIT, OFFLINE, ONLINE, Settings, Subscribed};
-use super::dial::Stream;
-use super::exact::{
-    GOOD_BYE, LoggedIn, READ, cannot_keep, disconnected, ended, malformed, now, saved, sleep_until, unsaid, version,
-    write,
-};
+use super::client::{Attempt, Dial, OFFLINE, ONLINE, Settings, Subscribed};
 use super::exchanges::Owner;
+use super::packets::{Packets, cannot_keep, disconnected, good_bye_until, saved, unexpected, unsaid};
 use super::written::{Written, blocking};
 use crate::hub::{Hub, KnownAs, Logged, Tails};
 use crate::links::LinkError;
 use crate::message::{MessageId, Properties, Qos};
 use crate::router::LinkId;
 use crate::wire::{
-    AckKind, Decoder, Packet, PacketId, Publish, PublishParts, ReasonCode, RetainHandling, Subscribe, SubscribeOptions,
-    Subscription, Version, encode, encode_ack, encode_publish,
+    AckKind, Packet, PacketId, Publish, PublishParts, ReasonCode, RetainHandling, Subscribe, SubscribeOptions,
+    Subscription, encode, encode_ack, encode_publish,
 };
 
 /// Messages received and not yet taken by the runner. More than our Receive Maximum, for QoS 0 has no window.
@@ -172,24 +165,13 @@ impl Waiting {
 /// A connection whose arrivals are known when they come again.
 pub(super) struct ExactSource {
     book: Book,
-    version: Version,
-    reader: ReadHalf<Box<dyn Stream>>,
-    writer: WriteHalf<Box<dyn Stream>>,
-    decoder: Decoder,
-    input: BytesMut,
-    /// On its way.
-    output: BytesMut,
-    unflushed: bool,
+    packets: Packets,
     /// Waits for the save that is under way.
     covered: Waiting,
     saving: Option<JoinHandle<io::Result<()>>>,
     /// Waits for the next one.
     staged: Waiting,
     ready: VecDeque<Arrived>,
-    keep_alive: Duration,
-    written: Instant,
-    /// When a PINGREQ went that nothing has come after.
-    pinged: Option<Instant>,
     state_topic: Option<String>,
     /// The SUBACK, when it has come.
     pub(super) subscribed: Option<Vec<Subscribed>>,
@@ -208,8 +190,7 @@ impl Dial for ByArrivals<'_> {
         let Self(book, filters) = *self;
         book.read().await.map_err(|error| cannot_keep(&error))?;
         let owner = Owner::new("", &settings.client_id, &attempt.way.address.to_string());
-        let version = version(settings.config.version);
-        let LoggedIn { stream, decoder, input, connack } = LoggedIn::of(settings, &attempt, version, false).await?;
+        let (packets, connack) = Packets::log_in(settings, &attempt, false).await?;
         let is_anew = book.with(|arrivals| arrivals.begin(owner, connack.session_present));
         // What the last connection did not come to save is no more than in memory, and from now on it is acted upon.
         let mut saving = Some(book.save());
@@ -217,24 +198,13 @@ impl Dial for ByArrivals<'_> {
             saved(&mut saving).await.map_err(|error| cannot_keep(&error))?;
             saving = None;
         }
-        let (reader, writer) = tokio::io::split(stream);
-        let keep_alive_s = connack.properties.server_keep_alive_s.unwrap_or(settings.config.keep_alive_s);
         let mut source = ExactSource {
             book: book.clone(),
-            version,
-            reader,
-            writer,
-            decoder,
-            input,
-            output: BytesMut::new(),
-            unflushed: false,
+            packets,
             covered: Waiting::default(),
             saving,
             staged: Waiting::default(),
             ready: VecDeque::new(),
-            keep_alive: Duration::from_secs(keep_alive_s.into()),
-            written: now(),
-            pinged: None,
             state_topic: settings.state_topic.clone(),
             subscribed: None,
         };
@@ -255,7 +225,8 @@ impl ExactSource {
         let subscription = |filter: &String| Subscription { filter: filter.as_str().into(), options };
         let subscriptions = filters.iter().map(subscription).collect();
         let subscribe = Subscribe { id, subscription_id: None, user: Vec::new(), subscriptions };
-        encode(&Packet::Subscribe(subscribe), self.version, &mut self.output).map_err(|error| unsaid(&error))
+        encode(&Packet::Subscribe(subscribe), self.packets.version, &mut self.packets.output)
+            .map_err(|error| unsaid(&error))
     }
 
     fn announce(&mut self, state: &'static str, id: u16) {
@@ -272,7 +243,7 @@ impl ExactSource {
             subscription_ids: &[],
             properties: &Properties::default(),
         };
-        if let Err(error) = encode_publish(&parts, self.version, &mut self.output) {
+        if let Err(error) = encode_publish(&parts, self.packets.version, &mut self.packets.output) {
             tracing::warn!(topic, state, %error, "the link's state could not be announced");
         }
     }
@@ -291,10 +262,10 @@ impl ExactSource {
     pub(super) fn acknowledge(&mut self, owed: Owed) {
         match owed {
             Owed::Nothing => {}
-            Owed::Puback(id) => encode_ack(AckKind::Puback, id, ReasonCode::Success, self.version, &mut self.output),
+            Owed::Puback(id) => self.packets.acknowledge(AckKind::Puback, id, ReasonCode::Success),
             Owed::Pubrec(id) => {
                 self.book.with(|arrivals| arrivals.taken(id));
-                encode_ack(AckKind::Pubrec, id, ReasonCode::Success, self.version, &mut self.output);
+                self.packets.acknowledge(AckKind::Pubrec, id, ReasonCode::Success);
             }
         }
     }
@@ -306,48 +277,24 @@ impl ExactSource {
             self.saving = Some(self.book.save());
         }
         let reads = self.waiting() < WAITING_MAX;
-        if !reads {
-            // What would answer a PINGREQ is not read.
-            self.pinged = None;
-        }
-        let ping_due = (!self.keep_alive.is_zero()).then(|| self.pinged.unwrap_or(self.written) + self.keep_alive);
-        let Self { reader, writer, input, output, unflushed, saving, .. } = self;
-        input.reserve(READ);
+        let Self { packets, saving, .. } = self;
         tokio::select! {
             saved = saved(saving) => {
                 self.saving = None;
                 saved.map_err(|error| cannot_keep(&error))?;
                 let Waiting { arrived, output } = std::mem::take(&mut self.covered);
                 self.ready.extend(arrived);
-                self.output.unsplit(output);
+                self.packets.output.unsplit(output);
             }
-            written = write(writer, output, unflushed), if !output.is_empty() || *unflushed => {
-                written.map_err(|error| ended(&error))?;
-                self.written = now();
-            }
-            read = reader.read_buf(input), if reads => match read {
-                Ok(0) => return Err(LinkError::Transient("the remote closed the connection".to_owned())),
-                Ok(_) => self.take_packets()?,
-                Err(error) => return Err(ended(&error)),
+            has_come = packets.moved(reads) => if has_come? {
+                self.take_packets()?;
             },
-            () = sleep_until(ping_due) => self.ping()?,
         }
         Ok(())
     }
 
-    fn ping(&mut self) -> Result<(), LinkError> {
-        if self.pinged.is_some() {
-            return Err(LinkError::Transient(format!("no answer to a PINGREQ within {:?}", self.keep_alive)));
-        }
-        self.pinged = Some(now());
-        encode(&Packet::Pingreq, self.version, &mut self.output).map_err(|error| unsaid(&error))
-    }
-
     fn take_packets(&mut self) -> Result<(), LinkError> {
-        self.pinged = None;
-        loop {
-            let packet = self.decoder.decode(&mut self.input).map_err(|error| malformed(&error))?;
-            let Some(packet) = packet else { return Ok(()) };
+        while let Some(packet) = self.packets.next()? {
             match packet {
                 Packet::Publish(publish) => self.arrived(publish),
                 Packet::Pubrel(ack) => self.released(ack.id)?,
@@ -373,11 +320,10 @@ impl ExactSource {
                 | Packet::Unsubscribe(_)
                 | Packet::Unsuback(_)
                 | Packet::Pingreq
-                | Packet::Auth(_) => {
-                    return Err(LinkError::Transient(format!("the remote sent {}", packet.kind())));
-                }
+                | Packet::Auth(_) => return Err(unexpected(&packet)),
             }
         }
+        Ok(())
     }
 
     fn arrived(&mut self, publish: Publish) {
@@ -398,7 +344,7 @@ impl ExactSource {
                 }
                 Known::UnderWay => {}
                 Known::Taken => {
-                    encode_ack(AckKind::Pubrec, id, ReasonCode::Success, self.version, &mut self.output);
+                    self.packets.acknowledge(AckKind::Pubrec, id, ReasonCode::Success);
                 }
             },
             (Qos::AtMostOnce, _) | (_, None) => {
@@ -421,27 +367,25 @@ impl ExactSource {
     fn released(&mut self, id: PacketId) -> Result<(), LinkError> {
         let (code, output) = match self.book.with(|arrivals| arrivals.released(id)) {
             Released::Ended => (ReasonCode::Success, &mut self.staged.output),
-            Released::Unknown => (ReasonCode::PacketIdentifierNotFound, &mut self.output),
+            Released::Unknown => (ReasonCode::PacketIdentifierNotFound, &mut self.packets.output),
             Released::TooEarly => {
                 return Err(LinkError::Transient("the remote sent PUBREL before it had our PUBREC".to_owned()));
             }
         };
-        encode_ack(AckKind::Pubcomp, id, code, self.version, output);
+        encode_ack(AckKind::Pubcomp, id, code, self.packets.version, output);
         Ok(())
     }
 
     /// Lets the acknowledgements go, and says good-bye. The session stays.
     pub(super) async fn close(mut self) {
         self.announce(OFFLINE, OFFLINE_ID);
-        let until = now() + GOOD_BYE_WAIT;
-        while (self.saving.is_some() || !self.staged.is_empty() || !self.output.is_empty() || self.unflushed)
+        let until = good_bye_until();
+        while (self.saving.is_some() || !self.staged.is_empty() || !self.packets.is_flushed())
             && matches!(tokio::time::timeout_at(until, self.step()).await, Ok(Ok(())))
         {}
         // With what was taken since: what is sent again then needs no second look.
         drop(blocking(self.book.save()).await);
-        if encode(&Packet::Disconnect(GOOD_BYE), self.version, &mut self.output).is_ok() {
-            drop(tokio::time::timeout_at(until, write(&mut self.writer, &mut self.output, &mut true)).await);
-        }
+        drop(self.packets.end(until).await);
     }
 }
 

@@ -4,7 +4,7 @@
 //! crate's poll loop is a task of its own, owned by the connection and ended with it. At QoS 1 the crate holds nothing
 //! durable: the link's buffer is the only truth, so the publishing side starts clean each time; the subscribing side keeps
 //! its session at the remote, which sends again what was not acknowledged. A link that publishes at QoS 2 has exchanges that outlive
-//! connections and the process ([`exchanges`], [`kept`], [`written`]) and speaks to its remote itself ([`exact`]); so does one that subscribes with it
+//! connections and the process ([`exchanges`], [`kept`], [`written`]) and speaks to its remote itself ([`exact`], [`packets`]); so does one that subscribes with it
 //! ([`arrivals`], [`exact_source`]).
 //!
 //! What this module must not know: the built-in broker, the buffer's form, other kinds.
@@ -15,10 +15,9 @@ mod config;
 mod dial;
 mod exact;
 mod exact_source;
-#[cfg(test)]
-mod exact_tests;
 mod exchanges;
 mod kept;
+mod packets;
 mod sink;
 mod source;
 #[cfg(test)]

@@ -10,6 +10,7 @@ use super::client::{Asked, Direction, Granted, IN_FLIGHT_MAX, Live, Pending, Pub
 use super::dial::Leave;
 use super::exact::{self, ByExchanges, Exact};
 use super::kept::Kept;
+use super::packets;
 use super::{Config, Version, v4, v5};
 use crate::buffer::{EXCHANGES, Lanes, Place};
 use crate::links::{Answer, Confirmed, Identity, LinkError, Outgoing, Sent, Sink, SinkConnection};
@@ -256,7 +257,7 @@ impl Config {
         let stamped_by = (self.version == Version::V5).then_some(site);
         let publish = Publish::of(record, stamped_by, self.qos);
         let bytes = match (self.qos, self.version) {
-            (Qos::ExactlyOnce, version) => exact::size(&publish, exact::version(version)),
+            (Qos::ExactlyOnce, version) => exact::size(&publish, packets::version(version)),
             (Qos::AtMostOnce | Qos::AtLeastOnce, Version::V4) => v4::size(&publish),
             (Qos::AtMostOnce | Qos::AtLeastOnce, Version::V5) => v5::size(&publish),
         };

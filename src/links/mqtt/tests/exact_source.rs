@@ -2,17 +2,15 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::BytesMut;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use super::super::arrivals::{Arrivals, Known};
 use super::super::written::Table as _;
 use super::super::*;
+use super::scripted::{Far, SOON};
 use super::{config_of, identity};
 use crate::buffer::{self, Lanes, SlotFile};
 use crate::hub::{self, Hub};
@@ -20,24 +18,13 @@ use crate::links::{Received, Source, SourceConnection};
 use crate::message::{IdSource, Qos};
 use crate::router::{Endpoint, Form, From, LinkId, Route, Table, To};
 use crate::units::ByteSize;
-use crate::wire::{
-    Ack, Connack, ConnackProperties, Decoder, Packet, PacketId, Publish, PublishProperties, ReasonCode,
-    ReasonProperties, Suback, encode,
-};
-
-const SOON: Duration = Duration::from_secs(10);
+use crate::wire::{Ack, Packet, PacketId, Publish, PublishProperties, ReasonCode, ReasonProperties, Suback};
 
 /// A link's file, and its remote's door.
 struct Rig {
     dir: TempDir,
     listener: TcpListener,
     config: Config,
-}
-
-struct Far {
-    stream: TcpStream,
-    decoder: Decoder,
-    input: BytesMut,
 }
 
 fn id(id: u16) -> PacketId {
@@ -57,31 +44,6 @@ fn message_of(n: u16, qos: Qos, dup: bool) -> Publish {
         retain: false,
         id: (qos != Qos::AtMostOnce).then(|| id(n)),
         properties: PublishProperties::default(),
-    }
-}
-
-impl Far {
-    async fn next(&mut self) -> Packet {
-        loop {
-            if let Some(packet) = self.decoder.decode(&mut self.input).unwrap() {
-                return packet;
-            }
-            let read = timeout(SOON, self.stream.read_buf(&mut self.input)).await.unwrap().unwrap();
-            assert!(read > 0, "the client is gone");
-        }
-    }
-
-    async fn say(&mut self, packet: &Packet) {
-        self.say_at_once(&[packet]).await;
-    }
-
-    /// In one write.
-    async fn say_at_once(&mut self, packets: &[&Packet]) {
-        let mut output = BytesMut::new();
-        for packet in packets {
-            encode(packet, self.decoder.version().unwrap(), &mut output).unwrap();
-        }
-        self.stream.write_all(&output).await.unwrap();
     }
 }
 
@@ -113,13 +75,8 @@ impl Rig {
     ) -> (MqttSourceConnection, Far) {
         let connecting = async { timeout(SOON, source.connect()).await.unwrap().unwrap() };
         let accepting = async {
-            let (stream, _) = timeout(SOON, self.listener.accept()).await.unwrap().unwrap();
-            let mut far = Far { stream, decoder: Decoder::server(1 << 20), input: BytesMut::new() };
-            let Packet::Connect(connect) = far.next().await else { panic!("no CONNECT") };
+            let (mut far, connect) = Far::accept(&self.listener, session_present).await;
             assert!(!connect.clean_start);
-            let properties = ConnackProperties::default();
-            far.say(&Packet::Connack(Box::new(Connack { session_present, code: ReasonCode::Success, properties })))
-                .await;
             let Packet::Subscribe(subscribe) = far.next().await else { panic!("no SUBSCRIBE") };
             let codes = vec![ReasonCode::GrantedQos2];
             let suback = Packet::Suback(Suback { id: subscribe.id, codes, properties: ReasonProperties::default() });

@@ -1,6 +1,8 @@
 //! Against a real Mosquitto (Debian's package; `/usr/sbin/mosquitto` or in the PATH).
 
+mod exact;
 mod exact_source;
+mod scripted;
 
 use std::process::Stdio;
 use std::time::Duration;

@@ -1,60 +1,21 @@
 //! Against a remote that takes its time, so that the file can be looked at between any two packets (R25).
 
 use std::path::Path;
-use std::time::Duration;
 
-use bytes::BytesMut;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::time::timeout;
 
-use super::exchanges::{Exchanges, Known, Named};
-use super::tests::{address, config_of, identity, outgoing};
-use super::written::Table as _;
-use super::*;
+use super::super::exchanges::{Exchanges, Known, Named};
+use super::super::written::Table as _;
+use super::super::*;
+use super::scripted::{Far, SOON};
+use super::{address, config_of, identity, outgoing};
 use crate::buffer::{self, EXCHANGES, Lanes, Place, SlotFile};
 use crate::links::{Answer, Outgoing, Sent, Sink, SinkConnection, witness};
 use crate::message::Qos;
 use crate::units::ByteSize;
-use crate::wire::{Ack, Connack, ConnackProperties, Decoder, Packet, PacketId, ReasonCode, encode};
-
-const SOON: Duration = Duration::from_secs(10);
-
-/// One connection's end at the remote.
-struct Far {
-    stream: TcpStream,
-    decoder: Decoder,
-    input: BytesMut,
-}
-
-impl Far {
-    /// Lets the client in.
-    async fn accept(listener: &TcpListener, session_present: bool) -> (Self, bool) {
-        let (stream, _) = timeout(SOON, listener.accept()).await.unwrap().unwrap();
-        let mut far = Self { stream, decoder: Decoder::server(1 << 20), input: BytesMut::new() };
-        let Packet::Connect(connect) = far.next().await else { panic!("no CONNECT") };
-        let properties = ConnackProperties::default();
-        far.say(&Packet::Connack(Box::new(Connack { session_present, code: ReasonCode::Success, properties }))).await;
-        (far, connect.clean_start)
-    }
-
-    async fn next(&mut self) -> Packet {
-        loop {
-            if let Some(packet) = self.decoder.decode(&mut self.input).unwrap() {
-                return packet;
-            }
-            let read = timeout(SOON, self.stream.read_buf(&mut self.input)).await.unwrap().unwrap();
-            assert!(read > 0, "the client is gone");
-        }
-    }
-
-    async fn say(&mut self, packet: &Packet) {
-        let mut output = BytesMut::new();
-        encode(packet, self.decoder.version().unwrap(), &mut output).unwrap();
-        self.stream.write_all(&output).await.unwrap();
-    }
-}
+use crate::wire::{Ack, Packet, PacketId, ReasonCode};
 
 /// A link's folder, and its remote's door.
 struct Rig {
@@ -95,12 +56,12 @@ impl Rig {
         let mut sink = MqttSink::of_link(&self.config, &identity(), false, self.dir.path(), &self.lanes);
         let connecting = async { timeout(SOON, sink.connect()).await.unwrap().unwrap() };
         let accepting = async {
-            let (far, clean) = Far::accept(&self.listener, session_present).await;
-            if clean && self.config.version == Version::V4 {
+            let (mut far, mut connect) = Far::accept(&self.listener, session_present).await;
+            if connect.clean_start && self.config.version == Version::V4 {
                 // The one that only ends the session.
-                return Far::accept(&self.listener, session_present).await;
+                (far, connect) = Far::accept(&self.listener, session_present).await;
             }
-            (far, clean)
+            (far, connect.clean_start)
         };
         let (connection, (far, clean)) = tokio::join!(connecting, accepting);
         (connection, far, clean)
@@ -211,6 +172,23 @@ async fn r07_after_a_kill_what_had_lapsed_before_the_last_confirmed_record_is_kn
     let (connection, _far, _) = rig.connect(true).await;
     let said = connection.confirmed_below(rig.lanes.id());
     assert_eq!(said.iter().map(|said| (said.below.offset.0, said.expired)).collect::<Vec<_>>(), [(3, Some(2))]);
+}
+
+#[tokio::test]
+async fn r25_a_remote_that_has_forgotten_the_session_is_published_anew_what_it_had_taken_over() {
+    for version in [Version::V5, Version::V4] {
+        let rig = Rig::new(version).await;
+        let (mut connection, mut far, _) = rig.connect(false).await;
+        assert!(matches!(connection.send(record(0)).unwrap(), Sent::Queued));
+        let (id, _) = publish(&arrives(&mut connection, &mut far).await);
+        far.say(&Packet::Pubrec(Ack::success(id))).await;
+        arrives(&mut connection, &mut far).await;
+        drop((connection, far));
+        let (mut connection, mut far, _) = rig.connect(false).await;
+        assert!(matches!(connection.send(record(0)).unwrap(), Sent::Queued));
+        let (_, dup) = publish(&arrives(&mut connection, &mut far).await);
+        assert!(!dup, "{version:?}");
+    }
 }
 
 #[tokio::test]
