@@ -184,11 +184,11 @@ impl SlotFile {
     /// The file cannot be read or made, is damaged, was written by a later version, or another one has it ([`io::ErrorKind::WouldBlock`]).
     pub fn open(path: &Path) -> io::Result<(Self, Option<Vec<u8>>)> {
         let is_new = !path.exists();
-        let lock = Disk.lock(path).map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => {
-                io::Error::new(error.kind(), format!("{}: a save from before still goes on", path.display()))
+        let lock = Disk.lock(path).map_err(|error| {
+            if error.kind() != io::ErrorKind::WouldBlock {
+                return error;
             }
-            _ => error,
+            io::Error::new(error.kind(), format!("{}: a save from before still goes on", path.display()))
         })?;
         let (slots, held) = Slots::open(&Disk, path)?;
         if is_new && let Some(folder) = path.parent() {
