@@ -15,12 +15,16 @@ use super::reload::Reloadable;
 use super::transport::{Certificates, Door, Entrance, Peer, Socket};
 use super::{Bind, Broker, Listener, connection};
 use crate::telemetry::board::ListenerStatus;
+use crate::telemetry::limited::Limited;
 
 /// How often wills and expiries are looked at: both are given in seconds.
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
 
 /// What follows a failed `accept` (no file descriptors left): trying at once would only burn the processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Of failed `accept`s, so often one is logged.
+const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// Listeners that begin at once; more wait for their turn.
 const ACCEPTORS_AHEAD: usize = 16;
@@ -278,7 +282,10 @@ impl Acceptor {
                     return (place, socket, Peer { address, listener, certificate: None, is_secure: false });
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "a connection cannot be accepted");
+                    static LOGGED: Limited = Limited::new(LOG_EVERY);
+                    if let Some(held_back) = LOGGED.pass(self.broker.clock.now()) {
+                        tracing::warn!(%error, held_back, "a connection cannot be accepted, and is tried again");
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }

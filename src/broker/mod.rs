@@ -140,6 +140,8 @@ pub struct Figures {
     pub owed: u64,
     /// Retained messages.
     pub retained: u64,
+    /// What both count for, in bytes.
+    pub stored_bytes: u64,
 }
 
 impl Broker {
@@ -200,10 +202,12 @@ impl Broker {
     #[must_use]
     pub fn figures(&self) -> Figures {
         let clients: Vec<_> = self.clients.lock().values().cloned().collect();
-        let mut figures = Figures { retained: self.topics.retained_count() as u64, ..Figures::default() };
+        let (retained, stored_bytes) = (self.topics.retained_count() as u64, self.topics.retained_bytes());
+        let mut figures = Figures { retained, stored_bytes, ..Figures::default() };
         for client in clients {
             let mut state = client.lock();
             figures.owed += state.owed.rows();
+            figures.stored_bytes += state.owed.bytes();
             figures.sessions_offline += u64::from(state.terms.kept && state.online.is_none());
         }
         figures

@@ -50,6 +50,7 @@ struct Figures {
     published: HashMap<String, String>,
     loads: HashMap<&'static str, Load>,
     clients_max: u64,
+    memory_max: u64,
 }
 
 /// Publishes the figures at once and then every `sys_interval`, until `stop`.
@@ -96,9 +97,11 @@ impl Figures {
             broker.board.traffic();
         let (board, figures) = (broker.board.snapshot(), broker.figures());
         let (subscriptions, shared) = broker.topics.subscription_counts();
+        let memory = broker.hub.memory().snapshot().used_bytes;
         self.clients_max = self.clients_max.max(board.clients);
+        self.memory_max = self.memory_max.max(memory);
         let stored = figures.owed + figures.retained;
-        let counts: [(&str, u64); 23] = [
+        let counts: [(&str, u64); 26] = [
             ("clients/total", board.clients + figures.sessions_offline),
             ("clients/connected", board.clients),
             ("clients/active", board.clients),
@@ -110,6 +113,7 @@ impl Figures {
             ("messages/sent", packets_out),
             ("messages/stored", stored),
             ("store/messages/count", stored),
+            ("store/messages/bytes", figures.stored_bytes),
             ("retained messages/count", figures.retained),
             ("subscriptions/count", subscriptions as u64),
             ("shared_subscriptions/count", shared as u64),
@@ -122,6 +126,8 @@ impl Figures {
             ("publish/bytes/sent", publish_bytes_out),
             ("connections/socket/count", broker.board.traffic().sockets),
             ("connections/count", broker.board.traffic().connects),
+            ("heap/current", memory),
+            ("heap/maximum", self.memory_max),
         ];
         counts.into_iter().map(|(topic, count)| (topic.to_owned(), count.to_string())).collect()
     }

@@ -357,7 +357,6 @@ impl Topics {
     }
 
     /// What they count for.
-    #[cfg(test)]
     pub(super) fn retained_bytes(&self) -> u64 {
         self.retained.read().bytes
     }

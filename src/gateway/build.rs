@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 
 use super::reload::Origin;
 use super::rename::{Holds, holds};
-use super::{Config, Crews, Gateway, Link, Orphan, Parts, Replays, Shared, rename};
+use super::{Config, Crews, Gateway, Link, Orphan, Parts, Replays, Shared, files, rename};
 use crate::broker::{self, Broker};
 use crate::buffer::{self, KIND, Lane, Lanes, Recovery};
 use crate::clock::Clock;
@@ -158,6 +158,7 @@ impl Gateway {
         let ids = IdSource::new(Arc::clone(&config.site), rand::random());
         let hub = Arc::new(Hub::new(ids, Table::new(config.routes.clone()), logs, Arc::clone(&clock)));
         hub.memory().limit_to(config.max_memory);
+        files::allow(&config.broker);
         let broker_board = Arc::new(BrokerBoard::default());
         let store = config.data_dir.join("broker");
         buffer::make_dir(&store).map_err(|error| BuildError::Data { path: store.clone(), error })?;

@@ -13,6 +13,7 @@ mod build;
 mod commands;
 mod crew;
 pub mod explain;
+mod files;
 mod heir;
 mod memory;
 pub mod offline;

@@ -1,6 +1,7 @@
 //! What goes wrong outside the gateway, each with its clear error or link state; and nothing is lost by it.
 
 use std::fs;
+use std::path::Path;
 use std::process::Stdio;
 
 use rumqttc_v5::{PubAckReason, PublishNoticeError, QoS};
@@ -11,10 +12,10 @@ use tokio::process::Command;
 
 use crate::support::client::{Publishers, Subscriber, Work, publish_once};
 use crate::support::disk::SmallDisk;
-use crate::support::gateway::{Gateway, configuration, link, run};
+use crate::support::gateway::{Gateway, PROGRAM, configuration, link, run};
 use crate::support::http;
 use crate::support::ledger::{Ledger, Mark};
-use crate::support::process::{Room, did_not_run, free_port};
+use crate::support::process::{Process, Room, did_not_run, free_port};
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::remote::{Mosquitto, Rabbit, left_out};
 use crate::support::wait::{PATIENCE, until_true};
@@ -315,4 +316,23 @@ async fn a_store_that_fails_is_said_and_whoever_does_not_need_it_is_served() {
     let stream = TcpStream::connect(("127.0.0.1", admin)).await.unwrap();
     let (code, said) = http::request(stream, "GET", "/readyz", "").await.unwrap();
     assert!(code == 503 && said.contains("no such table"), "{code}: {said}");
+}
+
+/// The soft limit of open files, which shells commonly set to 1,024, is raised to what `connections_max` needs; where the hard one is below, that is said.
+#[tokio::test]
+async fn fewer_open_files_than_clients_may_need_are_raised_or_told() {
+    for (ulimit, soft, is_told) in [("ulimit -Hn 2000; ulimit -Sn 300", 1_634, false), ("ulimit -n 400", 400, true)] {
+        let room = Room::new("files");
+        let (file, log) = (room.file("routes.yaml"), room.file("log"));
+        let few = "  connections_max: 600\n  handshakes_max: 10\n";
+        fs::write(&file, configuration("edge", &room.file("data"), free_port(), few)).unwrap();
+        let script = format!("{ulimit}; exec \"$0\" run -c \"$1\"");
+        let arguments = ["-c".as_ref(), script.as_ref(), PROGRAM.as_ref(), file.as_os_str()];
+        let process = Process::start(Path::new("sh"), &arguments, &log);
+        until_true("it is ready", PATIENCE, || process.log().contains("ready")).await;
+        let limits = fs::read_to_string(format!("/proc/{}/limits", process.pid())).unwrap();
+        let open = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        assert_eq!(open.split_whitespace().nth(3).unwrap(), soft.to_string(), "{open}");
+        assert_eq!(process.log().contains("allows fewer open files"), is_told, "{}", process.log());
+    }
 }

@@ -194,13 +194,17 @@ fn check(broker: &Broker, connect: &Connect) -> Result<(), Refusal> {
     }
     if broker.is_short_of_memory() {
         broker.board.limited("max_memory_connections");
-        let code = if version.is_v5() { ReasonCode::QuotaExceeded } else { ReasonCode::ServerUnavailable };
-        return refuse(code, "the gateway is short of memory (`max_memory`); try again later");
+        return refuse(no_room(version), "the gateway is short of memory (`max_memory`); try again later");
     }
     if broker.store.has_failed() && !connect.clean_start {
         return refuse(ReasonCode::ServerUnavailable, "the broker's store has failed: no session can be kept");
     }
     Ok(())
+}
+
+/// That there is no room for a client, in the words of its version.
+const fn no_room(version: Version) -> ReasonCode {
+    if version.is_v5() { ReasonCode::QuotaExceeded } else { ReasonCode::ServerUnavailable }
 }
 
 /// The user of its certificate, where the listener takes users from there.
@@ -303,7 +307,7 @@ async fn open(
         claim_of((broker, &config), connect, granted).and_then(|mut claim| match broker.take_up(&mut claim, &peer) {
             Ok(connection) => Ok((claim, connection)),
             Err(text) => {
-                let (code, packet_bytes_max) = (ReasonCode::QuotaExceeded, claim.packet_bytes_max);
+                let (code, packet_bytes_max) = (no_room(version), claim.packet_bytes_max);
                 Err(Refusal { client: Some((*claim.name).into()), version, code, text, packet_bytes_max })
             }
         });

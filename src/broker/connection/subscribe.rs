@@ -326,6 +326,7 @@ impl Connection {
             }
             drop(state);
             codes.push(match existed {
+                None if Wanted::parse(filter.as_str()).is_err() => ReasonCode::TopicFilterInvalid,
                 None => ReasonCode::NoSubscriptionExisted,
                 Some(row) => {
                     if let Ok(wanted) = Wanted::parse(&row.filter) {
@@ -363,7 +364,7 @@ impl Connection {
                 }
                 done += 1;
                 let (topic, options, subscription_id) = wish;
-                let delivery = broker.retained_delivery(topic, *options, *subscription_id, now);
+                let delivery = broker.retained_delivery(&client.name, topic, *options, *subscription_id, now);
                 self.spend(STAGED_STEPS);
                 let Some(delivery) = delivery else { continue };
                 let mut state = client.lock();
@@ -409,23 +410,25 @@ impl Connection {
     fn send_retained(&self, topic: TopicName, options: SubscribeOptions, subscription_id: Option<u32>) {
         let (broker, client) = (&self.broker, &self.attached.client);
         let now = broker.clock.moment();
-        if let Some(delivery) = broker.retained_delivery(&topic, options, subscription_id, now) {
+        if let Some(delivery) = broker.retained_delivery(&client.name, &topic, options, subscription_id, now) {
             broker.push_alone(client, delivery);
         }
     }
 }
 
 impl Broker {
-    /// What is retained on `topic` now, as a subscriber gets it.
+    /// What is retained on `topic` now, as a subscriber gets it; with No Local not what it has published itself (MQTT-3.8.3-3).
     fn retained_delivery(
         &self,
+        client: &str,
         topic: &TopicName,
         options: SubscribeOptions,
         subscription_id: Option<u32>,
         now: Moment,
     ) -> Option<Delivery> {
         let message = self.topics.retained(topic).filter(|message| !message.has_expired(now))?;
-        if self.is_denied(topic) {
+        let is_own = message.origin.hops == 0 && message.origin.client_id.as_deref() == Some(client);
+        if self.is_denied(topic) || (options.no_local && is_own) {
             return None;
         }
         let (qos, ids) = (options.qos.min(message.qos), subscription_id.into_iter().collect());

@@ -79,6 +79,17 @@ async fn no_local_keeps_a_client_from_its_own_messages() {
     one.subscribe_with("a", SubscribeOptions { no_local: true, ..SubscribeOptions::default() }, None).await;
     one.deliver("a", "x", Qos::AtLeastOnce, 1).await;
     one.expect_silence().await;
+    // Nor from what is retained.
+    let mut two = rig.peer("two").await;
+    for (peer, topic) in [(&mut one, "r/one"), (&mut two, "r/two")] {
+        let mut retained = publish(topic, topic, Qos::AtLeastOnce, 1);
+        retained.retain = true;
+        peer.send(Packet::Publish(retained)).await;
+        assert_eq!(peer.receive().await, Packet::Puback(ack(1)));
+    }
+    one.subscribe_with("r/#", SubscribeOptions { no_local: true, ..SubscribeOptions::default() }, None).await;
+    assert_eq!(one.publication().await.topic.as_str(), "r/two");
+    one.expect_silence().await;
     rig.stop().await;
 }
 

@@ -225,12 +225,14 @@ async fn sessions_that_are_kept_are_bounded_in_all_also_after_a_kill_and_a_full_
     let (_, connack) = Peer::open(rig.address, kept("three")).await;
     assert_eq!(connack.code, ReasonCode::QuotaExceeded);
     assert!(connack.properties.reason.unwrap().contains("sessions_max"));
+    let three = Peer::open(rig.address, Connect { clean_start: false, ..old("three") }).await.1;
+    assert_eq!(three.code, ReasonCode::ServerUnavailable, "3.x has no other word for it");
     // Clean ones are not counted, and one that is there may be gone on with, or begun anew.
     rig.peer("three").await.expect_silence().await;
     for connect in [kept("one"), Connect { clean_start: true, ..kept("two") }] {
         assert_eq!(Peer::open(rig.address, connect).await.1.code, ReasonCode::Success);
     }
-    assert_eq!(rig.board.snapshot().limited["sessions_max"], 1);
+    assert_eq!(rig.board.snapshot().limited["sessions_max"], 2);
     rig.until("both are away", |rig| rig.broker.figures().sessions_offline == 2).await;
     let copy = rig.crash(dir.path());
     rig.stop().await;

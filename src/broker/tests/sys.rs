@@ -57,6 +57,30 @@ async fn figures_have_mosquittos_names_are_retained_and_follow_what_happens() {
     rig.stop().await;
 }
 
+/// All that Mosquitto 2.0.11 publishes, its bridges' own excepted.
+#[tokio::test]
+async fn no_name_of_mosquittos_is_missing() {
+    const OTHERS: &str = "version uptime clients/total clients/inactive clients/disconnected clients/active clients/connected clients/expired \
+        clients/maximum messages/stored messages/received messages/sent store/messages/count store/messages/bytes subscriptions/count \
+        shared_subscriptions/count heap/current heap/maximum publish/messages/dropped publish/messages/received \
+        publish/messages/sent publish/bytes/received publish/bytes/sent bytes/received bytes/sent";
+    const LOADS: &str = "messages/received messages/sent publish/dropped publish/received publish/sent bytes/received bytes/sent sockets connections";
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { sys_interval: Duration::from_millis(20), ..Config::default() };
+    let rig = Rig::with(dir.path(), config, Table::default(), Vec::new()).await;
+    let mut watcher = rig.peer("watcher").await;
+    watcher.subscribe("$SYS/broker/#", Qos::AtMostOnce).await;
+    let loads =
+        LOADS.split_whitespace().flat_map(|load| ["1min", "5min", "15min"].map(|span| format!("load/{load}/{span}")));
+    let mut missing: Vec<_> = OTHERS.split_whitespace().map(str::to_owned).chain(loads).collect();
+    missing.push("retained messages/count".into());
+    while !missing.is_empty() {
+        let got = watcher.publication().await;
+        missing.retain(|name| got.topic.as_str().strip_prefix("$SYS/broker/") != Some(name));
+    }
+    rig.stop().await;
+}
+
 #[tokio::test]
 async fn packets_and_bytes_are_those_of_the_wire() {
     let dir = tempfile::tempdir().unwrap();

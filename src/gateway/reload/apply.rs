@@ -14,7 +14,7 @@ use super::super::crew::Hand;
 use super::super::heir::Holds;
 use super::super::rename::{self, Carried, Moves, Rename};
 use super::super::replay::Paused;
-use super::super::{Config, Link, Orphan, Parts, Shared};
+use super::super::{Config, Link, Orphan, Parts, Shared, files};
 use super::steps::{Obstacle, Step, Steps, There, Why};
 use super::{Hands, Running, Trouble};
 use crate::buffer::{Lanes, OpenError};
@@ -94,6 +94,7 @@ impl Shared {
         let table = (running.config.routes != config.routes).then(|| Table::new(config.routes.clone()));
         self.publish(next, table);
         if let Some(prepared) = broker {
+            files::allow(&config.broker);
             self.broker.change(prepared).await;
             self.parts.store(Arc::new(Parts { listeners: self.broker.listening(), ..self.parts().as_it_is() }));
         }

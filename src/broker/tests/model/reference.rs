@@ -501,7 +501,9 @@ impl Reference {
         if !brings || !is_asked {
             return;
         }
-        let posts: Vec<Post> = self.retained.values().filter(|post| matches(filter, post.topic)).cloned().collect();
+        let posts =
+            self.retained.values().filter(|post| matches(filter, post.topic) && !(sub.no_local && post.from == who));
+        let posts: Vec<Post> = posts.cloned().collect();
         for post in fate.shuffle(posts) {
             let (qos, ids) = (sub.qos.min(post.qos), sub.id.into_iter().collect());
             self.push(who, Entry { qos, retain: true, ids, share: None, stored: false, post });
