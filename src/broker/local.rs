@@ -147,8 +147,10 @@ impl Broker {
             self.hand_out(&mut job, round, None);
             return Stored::Nothing;
         }
+        // Each may be owed it; and it may be retained, and its publisher's exchange noted.
+        let rows = job.matches.len() + 2;
         let (room, position) = self.store.stage(|unit| {
-            if !unit.has_room() {
+            if !unit.has_room_for(rows) {
                 return Room::NotInStore;
             }
             // Nothing else is retained or removed meanwhile: that takes the store's lock.

@@ -242,6 +242,11 @@ impl Topics {
         (tables.own.len() + shared, shared)
     }
 
+    /// How many shared subscriptions a client has.
+    pub(super) fn shares_of(&self, client: SessionId) -> usize {
+        self.tables.read().memberships.get(&client).map_or(0, Vec::len)
+    }
+
     /// Who gets a message on `topic` that `publisher` published. The tree is walked only for a topic that was not asked for since
     /// the last change.
     /// `last` is the caller's own memory of one topic, for runs of it within a batch.

@@ -34,7 +34,7 @@ use self::admission::Holdings;
 use self::enhanced::Enhanced;
 use self::publish::{Offer, Offered, Pending};
 #[cfg(test)]
-pub(super) use self::subscribe::FILTERS_MAX;
+pub(super) use self::subscribe::{FILTERS_MAX, SHARES_MAX};
 use self::subscribe::{Subscribing, TURN_STEPS, Wish};
 use self::throttle::Throttle;
 use super::client::Tail;

@@ -28,6 +28,9 @@ const RETAINED_FILL: usize = 64 << 10;
 /// Subscriptions of one session at most.
 const SUBSCRIPTIONS_MAX: usize = 10_000;
 
+/// Shared ones among them at most: each that matches brings its client the message once more, where all others together bring it once.
+pub(in crate::broker) const SHARES_MAX: usize = 1_000;
+
 /// Bytes of their filters at most: each level may cost a node in the tree.
 const FILTER_BYTES_MAX: usize = 1 << 20;
 
@@ -250,7 +253,8 @@ impl Connection {
         if config.deny_subscribe.iter().any(|denied| denied.covers(wanted.filter())) {
             return Err((ReasonCode::UnspecifiedError, "it is not to be had".to_owned()));
         }
-        let state = self.attached.client.lock();
+        let client = &self.attached.client;
+        let state = client.lock();
         if !state.may_subscribe(wanted.filter()) {
             drop(state);
             self.broker.board.refused("not_allowed");
@@ -261,6 +265,11 @@ impl Connection {
             && (state.subscriptions.len() >= SUBSCRIPTIONS_MAX || state.filter_bytes + filter.len() > FILTER_BYTES_MAX)
         {
             return Err((ReasonCode::QuotaExceeded, "the client has too many subscriptions".to_owned()));
+        }
+        drop(state);
+        if is_new && matches!(wanted, Wanted::Shared(_)) && self.broker.topics.shares_of(client.id) >= SHARES_MAX {
+            let words = format!("a client may have {SHARES_MAX} shared subscriptions");
+            return Err((ReasonCode::QuotaExceeded, words));
         }
         Ok(wanted)
     }

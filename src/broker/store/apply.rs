@@ -1,18 +1,26 @@
 //! Operations to SQL, all that is staged in one transaction.
 
+use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::load::{SessionRow, SubscriptionRow};
 use super::{Op, OweOp, SessionId, codec};
 use crate::hub::{HeldRow, KeptChanges, KeptPage, OriginKey};
 
+/// A body of so many bytes is written once for all rows that have it; a smaller one costs less in each row than its place in an index.
+const SHARED_BYTES_MIN: usize = 512;
+
 /// Applies all of `ops` or nothing.
 pub(super) fn commit(connection: &mut Connection, ops: &[Op]) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
     let mut dropped = Vec::new();
-    for op in ops {
+    let mut shared = None;
+    for (at, op) in ops.iter().enumerate() {
         if let Op::DropOldest(session, bytes, report) = op {
             dropped.push((report, *bytes, drop_oldest(&transaction, *session, *bytes)?));
+        } else if let Op::Owe(row) = op {
+            shared = shared_body(&transaction, shared, row, ops.get(at + 1..).unwrap_or_default())?;
+            owe(&transaction, row, shared.map(|(_, id)| id))?;
         } else {
             apply(&transaction, op)?;
         }
@@ -22,6 +30,37 @@ pub(super) fn commit(connection: &mut Connection, ops: &[Op]) -> rusqlite::Resul
         report.report(asked, rows, bytes);
     }
     Ok(())
+}
+
+/// The body that `row` shares with the one before it, or, written now, with the next; and its number.
+fn shared_body<'a>(
+    transaction: &Transaction<'_>,
+    before: Option<(&'a Bytes, u64)>,
+    row: &'a OweOp,
+    later: &[Op],
+) -> rusqlite::Result<Option<(&'a Bytes, u64)>> {
+    if row.body.len() < SHARED_BYTES_MIN {
+        return Ok(None);
+    }
+    // It has gone again where all rows before had to make room.
+    let is_there = "SELECT 1 FROM body WHERE id = ?1";
+    if let Some(same) = before.filter(|(body, _)| is_same(body, &row.body))
+        && transaction.prepare_cached(is_there)?.exists([number(same.1)])?
+    {
+        return Ok(Some(same));
+    }
+    let next = later.iter().find_map(|op| if let Op::Owe(row) = op { Some(&row.body) } else { None });
+    if !next.is_some_and(|next| is_same(next, &row.body)) {
+        return Ok(None);
+    }
+    let sql = "INSERT INTO body (id, body) VALUES (?1, ?2)";
+    transaction.prepare_cached(sql)?.execute(params![number(row.seq), &*row.body])?;
+    Ok(Some((&row.body, row.seq)))
+}
+
+/// The same bytes in memory: of one message.
+pub(super) fn is_same(one: &Bytes, other: &Bytes) -> bool {
+    one.as_ptr() == other.as_ptr() && one.len() == other.len()
 }
 
 /// Drops the oldest rows without a packet id: one, and as many as make `bytes`. Answers how many, and what they counted for.
@@ -57,7 +96,7 @@ fn apply(transaction: &Transaction<'_>, op: &Op) -> rusqlite::Result<()> {
             run("INSERT OR REPLACE INTO retained (topic, body) VALUES (?1, ?2)", &[topic, &&**body])
         }
         Op::Unretain(topic) => run("DELETE FROM retained WHERE topic = ?1", &[topic]),
-        Op::Owe(row) => owe(transaction, row),
+        Op::Owe(row) => owe(transaction, row, None),
         Op::Assign(seq, packet_id) => run("UPDATE owed SET packet_id = ?2 WHERE seq = ?1", &[&number(*seq), packet_id]),
         Op::Received(seq) => run("UPDATE owed SET received = 1 WHERE seq = ?1", &[&number(*seq)]),
         Op::Settle(seq) => run("DELETE FROM owed WHERE seq = ?1", &[&number(*seq)]),
@@ -145,10 +184,13 @@ fn subscribe(transaction: &Transaction<'_>, id: SessionId, row: &SubscriptionRow
     Ok(())
 }
 
-fn owe(transaction: &Transaction<'_>, row: &OweOp) -> rusqlite::Result<()> {
+/// `shared`: the number of its body, where that is not its own.
+fn owe(transaction: &Transaction<'_>, row: &OweOp, shared: Option<u64>) -> rusqlite::Result<()> {
     let ids: Vec<u8> = row.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
-    let sql = "INSERT OR REPLACE INTO owed (seq, session, qos, retain, ids, packet_id, share, bytes, topic, body)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+    let own: &[u8] = if shared.is_some() { &[] } else { &row.body };
+    let sql =
+        "INSERT OR REPLACE INTO owed (seq, session, qos, retain, ids, packet_id, share, bytes, topic, body, shared)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
     transaction.prepare_cached(sql)?.execute(params![
         number(row.seq),
         number(row.session.0),
@@ -159,7 +201,8 @@ fn owe(transaction: &Transaction<'_>, row: &OweOp) -> rusqlite::Result<()> {
         row.share,
         number(row.bytes),
         row.topic,
-        &*row.body,
+        own,
+        shared.map(number),
     ])?;
     Ok(())
 }

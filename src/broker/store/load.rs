@@ -157,40 +157,41 @@ pub(in crate::broker) const PAGE_BYTES_MAX: u64 = 1 << 20;
 
 /// What a session has in flight, oldest first.
 pub(super) fn in_flight(connection: &Connection, id: SessionId) -> rusqlite::Result<Page> {
-    let sql = "SELECT seq, qos, retain, ids, packet_id, received, topic, body, share, bytes FROM owed
-               WHERE session = ?1 AND packet_id IS NOT NULL ORDER BY seq LIMIT ?2";
+    let which = "session = ?1 AND packet_id IS NOT NULL ORDER BY seq LIMIT ?2";
     // What may be in flight is bounded where it is put in flight.
-    page(connection, sql, &[&number(id.0), &i64::from(u16::MAX)], usize::MAX, u64::MAX)
+    page(connection, which, &[&number(id.0), &i64::from(u16::MAX)], usize::MAX, u64::MAX)
 }
 
 /// What waits for a packet id, oldest first.
 pub(super) fn waiting(connection: &Connection, id: SessionId, after: u64, count: usize) -> rusqlite::Result<Page> {
-    let sql = "SELECT seq, qos, retain, ids, packet_id, received, topic, body, share, bytes FROM owed
-               WHERE session = ?1 AND seq > ?2 AND packet_id IS NULL ORDER BY seq LIMIT ?3";
+    let which = "session = ?1 AND seq > ?2 AND packet_id IS NULL ORDER BY seq LIMIT ?3";
     let limit = i64::try_from(count).unwrap_or(i64::MAX);
-    page(connection, sql, &[&number(id.0), &number(after), &limit], count, PAGE_BYTES_MAX)
+    page(connection, which, &[&number(id.0), &number(after), &limit], count, PAGE_BYTES_MAX)
 }
 
 /// What another member of a shared subscription may get when this session ends, oldest first: not what was sent with QoS 2, or is about to
 /// be (MQTT-4.8.2-5).
 pub(super) fn shared(connection: &Connection, id: SessionId, count: usize) -> rusqlite::Result<Page> {
-    let sql = "SELECT seq, qos, retain, ids, packet_id, received, topic, body, share, bytes FROM owed
-               WHERE session = ?1 AND share IS NOT NULL AND (packet_id IS NULL OR qos = 1) ORDER BY seq LIMIT ?2";
+    let which = "session = ?1 AND share IS NOT NULL AND (packet_id IS NULL OR qos = 1) ORDER BY seq LIMIT ?2";
     let limit = i64::try_from(count).unwrap_or(i64::MAX);
-    page(connection, sql, &[&number(id.0), &limit], count, PAGE_BYTES_MAX)
+    page(connection, which, &[&number(id.0), &limit], count, PAGE_BYTES_MAX)
 }
 
 /// At most `count` rows, and none behind the one that brings them to `bytes_max`.
 fn page(
     connection: &Connection,
-    sql: &str,
+    which: &str,
     params: &[&dyn rusqlite::ToSql],
     count: usize,
     bytes_max: u64,
 ) -> rusqlite::Result<Page> {
     let mut page = Page::default();
     let (mut seen, mut bytes) = (0, 0);
-    let mut statement = connection.prepare_cached(sql)?;
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT seq, qos, retain, ids, packet_id, received, topic,
+         coalesce((SELECT body.body FROM body WHERE body.id = owed.shared), owed.body), share, bytes
+         FROM owed WHERE {which}"
+    ))?;
     let mut rows = statement.query(params)?;
     while let Some(row) = rows.next()? {
         seen += 1;

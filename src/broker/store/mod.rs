@@ -290,6 +290,8 @@ enum What {
 #[derive(Debug)]
 pub(super) struct Unit<'a> {
     staged: &'a mut Staged,
+    /// What the last row had: the next one of the same message holds no more of it, neither in memory nor on the disk.
+    body: Option<Bytes>,
 }
 
 impl Unit<'_> {
@@ -297,8 +299,11 @@ impl Unit<'_> {
     pub(super) fn push(&mut self, op: Op) {
         // What every operation costs besides its body, about.
         self.staged.bytes += 64;
-        if let Op::Owe(OweOp { body, .. }) | Op::Retain(_, body) | Op::Inbound(_, _, body, _) = &op {
+        if let Op::Owe(OweOp { body, .. }) | Op::Retain(_, body) | Op::Inbound(_, _, body, _) = &op
+            && !self.body.as_ref().is_some_and(|last| apply::is_same(last, body))
+        {
             self.staged.bytes += body.len();
+            self.body = Some(body.clone());
         }
         if let Op::Copies(changes) = &op {
             self.staged.bytes += changes.pages.iter().map(|page| page.bits.len()).sum::<usize>();
@@ -322,13 +327,18 @@ impl Unit<'_> {
 
     /// Whether there is room for more that must be stored.
     pub(super) fn has_room(&self) -> bool {
+        self.has_room_for(1)
+    }
+
+    /// The same, for so many operations at once. What is more than all of the room waits until it can have that.
+    pub(super) fn has_room_for(&self, ops: usize) -> bool {
         #[cfg(test)]
         if self.staged.is_full {
             return false;
         }
         self.staged.room == Room::Enough
             && self.staged.bytes < STAGED_BYTES_MAX
-            && self.staged.ops.len() < STAGED_OPS_MAX
+            && (self.staged.ops.is_empty() || self.staged.ops.len() + ops <= STAGED_OPS_MAX)
     }
 }
 
@@ -363,7 +373,7 @@ impl Store {
     pub(super) fn stage<R>(&self, fill: impl FnOnce(&mut Unit<'_>) -> R) -> (R, Option<u64>) {
         let mut staged = self.shared.staged.lock();
         let before = staged.ops.len();
-        let answer = fill(&mut Unit { staged: &mut staged });
+        let answer = fill(&mut Unit { staged: &mut staged, body: None });
         if staged.ops.len() == before {
             return (answer, None);
         }
@@ -424,7 +434,7 @@ impl Store {
 
     /// Whether there is room for more that must be stored.
     pub(super) fn has_room(&self) -> bool {
-        Unit { staged: &mut self.shared.staged.lock() }.has_room()
+        Unit { staged: &mut self.shared.staged.lock(), body: None }.has_room()
     }
 
     /// Asks for what a session has in flight: rows with a packet id, oldest first.

@@ -7,7 +7,7 @@ use rusqlite::{Connection, ErrorCode};
 use super::StoreError;
 
 /// The format, in SQLite's `user_version`.
-const FORMAT: i64 = 6;
+const FORMAT: i64 = 7;
 
 /// From format 1, which knew of what is owed neither the shared subscription nor the size, and of an exchange not where the logs ended.
 const FROM_1: &str = "
@@ -48,6 +48,17 @@ CREATE TABLE held (
 );
 INSERT INTO held SELECT route, topic, id, body FROM held_before;
 DROP TABLE held_before;
+";
+
+/// From format 6, where each row had a body of its own: one message for ten thousand sessions was written ten thousand times. A body that
+/// several rows share goes with the last of them; its number is that of the first.
+const FROM_6: &str = "
+CREATE TABLE body (id INTEGER PRIMARY KEY, body BLOB NOT NULL);
+ALTER TABLE owed ADD COLUMN shared INTEGER;
+CREATE INDEX owed_by_body ON owed (shared) WHERE shared IS NOT NULL;
+CREATE TRIGGER owed_gone AFTER DELETE ON owed WHEN OLD.shared IS NOT NULL BEGIN
+    DELETE FROM body WHERE id = OLD.shared AND NOT EXISTS (SELECT 1 FROM owed WHERE shared = OLD.shared);
+END;
 ";
 
 /// But for what the steps from [`FROM_2`] on add.
@@ -170,12 +181,13 @@ fn prepare(path: &Path) -> Result<Connection, StoreError> {
     connection.set_prepared_statement_cache_capacity(32);
     let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(fail)?;
     let steps = match found {
-        0 => vec![TABLES, FROM_2, FROM_3, FROM_4, FROM_5],
-        1 => vec![FROM_1, FROM_2, FROM_3, FROM_4, FROM_5],
-        2 => vec![FROM_2, FROM_3, FROM_4, FROM_5],
-        3 => vec![FROM_3, FROM_4, FROM_5],
-        4 => vec![FROM_4, FROM_5],
-        5 => vec![FROM_5],
+        0 => vec![TABLES, FROM_2, FROM_3, FROM_4, FROM_5, FROM_6],
+        1 => vec![FROM_1, FROM_2, FROM_3, FROM_4, FROM_5, FROM_6],
+        2 => vec![FROM_2, FROM_3, FROM_4, FROM_5, FROM_6],
+        3 => vec![FROM_3, FROM_4, FROM_5, FROM_6],
+        4 => vec![FROM_4, FROM_5, FROM_6],
+        5 => vec![FROM_5, FROM_6],
+        6 => vec![FROM_6],
         FORMAT => Vec::new(),
         found => return Err(StoreError::Newer { path: path.to_owned(), found, known: FORMAT }),
     };

@@ -130,6 +130,79 @@ async fn a_read_sees_everything_that_was_staged_before_it_and_pages_in_order() {
     assert_eq!(board.snapshot().dropped["session_full"], 25);
 }
 
+/// One message of 100 kB for each of `sessions`, in one unit.
+fn owe_all(store: &Store, sessions: std::ops::Range<u64>) -> Vec<u64> {
+    let body = encode_body(&message("a/b", &[7; 100_000]));
+    let owe_one = |unit: &mut Unit<'_>, session| {
+        let (seq, ids, topic, body) = (unit.next_seq(), Vec::new(), "a/b".into(), body.clone());
+        let (session, qos, retain, packet_id, share, bytes) =
+            (SessionId(session), Qos::AtLeastOnce, false, None, None, 100_000);
+        unit.push(Op::Owe(OweOp { seq, session, qos, retain, ids, packet_id, share, bytes, topic, body }));
+        seq
+    };
+    store.stage(|unit| sessions.map(|session| owe_one(unit, session)).collect()).0
+}
+
+fn count_of(dir: &Path, what: &str) -> i64 {
+    let connection = Connection::open(dir.join("broker.db")).unwrap();
+    connection.query_row(&format!("SELECT {what}"), [], |row| row.get(0)).unwrap()
+}
+
+#[tokio::test]
+async fn a_message_for_many_sessions_is_stored_once_until_the_last_has_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path()).unwrap();
+    let seqs = owe_all(&store, 0..1_000);
+    assert!(store.has_room(), "100 MB are owed, and 100 kB wait");
+    commit(&store).await;
+    let bytes = count_of(dir.path(), "sum(length(body)) FROM (SELECT body FROM owed UNION ALL SELECT body FROM body)");
+    assert!(bytes < 101_000, "{bytes} bytes of bodies");
+    let written = std::fs::metadata(dir.path().join("broker.db-wal")).unwrap().len();
+    assert!(written < 2 << 20, "{written} bytes were written");
+    // All have it, also after a crash, however many others had it before.
+    store.stage(|unit| seqs[..998].iter().for_each(|seq| unit.push(Op::Settle(*seq))));
+    store.stage_one(Op::SessionGone(SessionId(998)));
+    commit(&store).await;
+    let copy = crash(dir.path());
+    let (after, loaded) = Store::open(copy.path()).unwrap();
+    assert_eq!((loaded.owed, loaded.damaged), (vec![(SessionId(999), 1, 100_000)], 0));
+    let page = after.waiting(SessionId(999), 0, 10).await.unwrap();
+    assert_eq!((page.rows[0].seq, &page.rows[0].message.payload[..]), (seqs[999], &[7; 100_000][..]));
+    assert_eq!(count_of(dir.path(), "count(*) FROM body"), 1);
+    let dropped = Arc::new(Dropped::new(Arc::default()));
+    store.stage_one(Op::DropOldest(SessionId(999), 0, dropped));
+    commit(&store).await;
+    assert_eq!(count_of(dir.path(), "count(*) FROM body"), 0);
+    // What is for one is its own, and so is what is left when all others have made room at once.
+    owe_all(&store, 0..1);
+    store.stage(|unit| {
+        let body = encode_body(&message("a/b", &[7; 1_000]));
+        for n in 0..3 {
+            let (seq, ids, topic, body) = (unit.next_seq(), Vec::new(), "a/b".into(), body.clone());
+            let (session, qos, retain, packet_id, share, bytes) = (SESSION, Qos::AtLeastOnce, false, None, None, 1_000);
+            unit.push(Op::Owe(OweOp { seq, session, qos, retain, ids, packet_id, share, bytes, topic, body }));
+            if n < 2 {
+                unit.push(Op::Settle(seq));
+            }
+        }
+    });
+    let page = store.waiting(SESSION, 0, 10).await.unwrap();
+    assert_eq!((page.rows.len(), &page.rows[0].message.payload[..]), (1, &[7; 1_000][..]));
+    assert_eq!(count_of(dir.path(), "count(*) FROM body"), 0);
+}
+
+#[tokio::test]
+async fn what_is_owed_by_one_message_has_room_as_a_whole_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path()).unwrap();
+    // Nothing commits meanwhile: the lock is held.
+    store.stage(|unit| {
+        assert!(unit.has_room_for(STAGED_OPS_MAX + 1), "it would never have room");
+        unit.push(Op::Settle(u64::MAX));
+        assert!(unit.has_room_for(STAGED_OPS_MAX - 1) && !unit.has_room_for(STAGED_OPS_MAX));
+    });
+}
+
 #[tokio::test]
 async fn a_session_that_is_gone_leaves_nothing_behind() {
     let dir = tempfile::tempdir().unwrap();
@@ -249,7 +322,7 @@ async fn r36_a_store_of_format_1_is_upgraded_and_keeps_all_that_was_in_it() {
     }
     let format = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
     let found = Connection::open(&path).unwrap().query_row("PRAGMA user_version", [], format).unwrap();
-    assert_eq!(found, 6);
+    assert_eq!(found, 7);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 use super::support::*;
 use crate::broker::Config;
-use crate::broker::connection::FILTERS_MAX;
+use crate::broker::connection::{FILTERS_MAX, SHARES_MAX};
 use crate::broker::transport::Socket;
 use crate::message::Qos;
 use crate::router::Table;
@@ -336,6 +336,36 @@ async fn subscriptions_are_bounded_in_number_and_bytes() {
         drop(one);
         rig.until("its subscriptions are gone", |rig| rig.broker.topics.subscription_counts().0 == 0).await;
     }
+    rig.stop().await;
+}
+
+/// Each brings a kept session the message once more.
+#[tokio::test]
+async fn shared_subscriptions_of_a_client_are_bounded_and_one_publish_stores_its_message_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let mut storm = Peer::open(rig.address, kept("storm")).await.0;
+    let mut granted = 0;
+    for from in [0, SHARES_MAX / 2, SHARES_MAX] {
+        storm.send(subscribe_to((from..from + SHARES_MAX / 2).map(|n| format!("$share/g{n}/z")))).await;
+        let codes = suback(&mut storm).await;
+        granted += codes.iter().filter(|code| !code.is_error()).count();
+        assert!(codes.iter().all(|code| !code.is_error() || *code == ReasonCode::QuotaExceeded), "{codes:?}");
+    }
+    assert_eq!(granted, SHARES_MAX);
+    // What it has it may change, what it gives back it may use anew, and others are as they were.
+    storm.subscribe("$share/g0/z", Qos::AtLeastOnce).await;
+    storm.unsubscribe("$share/g0/z").await;
+    storm.subscribe("$share/g0/z", Qos::AtLeastOnce).await;
+    storm.subscribe("own", Qos::AtLeastOnce).await;
+    drop(storm);
+    rig.until("it is away", |rig| rig.broker.figures().sessions_offline == 1).await;
+    let mut one = rig.peer("one").await;
+    one.deliver("z", &"x".repeat(100_000), Qos::AtLeastOnce, 1).await;
+    let connection = rusqlite::Connection::open(dir.path().join("broker.db")).unwrap();
+    let ask = |what: &str| connection.query_row(&format!("SELECT {what}"), [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(ask("count(*) FROM owed"), 1_000);
+    assert!(ask("sum(length(body)) FROM (SELECT body FROM owed UNION ALL SELECT body FROM body)") < 101_000);
     rig.stop().await;
 }
 
