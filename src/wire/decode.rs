@@ -123,11 +123,16 @@ impl Decoder {
         if len + remaining > self.size_max {
             return Err(self.too_large(len + remaining).within(kind));
         }
-        // 3.x does not ask for the shortest form, and before the CONNECT the version is not known.
-        if bytes != varint_len(remaining) && self.version == Some(Version::V5) {
-            return Err(NOT_MINIMAL.within(kind));
-        }
-        Ok(Some(Head { kind, flags: first & 0x0F, len, remaining }))
+        let head = Head { kind, flags: first & 0x0F, len, remaining };
+        self.shortest(head).map_err(|error| error.within(kind))?;
+        Ok(Some(head))
+    }
+
+    /// Refuses a length in more bytes than it needs (MQTT-1.5.5-1). 3.x does not ask for the shortest form, and which version it is a
+    /// CONNECT says itself.
+    fn shortest(&self, head: Head) -> Result<(), DecodeError> {
+        let is_long = head.len != 1 + varint_len(head.remaining);
+        if is_long && self.version == Some(Version::V5) { Err(NOT_MINIMAL) } else { Ok(()) }
     }
 
     fn too_large(&self, size: usize) -> DecodeError {
@@ -175,7 +180,8 @@ impl Decoder {
 
     fn body(&mut self, head: Head, reader: &mut Reader<'_>) -> Result<Packet, DecodeError> {
         if head.kind == PacketKind::Connect {
-            return connect(reader, &mut self.version);
+            let packet = connect(reader, &mut self.version)?;
+            return self.shortest(head).map(|()| packet);
         }
         // Only a server's decoder has no version yet, and that takes only a CONNECT.
         let version = self.version.unwrap_or(Version::V311);

@@ -48,11 +48,18 @@ fn connects_are_refused_with_their_reason() {
         (b"\x10\x11\x00\x04MQTT\x05\x02\x00\x3C\x03\x7F\x00\x01\x00\x01c", 0x81),   // Unknown.
         (b"\x10\x11\x00\x04MQTT\x05\x02\x00\x3C\x03\xA2\x00\x01\x00\x01c", 0x81),   // Identifier of two bytes.
         (b"\x10\x0E\x00\x04MQTT\x05\x02\x00\x3C\x7F\x00\x01c", 0x81),               // Properties over the end.
+        (b"\x10\x8E\x00\x00\x04MQTT\x05\x02\x00\x3C\x00\x00\x01c", 0x81),           // Length not minimal.
         (b"\x10\xFF\xFF\xFF\xFF", 0x81),                                            // Length of over 4 bytes.
         (b"\x10\xFF\xFF\xFF\x7F", 0x95),                                            // Larger than allowed.
     ] {
         assert_eq!(refused(Decoder::server(LIMIT), bytes), code, "{bytes:02X?}");
     }
+}
+
+#[test]
+fn mqtt_3_does_not_ask_for_the_shortest_length_of_a_connect() {
+    let mut bytes = BytesMut::from(&b"\x10\x8D\x00\x00\x04MQTT\x04\x02\x00\x3C\x00\x01c"[..]);
+    assert!(matches!(Decoder::server(LIMIT).decode(&mut bytes), Ok(Some(Packet::Connect(_)))));
 }
 
 #[test]
