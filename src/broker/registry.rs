@@ -46,6 +46,16 @@ pub(super) struct Attached {
     pub(super) position: Option<u64>,
     /// What it has in flight could not be read: it must not go on, since its packet ids are not known.
     pub(super) unreadable: bool,
+    /// Until CONNACK is written: what a resumed session was before, and is again if its client is not let in after all.
+    pub(super) before: Option<Box<Before>>,
+}
+
+/// See [`Attached::before`].
+#[derive(Clone, Debug)]
+pub(super) struct Before {
+    terms: Terms,
+    ended: Option<Moment>,
+    will_due: Option<u32>,
 }
 
 /// What a CONNECT asks for.
@@ -124,7 +134,7 @@ impl Broker {
     /// [`NotTheirs`]: nothing of it was touched.
     pub(super) async fn attach(&self, claim: Claim) -> Result<Attached, NotTheirs> {
         let kick = Arc::new(Kick::default());
-        let (client, resumed) = loop {
+        let (client, before) = loop {
             match self.try_attach(&claim, &kick) {
                 Ok(attached) => break attached,
                 Err(Held::Until(kick)) => kick.over().await,
@@ -133,10 +143,11 @@ impl Broker {
             }
         };
         let position = self.note_connected(&client);
+        let resumed = before.is_some();
         let unreadable = resumed && !self.load_in_flight(&client).await;
         self.board.clients.fetch_add(1, Ordering::Relaxed);
         self.board.connects.fetch_add(1, Ordering::Relaxed);
-        Ok(Attached { client, kick, resumed, position, unreadable })
+        Ok(Attached { client, kick, resumed, position, unreadable, before })
     }
 
     /// What `user` has under this client id, and whether `listener` has it.
@@ -154,8 +165,8 @@ impl Broker {
         }
     }
 
-    /// `Err`: somebody holds it.
-    fn try_attach(&self, claim: &Claim, kick: &Arc<Kick>) -> Result<(Arc<Client>, bool), Held> {
+    /// With what a resumed session was before. `Err`: somebody holds it.
+    fn try_attach(&self, claim: &Claim, kick: &Arc<Kick>) -> Result<(Arc<Client>, Option<Box<Before>>), Held> {
         let mut clients = self.clients.lock();
         // Under this lock: a reload ends those who are connected after it has the new users, and this one would come behind it.
         if self.auth.load().is_stale(&claim.granted) {
@@ -181,19 +192,20 @@ impl Broker {
                     None => self.settle(&after),
                 }
             } else {
-                state.will_due = None;
                 drop(state);
                 resumed = Some(client);
             }
         }
-        let client = resumed.clone().unwrap_or_else(|| {
+        let is_resumed = resumed.is_some();
+        let client = resumed.unwrap_or_else(|| {
             let id = SessionId(self.next_session.fetch_add(1, Ordering::Relaxed));
             let client = Client::new(id, Arc::clone(&claim.name), claim.terms.clone(), self.config.load().window());
             Arc::new(client)
         });
         clients.insert(Arc::clone(&claim.name), Arc::clone(&client));
         let mut state = client.lock();
-        state.terms = claim.terms.clone();
+        let terms = std::mem::replace(&mut state.terms, claim.terms.clone());
+        let before = Before { terms, ended: state.ended.take(), will_due: state.will_due.take() };
         state.set_rights(self.auth.load().rights(&claim.granted, &claim.name));
         state.granted = Some(Arc::clone(&claim.granted));
         state.limits.clone_from(&claim.limits);
@@ -205,10 +217,9 @@ impl Broker {
         if claim.terms.kept {
             state.kept_at = claim.kept_at.lock().take();
         }
-        state.ended = None;
         state.outbound.handle_connect(claim.window);
         // Until the store has been looked at, new messages are left to it, behind what is there.
-        state.tail = resumed.as_ref().map(|_| Tail::default());
+        state.tail = is_resumed.then(Tail::default);
         state.online = Some(Online {
             kick: Arc::clone(kick),
             packet_bytes_max: claim.packet_bytes_max,
@@ -218,7 +229,7 @@ impl Broker {
             outbox: BytesMut::new(),
         });
         drop(state);
-        Ok((client, resumed.is_some()))
+        Ok((client, is_resumed.then(|| Box::new(before))))
     }
 
     /// A session belongs to the user who made it: nobody else resumes it, ends it, or is sent what it is owed. One that an anonymous
@@ -311,7 +322,7 @@ impl Broker {
         page.rows.into_iter().for_each(|row| state.outbound.push(entry_of(row)));
     }
 
-    /// Hands the session back. `ending` decides over the will.
+    /// Hands the session back. `ending` decides over the will, unless its client was not let in: then all is as before it came.
     pub(super) fn detach(&self, attached: &Attached, ending: Ending) {
         let client = &attached.client;
         let mut state = client.lock();
@@ -322,6 +333,11 @@ impl Broker {
         state.ended = Some(now);
         if ending == Ending::Orderly {
             state.terms.will = None;
+        }
+        let before = attached.before.as_deref().cloned();
+        let has_come = before.is_none();
+        if let Some(before) = before {
+            (state.terms, state.ended, state.will_due) = (before.terms, before.ended, before.will_due);
         }
         let (kept, stored) = (state.terms.kept, state.stored);
         // What is in the store is handed on from there.
@@ -334,7 +350,7 @@ impl Broker {
         }
         let delay_s = state.terms.will_delay_s.min(state.terms.expiry_s);
         let is_delayed = kept && delay_s > 0;
-        let mut will = state.terms.will.clone();
+        let mut will = state.terms.will.clone().filter(|_| has_come);
         if is_delayed && will.take().is_some() {
             state.will_due = Some(delay_s);
         }

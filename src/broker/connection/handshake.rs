@@ -349,6 +349,7 @@ async fn open(
         connection.turn_away(why).await;
         return None;
     }
+    connection.attached.before = None;
     connection.note_proof(method, proof, &mut properties);
     properties.assigned_client_id = assigned.then(|| (*name).into());
     properties.session_expiry_s = (version.is_v5() && asked_expiry_s != granted).then_some(granted);
@@ -452,7 +453,7 @@ fn claim_of((broker, config): (&Broker, &Config), connect: Connect, granted: Gra
 }
 
 impl Connection {
-    /// The session is handed back as it was, its will unpublished, and CONNACK says why.
+    /// The session is handed back as it was, with the will of the connection before; that of this one is not published. CONNACK says why.
     async fn turn_away(mut self: Box<Self>, text: &str) {
         self.broker.detach(&self.attached, Ending::Orderly);
         let refusal = Refusal {

@@ -346,6 +346,28 @@ fn change_store(dir: &std::path::Path, sql: &str) {
 }
 
 #[tokio::test]
+async fn who_is_not_let_in_after_all_leaves_the_delayed_will_of_the_connection_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let mut watcher = rig.peer("watcher").await;
+    watcher.subscribe("will/#", Qos::AtMostOnce).await;
+    let doomed = |topic: &str| Connect { will: Some(will(topic, 3_000)), ..kept("doomed") };
+    drop(Peer::open(rig.address, doomed("will/first")).await);
+    rig.until("it is away", |rig| rig.broker.figures().sessions_offline == 1).await;
+    // It resumes its session, and the store cannot note that.
+    change_store(dir.path(), "DROP TABLE session");
+    let (mut refused, connack) = Peer::open(rig.address, doomed("will/second")).await;
+    assert_eq!((connack.code, refused.next().await), (ReasonCode::ServerUnavailable, None));
+    rig.broker.keep_house(rig.broker.clock.moment());
+    watcher.expect_silence().await;
+    rig.clock.pass(Duration::from_secs(3_000));
+    rig.broker.keep_house(rig.broker.clock.moment());
+    assert_eq!(watcher.publication().await.topic.as_str(), "will/first");
+    watcher.expect_silence().await;
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn what_is_owed_and_does_not_read_back_is_dropped_and_counted_and_the_rest_arrives() {
     let second = "WHERE seq = (SELECT min(seq) + 1 FROM owed)";
     for change in [
