@@ -1,8 +1,8 @@
 //! The file of a Unix socket: who may use it, and what is there before.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use tokio::net::UnixListener;
@@ -20,18 +20,10 @@ impl SocketFile {
     /// process answers, and what is no socket, is not. Call it within a tokio runtime.
     pub(super) fn bind(path: &Path, mode: u32) -> io::Result<(UnixListener, Self)> {
         remove_stale(path)?;
-        // Bound under another name, given its permissions, then moved: nobody can connect in between.
-        let new = new_name(path);
-        match fs::remove_file(&new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let listener = UnixListener::bind(&new)?;
-        let placed = fs::set_permissions(&new, Permissions::from_mode(mode)).and_then(|()| fs::rename(&new, path));
-        if let Err(error) = placed {
-            drop(fs::remove_file(&new));
-            return Err(error);
-        }
+        let private = Private::beside(path)?;
+        let (listener, new) = private.bind()?;
+        fs::set_permissions(&new, Permissions::from_mode(mode))?;
+        fs::rename(&new, path)?;
         let id = id_of(path)?;
         Ok((listener, Self { path: path.to_owned(), id }))
     }
@@ -46,10 +38,42 @@ impl Drop for SocketFile {
     }
 }
 
-fn new_name(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    name.into()
+/// A folder that only we may enter. The system gives a new socket the permissions of the umask: there it is bound, given its own, and
+/// moved out, and nobody can connect in between. It goes when this is dropped.
+#[derive(Debug)]
+struct Private(PathBuf);
+
+impl Private {
+    /// What a gateway left that was killed meanwhile is taken away; what else is there under that name is an error.
+    fn beside(path: &Path) -> io::Result<Self> {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".t");
+        let folder = Self(name.into());
+        folder.remove();
+        DirBuilder::new().mode(0o700).create(&folder.0)?;
+        Ok(folder)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.0.join("s")
+    }
+
+    fn bind(&self) -> io::Result<(UnixListener, PathBuf)> {
+        let new = self.socket();
+        Ok((UnixListener::bind(&new)?, new))
+    }
+
+    /// What cannot be removed is found by the next one.
+    fn remove(&self) {
+        drop(fs::remove_file(self.socket()));
+        drop(fs::remove_dir(&self.0));
+    }
+}
+
+impl Drop for Private {
+    fn drop(&mut self) {
+        self.remove();
+    }
 }
 
 fn id_of(path: &Path) -> io::Result<(u64, u64)> {
@@ -88,6 +112,25 @@ mod tests {
             assert!(!path.exists());
         }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn until_the_socket_has_its_permissions_nobody_else_gets_to_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mqtt.sock");
+        // Left by one that was killed.
+        fs::create_dir(folder.path().join("mqtt.sock.t")).unwrap();
+        drop(std::os::unix::net::UnixListener::bind(folder.path().join("mqtt.sock.t/s")).unwrap());
+        let private = Private::beside(&path).unwrap();
+        let (listener, new) = private.bind().unwrap();
+        let around = new.parent().unwrap();
+        assert_ne!(around, folder.path());
+        assert_eq!(fs::metadata(around).unwrap().permissions().mode() & 0o777, 0o700);
+        drop((listener, private));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        fs::create_dir(folder.path().join("mqtt.sock.t")).unwrap();
+        fs::write(folder.path().join("mqtt.sock.t/other"), "precious").unwrap();
+        assert_eq!(SocketFile::bind(&path, 0o660).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
     }
 
     #[tokio::test]

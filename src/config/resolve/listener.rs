@@ -322,5 +322,5 @@ pub(super) struct TlsFile {
     pub(super) text: Option<String>,
 }
 
-/// Of `sun_path`, less the end and the `.new` that it is bound under first (Linux: 108 bytes).
+/// Of `sun_path`, less the end and the `.t/s` that it is bound under first (Linux: 108 bytes).
 const SOCKET_PATH_BYTES_MAX: usize = 103;
