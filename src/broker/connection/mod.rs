@@ -5,7 +5,7 @@
 //!
 //! **Back-pressure.** It stops reading while as many acknowledgements are held as the Receive Maximum allows, or while
 //! what waits to be offered is too much: a link that blocks stops exactly this publisher, by TCP (R6). Then the keep-alive
-//! does not run.
+//! does not run. It also stops reading who does not read: against such a client the keep-alive runs on (MQTT-3.1.2-22).
 
 mod acks;
 mod admission;
@@ -58,6 +58,9 @@ const READ_BYTES_MIN: usize = 2 << 10;
 
 /// What is moved from the session's outbox to the socket at a time.
 const WRITE_BYTES: usize = 256 << 10;
+
+/// With so much to send, the client is not read until it has taken some of it.
+const UNREAD_BYTES_MAX: usize = WRITE_BYTES * 4;
 
 /// With so much to send, waiting for more makes it no cheaper.
 const GATHERED_BYTES: usize = 16 << 10;
@@ -432,6 +435,11 @@ impl Connection {
 
     /// Whether there is room for what more would bring.
     fn may_read(&self) -> bool {
+        self.is_ready() && self.output.len() < UNREAD_BYTES_MAX
+    }
+
+    /// Whether nothing of ours keeps us from reading.
+    fn is_ready(&self) -> bool {
         self.is_reading
             && self.subscribing.is_none()
             && !self.throttle.as_ref().is_some_and(|throttle| throttle.is_paused())
@@ -439,7 +447,6 @@ impl Connection {
             && self.pending.has_room()
             && self.others.len() < OTHERS_MAX
             && self.others_bytes < OTHERS_BYTES_MAX
-            && self.output.len() < WRITE_BYTES * 4
     }
 
     fn take_read(&mut self, read: io::Result<usize>) -> Outcome {
@@ -524,8 +531,8 @@ impl Connection {
     fn check_keep_alive(&mut self) -> Outcome {
         let Some(limit) = self.keep_alive else { return Ok(()) };
         let now = self.broker.clock.now();
-        if !self.may_read() {
-            // R6: who is not read cannot show that it lives.
+        if !self.is_ready() {
+            // R6: who is not read cannot show that it lives. Who is not read since it does not read can: by reading.
             self.last_seen = now;
         }
         let silent = now.saturating_duration_since(self.last_seen);
@@ -616,7 +623,12 @@ impl Connection {
         }
         let board = &self.broker.board;
         board.packets_out.fetch_add(std::mem::take(&mut self.packets_out), Ordering::Relaxed);
-        match self.stream.try_write(&self.output) {
+        let written = self.stream.try_write(&self.output);
+        if self.output.len() >= UNREAD_BYTES_MAX && matches!(written, Ok(1..)) {
+            // It is not read, and takes what it is sent: it lives.
+            self.last_seen = self.broker.clock.now();
+        }
+        match written {
             Ok(0) => Err(End::Closed),
             Ok(bytes) if bytes == self.output.len() => {
                 board.bytes_out.fetch_add(bytes as u64, Ordering::Relaxed);

@@ -14,7 +14,8 @@ use crate::message::Qos;
 use crate::router::Table;
 use crate::units::ByteSize;
 use crate::wire::{
-    Connect, Packet, PacketId, ReasonCode, Subscribe, SubscribeOptions, Subscription, Unsubscribe, Version, encode,
+    Connect, Packet, PacketId, ReasonCode, Subscribe, SubscribeOptions, Subscription, Unsubscribe, Version, Will,
+    WillProperties, encode,
 };
 
 async fn rig_with(dir: &tempfile::TempDir, config: Config) -> Rig {
@@ -366,6 +367,30 @@ async fn shared_subscriptions_of_a_client_are_bounded_and_one_publish_stores_its
     let ask = |what: &str| connection.query_row(&format!("SELECT {what}"), [], |row| row.get::<_, i64>(0)).unwrap();
     assert_eq!(ask("count(*) FROM owed"), 1_000);
     assert!(ask("sum(length(body)) FROM (SELECT body FROM owed UNION ALL SELECT body FROM body)") < 101_000);
+    rig.stop().await;
+}
+
+/// It is not read, since it does not read: that is no sign of life.
+#[tokio::test]
+async fn a_client_that_reads_nothing_is_ended_after_its_keep_alive_and_its_will_is_published() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let mut watcher = rig.peer("watcher").await;
+    watcher.subscribe("will", Qos::AtMostOnce).await;
+    let properties = WillProperties::default();
+    let will = Will { topic: "will".into(), payload: "gone".into(), qos: Qos::AtMostOnce, retain: false, properties };
+    let stuck = Connect { keep_alive_s: 1, will: Some(will), ..connect("stuck") };
+    let mut stuck = Peer::open(rig.address, stuck).await.0;
+    stuck.subscribe("stuck", Qos::AtMostOnce).await;
+    // What the sockets hold, and what waits behind them.
+    let large = bytes_of(&Packet::Publish(publish("stuck", &"x".repeat(60_000), Qos::AtMostOnce, 0)), Version::V5);
+    let asked = b"\xC0\x00".repeat(32 << 10);
+    let flood = async {
+        let mut parts = std::iter::repeat_n(&large[..], 200).chain(std::iter::repeat(&asked[..]));
+        while stuck.stream.write_all(parts.next().unwrap()).await.is_ok() {}
+    };
+    let ((), gone) = tokio::join!(flood, watcher.publication());
+    assert_eq!(&*gone.payload, b"gone");
     rig.stop().await;
 }
 
