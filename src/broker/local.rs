@@ -2,6 +2,9 @@
 //!
 //! A delivery that has to be stored for anyone (a kept session, the retained store, the inbound id of a kept publisher)
 //! is staged as one unit, so that it is stored wholly or not at all. All others touch no lock but the receivers'.
+//!
+//! One message may lead through thousands of filters, and to thousands of subscribers. What a batch costs is counted in steps, and its
+//! turn ends behind the message with which that is enough: the hub brings the others again, once others had their turns.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,7 +18,7 @@ use super::memory::Allowance;
 use super::store::{Op, Unit, encode_body};
 use super::topics::Match;
 use crate::clock::Moment;
-use crate::hub::{HeldRow, KeptChanges, Local, LocalDelivery, Mark, Stored};
+use crate::hub::{HeldRow, KeptChanges, Local, LocalDelivery, Mark, Stored, Turn};
 use crate::message::{Message, Qos};
 use crate::telemetry::limited::Limited;
 use crate::telemetry::shown::Shown;
@@ -23,6 +26,21 @@ use crate::topic::TopicName;
 
 /// Of what is not retained, so often one is logged; all are counted.
 const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// What a turn may cost, in QoS 0 messages for one subscriber each: some milliseconds.
+const TURN_STEPS: usize = 1 << 16;
+
+/// A unit of tokio's budget of a task, in the same measure: a task has two turns before others have theirs.
+const BUDGET_STEPS: usize = TURN_STEPS / 64;
+
+/// What a node of the tree, or a subscription, that was looked at costs.
+const WALKED_STEPS: usize = 4;
+
+/// What a QoS 1 or 2 message for one subscriber costs.
+const QUEUED_STEPS: usize = 4;
+
+/// One step more for so many bytes of a payload.
+const BYTES_A_STEP: usize = 1_024;
 
 /// So much memory is taken for subscribers of a batch before it is told of ([`crate::telemetry::memory::Memory::brought`]).
 const BROUGHT_MAX: u64 = 1 << 20;
@@ -42,15 +60,20 @@ enum Room {
 }
 
 impl Local for Broker {
-    fn deliver(&self, batch: &[LocalDelivery<'_>]) -> Vec<Stored> {
-        let now = self.clock.moment();
-        let mut round =
-            Round { now, room: self.allowance(), last: None, refused: None, sent: 0, sent_bytes: 0, brought: 0 };
-        let positions = batch.iter().map(|delivery| self.deliver_one(delivery, &mut round)).collect();
+    fn deliver(&self, batch: &[LocalDelivery<'_>]) -> Turn {
+        let (now, room) = (self.clock.moment(), self.allowance());
+        let mut round = Round { now, room, last: None, refused: None, steps: 0, sent: 0, sent_bytes: 0, brought: 0 };
+        let mut stored = Vec::with_capacity(batch.len());
+        for delivery in batch {
+            if delivery.begins && round.steps >= TURN_STEPS {
+                break;
+            }
+            stored.push(self.deliver_one(delivery, &mut round));
+        }
         self.board.sent.fetch_add(round.sent, Ordering::Relaxed);
         self.board.publish_bytes_out.fetch_add(round.sent_bytes, Ordering::Relaxed);
         self.hub.memory().brought(round.brought);
-        positions
+        Turn { stored, cost: u32::try_from(round.steps / BUDGET_STEPS).unwrap_or(u32::MAX) }
     }
 
     fn keep_copies(&self, changes: KeptChanges) -> bool {
@@ -93,6 +116,8 @@ struct Round<'a> {
     last: Option<(&'a TopicName, Arc<[Match]>)>,
     /// The message that was refused last: what routes made of it is refused with it.
     refused: Option<&'a Arc<Message>>,
+    /// What it has cost, see [`TURN_STEPS`].
+    steps: usize,
     /// QoS 0 messages that were pushed, and the bytes of their payloads.
     sent: u64,
     sent_bytes: u64,
@@ -207,7 +232,12 @@ impl Broker {
         if self.is_denied(delivery.topic) {
             return Arc::default();
         }
-        self.topics.matches(delivery.topic, delivery.client_id.map(|name| &**name), &mut round.last)
+        let publisher = delivery.client_id.map(|name| &**name);
+        let (found, walked) = self.topics.matches(delivery.topic, publisher, &mut round.last);
+        let message = delivery.message;
+        let each = if message.qos == Qos::AtMostOnce { 1 } else { QUEUED_STEPS };
+        round.steps += 1 + walked * WALKED_STEPS + found.len() * (each + message.payload.len() / BYTES_A_STEP);
+        found
     }
 
     /// The client whose inbound exchange this delivery is.

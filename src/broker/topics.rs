@@ -112,12 +112,14 @@ struct Group {
 impl Group {
     /// The next member that is connected and keeps up; else one that is connected, else one whose session is kept. Those who may not
     /// read `topic` are passed over.
-    fn pick(&self, topic: &TopicName) -> Option<Match> {
-        let count = self.members.len();
+    /// With how many were looked at.
+    fn pick(&self, topic: &TopicName) -> (Option<Match>, usize) {
+        let (count, mut looked_at) = (self.members.len(), 0);
         let first = self.turn.fetch_add(1, Ordering::Relaxed);
         let mut best: Option<(u8, &Subscriber)> = None;
         for n in 0..count {
             let Some(member) = self.members.get(first.wrapping_add(n) % count) else { continue };
+            looked_at += 1;
             let Some(rank) = member.client.lock().rank(topic) else { continue };
             if best.is_none_or(|(other, _)| rank < other) {
                 best = Some((rank, member));
@@ -126,24 +128,27 @@ impl Group {
                 break;
             }
         }
-        best.map(|(_, member)| Match {
+        let best = best.map(|(_, member)| Match {
             client: Arc::clone(&member.client),
             qos: member.options.qos,
             retain_as_published: member.options.retain_as_published,
             ids: member.subscription_id.into_iter().collect(),
             share: Some(Arc::clone(&self.share)),
-        })
+        });
+        (best, looked_at)
     }
 }
 
 impl Tables {
-    /// Who gets a message, and whether that is so for every publisher and each time.
-    fn matches(&self, topic: &TopicName, publisher: Option<&str>) -> (Vec<Match>, bool) {
+    /// Who gets a message, whether that is so for every publisher and each time, and how many nodes and subscriptions were looked at.
+    fn matches(&self, topic: &TopicName, publisher: Option<&str>) -> (Vec<Match>, bool, usize) {
         let mut found: Vec<Match> = Vec::new();
         let mut is_general = true;
         // A fan-out is long and has few repeats; looking each client up in a list would be quadratic.
         let mut at: FxHashMap<SessionId, usize> = FxHashMap::default();
-        for (id, subscriber) in self.own.matches(topic) {
+        let (mut own, mut walked) = (self.own.matches(topic), 0);
+        for (id, subscriber) in own.by_ref() {
+            walked += 1;
             let Subscriber { client, options, subscription_id } = subscriber;
             is_general &= !options.no_local;
             if options.no_local && publisher == Some(&*client.name) {
@@ -161,11 +166,14 @@ impl Tables {
                 one.ids.extend(*subscription_id);
             }
         }
-        for (_, group) in self.shared.matches(topic) {
+        let mut shared = self.shared.matches(topic);
+        for (_, group) in shared.by_ref() {
             is_general = false;
-            found.extend(group.pick(topic));
+            let (picked, looked_at) = group.pick(topic);
+            walked += looked_at;
+            found.extend(picked);
         }
-        (found, is_general)
+        (found, is_general, walked + own.visited() + shared.visited())
     }
 
     fn join(&mut self, share: &Share, subscriber: Subscriber) {
@@ -248,24 +256,24 @@ impl Topics {
     }
 
     /// Who gets a message on `topic` that `publisher` published. The tree is walked only for a topic that was not asked for since
-    /// the last change.
+    /// the last change: that answers too how many nodes and subscriptions it led to.
     /// `last` is the caller's own memory of one topic, for runs of it within a batch.
     pub(super) fn matches<'a>(
         &self,
         topic: &'a TopicName,
         publisher: Option<&str>,
         last: &mut Option<(&'a TopicName, Arc<[Match]>)>,
-    ) -> Arc<[Match]> {
+    ) -> (Arc<[Match]>, usize) {
         if let Some((_, found)) = last.as_ref().filter(|(other, _)| *other == topic) {
-            return Arc::clone(found);
+            return (Arc::clone(found), 0);
         }
         if let Some(found) = self.remembered.get(topic, self.generation.load(Ordering::Acquire)) {
             *last = Some((topic, Arc::clone(&found)));
-            return found;
+            return (found, 0);
         }
         let tables = self.tables.read();
         let generation = self.generation.load(Ordering::Acquire);
-        let (found, is_general) = tables.matches(topic, publisher);
+        let (found, is_general, walked) = tables.matches(topic, publisher);
         drop(tables);
         let found: Arc<[Match]> = found.into();
         if is_general {
@@ -273,12 +281,12 @@ impl Topics {
             self.remembered.insert(topic, generation, Arc::clone(&found), bytes);
             *last = Some((topic, Arc::clone(&found)));
         }
-        found
+        (found, walked)
     }
 
     /// Who of a group is next to get what is on `topic`.
     pub(super) fn pick(&self, share: &Share, topic: &TopicName) -> Option<Match> {
-        self.tables.read().shared.get(&share.filter, &share.name).and_then(|group| group.pick(topic))
+        self.tables.read().shared.get(&share.filter, &share.name).and_then(|group| group.pick(topic).0)
     }
 
     /// Sets or clears (`None`) what is retained on `topic`. Whether something changed.

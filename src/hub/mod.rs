@@ -35,6 +35,7 @@ mod samples;
 mod terms;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 pub use crate::buffer::{Mark, MarkSender, Rejected, Watcher};
 pub use crate::router::Batch;
@@ -44,7 +45,7 @@ pub use explain::{Arrived, Explanation, Judge, Output, Question, Said, Step, Wro
 pub use logged::{Logged, Tails};
 pub use receipt::Receipt;
 pub use samples::{HELD_BYTES_MAX, HELD_MAX, HeldRow};
-pub use terms::{KnownAs, Local, LocalDelivery, OfferError, Publication, Source, Stored};
+pub use terms::{KnownAs, Local, LocalDelivery, OfferError, Publication, Source, Stored, Turn};
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -64,6 +65,7 @@ use self::plan::{BadTopic, CHAIN_MAX, Gates, LinkTarget, Plan, Sampled};
 use self::records::{Append, append, bytes_of, expires};
 use self::reused::Reused;
 use self::samples::Samples;
+use self::turns::give_way;
 use crate::buffer::{Admission, Buffer, Lanes, Offset, Refused};
 use crate::clock::{Clock, Moment, WallMs};
 use crate::message::{IdSource, Message, MessageId, Origin, Qos, headers};
@@ -338,7 +340,9 @@ impl Hub {
                 Err(refused) => given.give(slot, Err(refused)),
             }
         }
-        self.accept(&mut ready, &mut given).await;
+        let cost = self.accept(&mut ready, &mut given).await;
+        drop(given);
+        give_way(cost).await;
     }
 
     fn next_offer(&self) -> u64 {
@@ -609,58 +613,52 @@ impl Hub {
         Ok(appends)
     }
 
-    /// Steps 4 to 6 for all that were admitted, in their order.
-    async fn accept(&self, ready: &mut Vec<Admitted>, given: &mut Given<'_>) {
-        let accepted = std::mem::take(ready);
-        let mut stored = self.deliver(&accepted).into_iter();
-        for Admitted { slot, message, packet_id, placed, claim, .. } in accepted {
-            let Placed { locals, appends, found, mut aside } = placed;
-            let mut receipt = Receipt::default();
-            let mut refused = None;
-            for stored in stored.by_ref().take(locals.len()) {
-                match stored {
-                    Stored::Nothing => {}
-                    Stored::At(mark, position) => receipt.add(mark, position),
-                    Stored::NoRoom => refused = Some(OfferError::StoreFull),
-                    Stored::RetainedFull => refused = Some(OfferError::RetainedFull),
-                }
+    /// Steps 4 to 6 for one, whose answers of the broker come next.
+    async fn accept_one(&self, admitted: Admitted, stored: &mut impl Iterator<Item = Stored>, given: &mut Given<'_>) {
+        let Admitted { slot, message, packet_id, placed, claim, .. } = admitted;
+        let Placed { locals, appends, found, mut aside } = placed;
+        let mut receipt = Receipt::default();
+        let mut refused = None;
+        for stored in stored.take(locals.len()) {
+            match stored {
+                Stored::Nothing => {}
+                Stored::At(mark, position) => receipt.add(mark, position),
+                Stored::NoRoom => refused = Some(OfferError::StoreFull),
+                Stored::RetainedFull => refused = Some(OfferError::RetainedFull),
             }
-            // What comes again, since its publisher is not acknowledged, goes to the links then. Nobody repeats QoS 0.
-            let comes_again = message.qos != Qos::AtMostOnce;
-            if let Some(refused) = refused.filter(|_| comes_again) {
-                given.give(slot, Err(refused));
-                continue;
-            }
-            let in_store = match receipt.decided() {
-                Some(decided) => decided,
-                None if packet_id.is_some() && !appends.is_empty() => {
-                    given.show();
-                    receipt.settled().await
-                }
-                None => Ok(()),
-            };
-            if let Err(Rejected(reason)) = in_store
-                && comes_again
-            {
-                let link = LinkId::new("broker");
-                given.give(slot, Err(OfferError::Failed { link, reason }));
-                continue;
-            }
-            let sampled = aside.as_mut().map(|aside| std::mem::take(&mut aside.sampled)).unwrap_or_default();
-            if !self.hold_all(sampled, &message, comes_again, &mut receipt) {
-                given.give(slot, Err(OfferError::StoreFull));
-                continue;
-            }
-            found.into_iter().for_each(|(mark, offset)| receipt.add(mark, offset.0));
-            append(appends, &message, &mut receipt);
-            if let Some(aside) = aside {
-                self.settle_aside(*aside, &mut receipt);
-            }
-            if let Some(claim) = claim {
-                claim.accepted(receipt.clone());
-            }
-            given.give(slot, Ok(receipt));
         }
+        // What comes again, since its publisher is not acknowledged, goes to the links then. Nobody repeats QoS 0.
+        let comes_again = message.qos != Qos::AtMostOnce;
+        if let Some(refused) = refused.filter(|_| comes_again) {
+            return given.give(slot, Err(refused));
+        }
+        let in_store = match receipt.decided() {
+            Some(decided) => decided,
+            None if packet_id.is_some() && !appends.is_empty() => {
+                given.show();
+                receipt.settled().await
+            }
+            None => Ok(()),
+        };
+        if let Err(Rejected(reason)) = in_store
+            && comes_again
+        {
+            let link = LinkId::new("broker");
+            return given.give(slot, Err(OfferError::Failed { link, reason }));
+        }
+        let sampled = aside.as_mut().map(|aside| std::mem::take(&mut aside.sampled)).unwrap_or_default();
+        if !self.hold_all(sampled, &message, comes_again, &mut receipt) {
+            return given.give(slot, Err(OfferError::StoreFull));
+        }
+        found.into_iter().for_each(|(mark, offset)| receipt.add(mark, offset.0));
+        append(appends, &message, &mut receipt);
+        if let Some(aside) = aside {
+            self.settle_aside(*aside, &mut receipt);
+        }
+        if let Some(claim) = claim {
+            claim.accepted(receipt.clone());
+        }
+        given.give(slot, Ok(receipt));
     }
 
     /// Whether samples hold all of these, and the store has room for that. What does not come again is held always.
@@ -692,29 +690,6 @@ impl Hub {
         let local = self.local.get().filter(|_| aside.is_behind_store);
         if let Some((mark, last)) = local.and_then(|local| local.staged()) {
             receipt.add(mark, last);
-        }
-    }
-
-    /// One call to the broker for the whole batch; one answer for each local topic of each message, in order.
-    fn deliver(&self, accepted: &[Admitted]) -> Vec<Stored> {
-        let mut deliveries = Vec::with_capacity(accepted.len());
-        for one in accepted {
-            for (nth, local) in one.placed.locals.iter().enumerate() {
-                // Only the first is the client's own publish; the others are what routes made of it.
-                let own = nth == 0;
-                let packet_id = one.packet_id.filter(|_| own);
-                let mut tails = Tails::default();
-                for append in one.placed.appends.iter().filter(|_| packet_id.is_some()) {
-                    tails.note(append.target.link.clone(), append.target.lane, &append.buffer);
-                }
-                let client_id = one.client_id.as_ref().filter(|_| own);
-                let message = local.message.as_ref().unwrap_or(&one.message);
-                deliveries.push(LocalDelivery { topic: &local.topic, message, client_id, packet_id, tails });
-            }
-        }
-        match self.local.get() {
-            Some(local) if !deliveries.is_empty() => local.deliver(&deliveries),
-            _ => deliveries.iter().map(|_| Stored::Nothing).collect(),
         }
     }
 }

@@ -509,13 +509,13 @@ impl Hub {
         drop(given);
         let answer = answers.take().pop().map(|(_, answer)| answer);
         match (accepted, answer) {
-            (Some(()), Some(Ok(receipt))) => {
+            (Some(_), Some(Ok(receipt))) => {
                 self.note_planned(targets, &sampled.source, message, &noted);
                 // All of them are the same to one who reads the log.
                 (0..gone).for_each(|_| self.note_lost((&sampled.route, &sampled.topic), message));
                 Gone::Left(receipt)
             }
-            (Some(()) | None, Some(Ok(_) | Err(_)) | None) => Gone::Stays,
+            (Some(_) | None, Some(Ok(_) | Err(_)) | None) => Gone::Stays,
         }
     }
 

@@ -78,13 +78,15 @@ pub struct LocalDelivery<'a> {
     /// For an inbound QoS 2 PUBLISH: where the logs end that it is about to be appended to. The store keeps it with the inbound
     /// id, for [`Hub::find`](super::Hub::find).
     pub tails: Tails,
+    /// It is the first of those that its message brings: all of them are of one turn.
+    pub begins: bool,
 }
 
 /// The built-in broker as the hub sees it: one more outlet.
 pub trait Local: Send + Sync {
     /// Delivers to subscribers, stores what kept sessions and the retained store are owed. Does not wait: one answer for
-    /// each delivery. Deliveries come in order.
-    fn deliver(&self, batch: &[LocalDelivery<'_>]) -> Vec<Stored>;
+    /// each delivery of its turn. Deliveries come in order; those behind the turn come again, once others had theirs.
+    fn deliver(&self, batch: &[LocalDelivery<'_>]) -> Turn;
 
     /// Keeps what is known of copies (R12), soon, and answers whether it will. Does not wait.
     fn keep_copies(&self, changes: KeptChanges) -> bool;
@@ -98,6 +100,22 @@ pub trait Local: Send + Sync {
 
     /// Forgets it, soon.
     fn unhold(&self, route: &Arc<str>, topic: &Arc<str>, id: String);
+}
+
+/// What one turn has done of a batch.
+#[derive(Clone, Debug)]
+pub struct Turn {
+    /// One for each of the first deliveries: at least all that the first message brings, and of each message all or none.
+    pub stored: Vec<Stored>,
+    /// What it cost, in units of tokio's budget of a task: of 128, and one for a read or a write.
+    pub cost: u32,
+}
+
+impl From<Vec<Stored>> for Turn {
+    /// One that has cost next to nothing.
+    fn from(stored: Vec<Stored>) -> Self {
+        Self { stored, cost: 0 }
+    }
 }
 
 /// What a delivery needed of the broker's store.

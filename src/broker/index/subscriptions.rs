@@ -144,6 +144,7 @@ impl<K: Ord + Clone, V> Subscriptions<K, V> {
             left: smallvec![(self.tree.root(), Some(topic.as_str()))],
             here: [].iter(),
             below: [].iter(),
+            visited: 0,
         }
     }
 
@@ -179,6 +180,7 @@ pub struct SubscriptionMatches<'a, K, V> {
     left: SmallVec<[(NodeId, Option<&'a str>); 12]>,
     here: slice::Iter<'a, (K, V)>,
     below: slice::Iter<'a, (K, V)>,
+    visited: usize,
 }
 
 impl<'a, K, V> Iterator for SubscriptionMatches<'a, K, V> {
@@ -196,7 +198,14 @@ impl<'a, K, V> Iterator for SubscriptionMatches<'a, K, V> {
 }
 
 impl<'a, K, V> SubscriptionMatches<'a, K, V> {
+    /// How many nodes were looked at so far.
+    #[must_use]
+    pub const fn visited(&self) -> usize {
+        self.visited
+    }
+
     fn visit(&mut self, node: NodeId, rest: Option<&'a str>) {
+        self.visited += 1;
         // MQTT-4.7.2-1: a leading wildcard is not for topics that begin with `$`.
         let wild = node != self.tree.root() || !rest.is_some_and(|topic| topic.starts_with('$'));
         if let Some(entries) = self.tree.content(node) {

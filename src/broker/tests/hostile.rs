@@ -370,6 +370,33 @@ async fn shared_subscriptions_of_a_client_are_bounded_and_one_publish_stores_its
     rig.stop().await;
 }
 
+/// Each message leads through 8,191 nodes to 4,096 subscriptions of one client.
+#[tokio::test]
+async fn a_storm_of_publishes_through_many_wildcards_lets_others_go_first() {
+    const MESSAGES: u64 = 60;
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let mut storm = rig.peer("storm").await;
+    for filters in overlapping(4_096).chunks(FILTERS_MAX) {
+        storm.send(subscribe_to(filters.iter().map(|filter| format!("{filter}/#")))).await;
+        assert!(suback(&mut storm).await.iter().all(|code| !code.is_error()));
+    }
+    let (mut publisher, mut other) = (rig.peer("publisher").await, rig.peer("other").await);
+    let fresh = |n: u64| Packet::Publish(publish(&format!("{TOPIC}/{n}"), &n.to_string(), Qos::AtMostOnce, 0));
+    publisher.send_all((0..MESSAGES).map(fresh)).await;
+    while rig.board.snapshot().sent == 0 {
+        tokio::task::yield_now().await;
+    }
+    // They have come at once, and are under way.
+    other.expect_silence().await;
+    let sent = rig.board.snapshot().sent;
+    assert!(sent < MESSAGES, "another waited for {sent} of {MESSAGES}");
+    for n in 0..MESSAGES {
+        assert_eq!(storm.publication().await.payload, n.to_string().as_bytes(), "in order");
+    }
+    rig.stop().await;
+}
+
 /// It is not read, since it does not read: that is no sign of life.
 #[tokio::test]
 async fn a_client_that_reads_nothing_is_ended_after_its_keep_alive_and_its_will_is_published() {

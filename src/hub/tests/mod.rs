@@ -3,6 +3,7 @@
 mod chains;
 mod known;
 mod samples;
+mod turns;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,7 +41,7 @@ impl Scripted {
 }
 
 impl Local for Scripted {
-    fn deliver(&self, batch: &[LocalDelivery<'_>]) -> Vec<Stored> {
+    fn deliver(&self, batch: &[LocalDelivery<'_>]) -> Turn {
         let mut delivered = self.delivered.lock();
         batch
             .iter()
@@ -51,7 +52,8 @@ impl Local for Scripted {
                 delivered.push(delivery.topic.to_string());
                 if self.stores { Stored::At(self.store.mark(), delivered.len() as u64 - 1) } else { Stored::Nothing }
             })
-            .collect()
+            .collect::<Vec<_>>()
+            .into()
     }
 
     fn keep_copies(&self, _changes: KeptChanges) -> bool {

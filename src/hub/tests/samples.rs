@@ -85,9 +85,9 @@ impl Keeper {
 }
 
 impl Local for Keeper {
-    fn deliver(&self, batch: &[LocalDelivery<'_>]) -> Vec<Stored> {
+    fn deliver(&self, batch: &[LocalDelivery<'_>]) -> Turn {
         let stored = if self.refuses.load(Ordering::Relaxed) { Stored::NoRoom } else { Stored::Nothing };
-        batch.iter().map(|_| stored.clone()).collect()
+        batch.iter().map(|_| stored.clone()).collect::<Vec<_>>().into()
     }
 
     fn keep_copies(&self, _changes: KeptChanges) -> bool {
