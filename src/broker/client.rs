@@ -507,7 +507,8 @@ impl State {
             tail.high = seq;
         }
         self.owed.add(bytes);
-        let owe = super::store::OweOp { seq, session: id, qos, retain, ids, packet_id, share, bytes, topic, body };
+        let (session, of) = (id, None);
+        let owe = super::store::OweOp { seq, session, qos, retain, ids, packet_id, share, bytes, topic, body, of };
         unit.push(Op::Owe(owe));
     }
 

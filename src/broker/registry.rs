@@ -449,13 +449,17 @@ impl Broker {
         let now = self.clock.moment();
         self.store
             .stage(|unit| {
-                unit.push(Op::Settle(seq));
-                let Some(one) = one else { return false };
+                let Some(one) = one else {
+                    unit.push(Op::Settle(seq));
+                    return false;
+                };
                 let body = || encode_body(&message);
                 let qos = one.qos.min(message.qos);
                 let delivery =
                     Delivery { topic, message: Arc::clone(&message), qos, retain, ids: one.ids, share: one.share };
                 self.push(&one.client, delivery, Some(unit), None, now, body);
+                unit.moves(seq);
+                unit.push(Op::Settle(seq));
                 true
             })
             .0

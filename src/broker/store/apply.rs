@@ -19,8 +19,12 @@ pub(super) fn commit(connection: &mut Connection, ops: &[Op]) -> rusqlite::Resul
         if let Op::DropOldest(session, bytes, report) = op {
             dropped.push((report, *bytes, drop_oldest(&transaction, *session, *bytes)?));
         } else if let Op::Owe(row) = op {
-            shared = shared_body(&transaction, shared, row, ops.get(at + 1..).unwrap_or_default())?;
-            owe(&transaction, row, shared.map(|(_, id)| id))?;
+            let mut id = row.of.map(|of| body_of(&transaction, of)).transpose()?.flatten();
+            if id.is_none() {
+                shared = shared_body(&transaction, shared, row, ops.get(at + 1..).unwrap_or_default())?;
+                id = shared.map(|(_, id)| id);
+            }
+            owe(&transaction, row, id)?;
         } else {
             apply(&transaction, op)?;
         }
@@ -56,6 +60,13 @@ fn shared_body<'a>(
     let sql = "INSERT INTO body (id, body) VALUES (?1, ?2)";
     transaction.prepare_cached(sql)?.execute(params![number(row.seq), &*row.body])?;
     Ok(Some((&row.body, row.seq)))
+}
+
+/// The number of the body that a row shares with others.
+fn body_of(transaction: &Transaction<'_>, row: u64) -> rusqlite::Result<Option<u64>> {
+    let sql = "SELECT shared FROM owed WHERE seq = ?1 AND shared IS NOT NULL";
+    let id = transaction.prepare_cached(sql)?.query_row([number(row)], |row| row.get::<_, i64>(0)).optional()?;
+    Ok(id.map(i64::unsigned_abs))
 }
 
 /// The same bytes in memory: of one message.

@@ -124,6 +124,8 @@ pub(super) struct OweOp {
     pub(super) topic: Arc<str>,
     /// The message.
     pub(super) body: Bytes,
+    /// The row that it takes the place of: a body which that shares with others, it shares.
+    pub(super) of: Option<u64>,
 }
 
 /// Where the store says what it dropped, once that is committed.
@@ -292,6 +294,8 @@ pub(super) struct Unit<'a> {
     staged: &'a mut Staged,
     /// What the last row had: the next one of the same message holds no more of it, neither in memory nor on the disk.
     body: Option<Bytes>,
+    /// Where its operations begin.
+    begin: usize,
 }
 
 impl Unit<'_> {
@@ -312,6 +316,13 @@ impl Unit<'_> {
             self.staged.bytes += row.body.len();
         }
         self.staged.ops.push(op);
+    }
+
+    /// The row that was added takes the place of the row `of`, which is to be settled behind it.
+    pub(super) fn moves(&mut self, of: u64) {
+        if let Some(Op::Owe(row)) = self.staged.ops.get_mut(self.begin..).and_then(<[Op]>::last_mut) {
+            row.of = Some(of);
+        }
     }
 
     /// The number of the next row owed.
@@ -373,7 +384,7 @@ impl Store {
     pub(super) fn stage<R>(&self, fill: impl FnOnce(&mut Unit<'_>) -> R) -> (R, Option<u64>) {
         let mut staged = self.shared.staged.lock();
         let before = staged.ops.len();
-        let answer = fill(&mut Unit { staged: &mut staged, body: None });
+        let answer = fill(&mut Unit { staged: &mut staged, body: None, begin: before });
         if staged.ops.len() == before {
             return (answer, None);
         }
@@ -434,7 +445,7 @@ impl Store {
 
     /// Whether there is room for more that must be stored.
     pub(super) fn has_room(&self) -> bool {
-        Unit { staged: &mut self.shared.staged.lock(), body: None }.has_room()
+        Unit { staged: &mut self.shared.staged.lock(), body: None, begin: 0 }.has_room()
     }
 
     /// Asks for what a session has in flight: rows with a packet id, oldest first.

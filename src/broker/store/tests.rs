@@ -40,6 +40,7 @@ fn owe(store: &Store, packet_id: Option<u16>) -> u64 {
                 bytes: 100,
                 topic: "a/b".into(),
                 body: encode_body(&message("a/b", b"x")),
+                of: None,
             }));
             seq
         })
@@ -137,7 +138,7 @@ fn owe_all(store: &Store, sessions: std::ops::Range<u64>) -> Vec<u64> {
         let (seq, ids, topic, body) = (unit.next_seq(), Vec::new(), "a/b".into(), body.clone());
         let (session, qos, retain, packet_id, share, bytes) =
             (SessionId(session), Qos::AtLeastOnce, false, None, None, 100_000);
-        unit.push(Op::Owe(OweOp { seq, session, qos, retain, ids, packet_id, share, bytes, topic, body }));
+        unit.push(Op::Owe(OweOp { seq, session, qos, retain, ids, packet_id, share, bytes, topic, body, of: None }));
         seq
     };
     store.stage(|unit| sessions.map(|session| owe_one(unit, session)).collect()).0
@@ -180,7 +181,19 @@ async fn a_message_for_many_sessions_is_stored_once_until_the_last_has_it() {
         for n in 0..3 {
             let (seq, ids, topic, body) = (unit.next_seq(), Vec::new(), "a/b".into(), body.clone());
             let (session, qos, retain, packet_id, share, bytes) = (SESSION, Qos::AtLeastOnce, false, None, None, 1_000);
-            unit.push(Op::Owe(OweOp { seq, session, qos, retain, ids, packet_id, share, bytes, topic, body }));
+            unit.push(Op::Owe(OweOp {
+                seq,
+                session,
+                qos,
+                retain,
+                ids,
+                packet_id,
+                share,
+                bytes,
+                topic,
+                body,
+                of: None,
+            }));
             if n < 2 {
                 unit.push(Op::Settle(seq));
             }

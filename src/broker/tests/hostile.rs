@@ -366,7 +366,18 @@ async fn shared_subscriptions_of_a_client_are_bounded_and_one_publish_stores_its
     let connection = rusqlite::Connection::open(dir.path().join("broker.db")).unwrap();
     let ask = |what: &str| connection.query_row(&format!("SELECT {what}"), [], |row| row.get::<_, i64>(0)).unwrap();
     assert_eq!(ask("count(*) FROM owed"), 1_000);
-    assert!(ask("sum(length(body)) FROM (SELECT body FROM owed UNION ALL SELECT body FROM body)") < 101_000);
+    let bodies = "sum(length(body)) FROM (SELECT body FROM owed UNION ALL SELECT body FROM body)";
+    assert!(ask(bodies) < 101_000);
+    // So it is when the session ends, and all of it goes to another member.
+    let mut heir = Peer::open(rig.address, kept("heir")).await.0;
+    heir.send(subscribe_to((0..SHARES_MAX).map(|n| format!("$share/g{n}/z")))).await;
+    assert!(suback(&mut heir).await.iter().all(|code| !code.is_error()));
+    drop(heir);
+    rig.until("both are away", |rig| rig.broker.figures().sessions_offline == 2).await;
+    let _anew = rig.peer("storm").await;
+    let heirs = "count(*) FROM owed JOIN session ON session.id = owed.session WHERE client = 'heir'";
+    rig.until("it has moved", |_| ask(heirs) == 1_000 && ask("count(*) FROM owed") == 1_000).await;
+    assert!(ask(bodies) < 101_000, "{}", ask(bodies));
     rig.stop().await;
 }
 
