@@ -309,6 +309,9 @@ impl Unit<'_> {
             self.staged.bytes += body.len();
             self.body = Some(body.clone());
         }
+        if let Op::Owe(OweOp { ids, .. }) = &op {
+            self.staged.bytes += size_of_val(&**ids);
+        }
         if let Op::Copies(changes) = &op {
             self.staged.bytes += changes.pages.iter().map(|page| page.bits.len()).sum::<usize>();
         }

@@ -14,8 +14,8 @@ use crate::message::Qos;
 use crate::router::Table;
 use crate::units::ByteSize;
 use crate::wire::{
-    Connect, Packet, PacketId, ReasonCode, Subscribe, SubscribeOptions, Subscription, Unsubscribe, Version, Will,
-    WillProperties, encode,
+    Connect, Packet, PacketId, ReasonCode, Subscribe, SubscribeOptions, Subscription, SubscriptionId, Unsubscribe,
+    Version, Will, WillProperties, encode,
 };
 
 async fn rig_with(dir: &tempfile::TempDir, config: Config) -> Rig {
@@ -196,10 +196,15 @@ fn overlapping(count: u16) -> Vec<String> {
 const TOPIC: &str = "l/l/l/l/l/l/l/l/l/l/l/l";
 
 fn subscribe_to<S: AsRef<str>>(filters: impl IntoIterator<Item = S>) -> Packet {
+    subscribe_as(filters, None)
+}
+
+fn subscribe_as<S: AsRef<str>>(filters: impl IntoIterator<Item = S>, id: Option<u32>) -> Packet {
     let options = SubscribeOptions { qos: Qos::AtLeastOnce, ..SubscribeOptions::default() };
     let of = |filter: S| Subscription { filter: filter.as_ref().into(), options };
+    let subscription_id = id.and_then(SubscriptionId::new);
     let (id, subscriptions) = (PacketId::new(1).unwrap(), filters.into_iter().map(of).collect());
-    Packet::Subscribe(Subscribe { id, subscription_id: None, user: Vec::new(), subscriptions })
+    Packet::Subscribe(Subscribe { id, subscription_id, user: Vec::new(), subscriptions })
 }
 
 async fn suback(peer: &mut Peer) -> Vec<ReasonCode> {
@@ -535,6 +540,32 @@ async fn a_window_of_65_535_large_messages_costs_bounded_memory_and_none_is_lost
         stuck.send(Packet::Puback(ack(next.id.unwrap().get()))).await;
     }
     stuck.expect_silence().await;
+    rig.stop().await;
+}
+
+/// 2,000 overlapping filters with an identifier each: what one message carries of them is far more than the message.
+#[tokio::test]
+async fn subscription_identifiers_count_in_what_waits_for_a_client_in_memory_and_in_the_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = rig_with(&dir, Config { in_flight: 1, session_bytes_max: ByteSize(1 << 20), ..Config::default() }).await;
+    let (mut clean, mut away) = (rig.peer("clean").await, Peer::open(rig.address, kept("away")).await.0);
+    for peer in [&mut clean, &mut away] {
+        peer.send(subscribe_as(overlapping(2_000), Some(7))).await;
+        assert!(suback(peer).await.iter().all(|code| !code.is_error()));
+    }
+    drop(away);
+    rig.until("it is away", |rig| rig.broker.figures().sessions_offline == 1).await;
+    let mut one = rig.peer("one").await;
+    for id in 1..=600 {
+        one.deliver(TOPIC, "x", Qos::AtLeastOnce, id).await;
+    }
+    // 128 bytes, topic, payload, and 4 bytes for each identifier.
+    let each = 128 + TOPIC.len() as u64 + 1 + 4 * 2_000;
+    let state = rig.broker.clients.lock().get("clean").cloned().unwrap();
+    let queued = state.lock().outbound.queued() as u64;
+    assert_eq!(queued, (4 << 20) / each + 1, "4 MiB wait, and one more");
+    assert_eq!(rig.board.snapshot().dropped["slow_subscriber"], 600 - 1 - queued);
+    assert_eq!(rig.broker.figures().owed, (1 << 20) / each);
     rig.stop().await;
 }
 

@@ -48,7 +48,7 @@ pub(crate) struct Row {
 impl Entry {
     /// What it counts for, in memory and in the store.
     pub(crate) fn bytes(&self) -> usize {
-        self.message.kept_bytes(&self.topic)
+        self.message.kept_bytes(&self.topic) + size_of_val(&*self.ids)
     }
 
     /// Its row, for kept sessions.
