@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::future::poll_fn;
-use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +15,7 @@ use bytes::BytesMut;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
+use super::aliases::Aliases;
 use super::auth::Granted;
 use super::auth::acl::{Rights, Verdicts};
 use super::bell::Bell;
@@ -26,6 +26,7 @@ use super::memory::Allowance;
 use super::owed::Owed;
 use super::session::{Assigned, Entry, Inbound, Outbound, Row, Transmit, Window};
 use super::store::{Op, SessionId, SessionRow, SubscriptionRow, Unit};
+use super::wills::Will;
 use crate::clock::Moment;
 use crate::hub::Receipt;
 use crate::message::{Message, Qos};
@@ -35,12 +36,6 @@ use crate::wire::{AckKind, PacketId, PublishParts, ReasonCode, SubscriptionId, V
 
 /// QoS 1 and 2 messages are encoded while the outbox is below this; the window bounds them besides.
 const OUTBOX_BYTES_FILL: usize = 256 << 10;
-
-/// Aliases that we set for one client at most: each keeps a topic in memory.
-const ALIASES_MAX: u16 = 64;
-
-/// A longer topic gets none: it would be kept until the client leaves.
-const ALIASED_BYTES_MAX: usize = 1_024;
 
 /// Messages in memory that wait for the window: for a kept session the rest stays in the store, for a clean one it is
 /// dropped and counted. The number is Mosquitto's default; [`Allowance`] bounds their bytes.
@@ -122,7 +117,7 @@ pub(super) struct Terms {
     /// Seconds; `u32::MAX`: never.
     pub(super) expiry_s: u32,
     pub(super) user: Option<Arc<str>>,
-    pub(super) will: Option<Arc<Message>>,
+    pub(super) will: Option<Will>,
     pub(super) will_delay_s: u32,
 }
 
@@ -132,39 +127,13 @@ pub(super) struct Online {
     pub(super) kick: Arc<Kick>,
     pub(super) packet_bytes_max: usize,
     pub(super) aliases: Aliases,
+    /// Bytes of the names that it has set aliases for.
+    pub(super) alias_bytes: usize,
     /// In `outbox`, and not counted yet.
     pub(super) packets: u32,
     /// How often its connection has taken what was in `outbox`.
     pub(super) taken: u32,
     pub(super) outbox: BytesMut,
-}
-
-/// Topic aliases that we set for a client (MQTT 5.0 section 3.3.2.3.4). The first topics get one: a subscriber sees the same
-/// few topics as a rule.
-#[derive(Debug, Default)]
-pub(super) struct Aliases {
-    max: u16,
-    /// Keys are chosen by clients, so the map keeps std's keyed hash.
-    known: HashMap<TopicName, NonZeroU16>,
-}
-
-impl Aliases {
-    /// `peer_max`: Topic Alias Maximum of the CONNECT.
-    pub(super) fn new(peer_max: u16) -> Self {
-        Self { max: peer_max.min(ALIASES_MAX), known: HashMap::new() }
-    }
-
-    /// The alias of a topic, and whether the client knows it already.
-    fn of(&self, topic: &TopicName) -> Option<(NonZeroU16, bool)> {
-        if self.max == 0 || topic.as_str().len() > ALIASED_BYTES_MAX {
-            return None;
-        }
-        if let Some(alias) = self.known.get(topic) {
-            return Some((*alias, true));
-        }
-        let next = u16::try_from(self.known.len() + 1).ok().filter(|next| *next <= self.max)?;
-        NonZeroU16::new(next).map(|alias| (alias, false))
-    }
 }
 
 /// Ends a connection from outside, and says when it has ended.
@@ -398,7 +367,7 @@ impl State {
             Version::V311 => 4,
             Version::V5 => 5,
         };
-        let (id, name) = (client.id, Arc::clone(&client.name));
+        let (id, name, will) = (client.id, Arc::clone(&client.name), will.map(|will| will.message));
         let listener = self.kept_at.as_ref().map(|at| Arc::clone(at.name()));
         SessionRow { id, client: name, version, kept, expiry_s, ended: self.ended, user, will, will_delay_s, listener }
     }
@@ -435,7 +404,7 @@ impl State {
         if online.outbox.len() >= room.outbox_bytes {
             return Err(room.reason(online.outbox.len() >= Allowance::USUAL.outbox_bytes));
         }
-        let is_common = is_one_of_many && ids.is_empty() && online.aliases.max == 0;
+        let is_common = is_one_of_many && ids.is_empty() && online.aliases.is_off();
         if is_common && let Some(bytes) = encoded.of(version, retain) {
             if bytes.len() > online.packet_bytes_max {
                 return Err("too_large");
@@ -707,7 +676,7 @@ fn put_publish(
     }
     online.packets += 1;
     if let Some((alias, false)) = alias {
-        online.aliases.known.insert(topic.clone(), alias);
+        online.aliases.note(topic, alias);
     }
     Ok(())
 }
@@ -740,6 +709,7 @@ mod tests {
             kick: Arc::default(),
             packet_bytes_max: usize::MAX,
             aliases: Aliases::new(0),
+            alias_bytes: 0,
             packets: 0,
             taken: 0,
             outbox: BytesMut::new(),
@@ -767,13 +737,6 @@ mod tests {
         assert_eq!(queue(Allowance::SHORT), Some("max_memory"));
         assert!(client.lock().outbound.queued_bytes() < 300 << 10);
         assert_eq!(queue(Allowance::USUAL), Some("slow_subscriber"));
-    }
-
-    #[test]
-    fn long_topics_get_no_alias_r36() {
-        let of = |len| Aliases::new(9).of(&TopicName::new(&"x".repeat(len)).unwrap());
-        let first = NonZeroU16::new(1).map(|alias| (alias, false));
-        assert_eq!((of(ALIASED_BYTES_MAX), of(ALIASED_BYTES_MAX + 1)), (first, None));
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::clock::Moment;
 use crate::hub::{Publication, Source};
-use crate::message::{Message, MessageId, Origin, Qos};
+use crate::message::{Message, MessageId, Origin, Properties, Qos};
 use crate::router::Endpoint;
 use crate::topic::{TopicError, TopicName};
 use crate::wire::{Publish, RetainHandling, SubscribeOptions, Will};
@@ -18,6 +18,9 @@ pub(super) fn source() -> Source {
 
 /// Below this a payload is always copied: that costs less than the allocation.
 const SMALL: usize = 4 << 10;
+
+/// User properties that a message may have room for beside its own.
+const SPARE_PAIRS_MAX: usize = 16;
 
 /// A payload may keep so many times itself in memory. What waits for slow subscribers is bounded by its payloads' bytes.
 const KEPT_MAX: usize = 4;
@@ -32,8 +35,7 @@ pub(super) fn publication(
     packet_id: Option<u16>,
     held: usize,
 ) -> Publication {
-    let mut properties = publish.properties.application;
-    properties.correlation_data = properties.correlation_data.map(|data| Bytes::copy_from_slice(&data));
+    let properties = compact(publish.properties.application);
     let is_copied = publish.payload.len() < SMALL.max(held / KEPT_MAX);
     Publication {
         topic,
@@ -50,7 +52,16 @@ pub(super) fn publication(
     }
 }
 
-/// A will as it is kept: a message without an id of its own, which it gets when it is published.
+/// Properties that keep neither the read that they came with nor room for more.
+fn compact(mut properties: Properties) -> Properties {
+    properties.correlation_data = properties.correlation_data.map(|data| Bytes::copy_from_slice(&data));
+    if properties.user.capacity() - properties.user.len() > SPARE_PAIRS_MAX {
+        properties.user.shrink_to_fit();
+    }
+    properties
+}
+
+/// A will as it is kept: a message without an id of its own, which it gets when it is published. It keeps nothing of its CONNECT.
 pub(super) fn will_message(
     will: Will,
     client: &Arc<str>,
@@ -60,7 +71,7 @@ pub(super) fn will_message(
     Ok(Message {
         id: MessageId { site: "will".into(), run: 0, counter: 0 },
         topic: TopicName::new(will.topic.as_str())?,
-        payload: will.payload,
+        payload: Bytes::copy_from_slice(&will.payload),
         qos: will.qos,
         retain: will.retain,
         time: now.wall,
@@ -68,7 +79,7 @@ pub(super) fn will_message(
         expiry_s: will.properties.expiry_s,
         accepted: now,
         origin: Origin { client_id: Some(Arc::clone(client)), user: user.cloned(), ..Origin::default() },
-        properties: will.properties.application,
+        properties: compact(will.properties.application),
     })
 }
 
@@ -114,7 +125,7 @@ pub(super) fn options_from(byte: u8) -> SubscribeOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::PublishProperties;
+    use crate::wire::{PublishProperties, WillProperties};
 
     #[test]
     fn a_message_keeps_no_read_that_is_more_than_four_times_its_payload() {
@@ -164,5 +175,19 @@ mod tests {
         ] {
             assert_eq!(shared(len, held), is_shared, "{len} of {held}");
         }
+    }
+
+    #[test]
+    fn r36_a_will_keeps_nothing_of_its_connect_and_no_room_for_more_properties() {
+        let read = Bytes::from(vec![7; 100_000]);
+        let mut properties = WillProperties::default();
+        properties.application.correlation_data = Some(read.slice(..10));
+        properties.application.user = Vec::with_capacity(1_000);
+        properties.application.user.push(("a".into(), "b".into()));
+        let (topic, payload) = ("w".into(), read.slice(..60_000));
+        let will = Will { topic, payload, qos: Qos::AtMostOnce, retain: false, properties };
+        let made = will_message(will, &"c".into(), None, Moment::default()).unwrap();
+        assert_eq!((made.payload.len(), made.properties.user.len()), (60_000, 1));
+        assert!(read.is_unique() && made.properties.user.capacity() < 100);
     }
 }

@@ -5,17 +5,24 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::Broker;
+use super::client::{Online, State};
 use super::store::SessionId;
 use crate::telemetry::limited::Limited;
 use crate::telemetry::shown::Shown;
 use crate::units::ByteSize;
 use crate::wire::ReasonCode;
 
+/// Of `max_memory`, what wills that are not small may count for together.
+pub(super) const WILLS_PART: u64 = 16;
+
 /// While memory is short, who takes nothing for so long is ended.
 const STUCK_MAX: Duration = Duration::from_secs(5);
 
-/// Less than this is not worth a connection.
-const HELD_MIN: usize = 16 << 10;
+/// Less than this that waits for it is not worth a connection.
+const WAITING_MIN: usize = 16 << 10;
+
+/// The same, of what a client has set up and may well use: most have less.
+const STANDING_MIN: usize = 32 << 10;
 
 /// Of those that are ended, so often one is logged; all are counted.
 const LOG_EVERY: Duration = Duration::from_secs(10);
@@ -41,6 +48,35 @@ impl Allowance {
     }
 }
 
+/// What would be free if a client's connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Held {
+    /// What it is to be sent.
+    waiting: usize,
+    /// Its names of aliases, its filters, its will.
+    standing: usize,
+}
+
+impl Held {
+    fn of(state: &State, online: &Online) -> Self {
+        let waiting = online.outbox.len() + state.outbound.queued_bytes() + state.outbound.in_flight_bytes();
+        let aliases = online.alias_bytes + online.aliases.bytes();
+        // A session that is kept keeps its filters, and its will for as long as that is delayed.
+        let filters = if state.terms.kept { 0 } else { state.filter_bytes };
+        let goes = !state.terms.kept || state.terms.will_delay_s.min(state.terms.expiry_s) == 0;
+        let will = state.terms.will.as_ref().filter(|_| goes).map(|will| will.message.kept_bytes(&will.message.topic));
+        Self { waiting, standing: aliases + filters + will.unwrap_or(0) }
+    }
+
+    const fn is_much(self) -> bool {
+        self.waiting >= WAITING_MIN || self.standing >= STANDING_MIN
+    }
+
+    const fn bytes(self) -> usize {
+        self.waiting + self.standing
+    }
+}
+
 /// Since when a client has taken nothing, and how often it had taken something by then.
 pub(super) type Stuck = HashMap<SessionId, (u32, Instant)>;
 
@@ -56,8 +92,8 @@ impl Broker {
     }
 
     /// While memory is short nobody brings much, so who has something to take and takes none of it for seconds is what memory waits for:
-    /// those that hold most are ended (MQTT 5: reason 0x97), until what they hold makes up for what is too much. A kept session has
-    /// its messages in the store. Called now and then.
+    /// those that hold most are ended (MQTT 5: reason 0x97), until what they hold makes up for what is too much. So is who has set up much
+    /// and is silent. A kept session has its messages in the store. Called now and then.
     pub(super) fn end_who_holds_most(&self) {
         let mut stuck = self.stuck.lock();
         if !self.is_short_of_memory() {
@@ -70,8 +106,8 @@ impl Broker {
         for client in clients {
             let state = client.lock();
             let Some(online) = state.online.as_ref().filter(|online| !online.kick.is_kicked()) else { continue };
-            let held = online.outbox.len() + state.outbound.queued_bytes() + state.outbound.in_flight_bytes();
-            if held < HELD_MIN {
+            let held = Held::of(&state, online);
+            if !held.is_much() {
                 continue;
             }
             let before = stuck.get(&client.id).filter(|(taken, _)| *taken == online.taken);
@@ -80,7 +116,7 @@ impl Broker {
             let kick = std::sync::Arc::clone(&online.kick);
             drop(state);
             if now.saturating_duration_since(since) >= STUCK_MAX {
-                worst.push((held, client, kick));
+                worst.push((held.bytes(), client, kick));
             }
         }
         *stuck = seen;
@@ -96,7 +132,7 @@ impl Broker {
             static LOGGED: Limited = Limited::new(LOG_EVERY);
             if let Some(held_back) = LOGGED.pass(now) {
                 let (client, held) = (Shown(&client.name), ByteSize(held as u64));
-                tracing::warn!(%client, %held, held_back, "a client is ended: memory is short, and it takes nothing of what it is sent");
+                tracing::warn!(%client, %held, held_back, "a client is ended: memory is short, it holds much of it, and takes nothing that it is sent");
             }
             kick.with(ReasonCode::QuotaExceeded, &client);
         }

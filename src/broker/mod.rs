@@ -22,6 +22,7 @@
 //! before it is sent and until it is acknowledged; a slow client costs no other client anything. It must not know links,
 //! routes or buffers: the hub stands between.
 
+mod aliases;
 pub mod auth;
 mod bell;
 mod change;
@@ -50,6 +51,7 @@ mod sys;
 mod tests;
 mod topics;
 mod transport;
+mod wills;
 
 pub use change::{PrepareError, Prepared};
 pub use config::{
@@ -84,6 +86,7 @@ use self::places::Pool;
 use self::reload::{Part, Reloader};
 use self::store::Store;
 use self::topics::Topics;
+use self::wills::Wills;
 use crate::clock::Clock;
 use crate::hub::{Hub, Logged, Mark, Tails};
 use crate::message::MessageId;
@@ -129,6 +132,7 @@ pub struct Broker {
     ended: Ended,
     /// Clients that take nothing while memory is short.
     stuck: Mutex<Stuck>,
+    wills: Wills,
 }
 
 /// What the broker holds at one moment.
@@ -191,6 +195,7 @@ impl Broker {
             reloader: Arc::default(),
             ended: Ended::default(),
             stuck: Mutex::default(),
+            wills: Wills::default(),
         });
         broker.reloader.add(Arc::new(Logins(Arc::downgrade(&broker))));
         broker.board.dropped_many("damaged", loaded.damaged);

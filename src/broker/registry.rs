@@ -11,8 +11,9 @@ use bytes::BytesMut;
 use parking_lot::Mutex;
 
 use super::Broker;
+use super::aliases::Aliases;
 use super::auth::{By, Changes, Granted};
-use super::client::{Aliases, Client, Delivery, Kick, Online, PAGE_ROWS, State, Tail, Terms};
+use super::client::{Client, Delivery, Kick, Online, PAGE_ROWS, State, Tail, Terms};
 use super::config::Listener;
 use super::convert;
 use super::index::{Share, Wanted};
@@ -21,6 +22,7 @@ use super::limits::usage::{KeptAt, UserHeld};
 use super::local::OFFERS_A_WILL;
 use super::session::{Entry, Row};
 use super::store::{Op, OwedRow, Page, SessionId, encode_body};
+use super::wills::Will;
 use crate::clock::Moment;
 use crate::hub::{Answers, OfferError};
 use crate::message::Message;
@@ -224,6 +226,7 @@ impl Broker {
             kick: Arc::clone(kick),
             packet_bytes_max: claim.packet_bytes_max,
             aliases: Aliases::new(claim.alias_max),
+            alias_bytes: 0,
             packets: 0,
             taken: 0,
             outbox: BytesMut::new(),
@@ -467,8 +470,8 @@ impl Broker {
 
     /// Publishes a will through the hub, in a task of its own: it outlives its connection. Only when it is safe does the
     /// store forget it (R20): a crash before that publishes it at the next start, at worst a second time.
-    fn publish_will(&self, client: &Client, will: Arc<Message>, after: After) {
-        let may = self.may_publish_will(client, &will.topic);
+    fn publish_will(&self, client: &Client, will: Will, after: After) {
+        let may = self.may_publish_will(client, &will.message.topic);
         if let After::Row(client) = &after {
             let mut state = client.lock();
             if state.online.is_none() {
@@ -480,14 +483,14 @@ impl Broker {
             self.board.refused("not_allowed");
             static LOGGED: Limited = Limited::new(LOG_EVERY);
             if let Some(held_back) = LOGGED.pass(self.clock.now()) {
-                let (client, topic) = (Shown(&client.name), Shown(will.topic.as_str()));
+                let (client, topic) = (Shown(&client.name), Shown(will.message.topic.as_str()));
                 tracing::warn!(%client, %topic, held_back, "a will is not published: its client may not publish there");
             }
             return self.settle(&after);
         }
         let Some(broker) = self.me.upgrade() else { return };
         self.tasks.spawn(async move {
-            let (source, batch) = (convert::source(), vec![convert::will_publication(&will)]);
+            let (source, batch) = (convert::source(), vec![convert::will_publication(&will.message)]);
             for answer in OFFERS_A_WILL.scope((), broker.hub.offer(&source, batch)).await {
                 let settled = match answer {
                     Ok(mut receipt) => receipt.settled().await.map_err(|error| error.to_string()),
@@ -499,7 +502,7 @@ impl Broker {
                     broker.board.dropped("will_refused");
                     static LOGGED: Limited = Limited::new(LOG_EVERY);
                     if let Some(held_back) = LOGGED.pass(broker.clock.now()) {
-                        let topic = Shown(will.topic.as_str());
+                        let topic = Shown(will.message.topic.as_str());
                         tracing::warn!(%topic, %error, held_back, "a will could not be stored everywhere");
                     }
                 }

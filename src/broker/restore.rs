@@ -92,7 +92,7 @@ impl Broker {
             kept: row.kept,
             expiry_s: row.expiry_s,
             user: row.user,
-            will: row.will,
+            will: row.will.map(|will| self.wills.restored(will)),
             will_delay_s: row.will_delay_s,
         };
         let delay_s = if terms.kept { terms.will_delay_s.min(terms.expiry_s) } else { 0 };

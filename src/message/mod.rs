@@ -100,6 +100,15 @@ impl UnfitText {
 }
 
 impl Properties {
+    /// What they take in memory, about: many short user properties take far more than their texts.
+    #[must_use]
+    pub fn kept_bytes(&self) -> usize {
+        let Self { content_type, response_topic, correlation_data, user, .. } = self;
+        let pairs = user.iter().map(|(name, value)| name.len() + value.len() + PAIR_BYTES).sum::<usize>();
+        let texts = [content_type, response_topic].into_iter().flatten().map(|text| text.len()).sum::<usize>();
+        pairs + texts + correlation_data.as_ref().map_or(0, Bytes::len)
+    }
+
     /// What of them MQTT cannot carry, as it is called there. Other protocols' headers may be anything.
     #[must_use]
     pub fn unfit(&self) -> Option<(&str, UnfitText)> {
@@ -113,6 +122,9 @@ impl Properties {
             .or_else(|| self.user.iter().find_map(|pair| Some((&*pair.0, named(pair)?))))
     }
 }
+
+/// What a user property takes besides its texts: where they are, and what an allocation of each costs.
+const PAIR_BYTES: usize = 80;
 
 /// Where and by whom a message was first accepted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -168,11 +180,7 @@ impl Message {
     /// besides, about. `topic`: the one that it is kept on.
     #[must_use]
     pub fn kept_bytes(&self, topic: &TopicName) -> usize {
-        let Properties { content_type, response_topic, correlation_data, user, .. } = &self.properties;
-        let pairs = user.iter().map(|(name, value)| name.len() + value.len() + 32).sum::<usize>();
-        let texts = [content_type, response_topic].into_iter().flatten().map(|text| text.len()).sum::<usize>();
-        let correlation = correlation_data.as_ref().map_or(0, Bytes::len);
-        self.payload.len() + topic.as_str().len() + pairs + texts + correlation + 128
+        self.payload.len() + topic.as_str().len() + self.properties.kept_bytes() + 128
     }
 
     /// Whether the Message Expiry Interval has lapsed at `now`.

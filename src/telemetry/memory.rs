@@ -110,6 +110,15 @@ impl Memory {
         (limit / 8 * 7).saturating_sub(used)
     }
 
+    /// One part of the limit of so many; all there is where there is none.
+    #[must_use]
+    pub fn part(&self, parts: u64) -> u64 {
+        match self.limit.load(Ordering::Relaxed) {
+            0 => u64::MAX,
+            limit => limit / parts,
+        }
+    }
+
     /// How far it is above where it is not short any more.
     #[must_use]
     pub fn excess(&self) -> u64 {

@@ -19,10 +19,12 @@ use crate::broker::auth::{Authenticator, Granted, Login, Verdict};
 use crate::broker::client::Terms;
 use crate::broker::ended::{What, Whom};
 use crate::broker::limits::usage::{self, Arrival};
+use crate::broker::memory::WILLS_PART;
 use crate::broker::places::Place;
 use crate::broker::registry::{Attached, Claim, Ending, NotTheirs};
 use crate::broker::session::Acks;
 use crate::broker::transport::{Peer, Stream};
+use crate::broker::wills::Will;
 use crate::broker::{Broker, Config, convert};
 use crate::message::Message;
 use crate::topic::{LEVELS_MAX, is_too_deep};
@@ -400,7 +402,8 @@ fn check_will(
     granted: &Granted,
     client: &str,
     will: Message,
-) -> Result<Message, (ReasonCode, String)> {
+    version: Version,
+) -> Result<Will, (ReasonCode, String)> {
     if is_too_deep(will.topic.as_str()) {
         return Err((
             ReasonCode::TopicNameInvalid,
@@ -413,7 +416,11 @@ fn check_will(
         let text = "this client may not publish to the topic of its will".to_owned();
         return Err((ReasonCode::NotAuthorized, text));
     }
-    Ok(will)
+    let most = broker.hub.memory().part(WILLS_PART);
+    broker.wills.take_in(will, most).map_err(|error| {
+        broker.board.limited("wills");
+        (no_room(version), error.to_string())
+    })
 }
 
 fn claim_of((broker, config): (&Broker, &Config), connect: Connect, granted: Granted) -> Result<Claim, Refusal> {
@@ -434,7 +441,7 @@ fn claim_of((broker, config): (&Broker, &Config), connect: Connect, granted: Gra
     let now = broker.clock.moment();
     let will = connect.will.map(|will| convert::will_message(will, &name, user.as_ref(), now)).transpose();
     let will = will.map_err(|error| (ReasonCode::TopicNameInvalid, format!("the will's topic: {error}")));
-    let will = will.and_then(|will| will.map(|will| check_will(broker, &granted, &name, will)).transpose());
+    let will = will.and_then(|will| will.map(|will| check_will(broker, &granted, &name, will, version)).transpose());
     let client = || Some((*name).into());
     let will = will.map_err(|(code, text)| Refusal { client: client(), version, code, text, packet_bytes_max })?;
     let peer_window = connect.properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get);
@@ -442,7 +449,7 @@ fn claim_of((broker, config): (&Broker, &Config), connect: Connect, granted: Gra
         name,
         clean_start: connect.clean_start,
         granted: Arc::new(granted),
-        terms: Terms { version, kept: expiry_s > 0, expiry_s, user, will: will.map(Arc::new), will_delay_s },
+        terms: Terms { version, kept: expiry_s > 0, expiry_s, user, will, will_delay_s },
         window: usize::from(peer_window.min(config.in_flight)),
         packet_bytes_max,
         alias_max: connect.properties.topic_alias_maximum.unwrap_or(0),

@@ -16,7 +16,7 @@ mod publish;
 mod subscribe;
 mod throttle;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -37,6 +37,7 @@ use self::publish::{Offer, Offered, Pending};
 pub(super) use self::subscribe::{FILTERS_MAX, SHARES_MAX};
 use self::subscribe::{Subscribing, TURN_STEPS, Wish};
 use self::throttle::Throttle;
+use super::aliases::TheirAliases;
 use super::client::Tail;
 use super::limits::usage::Arrival;
 use super::places::Place;
@@ -120,9 +121,6 @@ impl Drop for Packets<'_> {
     }
 }
 
-/// Topic aliases that a client has set.
-type Aliases = HashMap<u16, TopicName>;
-
 /// See the module.
 struct Connection {
     broker: Arc<Broker>,
@@ -150,7 +148,7 @@ struct Connection {
     pending: Pending,
     offer: Option<Offer>,
     /// Topic aliases that it has set, where it has.
-    aliases: Option<Box<Aliases>>,
+    aliases: Option<Box<TheirAliases>>,
     /// What it published to last, unless that is long.
     last_topic: Option<TopicName>,
     /// Topics whose retained message this client is to get, with how it subscribed.

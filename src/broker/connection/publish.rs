@@ -11,6 +11,7 @@ use futures_util::FutureExt;
 use super::acks::{Reply, Wait};
 use super::throttle::Pace;
 use super::{Connection, End, Outcome};
+use crate::broker::aliases::THEIR_BYTES_MAX;
 use crate::broker::convert;
 use crate::broker::ended::What;
 use crate::broker::remembered::TOPIC_BYTES_MAX;
@@ -73,7 +74,7 @@ impl Pending {
             self.jobs.push_back(Job::Batch(Batch { publications, slots, bytes: 0 }));
         }
         let Some(Job::Batch(batch)) = self.jobs.back_mut() else { return };
-        let bytes = publication.payload.len() + 64;
+        let bytes = publication.payload.len() + publication.properties.kept_bytes() + 64;
         (self.messages, self.bytes, batch.bytes) = (self.messages + 1, self.bytes + bytes, batch.bytes + bytes);
         batch.publications.push(publication);
         batch.slots.push(Some(slot));
@@ -232,13 +233,13 @@ impl Connection {
             return Err(End::Told(ReasonCode::TopicAliasInvalid, format!("aliases go up to {TOPIC_ALIASES}")));
         }
         if publish.topic.is_empty() {
-            let known = alias.zip(self.aliases.as_ref()).and_then(|(alias, aliases)| aliases.get(&alias)).cloned();
+            let known = alias.zip(self.aliases.as_ref()).and_then(|(alias, aliases)| aliases.get(alias)).cloned();
             return known.ok_or_else(|| End::Told(ReasonCode::ProtocolError, "an alias that was not set".into()));
         }
         let topic = match &self.last_topic {
             Some(last) if last.as_str().as_bytes() == publish.topic.as_bytes() => {
                 let topic = last.clone();
-                self.note_alias(alias, &topic);
+                self.note_alias(alias, &topic)?;
                 return Ok(topic);
             }
             _ if is_too_deep(publish.topic.as_str()) => {
@@ -249,14 +250,26 @@ impl Connection {
                 .map_err(|error| End::Told(ReasonCode::TopicNameInvalid, error.to_string()))?,
         };
         self.last_topic = (topic.as_str().len() <= TOPIC_BYTES_MAX).then(|| topic.clone());
-        self.note_alias(alias, &topic);
+        self.note_alias(alias, &topic)?;
         Ok(topic)
     }
 
-    fn note_alias(&mut self, alias: Option<u16>, topic: &TopicName) {
-        if let Some(alias) = alias {
-            self.aliases.get_or_insert_default().insert(alias, topic.clone());
+    fn note_alias(&mut self, alias: Option<u16>, topic: &TopicName) -> Outcome {
+        let Some(alias) = alias else { return Ok(()) };
+        let aliases = self.aliases.get_or_insert_default();
+        let before = aliases.bytes();
+        if !aliases.set(alias, topic) {
+            let words =
+                format!("the names behind a client's topic aliases have at most {THEIR_BYTES_MAX} bytes together");
+            return Err(End::Told(ReasonCode::QuotaExceeded, words));
         }
+        let bytes = aliases.bytes();
+        if bytes != before
+            && let Some(online) = &mut self.attached.client.lock().online
+        {
+            online.alias_bytes = bytes;
+        }
+        Ok(())
     }
 
     /// Offers what waits, if no offer is under way.
@@ -442,6 +455,12 @@ mod tests {
         assert!(!pending.has_room());
         assert!(pending.pop().is_some() && pending.has_room());
         pending.push(Publication { payload: vec![0; PENDING_BYTES_MAX].into(), ..publication(b"") }, Slot::Nobody);
+        assert!(!pending.has_room());
+        // What properties take counts, and they take far more than they have text.
+        let mut pending = Pending::default();
+        let properties =
+            Properties { user: vec![("a".into(), "b".into()); PENDING_BYTES_MAX / 82], ..Properties::default() };
+        pending.push(Publication { properties, ..publication(b"") }, Slot::Nobody);
         assert!(!pending.has_room());
     }
 }
