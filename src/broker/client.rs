@@ -83,7 +83,7 @@ pub(super) struct State {
     /// What it counts as among the kept sessions of the listener where it came in.
     pub(super) kept_at: Option<KeptAt>,
     pub(super) subscriptions: HashMap<Arc<str>, SubscriptionRow>,
-    /// Bytes of their filters.
+    /// What their filters count for.
     pub(super) filter_bytes: usize,
     /// When the last connection ended.
     pub(super) ended: Option<Moment>,

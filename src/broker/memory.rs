@@ -12,7 +12,10 @@ use crate::telemetry::shown::Shown;
 use crate::units::ByteSize;
 use crate::wire::ReasonCode;
 
-/// Of `max_memory`, what wills that are not small may count for together.
+/// Of `max_memory`, what the filters of all clients may count for together.
+pub(super) const FILTERS_PART: u64 = 8;
+
+/// The same, of wills that are not small.
 pub(super) const WILLS_PART: u64 = 16;
 
 /// While memory is short, who takes nothing for so long is ended.

@@ -404,7 +404,7 @@ impl Broker {
         let owed = std::mem::take(&mut state.owed).rows();
         (state.held, state.kept_at) = (None, None);
         state.subscriptions.clear();
-        state.filter_bytes = 0;
+        self.topics.note_filters(0, std::mem::take(&mut state.filter_bytes));
         let stored = std::mem::take(&mut state.stored);
         drop(state);
         self.topics.forget(client.id);

@@ -12,7 +12,7 @@ use super::index::Wanted;
 use super::limits;
 use super::owed::Owed;
 use super::store::{Loaded, SessionRow};
-use super::topics::Subscriber;
+use super::topics::{Subscriber, filter_bytes};
 use crate::clock::Moment;
 use crate::topic::TopicName;
 use crate::wire::Version;
@@ -45,7 +45,9 @@ impl Broker {
             };
             self.topics.subscribe(&wanted, subscriber);
             let mut state = client.lock();
-            state.filter_bytes += row.filter.len();
+            let bytes = filter_bytes(&row.filter);
+            state.filter_bytes += bytes;
+            self.topics.note_filters(bytes, 0);
             state.subscriptions.insert(Arc::clone(&row.filter), row);
         }
         for (topic, message) in loaded.retained {

@@ -10,7 +10,7 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::client::Client;
-use super::index::{Place, Retained, Share, Subscriptions, Wanted};
+use super::index::{NODE_BYTES, Place, Retained, Share, Subscriptions, Wanted};
 use super::remembered::Remembered;
 use super::store::SessionId;
 use crate::clock::Moment;
@@ -47,13 +47,26 @@ pub(super) struct Topics {
     retained: RwLock<Kept>,
     /// The gateway's own values below `$SYS/`.
     own_values: RwLock<Retained<Arc<Message>>>,
+    /// What the filters of all clients count for.
+    filter_bytes: AtomicUsize,
 }
+
+/// What a subscription takes besides its filter's text and levels: with its client, and in the tree.
+const SUBSCRIPTION_BYTES: usize = 256;
+
+/// What a filter counts for: its text, which is there twice, and a node for each of its levels, as if no other filter shared them.
+pub(super) fn filter_bytes(filter: &str) -> usize {
+    SUBSCRIPTION_BYTES + 2 * filter.len() + NODE_BYTES * filter.split('/').count()
+}
+
+/// What a retained message takes beyond what it counts for where it is owed to a session: it is there as a whole, and not as text.
+const RETAINED_BYTES: u64 = 256;
 
 /// What clients retained.
 #[derive(Debug, Default)]
 struct Kept {
     tree: Retained<Arc<Message>>,
-    /// What they count for.
+    /// What they count for, but for the tree.
     bytes: u64,
     /// Those with an expiry, by the second of [`Moment::up_ms`] in which it is to be looked at.
     due: BTreeSet<(u64, TopicName)>,
@@ -62,9 +75,19 @@ struct Kept {
 }
 
 impl Kept {
+    /// What one counts for, but for the tree.
+    fn bytes_of(topic: &TopicName, message: &Message) -> u64 {
+        message.kept_bytes(topic) as u64 + RETAINED_BYTES
+    }
+
+    /// What all count for.
+    fn all_bytes(&self) -> u64 {
+        self.bytes + self.tree.tree_bytes() as u64
+    }
+
     /// Sets or removes. Whether something changed.
     fn set(&mut self, topic: &TopicName, message: Option<Arc<Message>>) -> bool {
-        let added = message.as_ref().map_or(0, |message| message.kept_bytes(topic) as u64);
+        let added = message.as_ref().map_or(0, |message| Self::bytes_of(topic, message));
         let (changes, old) = match message {
             Some(message) => (true, self.tree.insert(topic, message)),
             None => {
@@ -72,7 +95,7 @@ impl Kept {
                 (old.is_some(), old)
             }
         };
-        let gone = old.map_or(0, |message| message.kept_bytes(topic) as u64);
+        let gone = old.map_or(0, |message| Self::bytes_of(topic, &message));
         self.bytes = (self.bytes + added).saturating_sub(gone);
         changes
     }
@@ -243,6 +266,17 @@ impl Topics {
         }
     }
 
+    /// A client's filters count for more, or for less.
+    pub(super) fn note_filters(&self, added: usize, gone: usize) {
+        self.filter_bytes.fetch_add(added, Ordering::Relaxed);
+        self.filter_bytes.fetch_sub(gone, Ordering::Relaxed);
+    }
+
+    /// What those of all clients count for.
+    pub(super) fn filter_bytes(&self) -> usize {
+        self.filter_bytes.load(Ordering::Relaxed)
+    }
+
     /// How many subscriptions there are, and how many of them are shared.
     pub(super) fn subscription_counts(&self) -> (usize, usize) {
         let tables = self.tables.read();
@@ -303,11 +337,11 @@ impl Topics {
     /// Whether `message` may be retained on `topic` where so many and so many bytes may be: always if neither grows by it.
     pub(super) fn may_retain(&self, topic: &TopicName, message: &Message, messages_max: u64, bytes_max: u64) -> bool {
         let retained = self.retained.read();
-        let bytes = message.kept_bytes(topic) as u64;
-        let old = retained.tree.get(topic).map(|old| old.kept_bytes(topic) as u64);
+        let bytes = Kept::bytes_of(topic, message);
+        let old = retained.tree.get(topic).map(|old| Kept::bytes_of(topic, old));
         let has_place = old.is_some() || (retained.tree.len() as u64) < messages_max;
-        let grows_by = bytes.saturating_sub(old.unwrap_or(0));
-        has_place && (grows_by == 0 || retained.bytes + grows_by <= bytes_max)
+        let grows_by = bytes.saturating_sub(old.unwrap_or(0)) + retained.tree.tree_grows_by(topic) as u64;
+        has_place && (grows_by == 0 || retained.all_bytes() + grows_by <= bytes_max)
     }
 
     /// Topics whose retained message has expired as far as is known, at most `count`.
@@ -371,6 +405,6 @@ impl Topics {
 
     /// What they count for.
     pub(super) fn retained_bytes(&self) -> u64 {
-        self.retained.read().bytes
+        self.retained.read().all_bytes()
     }
 }

@@ -12,8 +12,9 @@ use crate::broker::Broker;
 use crate::broker::client::Delivery;
 use crate::broker::convert::options_byte;
 use crate::broker::index::{Place, Wanted};
+use crate::broker::memory::FILTERS_PART;
 use crate::broker::store::{Op, SubscriptionRow, Trouble, encode_body};
-use crate::broker::topics::Subscriber;
+use crate::broker::topics::{Subscriber, filter_bytes};
 use crate::clock::Moment;
 use crate::message::Qos;
 use crate::topic::TopicName;
@@ -31,8 +32,11 @@ const SUBSCRIPTIONS_MAX: usize = 10_000;
 /// Shared ones among them at most: each that matches brings its client the message once more, where all others together bring it once.
 pub(in crate::broker) const SHARES_MAX: usize = 1_000;
 
-/// Bytes of their filters at most: each level may cost a node in the tree.
-const FILTER_BYTES_MAX: usize = 1 << 20;
+/// What their filters count for at most (`filter_bytes`), and at most half of what those of all clients may.
+const FILTER_BYTES_MAX: usize = 16 << 20;
+
+/// What a client's filters may count for whatever others have: a machine's few. Connections and kept sessions bound their number.
+const SMALL_FILTER_BYTES: usize = 4 << 10;
 
 /// Filters of one SUBSCRIBE at most, repeated ones counted once.
 pub(in crate::broker) const FILTERS_MAX: usize = 2_000;
@@ -261,17 +265,30 @@ impl Connection {
             return Err((ReasonCode::NotAuthorized, "this client may read nothing of it".to_owned()));
         }
         let is_new = !state.subscriptions.contains_key(filter);
-        if is_new
-            && (state.subscriptions.len() >= SUBSCRIPTIONS_MAX || state.filter_bytes + filter.len() > FILTER_BYTES_MAX)
-        {
-            return Err((ReasonCode::QuotaExceeded, "the client has too many subscriptions".to_owned()));
-        }
+        let (count, bytes) = (state.subscriptions.len(), state.filter_bytes + filter_bytes(filter));
         drop(state);
+        if is_new {
+            self.has_room_for_filter(count, bytes, filter)?;
+        }
         if is_new && matches!(wanted, Wanted::Shared(_)) && self.broker.topics.shares_of(client.id) >= SHARES_MAX {
             let words = format!("a client may have {SHARES_MAX} shared subscriptions");
             return Err((ReasonCode::QuotaExceeded, words));
         }
         Ok(wanted)
+    }
+
+    /// Whether a client with so many filters, which count for `bytes` with this new one, may have it.
+    fn has_room_for_filter(&self, count: usize, bytes: usize, filter: &str) -> Result<(), Refusal> {
+        let most = usize::try_from(self.broker.hub.memory().part(FILTERS_PART)).unwrap_or(usize::MAX);
+        if count >= SUBSCRIPTIONS_MAX || bytes > FILTER_BYTES_MAX.min(most / 2) {
+            return Err((ReasonCode::QuotaExceeded, "the client has too many subscriptions".to_owned()));
+        }
+        if bytes > SMALL_FILTER_BYTES && self.broker.topics.filter_bytes().saturating_add(filter_bytes(filter)) > most {
+            self.broker.board.limited("subscriptions");
+            let words = "the subscriptions of all clients take as much memory as they may (an eighth of `max_memory`)";
+            return Err((ReasonCode::QuotaExceeded, words.to_owned()));
+        }
+        Ok(())
     }
 
     /// Refuses a filter whose retained messages would wait behind too many that wait already: filters may overlap. `more`: those of this SUBSCRIBE.
@@ -315,7 +332,8 @@ impl Connection {
         let mut state = client.lock();
         let is_new = state.subscriptions.insert(name, row).is_none();
         if is_new {
-            state.filter_bytes += filter.len();
+            state.filter_bytes += filter_bytes(filter);
+            self.broker.topics.note_filters(filter_bytes(filter), 0);
         }
         drop(state);
         self.broker.topics.subscribe(wanted, Subscriber { client: Arc::clone(client), options, subscription_id });
@@ -331,7 +349,8 @@ impl Connection {
             let existed = state.subscriptions.remove(filter.as_str());
             let stored = state.stored;
             if existed.is_some() {
-                state.filter_bytes = state.filter_bytes.saturating_sub(filter.len());
+                state.filter_bytes -= filter_bytes(filter.as_str());
+                self.broker.topics.note_filters(0, filter_bytes(filter.as_str()));
             }
             drop(state);
             codes.push(match existed {

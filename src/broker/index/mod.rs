@@ -14,3 +14,4 @@ mod tree;
 pub use retained::{Place, Retained, RetainedMatches};
 pub use share::{FilterError, Share, Wanted};
 pub use subscriptions::{SubscriptionMatches, Subscriptions};
+pub(super) use tree::NODE_BYTES;

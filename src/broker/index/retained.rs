@@ -37,6 +37,16 @@ impl<V> Retained<V> {
         self.len == 0
     }
 
+    /// What the tree takes, values not included.
+    pub(in crate::broker) fn tree_bytes(&self) -> usize {
+        self.tree.bytes()
+    }
+
+    /// What a value on `topic` would add to that: nothing where there is one.
+    pub(in crate::broker) fn tree_grows_by(&self, topic: &TopicName) -> usize {
+        self.tree.grows_by(topic.as_str().split('/'))
+    }
+
     /// Sets the topic's value and gives the old one.
     pub fn insert(&mut self, topic: &TopicName, value: V) -> Option<V> {
         let node = self.tree.find_or_grow(topic.as_str().split('/'));
@@ -245,6 +255,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::broker::index::NODE_BYTES;
     use crate::topic::{TOPIC_BYTES_MAX, matches};
 
     fn filter(text: &str) -> TopicFilter {
@@ -269,6 +280,23 @@ mod tests {
         assert_eq!(index.remove(&name("a/b")), Some(2));
         assert!(index.is_empty());
         assert_eq!(index.tree.nodes(), 1);
+    }
+
+    #[test]
+    fn r36_each_level_of_its_own_counts_and_a_shared_one_once() {
+        let mut index = Retained::new();
+        let mut grown = Vec::new();
+        for topic in ["a/b", "a/b/cc", "a/b", "x", &"/".repeat(199)] {
+            let (before, expected) = (index.tree_bytes(), index.tree_grows_by(&name(topic)));
+            index.insert(&name(topic), 0);
+            assert_eq!(index.tree_bytes(), before + expected, "{topic}");
+            grown.push((expected / NODE_BYTES, expected % NODE_BYTES));
+        }
+        assert_eq!(grown, [(2, 2), (1, 2), (0, 0), (1, 1), (200, 0)]);
+        for topic in ["a/b", "a/b/cc", "x", &"/".repeat(199)] {
+            index.remove(&name(topic));
+        }
+        assert_eq!(index.tree_bytes(), 0);
     }
 
     #[test]

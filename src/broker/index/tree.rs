@@ -16,7 +16,12 @@ pub(super) struct NodeId(usize);
 pub(super) struct Tree<T> {
     nodes: Slab<Node<T>>,
     root: NodeId,
+    /// Bytes of all levels' names.
+    text: usize,
 }
+
+/// What a node takes besides its name: itself, its place in the slab, which may be half empty, and among its parent's children.
+pub(in crate::broker) const NODE_BYTES: usize = 160;
 
 #[derive(Clone, Debug)]
 struct Node<T> {
@@ -60,13 +65,28 @@ impl<T: Default> Tree<T> {
     pub(super) fn new() -> Self {
         let mut nodes = Slab::new();
         let root = NodeId(nodes.insert(Node::new("", None)));
-        Self { nodes, root }
+        Self { nodes, root, text: 0 }
     }
 
     /// How many nodes there are, the root included.
     #[cfg(test)]
     pub(super) fn nodes(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// What all nodes take, about: a chain of levels without branches takes as many as it is long.
+    pub(super) fn bytes(&self) -> usize {
+        (self.nodes.len() - 1) * NODE_BYTES + self.text
+    }
+
+    /// What [`Tree::find_or_grow`] would add to that.
+    pub(super) fn grows_by<'l>(&self, levels: impl Iterator<Item = &'l str>) -> usize {
+        let (mut at, mut bytes) = (Some(self.root), 0);
+        for level in levels {
+            at = at.and_then(|at| self.child(at, level));
+            bytes += if at.is_none() { NODE_BYTES + level.len() } else { 0 };
+        }
+        bytes
     }
 
     /// Above the first level.
@@ -160,6 +180,7 @@ impl<T: Default> Tree<T> {
 
     fn grow(&mut self, parent: NodeId, level: &str) -> NodeId {
         let child = NodeId(self.nodes.insert(Node::new(level, Some(parent))));
+        self.text += level.len();
         // The first of two children goes into the map with the second, and so needs its own name there.
         let first = match self.nodes.get(parent.0).map(|node| &node.children) {
             Some(Children::One(first)) => Some((self.level(*first).into(), *first)),
@@ -191,6 +212,7 @@ impl<T: Default> Tree<T> {
                 return;
             }
             let node = self.nodes.remove(at.0);
+            self.text -= node.level.len();
             if let Some(above) = self.nodes.get_mut(parent.0) {
                 above.forget(at, &node.level);
             }

@@ -311,6 +311,55 @@ async fn subscriptions_of_kept_sessions_do_not_go_round_the_store_s_bound() {
     rig.stop().await;
 }
 
+/// Filters of 200 levels that share none.
+fn deep(count: u16) -> Vec<String> {
+    (0..count).map(|n| format!("{n:04}{}", "/".repeat(199))).collect()
+}
+
+#[tokio::test]
+async fn subscriptions_of_all_clients_together_are_bounded_and_a_few_are_never_refused_for_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { connections_max: 10, ..Config::default() };
+    let rig = rig_with(&dir, config.clone()).await;
+    let limit = |rig: &Rig| {
+        // Filters may take a mebibyte of it, those of one client half.
+        rig.hub.memory().limit_to(ByteSize(8 << 20));
+        assert_eq!(rig.hub.memory().note(0), None);
+    };
+    limit(&rig);
+    let granted = async |peer: &mut Peer, filters: Vec<String>| {
+        peer.send(subscribe_to(filters)).await;
+        let codes = suback(peer).await;
+        assert!(codes.iter().all(|code| !code.is_error() || *code == ReasonCode::QuotaExceeded), "{codes:?}");
+        codes.iter().filter(|code| !code.is_error()).count()
+    };
+    let (mut one, mut two) = (rig.peer("one").await, Peer::open(rig.address, kept("two")).await.0);
+    assert_eq!(granted(&mut one, deep(20)).await, 16);
+    assert_eq!(granted(&mut two, deep(20)).await, 16);
+    drop(two);
+    let mut three = rig.peer("three").await;
+    assert_eq!(granted(&mut three, deep(1)).await, 0);
+    assert_eq!(granted(&mut three, vec!["a/b".into(), "c/+".into()]).await, 2);
+    assert_eq!(rig.board.snapshot().limited["subscriptions"], 1);
+    let copy = rig.crash(dir.path());
+    drop(one);
+    rig.until("its subscriptions are gone", |rig| rig.broker.topics.subscription_counts().0 == 18).await;
+    assert_eq!(granted(&mut three, deep(20)).await, 16);
+    rig.stop().await;
+    // The kept session's count from the start on.
+    let rig = rig_with(&copy, config).await;
+    limit(&rig);
+    let mut one = rig.peer("one").await;
+    assert_eq!(granted(&mut one, deep(20)).await, 16);
+    assert_eq!(granted(&mut rig.peer("three").await, deep(1)).await, 0);
+    drop(rig.peer("two").await);
+    one.unsubscribe(&deep(1)[0]).await;
+    rig.until("all are gone but its own", |rig| rig.broker.topics.filter_bytes() == 15 * 32_662).await;
+    drop(one);
+    rig.until("all are gone", |rig| rig.broker.topics.filter_bytes() == 0).await;
+    rig.stop().await;
+}
+
 #[tokio::test]
 async fn subscriptions_are_bounded_in_number_and_bytes() {
     let dir = tempfile::tempdir().unwrap();
@@ -318,12 +367,12 @@ async fn subscriptions_are_bounded_in_number_and_bytes() {
     let options = SubscribeOptions::default();
     for (filters, fits) in [
         ((0..10_100).map(|n| format!("{n}/+")).collect::<Vec<_>>(), 10_000),
-        ((0..20).map(|n| format!("{n:05}{}", "x".repeat(60_000))).collect(), 17),
+        // Each of their 200 levels may cost a node: it counts for 32,662 bytes.
+        (deep(520), 513),
     ] {
         let mut one = rig.peer("storm").await;
         let mut granted = 0;
-        // In batches that fit a packet.
-        for batch in filters.chunks(if fits == 17 { 5 } else { 2_000 }) {
+        for batch in filters.chunks(FILTERS_MAX) {
             let subscriptions =
                 batch.iter().map(|filter| Subscription { filter: filter.as_str().into(), options }).collect();
             let id = PacketId::new(1).unwrap();

@@ -431,28 +431,47 @@ async fn what_is_retained_is_bounded_in_number_and_replacing_and_removing_always
 #[tokio::test]
 async fn what_is_retained_is_bounded_in_bytes_and_what_does_not_grow_always_is_possible() {
     let dir = tempfile::tempdir().unwrap();
-    let config = Config { retained_bytes_max: ByteSize(2 << 10), ..Config::default() };
+    // Beside payloads: 384 bytes and the topic each, and a node of the tree for `r` and for what is below it.
+    let besides = 3 * 160 + 3 + 2 * (128 + 256 + 3);
+    let config = Config { retained_bytes_max: ByteSize(700 + 880 + besides), ..Config::default() };
     let rig = Rig::with(dir.path(), config, Table::default(), Vec::new()).await;
     let mut one = rig.peer("one").await;
     let full = ReasonCode::QuotaExceeded;
     for (topic, bytes, code) in [
-        ("r/a", 800, ReasonCode::Success),
-        ("r/b", 800, ReasonCode::Success),
-        ("r/c", 800, full),
+        ("r/a", 780, ReasonCode::Success),
+        ("r/b", 780, ReasonCode::Success),
+        ("r/c", 780, full),
         ("r/a", 1_100, full),
-        ("r/a", 800, ReasonCode::Success),
+        ("r/a", 780, ReasonCode::Success),
         ("r/a", 700, ReasonCode::Success),
         ("r/b", 880, ReasonCode::Success),
+        ("r/b", 881, full),
     ] {
         assert_eq!(retain(&mut one, topic, &"x".repeat(bytes), Qos::AtLeastOnce).await, code, "{topic} {bytes}");
     }
-    assert_eq!(rig.broker.topics.retained_bytes(), 700 + 880 + 2 * (128 + 3));
+    assert_eq!(rig.broker.topics.retained_bytes(), 700 + 880 + besides);
     // What is not retained takes the place of nothing, and leaves nothing that is not true any more.
     one.send(Packet::Publish(retained("r/a", &"x".repeat(1_500), Qos::AtMostOnce))).await;
     one.expect_silence().await;
     assert_eq!(kept_values(&rig).await, [("r/b".to_owned(), 880)]);
     assert_eq!(retain(&mut one, "r/b", "", Qos::AtLeastOnce).await, ReasonCode::Success);
     assert_eq!(rig.broker.topics.retained_bytes(), 0);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn levels_of_retained_topics_count_as_what_they_take() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { retained_bytes_max: ByteSize(100_000), ..Config::default() };
+    let rig = Rig::with(dir.path(), config, Table::default(), Vec::new()).await;
+    let mut one = rig.peer("one").await;
+    // A node for each of 200 levels that no other topic has: 32,586 bytes.
+    let deep = |n: u8| format!("{n}{}", "/".repeat(199));
+    for n in 0..3 {
+        assert_eq!(retain(&mut one, &deep(n), "x", Qos::AtLeastOnce).await, ReasonCode::Success);
+    }
+    assert_eq!(retain(&mut one, &deep(3), "x", Qos::AtLeastOnce).await, ReasonCode::QuotaExceeded);
+    assert_eq!(retain(&mut one, &format!("0{}b", "/".repeat(190)), "x", Qos::AtLeastOnce).await, ReasonCode::Success);
     rig.stop().await;
 }
 
