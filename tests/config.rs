@@ -543,7 +543,6 @@ fn r3_the_page_of_limits_has_the_defaults_of_the_code() {
         ("broker.session_expiry_max", show_duration(broker.session_expiry_max)),
         ("broker.session_messages_max", broker.session_messages_max.to_string()),
         ("broker.retained_messages_max", broker.retained_messages_max.to_string()),
-        ("broker.retained_bytes_max", broker.retained_bytes_max.to_string()),
         ("broker.connect_timeout", show_duration(broker.connect_timeout)),
         ("broker.connections_max", broker.connections_max.to_string()),
         ("broker.sessions_max", broker.sessions_max.to_string()),
@@ -568,9 +567,39 @@ fn r3_the_page_of_limits_has_the_defaults_of_the_code() {
     for (key, default) in defaults {
         assert!(page.contains(&format!("| `{key}` | `{default}` |")), "docs/limits.md: `{key}` is {default}");
     }
+    assert_eq!(broker.retained_bytes_max, ByteSize(256 << 20), "an eighth of a `max_memory` of 2GiB");
     assert_eq!((buffer.max_age, buffer.min_free, buffer.keep_delivered), (None, None, None));
     assert_eq!(buffer.compress, Compression::None);
     assert_eq!((buffer.when_full, buffer.sync), (WhenFull::DropOldest, SyncMode::Group));
+}
+
+/// `check` of a file of these lines, and what `retained_bytes_max` is by them.
+fn retained_bytes(lines: &str) -> (String, ByteSize) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("routes.yaml");
+    std::fs::write(&file, lines).unwrap();
+    let (code, out) = checked(file.to_str().unwrap(), &env());
+    assert_eq!(code, 0, "{out}");
+    (out, loaded(file.to_str().unwrap()).broker.retained_bytes_max)
+}
+
+#[test]
+fn r36_what_may_be_retained_goes_by_max_memory_and_check_warns_of_more_than_fits() {
+    for (lines, bytes) in [
+        ("max_memory: 64MiB\n", 8 << 20),
+        ("max_memory: 256MiB\n", 32 << 20),
+        ("max_memory: 256MiB\nbroker: { in_flight: 9 }\n", 32 << 20),
+        ("max_memory: 7GiB\n", 256 << 20),
+        ("max_memory: 256MiB\nbroker: { retained_bytes_max: 124MiB }\n", 124 << 20),
+    ] {
+        let (out, found) = retained_bytes(lines);
+        assert!(found == ByteSize(bytes) && !out.contains("retained"), "{lines}{found} {out}");
+    }
+    let (out, found) = retained_bytes("max_memory: 256MiB\nbroker: { retained_bytes_max: 256MiB }\n");
+    let told = "warning: 256MiB of retained messages do not fit into a `max_memory` of 256MiB: once there are so many memory is short for good, and no client is let in";
+    assert!(out.contains(told), "{out}");
+    assert!(out.contains("at most 124MiB, or a larger `max_memory`; without the key it is 32MiB"), "{out}");
+    assert_eq!(found, ByteSize(256 << 20));
 }
 
 proptest! {

@@ -34,7 +34,8 @@ pub struct Config {
     pub session_bytes_max: ByteSize,
     /// Retained messages at most. Default 100,000.
     pub retained_messages_max: u64,
-    /// Their bytes at most, counted as above. Default 256 MiB.
+    /// Their bytes at most, counted as above, and with what the tree of their topics takes. Default in `routes.yaml`: an eighth of
+    /// `max_memory`, at most 256 MiB.
     pub retained_bytes_max: ByteSize,
     /// A client that has not sent CONNECT after this is closed. Default 10 s.
     pub connect_timeout: Duration,

@@ -18,6 +18,29 @@ pub(super) const FILTERS_PART: u64 = 8;
 /// The same, of wills that are not small.
 pub(super) const WILLS_PART: u64 = 16;
 
+/// The same, of what is retained where nothing is said, but no more than [`RETAINED_MOST`].
+const RETAINED_PART: u64 = 8;
+
+/// See [`RETAINED_PART`].
+const RETAINED_MOST: u64 = 256 << 20;
+
+/// What a gateway takes that holds nothing.
+const IDLE_BYTES: u64 = 20 << 20;
+
+/// `retained_bytes_max` where nothing is said.
+#[must_use]
+pub fn retained_by_default(max_memory: ByteSize) -> ByteSize {
+    ByteSize((max_memory.0 / RETAINED_PART).min(RETAINED_MOST))
+}
+
+/// As much as may be retained for memory not to be short for good, whatever filters and wills take of theirs: it ends to be short at
+/// three quarters.
+#[must_use]
+pub fn retained_that_fits(max_memory: ByteSize) -> ByteSize {
+    let ByteSize(all) = max_memory;
+    ByteSize((all / 4 * 3 - all / FILTERS_PART - all / WILLS_PART).saturating_sub(IDLE_BYTES))
+}
+
 /// While memory is short, who takes nothing for so long is ended.
 const STUCK_MAX: Duration = Duration::from_secs(5);
 

@@ -44,6 +44,7 @@ mod registry;
 mod reload;
 mod remembered;
 mod restore;
+mod retained;
 mod session;
 mod store;
 mod sys;
@@ -58,7 +59,9 @@ pub use config::{
     Bind, CertificateUser, ClientCert, Config, Listener, ProxyTerms, TlsConfig, TlsVersions, WebSocketTerms,
 };
 pub use listener::{BindError, Bound, Listening};
+pub use memory::{retained_by_default, retained_that_fits};
 pub use reload::Reread;
+pub use retained::{DropError, RetainedTopic};
 pub use store::{StoreError, Trouble};
 pub use transport::{
     AlternativeName, Network, NetworkError, Peer, PeerCertificate, TlsClientSources, TlsFinding, TlsMaterial, TlsPart,

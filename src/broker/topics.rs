@@ -393,6 +393,13 @@ impl Topics {
         self.retained.read().tree.get(topic).cloned()
     }
 
+    /// The payload's bytes of what is retained on `topic`, and what it counts for, but for the tree.
+    pub(super) fn retained_size(&self, topic: &TopicName) -> Option<(u64, u64)> {
+        let retained = self.retained.read();
+        let message = retained.tree.get(topic)?;
+        Some((message.payload.len() as u64, Kept::bytes_of(topic, message)))
+    }
+
     /// Sets one of the gateway's own values.
     pub(super) fn keep_own(&self, topic: &TopicName, message: Arc<Message>) {
         self.own_values.write().insert(topic, message);

@@ -16,6 +16,7 @@ mod passwd;
 mod point;
 mod reload;
 mod replay;
+mod retained;
 mod run;
 mod signals;
 mod status;
@@ -86,7 +87,7 @@ enum Command {
     Explain(explain::Args),
     /// Run tests of routes: given a message, what has to leave. Exit code 1 if any fails
     Test(test::Args),
-    /// Show what the running gateway is doing: exit code 1 if it is not ready or a ledger does not balance
+    /// Show what the running gateway is doing: exit code 1 if it is not ready, short of memory, or a ledger does not balance
     Status(status::Args),
     /// Have the running gateway read its configuration again, and show what that changes: exit code 65 if it cannot be used
     Reload(reload::Args),
@@ -96,6 +97,8 @@ enum Command {
     Audit(audit::Args),
     /// What a remote refused for good: list, show, send again, drop
     DeadLetters(dead_letters::Args),
+    /// What the broker has retained: list, drop; also while memory is short and no client is let in
+    Retained(retained::Args),
     /// What buffers hold: list, look into, verify, repair, carry to another gateway
     Buffer(buffer::Args),
     /// Reach every remote as configured, step by step, and say what to do where that fails: exit code 69, 77, 65 or 1
@@ -153,6 +156,7 @@ fn dispatch(cli: &Cli) -> Outcome {
         Command::Replay(args) => replay::replay(args, &load(&config_file(cli.config.as_deref())?)?.0.data_dir),
         Command::Audit(args) => audit::audit(args, &data_dir(&config_file(cli.config.as_deref())?)?),
         Command::DeadLetters(args) => dead_letters::dead_letters(args, &config_file(cli.config.as_deref())?),
+        Command::Retained(args) => retained::retained(args, &data_dir(&config_file(cli.config.as_deref())?)?),
         Command::Buffer(args) => buffer::buffer(args, &config_file(cli.config.as_deref())?),
         Command::Doctor(args) => doctor::doctor(args, &load(&config_file(cli.config.as_deref())?)?.0),
         Command::Passwd(args) => passwd::passwd(args),

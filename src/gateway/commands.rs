@@ -6,8 +6,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Shared;
-use super::shown::{LetterList, SettledLetter};
+use super::shown::{LetterList, RetainedList, SettledLetter};
 use crate::admin::CommandError;
+use crate::broker::DropError;
 use crate::buffer::offline::AuditReport;
 use crate::buffer::{Buffer, DamagedLetter, Lane, Lanes, Offset, ReadLetters, Refused, SendError};
 
@@ -33,12 +34,21 @@ struct LettersArguments {
     ids: Option<Vec<u64>>,
 }
 
+/// `retained`.
+#[derive(Debug, Deserialize)]
+struct RetainedArguments {
+    /// `list` or `drop`.
+    verb: String,
+    filter: String,
+}
+
 impl Shared {
     pub(super) async fn obey(self: &Arc<Self>, name: &str, arguments: Value) -> Result<Value, CommandError> {
         match name {
             "audit" => self.audit(read(arguments)?).await,
             "reload" => answer(&self.reload("`tidegate reload`").await),
             "dead-letters" => self.letters(read(arguments)?).await,
+            "retained" => self.retained(read(arguments)?).await,
             _ if name.starts_with("replay-") => self.obey_replay(name, arguments).await,
             _ => Err(CommandError::Unknown(name.to_owned())),
         }
@@ -79,6 +89,26 @@ impl Shared {
         let audits: std::io::Result<Vec<_>> = audits;
         let audits = audits.map_err(|error| CommandError::Failed(error.to_string()))?;
         answer(&AuditReport::of(audits))
+    }
+
+    async fn retained(&self, arguments: RetainedArguments) -> Result<Value, CommandError> {
+        let RetainedArguments { verb, filter } = arguments;
+        match verb.as_str() {
+            "list" => {
+                let broker = Arc::clone(&self.broker);
+                let topics = blocking(move || broker.retained_on(&filter)).await?;
+                let topics = topics.map_err(|error| CommandError::Refused(error.to_string()))?;
+                answer(&RetainedList { topics, dropped: 0 })
+            }
+            "drop" => {
+                let dropped = self.broker.drop_retained(&filter).await.map_err(|error| match error {
+                    DropError::Filter(_) => CommandError::Refused(error.to_string()),
+                    DropError::Store(_) => CommandError::Failed(error.to_string()),
+                })?;
+                answer(&RetainedList { topics: Vec::new(), dropped })
+            }
+            _ => Err(CommandError::Unknown(format!("retained {verb}"))),
+        }
     }
 
     async fn letters(&self, arguments: LettersArguments) -> Result<Value, CommandError> {

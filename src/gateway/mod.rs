@@ -29,7 +29,7 @@ pub use build::BuildError;
 pub use outline::{Change, Entry, Hidden, Outline, Sign};
 pub use reload::{Loaded, Origin, ReloadReport};
 pub use run::RunError;
-pub use shown::{Letter, LetterList, SettledLetter, ShownMessage, ShownRecord, UnreadLetter};
+pub use shown::{Letter, LetterList, RetainedList, SettledLetter, ShownMessage, ShownRecord, UnreadLetter};
 
 use std::fs::File;
 use std::net::SocketAddr;

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::broker::RetainedTopic;
 use crate::buffer::{DamagedLetter, DeadLetter, Lane, ReadLetters, Record};
 use crate::message::Envelope;
 
@@ -167,6 +168,15 @@ pub struct SettledLetter {
     /// Why it could not be sent: it stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// What is retained, or how much of it was dropped.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetainedList {
+    /// In the order of topics.
+    pub topics: Vec<RetainedTopic>,
+    /// How many are no more.
+    pub dropped: u64,
 }
 
 /// A record of a buffer.

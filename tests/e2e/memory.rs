@@ -12,7 +12,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::support::client::{Publishers, Subscriber, Work};
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, run};
 use crate::support::ledger::Ledger;
 
 const LIMIT: u64 = 160 << 20;
@@ -66,8 +66,66 @@ async fn r36_subscribers_that_do_not_read_and_fast_publishers_do_not_grow_it_bey
     assert!(gateway.terminate().await.success());
 }
 
+/// Who is not let in cannot delete what is retained: the operator can.
+#[tokio::test(flavor = "multi_thread")]
+async fn r36_retained_messages_that_fill_the_memory_are_told_of_and_the_operator_can_drop_them() {
+    const COUNT: u16 = 120;
+    let rest = |max: &str| format!("  retained_bytes_max: 200MiB\nmax_memory: {max}\n");
+    let mut gateway = Gateway::start(&rest("900MiB")).await;
+    let socket = || TcpSocket::new_v4().unwrap();
+    let mut one = connected(socket(), gateway.port, "one".into()).await;
+    for n in 1..=COUNT {
+        let publish = Publish {
+            topic: format!("big/{n}").as_str().into(),
+            payload: vec![b'x'; 1_000_000].into(),
+            qos: Qos::AtLeastOnce,
+            dup: false,
+            retain: true,
+            id: PacketId::new(n),
+            properties: PublishProperties::default(),
+        };
+        send(&mut one, &Packet::Publish(publish)).await;
+        let mut puback = [0; 4];
+        one.read_exact(&mut puback).await.unwrap();
+        assert_eq!(puback, [0x40, 2, n.to_be_bytes()[0], n.to_be_bytes()[1]]);
+    }
+    gateway.kill_9();
+    gateway.configure(&rest("128MiB"));
+    gateway.start_again().await;
+    let status = gateway.wait_for("memory is short", |status| status.memory.short).await;
+    assert_eq!(status.broker.retained, u64::from(COUNT), "nothing that was acknowledged is dropped for it");
+    assert_eq!(connack(socket(), gateway.port, "two".into()).await.1, 0x97);
+    let config = gateway.config();
+    let config = config.to_str().unwrap();
+    let asked = async |arguments: &[&str]| {
+        let output = run(&[&["--config", config], arguments].concat()).await;
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, shown) = asked(&["status"]).await;
+    assert!(code == Some(1) && shown.contains(", short of memory  "), "{code:?} {shown}");
+    let (code, listed) = asked(&["retained", "list", "big/1"]).await;
+    assert_eq!((code, &*listed), (Some(0), "   1,000,000  big/1\nretained 1\npayload_bytes 1000000\n"));
+    assert_eq!(asked(&["retained", "drop", "none/#"]).await, (Some(1), "dropped 0\n".to_owned()));
+    assert_eq!(asked(&["retained", "drop", "a#"]).await.0, Some(64));
+    assert_eq!(asked(&["retained", "drop", "big/#"]).await, (Some(0), format!("dropped {COUNT}\n")));
+    let status = gateway.wait_for("there is memory again", |status| !status.memory.short).await;
+    assert_eq!((status.broker.retained, status.broker.dropped["retained_dropped"]), (0, u64::from(COUNT)));
+    connected(socket(), gateway.port, "two".into()).await;
+    gateway.kill_9();
+    gateway.start_again().await;
+    assert_eq!(gateway.status().await.broker.retained, 0);
+    assert!(gateway.terminate().await.success());
+}
+
 /// Returns when it is let in.
 async fn connected(socket: TcpSocket, port: u16, client_id: String) -> TcpStream {
+    let (stream, code) = connack(socket, port, client_id).await;
+    assert_eq!(code, 0, "let in");
+    stream
+}
+
+/// Returns with the answer's code.
+async fn connack(socket: TcpSocket, port: u16, client_id: String) -> (TcpStream, u8) {
     let mut stream = socket.connect(([127, 0, 0, 1], port).into()).await.unwrap();
     let connect = Connect {
         version: Version::V5,
@@ -84,8 +142,7 @@ async fn connected(socket: TcpSocket, port: u16, client_id: String) -> TcpStream
     assert_eq!(stream.read_u8().await.unwrap(), 0x20);
     let mut rest = vec![0; usize::from(stream.read_u8().await.unwrap())];
     stream.read_exact(&mut rest).await.unwrap();
-    assert_eq!(rest[1], 0, "let in");
-    stream
+    (stream, rest[1])
 }
 
 async fn send(stream: &mut TcpStream, packet: &Packet) {

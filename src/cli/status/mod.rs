@@ -80,9 +80,11 @@ fn lines(status: &Status) -> Vec<String> {
     render::lines(status, clock::wall()).iter().map(|line| text::render(line, width, colours)).collect()
 }
 
-/// An unbalanced ledger, or a gateway that is not ready, is the answer "no": a probe needs to look no further.
+/// An unbalanced ledger, a gateway that is not ready, or one that is short of memory and lets no client in, is the answer "no": a probe
+/// needs to look no further.
 fn verdict(status: &Status) -> Exit {
-    if status.ready && status.links.iter().all(|link| link.balanced) { Exit::Done } else { Exit::No }
+    let is_well = status.ready && !status.memory.short && status.links.iter().all(|link| link.balanced);
+    if is_well { Exit::Done } else { Exit::No }
 }
 
 #[cfg(test)]
@@ -104,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unbalanced_ledger_or_a_gateway_that_is_not_ready_is_a_no() {
+    fn an_unbalanced_ledger_or_a_gateway_that_is_not_ready_or_short_of_memory_is_a_no() {
         let link = LinkStatus { balanced: true, ..LinkStatus::default() };
         let mut status = Status { ready: true, links: vec![link], ..Status::default() };
         assert_eq!(verdict(&status), Exit::Done);
@@ -113,5 +115,8 @@ mod tests {
         status.ready = true;
         status.links[0].balanced = false;
         assert_eq!(verdict(&status), Exit::No);
+        status.links[0].balanced = true;
+        status.memory.short = true;
+        assert_eq!(verdict(&status), Exit::No, "no client is let in");
     }
 }

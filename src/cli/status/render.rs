@@ -61,7 +61,11 @@ pub(super) fn lines(status: &Status, now: WallMs) -> Vec<Vec<Span>> {
 }
 
 fn head(status: &Status, now: WallMs) -> Vec<Span> {
-    let ready = if status.ready { Span::new(Style::Good, "ready") } else { Span::new(Style::Bad, "not ready") };
+    let ready = match (status.ready, status.memory.short) {
+        (false, _) => Span::new(Style::Bad, "not ready"),
+        (true, true) => Span::new(Style::Bad, "short of memory"),
+        (true, false) => Span::new(Style::Good, "ready"),
+    };
     let up = since(status.started_ms, now);
     vec![
         Span::new(Style::Strong, format!("site {}", status.site)),
@@ -94,7 +98,7 @@ fn memory(memory: MemoryStatus) -> Option<Vec<Span>> {
     let (used, limit) = (ByteSize(used_bytes), ByteSize(limit_bytes));
     let mut line = vec![Span::plain(format!("memory {used} of {limit}"))];
     if short {
-        line.push(Span::new(Style::Bad, "  short: publishers are held back"));
+        line.push(Span::new(Style::Bad, "  short: publishers are held back, new clients are refused"));
     } else if shortages > 0 {
         line.push(Span::new(Style::Warn, format!("  was short {} times", grouped(shortages))));
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Resolver;
 use super::value::{Item, Section};
-use crate::broker::Config;
+use crate::broker::{Config, retained_by_default, retained_that_fits};
 use crate::config::keys;
 use crate::topic::TopicFilter;
 use crate::units::ByteSize;
@@ -16,8 +16,8 @@ pub(super) const PACKET_BYTES_MIN: ByteSize = ByteSize(1 << 10);
 pub(super) const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 impl Resolver<'_> {
-    pub(super) fn broker(&mut self, item: Option<Item<'_>>) -> Config {
-        let mut config = Config::default();
+    pub(super) fn broker(&mut self, item: Option<Item<'_>>, max_memory: ByteSize) -> Config {
+        let mut config = Config { retained_bytes_max: retained_by_default(max_memory), ..Config::default() };
         let Some(item) = item else { return config };
         let section = self.section(&item, &keys::BROKER);
         config.auth = self.auth(section.get("auth"));
@@ -48,8 +48,8 @@ impl Resolver<'_> {
         if let Some(messages) = self.number(section.get("retained_messages_max"), 1..=1_000_000_000) {
             config.retained_messages_max = messages;
         }
-        if let Some(bytes) = self.size(section.get("retained_bytes_max"), PACKET_BYTES_MIN..=ByteSize(1 << 50)) {
-            config.retained_bytes_max = bytes;
+        if let Some(item) = section.get("retained_bytes_max") {
+            self.retained_bytes(&item, &mut config, max_memory);
         }
         let second = Duration::from_secs(1);
         if let Some(timeout) = self.duration(section.get("connect_timeout"), second..=600 * second) {
@@ -69,6 +69,20 @@ impl Resolver<'_> {
         }
         self.protocol(&section, &mut config);
         config
+    }
+
+    /// R36: retained messages are in memory for as long as they are retained.
+    fn retained_bytes(&mut self, item: &Item<'_>, config: &mut Config, max_memory: ByteSize) {
+        let Some(bytes) = self.size(Some(item.clone()), PACKET_BYTES_MIN..=ByteSize(1 << 50)) else { return };
+        let (default, most) = (config.retained_bytes_max, retained_that_fits(max_memory));
+        config.retained_bytes_max = bytes;
+        if bytes > most {
+            let wrong = format!(
+                "{bytes} of retained messages do not fit into a `max_memory` of {max_memory}: once there are so many memory is short for good, and no client is let in"
+            );
+            let hint = format!("at most {most}, or a larger `max_memory`; without the key it is {default}");
+            self.mistakes.warning(item.place(), wrong, hint);
+        }
     }
 
     /// What MQTT 5 clients are told, and what nobody may subscribe to.

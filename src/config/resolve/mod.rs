@@ -138,7 +138,7 @@ impl Resolver<'_> {
         let choices = [("manual", ReloadWhen::Asked), ("watch", ReloadWhen::Changed)];
         let reload = self.choice(top.get("reload"), &choices).unwrap_or_default();
         let max_memory = self.max_memory(&top);
-        let broker = self.broker(top.get("broker"));
+        let broker = self.broker(top.get("broker"), max_memory);
         let admin = self.admin(top.get("admin"), &broker.listeners);
         let mut links = self.links(top.get("links"), &data_dir);
         let routes = self.routes(top.get("routes"), &mut links);
