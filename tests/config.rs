@@ -404,6 +404,34 @@ fn r30_without_a_broker_section_it_listens_on_loopback_and_paths_are_relative_to
 }
 
 #[test]
+fn queues_that_a_link_declares_arrive_with_their_arguments_and_bindings() {
+    let config = loaded("tests/config/good/full.yaml");
+    let Kind::Rabbitmq(cloud) = &link(&config, "cloud").kind else { panic!() };
+    let argument = |name: &str, value| (name.to_owned(), value);
+    let names: Vec<_> = cloud.queues.iter().map(|queue| (&*queue.name, queue.kind, queue.durable)).collect();
+    let [classic, quorum, stream] =
+        [rabbitmq::QueueKind::Classic, rabbitmq::QueueKind::Quorum, rabbitmq::QueueKind::Stream].map(Some);
+    let streams = ["events", "e2", "e3"].map(|name| (name, stream, true));
+    let others = [("orders", quorum, true), ("dead", classic, false), ("all", None, true)];
+    assert_eq!(names, [streams, others].concat());
+    let [age, press, any] = ["7D", "press", "any"].map(|text| rabbitmq::Argument::Text(text.to_owned()));
+    assert_eq!(
+        cloud.queues[3].arguments[0],
+        argument("x-dead-letter-exchange", rabbitmq::Argument::Text(String::new()))
+    );
+    assert_eq!(cloud.queues[0].arguments, [argument("x-max-age", age)]);
+    let bindings = [
+        rabbitmq::QueueBinding { exchange: "telemetry".to_owned(), key: "factory.#".to_owned(), arguments: Vec::new() },
+        rabbitmq::QueueBinding {
+            exchange: "by-kind".to_owned(),
+            key: String::new(),
+            arguments: vec![argument("x-match", any), argument("kind", press)],
+        },
+    ];
+    assert_eq!(cloud.queues[5].bindings, bindings);
+}
+
+#[test]
 fn every_key_arrives_where_it_belongs() {
     let config = loaded("tests/config/good/full.yaml");
     insta::assert_debug_snapshot!("full", config);

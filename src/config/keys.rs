@@ -201,6 +201,7 @@ pub(super) const RABBITMQ: Keys = Keys {
         "url",
         "exchange",
         "declare",
+        "queues",
         "mandatory",
         "unroutable",
         "prefetch",
@@ -216,6 +217,18 @@ pub(super) const RABBITMQ: Keys = Keys {
 
 pub(super) const DECLARE: Keys =
     Keys { section: "links.NAME.rabbitmq.declare", accepted: &["type", "durable", "arguments"], planned: &[] };
+
+pub(super) const QUEUE: Keys = Keys {
+    section: "links.NAME.rabbitmq.queues.NAME",
+    accepted: &["type", "durable", "arguments", "bindings"],
+    planned: &[],
+};
+
+pub(super) const QUEUE_BINDING: Keys = Keys {
+    section: "links.NAME.rabbitmq.queues.NAME.bindings",
+    accepted: &["exchange", "key", "arguments"],
+    planned: &[],
+};
 
 pub(super) const KAFKA: Keys = Keys {
     section: "links.NAME.kafka",
@@ -340,7 +353,7 @@ pub(super) const EXPECTED: Keys = Keys {
     planned: &[],
 };
 
-pub(super) const ALL: [&Keys; 31] = [
+pub(super) const ALL: [&Keys; 33] = [
     &TOP,
     &BROKER,
     &AUTH,
@@ -356,6 +369,8 @@ pub(super) const ALL: [&Keys; 31] = [
     &MQTT,
     &RABBITMQ,
     &DECLARE,
+    &QUEUE,
+    &QUEUE_BINDING,
     &KAFKA,
     &BUFFER,
     &KEEP,
@@ -375,7 +390,7 @@ pub(super) const ALL: [&Keys; 31] = [
 ];
 
 /// What a key is called in other programs, and what says the same here: section, keys, hint.
-const HABITS: [(&Keys, &[&str], &str); 30] = [
+const HABITS: [(&Keys, &[&str], &str); 33] = [
     (&BROKER, &["users", "password_file", "acl", "acl_file", "groups"], IN_AUTH),
     (&AUTH, &["password_file", "passwords", "passwd", "file"], "its name here is `users`"),
     (&ACL_RULE, &["read", "write", "readwrite", "topic", "topics", "deny", "allow", "username", "client_id"], IN_RULE),
@@ -385,6 +400,9 @@ const HABITS: [(&Keys, &[&str], &str); 30] = [
     (&MQTT, &["will", "lwt", "last_will"], "`state_topic` is where the link says `online` and `offline`"),
     (&RABBITMQ, &["host", "hostname", "port", "username", "user", "password", "vhost", "virtual_host"], IN_AMQP_URL),
     (&RABBITMQ, &["queue", "routing_key"], "it stands in the route: `to: LINK/ROUTING.KEY`, `from: LINK/QUEUE`"),
+    (&QUEUE, &["x-queue-type", "queue_type"], "its name here is `type`"),
+    (&QUEUE, &["exchange", "routing_key", "key"], "write `bindings: [ { exchange: NAME, key: ROUTING.KEY } ]`"),
+    (&QUEUE_BINDING, &["routing_key", "binding_key", "source"], "write `{ exchange: NAME, key: ROUTING.KEY }`"),
     (&KAFKA, &["bootstrap.servers", "bootstrap_servers", "servers", "url"], "its name here is `brokers`"),
     (&KAFKA, &["topic", "topics"], "it stands in the route: `to: LINK/TOPIC`, `from: LINK/TOPIC`"),
     (&BROKER, &["port", "bind", "listen", "listener", "address", "anonymous", "allow_anonymous"], IN_LISTENERS),
@@ -427,7 +445,7 @@ pub(super) fn is_kind(key: &str) -> bool {
 
 /// A key of a remote, with a plain value behind it.
 pub(super) fn is_of_remote(key: &str) -> bool {
-    let is_section = matches!(key, "declare" | "streams" | "options");
+    let is_section = matches!(key, "declare" | "queues" | "streams" | "options");
     !is_section && [&MQTT, &RABBITMQ, &KAFKA].iter().any(|kind| kind.accepted.contains(&key))
 }
 

@@ -98,6 +98,12 @@ fn kind(keys: &Keys, row: &Row<'_>) -> Value {
         let name = json!({ "pattern": LINK_NAME, "not": { "enum": ["broker"] } });
         return json!({ "type": ["object", "null"], "propertyNames": name, "additionalProperties": link });
     }
+    let named = format!("{own}.NAME");
+    if keys::ALL.iter().any(|keys| keys.section == named) {
+        let name = json!({ "pattern": "^.", "not": { "pattern": r"^amq\." } });
+        let each = json!({ "$ref": format!("#/$defs/{named}") });
+        return json!({ "type": ["object", "null"], "propertyNames": name, "additionalProperties": each });
+    }
     match own.as_str() {
         "site" => return text_like(SITE),
         "links.NAME.renamed_from" => return text_like(LINK_NAME),

@@ -63,6 +63,28 @@ async fn doctor_at_rabbitmq() {
     insta::assert_snapshot!("doctor_rabbitmq_permission", doctor(&rabbit_link(&reader), &probe, &ports).await);
 }
 
+/// What a link declares is declared; what stands in its way is told, with what to do.
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_at_rabbitmq_declares_queues_as_the_link_would() {
+    if left_out(&["rabbitmq"]) {
+        return;
+    }
+    let rabbit = Rabbit::start("doctor-queues").await;
+    let (url, ports) = (rabbit.url(rabbit.port), [rabbit.port]);
+    let link = |url: &str, more: &str| {
+        format!(
+            "links:\n  cloud: {{ rabbitmq: {{ url: \"{url}\", exchange: telemetry, declare: {{ type: topic }}, queues: {{ orders: {{ bindings: [ {{ key: orders }} ] }}{more} }} }} }}\nroutes:\n  - {{ from: cloud/orders, to: broker/orders }}\n"
+        )
+    };
+    insta::assert_snapshot!("doctor_rabbitmq_queues", doctor(&link(&url, ""), &[], &ports).await);
+    rabbit.declare_queue("other").await;
+    let wrong = ", other: { type: quorum }, unbound: { bindings: [ { exchange: nowhere } ] }";
+    insta::assert_snapshot!("doctor_rabbitmq_queues_wrong", doctor(&link(&url, wrong), &[], &ports).await);
+    rabbit.user("declarer", "declarer", ["telemetry", ".*", ".*"]).await;
+    let limited = url.replace("guest:guest@", "declarer:declarer@");
+    insta::assert_snapshot!("doctor_rabbitmq_queues_permission", doctor(&link(&limited, ""), &[], &ports).await);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_at_kafka() {
     if left_out(&["kafka"]) {

@@ -62,6 +62,8 @@ mod power;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
+mod queues;
+#[cfg(test)]
 mod refusals;
 #[cfg(test)]
 mod reload;

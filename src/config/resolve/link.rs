@@ -9,7 +9,8 @@ use crate::buffer::KIND;
 use crate::config::keys;
 use crate::config::raw::{Entry, Value};
 use crate::config::source::Place;
-use crate::links::{Config, Drain, Kind, Timing, rabbitmq};
+use crate::links::rabbitmq::{self, QueueKind};
+use crate::links::{Config, Drain, Kind, Timing};
 use crate::router::{From, LinkId, Pattern};
 
 /// A link as far as it is known: routes are checked against it even where its own section has mistakes.
@@ -222,6 +223,22 @@ impl Resolver<'_> {
             let wrong = "what no pattern takes of this queue or topic is acknowledged there and gone";
             let hint = format!("add a route `from: {link}/{}` for the rest, if there can be any", channel.name);
             self.mistakes.warning(&channel.place, wrong, hint);
+        }
+    }
+
+    /// RabbitMQ takes no reader of a stream that does not say where it begins.
+    pub(super) fn check_read_streams(&mut self, links: &[Draft<'_>]) {
+        for link in links {
+            let Some(Kind::Rabbitmq(remote)) = link.known().map(|config| &config.kind) else { continue };
+            for channel in &link.channels {
+                let name = &channel.name;
+                let is = |queue: &rabbitmq::QueueDeclare| queue.name == *name && queue.kind == Some(QueueKind::Stream);
+                if remote.queues.iter().any(is) && !remote.streams.contains_key(name) {
+                    let wrong = format!("`{name}` is a stream, and nothing says where its reading begins");
+                    let hint = format!("add `streams: {{ {name}: first }}` at link `{}`", link.name);
+                    self.mistakes.error(&channel.place, wrong, hint);
+                }
+            }
         }
     }
 

@@ -16,6 +16,7 @@ mod link;
 mod listener;
 mod loops;
 mod mqtt;
+mod queues;
 mod rate;
 mod remote;
 mod route;
@@ -147,6 +148,7 @@ impl Resolver<'_> {
         self.check_room(&links, broker.max_packet_size);
         self.check_disk(&links, &data_dir);
         self.check_channels(&links);
+        self.check_read_streams(&links);
         self.check_shares(&links);
         self.check_transactions(&links);
         self.check_new_names(&site, &links);

@@ -63,12 +63,14 @@ impl Resolver<'_> {
         let exchange = self.text(section.get("exchange").filter(|item| !is_empty_text(item))).map(|text| text.value);
         let exchange = exchange.unwrap_or_default();
         let declare = section.get("declare").and_then(|item| self.declare(&item, &exchange));
+        let streamed = section.get("streams");
+        let queues = section.get("queues").map(|item| self.queues(&item, &exchange, streamed.as_ref()));
         let mandatory = self.boolean(section.get("mandatory")).unwrap_or(true);
         let unroutables = [("dead_letter", rabbitmq::Unroutable::DeadLetter), ("retry", rabbitmq::Unroutable::Retry)];
         let unroutable = self.choice(section.get("unroutable"), &unroutables).unwrap_or_default();
         let prefetch = self.number(section.get("prefetch"), 1..=65_535).and_then(|count| u16::try_from(count).ok());
         let topic_escape = self.choice(section.get("topic_escape"), &[("reversible", true), ("none", false)]);
-        let streams = self.streams(section.get("streams"));
+        let streams = self.streams(streamed);
         let tls = self.remote_tls(&section, Vec::new());
         let (text, url) = self.url(&section, &RABBITMQ_SCHEMES, "such as `amqp://rmq.example:5672/%2f`")?;
         match url.scheme() {
@@ -87,6 +89,7 @@ impl Resolver<'_> {
             url: text.value,
             exchange,
             declare,
+            queues: queues.unwrap_or_default(),
             mandatory,
             unroutable,
             prefetch: prefetch.unwrap_or(512),
@@ -146,7 +149,7 @@ impl Resolver<'_> {
         streams
     }
 
-    fn arguments(&mut self, item: Option<Item<'_>>) -> Vec<(String, rabbitmq::Argument)> {
+    pub(super) fn arguments(&mut self, item: Option<Item<'_>>) -> Vec<(String, rabbitmq::Argument)> {
         let Some(item) = item else { return Vec::new() };
         let mut arguments = Vec::new();
         for entry in self.entries(&item) {
@@ -154,6 +157,10 @@ impl Resolver<'_> {
                 && let ScalarKind::Bool(value) = scalar.kind
             {
                 arguments.push((entry.key.clone(), rabbitmq::Argument::Bool(value)));
+                continue;
+            }
+            if is_empty_text(&entry.item()) {
+                arguments.push((entry.key.clone(), rabbitmq::Argument::Text(String::new())));
                 continue;
             }
             let is_number = matches!(&entry.value.value, Value::Scalar(scalar) if scalar.kind == ScalarKind::Number);
@@ -422,6 +429,6 @@ fn alternatives(schemes: &[&str]) -> String {
 }
 
 /// `exchange: ""` is RabbitMQ's name for the default exchange.
-fn is_empty_text(item: &Item<'_>) -> bool {
+pub(super) fn is_empty_text(item: &Item<'_>) -> bool {
     matches!(&item.node.value, Value::Scalar(scalar) if scalar.text.is_empty())
 }

@@ -221,6 +221,7 @@ pub(super) mod tests {
             url: "amqp://r".to_owned(),
             exchange: "x".to_owned(),
             declare: None,
+            queues: Vec::new(),
             mandatory: true,
             unroutable: rabbitmq::Unroutable::DeadLetter,
             prefetch: 1,

@@ -361,7 +361,22 @@ fn advice(step: &'static str, words: &str, hopeless: bool) -> (Cause, &'static s
             Cause::Configuration,
             "declare the exchange at the remote, or write `declare:` below the link's `rabbitmq`",
         ),
-        "queue" if has(&["404"]) => (Cause::Configuration, "declare the queue at the remote, and bind it"),
+        "exchange" | "queue" if has(&["406"]) => (
+            Cause::Configuration,
+            "one of that name is there and is another: write it as it is there, or delete it there, with what is in it, for the link to declare it anew",
+        ),
+        "queue" if has(&["404"]) && has(&["cannot be bound"]) => (
+            Cause::Configuration,
+            "create the exchange at the remote, or correct the `exchange` of the queue's `bindings`",
+        ),
+        "queue" if has(&["404"]) => (
+            Cause::Configuration,
+            "declare the queue at the remote, and bind it, or write `queues:` below the link's `rabbitmq`",
+        ),
+        "queue" if has(&["403"]) && has(&["cannot be declared", "cannot be bound"]) => (
+            Cause::Permission,
+            "give the link's user `configure` and `write` on the queue and `read` on the exchanges that it is bound to, or have somebody else declare it and take it out of `queues`",
+        ),
         "topic" if has(&["does not exist"]) => {
             (Cause::Configuration, "create the topic at the remote: Tidegate creates none by itself")
         }
@@ -396,6 +411,10 @@ mod tests {
             ("login", "the remote refuses the connection: NotAuthorized", Cause::Permission),
             ("login", "the remote refuses the connection: BadUserNamePassword", Cause::Permission),
             ("exchange", "no exchange 'x' in vhost '/': 404 NOT_FOUND", Cause::Configuration),
+            ("exchange", "exchange 'x' cannot be declared: 406 PRECONDITION_FAILED", Cause::Configuration),
+            ("queue", "queue 'q' cannot be declared: 406 PRECONDITION_FAILED", Cause::Configuration),
+            ("queue", "queue 'q' cannot be declared: 403 ACCESS_REFUSED", Cause::Permission),
+            ("queue", "queue 'q' cannot be bound to exchange 'x': 404 NOT_FOUND", Cause::Configuration),
             ("topic", "topic 'lake' does not exist (UnknownTopic): create it", Cause::Configuration),
             ("topic", "topic 'lake': TopicAuthorizationFailed", Cause::Permission),
             ("probe", "403 ACCESS_REFUSED - access to exchange 'x' refused", Cause::Permission),

@@ -204,6 +204,7 @@ mod tests {
             url: url.to_owned(),
             exchange: String::new(),
             declare: None,
+            queues: Vec::new(),
             mandatory: true,
             unroutable: super::super::Unroutable::DeadLetter,
             prefetch: 512,

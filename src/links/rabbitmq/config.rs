@@ -16,6 +16,55 @@ pub struct Declare {
     pub arguments: Vec<(String, Argument)>,
 }
 
+/// A queue that the link declares and binds (R27: expected to exist, declared only where `queues` has it).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueDeclare {
+    /// At most 255 bytes.
+    pub name: String,
+    /// `None`: what the vhost makes where nothing is said.
+    pub kind: Option<QueueKind>,
+    /// Default true.
+    pub durable: bool,
+    /// Such as `x-max-length`.
+    pub arguments: Vec<(String, Argument)>,
+    /// In the order of the file.
+    pub bindings: Vec<QueueBinding>,
+}
+
+/// What a queue takes from an exchange.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueBinding {
+    /// Never the default exchange, which takes no bindings.
+    pub exchange: String,
+    /// A routing key, or a pattern where the exchange is of the type topic. Default: empty.
+    pub key: String,
+    /// Such as `x-match` at an exchange of the type headers.
+    pub arguments: Vec<(String, Argument)>,
+}
+
+/// The type of a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueKind {
+    /// On one node.
+    Classic,
+    /// Kept by most nodes of a cluster.
+    Quorum,
+    /// A log, which readers leave as it is.
+    Stream,
+}
+
+impl QueueKind {
+    /// As RabbitMQ calls it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Classic => "classic",
+            Self::Quorum => "quorum",
+            Self::Stream => "stream",
+        }
+    }
+}
+
 /// The value of an argument.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Argument {
@@ -61,6 +110,8 @@ pub struct Config {
     pub exchange: String,
     /// See [`Declare`].
     pub declare: Option<Declare>,
+    /// See [`QueueDeclare`].
+    pub queues: Vec<QueueDeclare>,
     /// Default true.
     pub mandatory: bool,
     /// See [`Unroutable`].

@@ -4,6 +4,7 @@
 //! - [`RabbitSource`] consumes queues with manual acknowledgement (`source`).
 //! - `client` connects, for both: each half has a connection of its own, because a connection that RabbitMQ has blocked
 //!   carries no acknowledgements either.
+//! - `topology` declares what the link is told to: its exchange, its queues, their bindings.
 //! - `mapping` says how a message looks in AMQP, both ways. It is pure.
 //!
 //! Invariants: nothing is answered `Confirmed` before the broker's ack *and* before every return that could be the
@@ -28,9 +29,10 @@ mod mapping;
 mod sink;
 mod source;
 mod streams;
+mod topology;
 
 pub(super) use client::endpoint;
-pub use config::{Argument, Config, Declare, StreamStart, Unroutable};
+pub use config::{Argument, Config, Declare, QueueBinding, QueueDeclare, QueueKind, StreamStart, Unroutable};
 pub(super) use examine::examine;
 pub use mapping::WRITTEN_HEADERS;
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! The outbound half: one connection, one channel, one exchange.
+//! The outbound half: one connection, one channel, one exchange, and the queues that the link declares: from the first message on they take what is
+//! `mandatory`.
 //!
 //! `send` starts a publish and polls it once, which takes its delivery tag and hands its frames to lapin; `answer` awaits the confirms
 //! in the order of sending. A refusal that closes the channel names what it refuses, so the guilty record is found even with
@@ -9,14 +10,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures_util::Stream;
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions};
-use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{Channel, Confirmation, Event, ExchangeKind};
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::types::ShortString;
+use lapin::{Channel, Confirmation, Event};
 
 use super::client::{self, Client};
 use super::confirm::{Confirms, Outcome, Published, Returned, Verdict};
 use super::mapping::{self, Mapping};
-use super::{Argument, Config, Unroutable};
+use super::{Config, Unroutable, topology};
 use crate::links::{Answer, Identity, LinkError, Outgoing, Sent, Sink, SinkConnection};
 
 /// Where the rate stops growing with the window (measured: STACK.md); some 1 MiB of small messages.
@@ -50,7 +51,10 @@ impl Sink for RabbitSink {
         let client = client::connect(&self.config, &self.identity, "out").await?;
         let events = Box::pin(client.connection.events_listener());
         let channel = client.connection.create_channel().await.map_err(|error| client::classify(&error))?;
-        prepare_exchange(&channel, &self.config, &exchange).await?;
+        topology::prepare_exchange(&channel, &self.config).await?;
+        for queue in &self.config.queues {
+            topology::prepare_queue(&channel, queue).await?;
+        }
         let confirming = channel.confirm_select(ConfirmSelectOptions::default()).await;
         confirming.map_err(|error| client::classify(&error))?;
         let frame_max = client.connection.configuration().frame_max();
@@ -67,53 +71,6 @@ impl Sink for RabbitSink {
             client,
         })
     }
-}
-
-/// R27: expected to exist, made only with `declare`. The default exchange always exists and may not even be looked at.
-pub(super) async fn prepare_exchange(
-    channel: &Channel,
-    config: &Config,
-    exchange: &ShortString,
-) -> Result<(), LinkError> {
-    if config.exchange.is_empty() {
-        return Ok(());
-    }
-    let (kind, options) = match &config.declare {
-        Some(declare) => {
-            let options = ExchangeDeclareOptions { durable: declare.durable, ..ExchangeDeclareOptions::default() };
-            (ExchangeKind::Custom(declare.kind.clone()), options)
-        }
-        None => (ExchangeKind::Topic, ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() }),
-    };
-    let arguments = config.declare.iter().flat_map(|declare| &declare.arguments);
-    let declared = channel.exchange_declare(exchange.clone(), kind, options, table(arguments)?).await;
-    declared.map_err(|error| match client::classify(&error) {
-        LinkError::Misconfigured(words) if words.starts_with("404") => LinkError::Misconfigured(format!(
-            "no exchange '{}' in vhost '{}': {words}; create it, or let the link do so with `declare:`",
-            config.exchange,
-            client::vhost(config)
-        )),
-        // It exists with another type or durability, or no such type exists: 406 or 503.
-        LinkError::Transient(words) if config.declare.is_some() && error.is_amqp_error() => {
-            LinkError::Misconfigured(format!("exchange '{}' cannot be declared: {words}", config.exchange))
-        }
-        other @ (LinkError::Misconfigured(_) | LinkError::Transient(_)) => other,
-    })
-}
-
-fn table<'a>(arguments: impl Iterator<Item = &'a (String, Argument)>) -> Result<FieldTable, LinkError> {
-    let mut table = FieldTable::default();
-    for (name, value) in arguments {
-        let key = ShortString::try_new(name.as_str())
-            .map_err(|error| LinkError::Misconfigured(format!("the argument's name `{name}` is too long: {error}")))?;
-        let value = match value {
-            Argument::Bool(value) => AMQPValue::Boolean(*value),
-            Argument::Int(value) => AMQPValue::LongLongInt(*value),
-            Argument::Text(value) => AMQPValue::LongString(value.as_str().into()),
-        };
-        table.insert(key, value);
-    }
-    Ok(table)
 }
 
 /// A live connection with its channel in confirm mode.

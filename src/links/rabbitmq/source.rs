@@ -12,7 +12,7 @@
 //!
 //! A queue that is not there, or may not be read, costs the others nothing: RabbitMQ closes its channel, and it is tried again on a
 //! new one each [`REOPEN_AFTER`]. Meanwhile the link says which one it is ([`SourceConnection::trouble`]). Only where no queue can be
-//! read the connection is given up.
+//! read the connection is given up. So it is with one that the link declares and that RabbitMQ refuses. One that is gone is declared anew.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::future::{Future, poll_fn};
@@ -30,8 +30,8 @@ use parking_lot::Mutex;
 
 use super::Config;
 use super::client::{self, Client};
-use super::mapping;
 use super::streams::{self, Positions};
+use super::{mapping, topology};
 use crate::links::{Identity, LinkError, RateLimit, Received, Source, SourceConnection};
 use crate::router::LinkId;
 
@@ -64,7 +64,7 @@ pub struct RabbitSource {
 }
 
 impl RabbitSource {
-    /// For `queues`, which must exist; connects only when asked. `old`: what the link was called before, whose positions it takes over (R34).
+    /// For `queues`, which must exist unless the link declares them; connects only when asked. `old`: what the link was called before, whose positions it takes over (R34).
     #[must_use]
     pub fn new(config: &Config, queues: Vec<String>, identity: &Identity, old: Option<&LinkId>) -> Self {
         let path = config.positions.as_deref();
@@ -100,6 +100,7 @@ impl Source for RabbitSource {
 
     async fn connect(&mut self) -> Result<RabbitSourceConnection, LinkError> {
         let client = client::connect(&self.config, &self.identity, "in").await?;
+        topology::prepare_beside(&client, &self.config, &self.queues).await?;
         let mut slots = Vec::new();
         for name in &self.queues {
             let name: Arc<str> = name.as_str().into();
@@ -139,12 +140,15 @@ async fn consume(
         .map_err(|error| LinkError::Misconfigured(format!("the queue's name `{name}` is too long: {error}")))?;
     let refused = |error: lapin::Error| match client::classify(&error) {
         LinkError::Misconfigured(words) if words.starts_with("404") => LinkError::Misconfigured(format!(
-            "no queue '{name}' in vhost '{}': {words}; declare and bind it",
+            "no queue '{name}' in vhost '{}': {words}; declare and bind it, or let the link do so with `queues:`",
             client::vhost(config)
         )),
         other @ (LinkError::Misconfigured(_) | LinkError::Transient(_)) => other,
     };
     let channel = client.connection.create_channel().await.map_err(refused)?;
+    if let Some(declare) = config.queues.iter().find(|queue| queue.name == name) {
+        topology::prepare_queue(&channel, declare).await?;
+    }
     // 0 would mean no limit at all, and with it no limit to memory.
     let prefetch = config.prefetch.max(1);
     channel.basic_qos(prefetch, BasicQosOptions::default()).await.map_err(refused)?;
