@@ -599,3 +599,60 @@ fn r32_check_writes_json_and_can_refuse_warnings() {
     assert_eq!((&found["span"]["start"], &found["span"]["end"]), (&8.into(), &13.into()));
     assert_eq!(found["hint"], "did you mean `links`?");
 }
+
+const DELETES: &str = r##"
+links:
+  hq: { mqtt: { url: "mqtt://127.0.0.1:1" } }
+  lake: { kafka: { brokers: "127.0.0.1:9" } }
+routes:
+  - name: set
+    from: broker/set/#
+    set: { property.k: "{payload.t}", property.at: "{topic}", content_type: "{payload.kind}", payload.x: 1 }
+    to: hq/{topic}
+  - { name: key, from: broker/key/#, key: "{payload.t}", to: lake/keyed }
+  - { name: where, from: broker/where/#, where: payload.t > 80, to: "hq/{topic}" }
+  - { name: throttle, from: broker/throttle/#, throttle: 10s, to: "hq/{topic}" }
+  - { name: dedup, from: broker/dedup/#, dedup: payload.t, to: "hq/{topic}" }
+  - { name: place, from: broker/place/#, to: "hq/{payload.t}" }
+"##;
+
+const DELETES_TESTS: &str = r#"
+config: routes.yaml
+tests:
+  - name: what cannot be made of the payload is left out
+    message: { topic: set/a, retain: true, payload: "" }
+    expect: { to: hq/set/a, payload: "", retain: true, properties: { at: set/a } }
+  - name: nor a key
+    message: { topic: key/a, retain: true, payload: "" }
+    expect: { to: lake/keyed, payload: "" }
+  - name: where
+    message: { topic: where/a, retain: true, payload: "" }
+    expect: { to: hq/where/a, payload: "", retain: true }
+  - name: without retain it deletes nothing
+    message: { topic: where/a, payload: "" }
+    expect: []
+  - name: throttle
+    before: { topic: throttle/a, time: 1000, retain: true, payload: 1 }
+    message: { topic: throttle/a, time: 1001, retain: true, payload: "" }
+    expect: { to: hq/throttle/a, payload: "", retain: true }
+  - name: what comes behind it is not held back for it
+    before:
+      - { topic: dedup/a, time: 1000, retain: true, payload: { t: 1 } }
+      - { topic: dedup/a, time: 1001, retain: true, payload: "" }
+    message: { topic: dedup/a, time: 1002, retain: true, payload: { t: 1 } }
+    expect: { to: hq/dedup/a, payload: { t: 1 } }
+  - name: where it would go nobody knows
+    message: { topic: place/a, retain: true, payload: "" }
+    expect: { to: "hq/{payload.t}", dead_letter: "the message has no `{payload.t}`" }
+"#;
+
+#[test]
+fn r21_what_deletes_a_retained_message_passes_its_routes() {
+    let folder = Folder::with(&[("routes.yaml", DELETES), ("tests.yaml", DELETES_TESTS)]);
+    let told = folder.expect(0, &["test", "tests.yaml"]);
+    assert!(told.ends_with("passed 7\nfailed 0\n"), "{told}");
+    let told = folder.expect(0, &["explain", "where/a", "--retain"]);
+    let line =
+        "  + where rest=a: payload.t > 80, which what deletes a retained message passes (there is no payload.t)\n";
+    assert!(told.contains(line), "{told}");
+}

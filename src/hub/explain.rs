@@ -246,7 +246,7 @@ fn said(table: &Table, route: &Route, held: Option<Held>, arrival: &Arrival<'_, 
                     ("too_far", format!("by the broker at most {CHAIN_MAX} routes behind the first are followed"))
                 }
                 Some(Held::TooMany) => ("too_many", format!("the broker gets at most {LOCALS_MAX} messages of one")),
-                Some(Held::Filtered | Held::Failed) | None => ("taken", condition.to_owned()),
+                Some(Held::Filtered | Held::Failed) | None => ("taken", taken_by(route, arrival, &captures)),
             };
             (verdict, because, Some(captures))
         }
@@ -265,6 +265,14 @@ fn said(table: &Table, route: &Route, held: Option<Held>, arrival: &Arrival<'_, 
             .filter(|_| verdict == "taken")
             .map_or_else(Vec::new, |captures| steps(table, route, arrival, &captures)),
     })
+}
+
+/// The condition; without its payload it decides nothing of a message that deletes a retained one.
+fn taken_by(route: &Route, arrival: &Arrival<'_, '_>, captures: &Captures<'_>) -> String {
+    let Some(filter) = &route.filter else { return String::new() };
+    let passes = filter.passes(route.view(arrival, captures));
+    let why = if passes { ", which what deletes a retained message passes" } else { "" };
+    format!("{}{why}", filter.as_str())
 }
 
 fn steps(table: &Table, route: &Route, arrival: &Arrival<'_, '_>, captures: &Captures<'_>) -> Vec<Step> {

@@ -17,8 +17,8 @@ use super::reused::Reused;
 use crate::buffer::Lane;
 use crate::message::{Head, Message};
 use crate::router::{
-    Arrival, Asked, Binding, Endpoint, Gate, Held, LinkId, Pass, Priority, Route, Subject, Table, Taken, Template, To,
-    Told, Unfilled, View,
+    Arrival, Asked, Binding, Endpoint, Gate, Held, LinkId, Pass, Priority, Route, Subject, Table, Taken, To, Told,
+    Unfilled, View,
 };
 use crate::topic::{LEVELS_MAX, TopicError, TopicName, is_too_deep};
 
@@ -527,8 +527,13 @@ impl Made {
 }
 
 /// Only Kafka has keys: a message without the parts of one is no worse for the other targets.
-pub(super) fn key_of<'r>(route: &'r Route, to: &To) -> Option<&'r Template> {
-    route.key.as_ref().filter(|_| to.binding == Binding::Kafka)
+/// What deletes a retained message goes without a key that cannot be made of it, with its topic in its place (R21).
+pub(super) fn key_of(route: &Route, to: &To, view: View<'_, '_>) -> Result<Option<Reused<String>>, Unfilled> {
+    let Some(key) = route.key.as_ref().filter(|_| to.binding == Binding::Kafka) else { return Ok(None) };
+    match Reused::text(|text| key.fill_text_into(view, text)) {
+        Err(_) if route.change.deletes(view.message()) => Ok(None),
+        filled => filled.map(Some),
+    }
 }
 
 impl Plan {
@@ -548,7 +553,7 @@ impl Plan {
         let view = View::new(arrival.subject, captures);
         let earlier = self.links.iter().filter(|target| target.link == *link).count();
         let filled = || -> Result<(Reused<String>, Option<Reused<String>>), Unfilled> {
-            let key = key_of(route, to).map(|key| Reused::text(|text| key.fill_text_into(view, text))).transpose()?;
+            let key = key_of(route, to, view)?;
             Ok((Reused::text(|text| to.template.fill_into(view, text))?, key))
         };
         let filled = filled().map_err(|error| failure(route, &error));

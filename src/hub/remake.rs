@@ -32,8 +32,8 @@ impl Hub {
         } else {
             route.change.make(view, to.binding).map_err(|error| plan::failure(route, &error))?
         };
-        let key = plan::key_of(route, to).map(|key| key.fill_text(view)).transpose();
-        let key = key.map_err(|error| plan::failure(route, &error))?.map(Into::into);
+        let key = plan::key_of(route, to, view).map_err(|error| plan::failure(route, &error))?;
+        let key = key.map(|key| key.as_str().into());
         let destination = to.template.fill(view).map_err(|error| plan::failure(route, &error))?.into();
         let batch = route.batch.map(|_| (*route.name).into());
         Ok(Envelope { destination, key, ordinal: failed.ordinal, failure: None, batch, message })

@@ -155,6 +155,12 @@ impl Change {
         *self == Self::default()
     }
 
+    /// Whether its targets are told by it to delete what they retain: what they see of it decides what an empty payload means (R21).
+    #[must_use]
+    pub fn deletes(&self, message: &Message) -> bool {
+        message.payload.is_empty() && self.retain.unwrap_or(message.retain)
+    }
+
     /// Whether what it makes depends on who gets it.
     #[must_use]
     pub const fn is_by_binding(&self) -> bool {
@@ -213,13 +219,13 @@ impl Change {
         mut told: Told<'_>,
     ) -> Result<Message, ChangeError> {
         let mut message = view.subject.message().clone();
-        // What its targets see of it decides what an empty payload means: that a retained message is deleted passes (R21).
-        let is_delete = message.payload.is_empty() && self.retain.unwrap_or(message.retain);
+        // That a retained message is deleted passes (R21).
+        let is_delete = self.deletes(&message);
         if !is_delete {
             self.change_fields(view, &mut message, &mut told)?;
         }
         if !self.set.is_empty() {
-            self.set_properties(view, &mut message.properties)?;
+            self.set_properties(view, &mut message.properties, is_delete)?;
             tell(&mut told, "set", &message);
         }
         if let Some(template) = self.payload.as_ref().filter(|_| !is_delete) {
@@ -241,13 +247,23 @@ impl Change {
         Ok(message)
     }
 
-    fn set_properties(&self, view: View<'_, '_>, properties: &mut Properties) -> Result<(), ChangeError> {
+    fn set_properties(
+        &self,
+        view: View<'_, '_>,
+        properties: &mut Properties,
+        is_delete: bool,
+    ) -> Result<(), ChangeError> {
         for (place, given) in &self.set {
             if matches!(place, Place::Payload(_)) {
                 continue;
             }
-            let text = given.text(view)?;
-            check_property(place, &text)?;
+            let text = given.text(view).map_err(ChangeError::from);
+            let text = match text.and_then(|text| check_property(place, &text).map(|()| text)) {
+                Ok(text) => text,
+                // It lacks what others have, and passes all the same.
+                Err(_) if is_delete => continue,
+                Err(error) => return Err(error),
+            };
             match place {
                 Place::Payload(_) => {}
                 Place::Property(name) => event::put(properties, name, &text),
@@ -490,6 +506,21 @@ mod tests {
         let after = made(&change, &delete).0.unwrap();
         assert_eq!((after.payload.len(), after.retain), (0, true));
         assert_eq!(after.properties.user, [("k".into(), "a/b".into())]);
+        // What would be made of the payload is left out.
+        let values = [
+            ("property.k", template("{payload.t}")),
+            ("content_type", template("{payload.kind}")),
+            ("response_topic", template("{property.none}")),
+            ("property.n", template("{topic}")),
+        ];
+        let lacking = Change { set: set(&values), ..change.clone() };
+        let after = made(&lacking, &delete).0.unwrap();
+        assert_eq!((after.payload.len(), after.retain), (0, true));
+        assert_eq!(after.properties.user, [("n".into(), "a/b".into())]);
+        assert_eq!((after.properties.content_type, after.properties.response_topic), (None, None));
+        let missing = ChangeError::Unfilled(Unfilled::Missing("{payload.t}".to_owned()));
+        let plain = Change { set: set(&values), ..Change::default() };
+        assert_eq!(made(&plain, &message("a/b", b"")).1, Some(missing), "without retain it deletes nothing");
         let live = Change { retain: Some(false), ..change };
         assert_eq!(made(&live, &delete).1, Some(ChangeError::NoSection), "to its targets it is a message like others");
     }

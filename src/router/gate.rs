@@ -7,6 +7,9 @@
 //! 2. [`enter`](super::Table::enter): every target has room for it. From here on it holds back those that come behind it in the same offer.
 //! 3. [`settle`](super::Table::settle): it is in the logs, and holds back everybody's. Or [`withdraw`](super::Table::withdraw).
 //!
+//! That a retained message is deleted passes `throttle` and `dedup` by what messages say, and the next one behind it does too (R21). A sample
+//! lets it go as the last of its topic like any other.
+//!
 //! A sample ([`Gate::Sample`]) holds nothing back for good: what it takes waits in the hub until its time is over, or another takes its place.
 //!
 //! Two offers at the same time may so both let a message through where one would have done: too much rather than too little.
@@ -25,6 +28,9 @@ use crate::units::show_duration;
 
 /// Topics or message ids that a route remembers at most: 80 bytes each, so about 5 MiB.
 pub const TOPICS_MAX: usize = 65_536;
+
+/// What a deleted topic says: no other value.
+const DELETED: u128 = u128::MAX;
 
 /// What a route lets through.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,6 +130,11 @@ impl Seen {
     pub(super) fn ask(&mut self, gate: &Gate, route: usize, topic: &str, view: View<'_, '_>, offer: u64) -> Asked {
         let message = view.subject.message();
         let (key, value, every) = match gate {
+            // It passes, and so does what comes next.
+            Gate::Throttle(_) | Gate::Changes { .. } if view.is_delete => {
+                let entry = Entry { at_ms: message.accepted.up_ms, value: DELETED, offer, settled: false };
+                return Asked::Passes(Pass { route, key: self.number(topic), entry });
+            }
             Gate::Throttle(every) => (self.number(topic), 0, Some(*every)),
             Gate::Sample(every) => return Asked::Waits(*every),
             Gate::NewIds if headers::replay(message).is_some() => return Asked::Free,
@@ -277,6 +288,26 @@ mod tests {
         }
         let again = [at("a", "1", 0), at("a", "1", 59_999), at("a", "1", 60_000), at("a", "1", 119_999)];
         assert_eq!(through(&changes(&[], Some(60)), &again), [true, false, true, false]);
+    }
+
+    #[test]
+    fn r21_what_deletes_a_retained_message_goes_through_and_so_does_what_comes_next() {
+        for gate in [Gate::Throttle(Duration::from_secs(10)), changes(&[], None), changes(&["s"], None)] {
+            let mut seen = Seen::default();
+            let mut goes = |payload: &str, is_delete: bool| {
+                let message = at("a", payload, 0);
+                let (subject, captures) = (Subject::new(&message), Captures::of("a"));
+                let view = View::new(&subject, &captures).deleting(is_delete);
+                let Asked::Passes(pass) = seen.ask(&gate, 0, "a", view, 0) else { return false };
+                seen.enter(&pass);
+                seen.settle(&pass);
+                true
+            };
+            let on = r#"{"s":1}"#;
+            let asked = [(on, false), (on, false), ("", true), ("", true), (on, false), (on, false)];
+            let went: Vec<_> = asked.map(|(payload, is_delete)| goes(payload, is_delete)).into();
+            assert_eq!(went, [true, false, true, true, true, false], "{gate}");
+        }
     }
 
     #[test]

@@ -231,6 +231,12 @@ impl Route {
         })
     }
 
+    /// The message as its `where` and its gate see it.
+    #[must_use]
+    pub fn view<'v, 'a>(&self, arrival: &Arrival<'v, 'a>, captures: &'v Captures<'v>) -> View<'v, 'a> {
+        View::new(arrival.subject, captures).deleting(self.change.deletes(arrival.subject.message()))
+    }
+
     /// [`Route::judge`] for one of its `from`s.
     fn judge_from<'v>(&'v self, at: usize, arrival: &Arrival<'v, '_>) -> Verdict<'v> {
         let Some(from) = self.from.get(at) else { return Verdict::OtherSource };
@@ -246,7 +252,7 @@ impl Route {
             return Verdict::Excepted(at);
         }
         match &self.filter {
-            Some(filter) if !filter.takes(View::new(arrival.subject, &captures)) => Verdict::Filtered(captures),
+            Some(filter) if !filter.takes(self.view(arrival, &captures)) => Verdict::Filtered(captures),
             Some(_) | None => Verdict::Taken(captures),
         }
     }

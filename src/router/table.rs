@@ -12,7 +12,7 @@ use super::counts::{Counters, Counts, Held};
 use super::gate::{Asked, Pass, Seen};
 use super::pattern::{Level, Pattern};
 use super::sparkplug::Births;
-use super::{Arrival, Captures, Endpoint, LinkId, Route, Verdict, View};
+use super::{Arrival, Captures, Endpoint, LinkId, Route, Verdict};
 use crate::message::Message;
 
 /// All routes, indexed.
@@ -158,8 +158,7 @@ impl Table {
     /// Whether a message that a route takes goes through its gate. `offer`: see [`gate`](super::gate).
     pub fn ask(&self, taken: &Taken<'_, '_>, arrival: &Arrival<'_, '_>, offer: u64) -> Asked {
         let (Some(gate), Some(seen)) = (&taken.route.gate, self.seen.get(&taken.at)) else { return Asked::Free };
-        let view = View::new(arrival.subject, &taken.captures);
-        seen.lock().ask(gate, taken.at, arrival.topic, view, offer)
+        seen.lock().ask(gate, taken.at, arrival.topic, taken.route.view(arrival, &taken.captures), offer)
     }
 
     /// Every target has room for what goes through.

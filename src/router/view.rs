@@ -26,6 +26,8 @@ pub struct Subject<'a> {
 pub struct View<'v, 'a> {
     pub(super) subject: &'v Subject<'a>,
     pub(super) captures: &'v Captures<'v>,
+    /// To the route's targets it deletes a retained message (R21).
+    pub(super) is_delete: bool,
 }
 
 /// A part of a message.
@@ -79,7 +81,19 @@ impl<'v, 'a> View<'v, 'a> {
     /// `captures` are those of one route's pattern.
     #[must_use]
     pub const fn new(subject: &'v Subject<'a>, captures: &'v Captures<'v>) -> Self {
-        Self { subject, captures }
+        Self { subject, captures, is_delete: false }
+    }
+
+    /// The same, where the message deletes a retained one for those who get it by the route: nothing is known of its payload then.
+    #[must_use]
+    pub const fn deleting(self, is_delete: bool) -> Self {
+        Self { is_delete, ..self }
+    }
+
+    /// The message.
+    #[must_use]
+    pub const fn message(self) -> &'a Message {
+        self.subject.message
     }
 
     /// What stands under a plain name: a capture first, so that a route's own names mean what they say.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 
 use super::super::json::{Found, Leaf, Number};
-use super::super::view::{Part, View, utc};
+use super::super::view::{Field, Part, View, utc};
 use super::{Comparison, Expr, Function, Node, Operator};
 use crate::clock::WallMs;
 
@@ -29,6 +29,7 @@ pub(super) fn eval<'v, 'a>(expr: &'v Expr, view: View<'v, 'a>) -> Option<Value<'
         Node::Text(text) => Some(Value::Text(Cow::Borrowed(text))),
         Node::List(items) => Some(Value::List(items)),
         Node::Field(field) => field.of(view).map(Value::from),
+        Node::Has(Field::Payload(_)) if view.is_delete => None,
         Node::Has(field) => Some(Value::Bool(field.of(view).is_some())),
         Node::Not(inner) => truth(inner, view).map(|value| Value::Bool(!value)),
         Node::Negative(inner) => match eval(inner, view)? {
@@ -205,7 +206,8 @@ fn moment(value: &Value<'_, '_>) -> Option<time::OffsetDateTime> {
 /// The payload itself as text, JSON or not; else what a value is as text.
 fn string<'v, 'a>(expr: &'v Expr, view: View<'v, 'a>) -> Option<Value<'v, 'a>> {
     if let Node::Field(field) = &expr.node {
-        return field.text(view).map(Value::Text);
+        let is_unknown = view.is_delete && matches!(field, Field::Payload(_));
+        return field.text(view).filter(|_| !is_unknown).map(Value::Text);
     }
     let text = match eval(expr, view)? {
         Value::Text(text) => text,

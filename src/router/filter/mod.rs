@@ -7,7 +7,8 @@
 //!
 //! What a message lacks has no value, and a condition without a value takes nothing. As CEL has it, `||` and `&&` are decided by one side
 //! where the other has no value: `payload.temp > 80 || payload.alarm` needs one of both fields. Values of different types are never
-//! equal and have no order.
+//! equal and have no order. What deletes a retained message has no payload that could be asked: a condition that is undecided for that
+//! takes it (R21).
 //!
 //! # Why not a library
 //! `cel` 0.15 (30,000 lines, with a generated parser and its run time of ten crates) evaluates over values that exist: the payload as a tree
@@ -149,7 +150,26 @@ impl Filter {
     /// Whether it is true of a message. Allocates nothing for a payload of few values without escapes.
     #[must_use]
     pub fn takes(&self, view: View<'_, '_>) -> bool {
+        self.is_true_of(view) || self.passes(view)
+    }
+
+    fn is_true_of(&self, view: View<'_, '_>) -> bool {
         matches!(eval::eval(&self.root, view), Some(eval::Value::Bool(true)))
+    }
+
+    /// Whether it takes a message only since that deletes a retained one (R21), of whose payload nothing can be asked: what decides without
+    /// it decides.
+    #[must_use]
+    pub fn passes(&self, view: View<'_, '_>) -> bool {
+        view.is_delete && self.asks_payload() && eval::eval(&self.root, view).is_none()
+    }
+
+    fn asks_payload(&self) -> bool {
+        let mut asks = false;
+        self.root.walk(&mut |expr| {
+            asks |= matches!(&expr.node, Node::Field(Field::Payload(_)) | Node::Has(Field::Payload(_)));
+        });
+        asks
     }
 
     /// What it looks at and what it finds there, for who wants to know why: names with values, `None` where a message has none.

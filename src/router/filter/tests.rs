@@ -329,3 +329,30 @@ proptest! {
         prop_assert_eq!(takes(&condition, &message), verdict, "{}", condition);
     }
 }
+
+#[test]
+fn r21_what_deletes_a_retained_message_passes_where_only_its_payload_could_decide() {
+    let mut delete = message("factory/a/press-7", b"");
+    delete.retain = true;
+    let pattern = Pattern::parse("factory/{line}/{machine}").unwrap();
+    let (subject, captures) = (Subject::new(&delete), pattern.captures("factory/a/press-7").unwrap());
+    let view = View::new(&subject, &captures);
+    for (condition, expected) in [
+        ("payload.temp > 80", true),
+        ("payload.temp > 80 && qos >= 1", true),
+        ("payload.temp > 80 && qos >= 2", false),
+        ("has(payload.alarm)", true),
+        ("!has(payload.alarm)", true),
+        ("string(payload) == 'ON'", true),
+        ("size > 0 || payload.temp > 80", true),
+        ("size > 0", false),
+        ("size > 0 && payload.temp > 80", false),
+        ("property.kind == 'x'", false),
+        ("qos >= 1", true),
+    ] {
+        let filter = Filter::parse(condition).unwrap();
+        assert_eq!(filter.takes(view.deleting(true)), expected, "{condition}");
+        let as_others = ["qos >= 1", "!has(payload.alarm)"].contains(&condition);
+        assert_eq!(filter.takes(view), as_others, "{condition}, and it deletes nothing");
+    }
+}
