@@ -656,3 +656,80 @@ fn r21_what_deletes_a_retained_message_passes_its_routes() {
         "  + where rest=a: payload.t > 80, which what deletes a retained message passes (there is no payload.t)\n";
     assert!(told.contains(line), "{told}");
 }
+
+const ROUND: &str = r##"
+site: m
+links:
+  hq: { mqtt: { url: "mqtt://127.0.0.1:1" } }
+  lake: { kafka: { brokers: "127.0.0.1:9" } }
+routes:
+  - { name: in, from: hq/f/#, to: "broker/f/{rest}" }
+  - { name: out, from: broker/f/#, to: "hq/g/{rest}" }
+  - { name: both, from: broker/f/#, to: [ "hq/b/{rest}", lake/all ] }
+  - { name: straight, from: hq/f/#, to: "hq/h/{rest}" }
+"##;
+
+#[test]
+fn r12_explain_and_tests_say_what_stops_a_message_that_came_round() {
+    let tests = r#"
+config: routes.yaml
+tests:
+  - name: round
+    message: { topic: f/w, properties: { tg-path: m } }
+    expect: { to: hq/g/w }
+  - name: and nothing is expected
+    message: { topic: f/w, properties: { tg-path: "a,m" } }
+    expect: []
+"#;
+    let folder = Folder::with(&[("routes.yaml", ROUND), ("tests.yaml", tests)]);
+    let why = "stopped: it has passed this site before: `tg-path` names `m`";
+    let told = folder.expect(1, &["explain", "f/w", "--property", "tg-path=m"]);
+    assert_eq!(told, format!("broker/f/w\n  {why}\ntaken 0\noutputs 0\n"));
+    let told = folder.expect(1, &["explain", "f/w", "--from", "hq", "--property", "hmq-bridge-hop-count=16"]);
+    assert!(told.contains("\n  stopped: it has passed 16 gateways or bridges"), "{told}");
+    let told = folder.expect(1, &["explain", "f/w", "--property", "tg-path=m", "--json"]);
+    let json: Value = serde_json::from_str(&told).unwrap();
+    assert!(json["stopped"].as_str().unwrap().contains("`m`"), "{told}");
+    let told = folder.expect(0, &["explain", "f/w", "--property", "tg-path=a,b"]);
+    assert!(told.ends_with("taken 2\noutputs 4\n"), "{told}");
+    let told = folder.expect(1, &["test", "tests.yaml"]);
+    assert!(told.contains(&format!("    hq/g/w: expected, and nothing goes there\n      {why}\n")), "{told}");
+    assert!(told.ends_with("passed 1\nfailed 1\n"), "{told}");
+}
+
+#[test]
+fn what_is_not_sent_back_to_its_link_is_told() {
+    let tests = r#"
+config: routes.yaml
+tests:
+  - name: back
+    message: { from: hq, topic: f/w }
+    expect: [ { to: broker/f/w }, { to: lake/all }, { to: hq/h/w }, { to: hq/g/w }, { to: hq/b/w, route: both } ]
+"#;
+    let folder = Folder::with(&[("routes.yaml", ROUND), ("tests.yaml", tests)]);
+    let told = folder.expect(0, &["explain", "f/w", "--from", "hq"]);
+    let lines = [
+        "hq/f/w",
+        "  + in rest=w",
+        "  + straight rest=w",
+        "  2 more begin elsewhere",
+        "broker/f/w",
+        "  - out rest=w: not sent back to hq/g/{rest}, by the broker nothing goes back to the link that it came from, `hq`",
+        "  + both rest=w",
+        "      not sent back to hq/b/{rest}: by the broker nothing goes back to the link that it came from",
+        "  2 more begin elsewhere",
+        "> broker/f/w  by in, qos 1",
+        "> hq/h/w  by straight, qos 1",
+        "> lake/all  by both, qos 1",
+        "taken 3",
+        "outputs 3",
+    ];
+    assert_eq!(told.lines().collect::<Vec<_>>(), lines, "{told}");
+    let told = folder.expect(1, &["test", "tests.yaml"]);
+    for line in [
+        "    hq/g/w: expected, and nothing goes there\n      broker/f/w:  - out rest=w: not sent back to hq/g/{rest}",
+        "    hq/b/w: expected, and nothing goes there\n      broker/f/w not sent back to hq/b/{rest}: by the broker",
+    ] {
+        assert!(told.contains(line), "{told}");
+    }
+}

@@ -98,6 +98,7 @@ fn read(path: &Path, read: impl FnOnce() -> std::io::Result<Vec<u8>>) -> Result<
 /// One thing a line; the last two lines are figures.
 fn lines(explained: &Explanation) -> Vec<String> {
     let mut lines: Vec<String> = explained.arrivals.iter().flat_map(arrived).collect();
+    lines.extend(explained.stopped.iter().map(|why| format!("  stopped: {why}")));
     lines.extend(explained.outputs.iter().flat_map(output));
     let taken = explained.arrivals.iter().flat_map(|arrived| &arrived.routes).filter(|said| said.verdict == "taken");
     lines.extend(explained.hints.iter().map(|hint| format!("hint: {hint}")));
@@ -110,6 +111,7 @@ fn arrived(arrived: &Arrived) -> Vec<String> {
     let mut lines = vec![arrived.at.clone()];
     for route in &arrived.routes {
         lines.push(said(route));
+        lines.extend(not_sent_back(route, "     "));
         lines.extend(route.steps.iter().map(|step| {
             let makes = if step.makes.is_empty() { "nothing new".to_owned() } else { step.makes.join(", ") };
             format!("      {}: {makes}", step.step)
@@ -136,9 +138,18 @@ pub(super) fn said(said: &Said) -> String {
         "filtered" => format!("  - {route}{captured}: not {because} ({seen})"),
         "suppressed" => format!("  - {route}{captured}: held back by {because}"),
         "too_far" | "too_many" => format!("  - {route}{captured}: not followed, {because}"),
+        "echo" => format!("  - {route}{captured}: not sent back to {}, {because}", said.not_sent_back.join(", ")),
         "excepted" => format!("  - {route}: except {because}"),
         _ => format!("  - {route}: the topic does not match {because}"),
     }
+}
+
+/// Which targets of a route that takes the message do not get it, since it came from there.
+pub(super) fn not_sent_back(said: &Said, at: &str) -> Vec<String> {
+    let targets = said.not_sent_back.iter().filter(|_| said.verdict == "taken");
+    targets
+        .map(|to| format!("{at} not sent back to {to}: by the broker nothing goes back to the link that it came from"))
+        .collect()
 }
 
 /// What becomes of what is not sent.

@@ -103,9 +103,9 @@ fn judge(file: &Path, case: &Case, routes: &Routes) -> Verdict {
     let earlier = case.before.iter().map(ask).find_map(Result::err);
     let differences = match earlier.map_or_else(|| ask(&case.message), Err) {
         Ok(explained) => {
-            let Explanation { arrivals, outputs, .. } = explained;
+            let Explanation { arrivals, stopped, outputs, .. } = explained;
             let routed = outputs.into_iter().filter(|output| output.route.is_some());
-            compare(&case.expect, routed.collect(), &arrivals)
+            compare(&case.expect, routed.collect(), &arrivals, stopped.as_deref())
         }
         Err(error) => vec![error],
     };
@@ -130,7 +130,7 @@ fn question(given: &Given) -> Question {
 }
 
 /// Each expectation takes one output: one that fits, else the one of its name, whose differences are told.
-fn compare(expected: &[Expected], outputs: Vec<Output>, arrivals: &[Arrived]) -> Vec<String> {
+fn compare(expected: &[Expected], outputs: Vec<Output>, arrivals: &[Arrived], stopped: Option<&str>) -> Vec<String> {
     let mut left: Vec<Option<Output>> = outputs.into_iter().map(Some).collect();
     let mut take = |wanted: &dyn Fn(&Output) -> bool| {
         left.iter_mut().find(|output| output.as_ref().is_some_and(wanted)).and_then(Option::take)
@@ -146,7 +146,8 @@ fn compare(expected: &[Expected], outputs: Vec<Output>, arrivals: &[Arrived]) ->
             }
             None => {
                 told.push(format!("{}: expected, and nothing goes there", one.to));
-                told.extend(reasons(one, arrivals).into_iter().map(|reason| format!("  {reason}")));
+                let reasons = stopped.map_or_else(|| reasons(one, arrivals), |why| vec![format!("stopped: {why}")]);
+                told.extend(reasons.into_iter().map(|reason| format!("  {reason}")));
             }
         }
     }
@@ -169,6 +170,8 @@ fn reasons(expected: &Expected, arrivals: &[Arrived]) -> Vec<String> {
     };
     let meant = all().filter(|(_, said)| said.verdict != "taken" && is_meant(said));
     let mut reasons: Vec<_> = meant.map(|(arrived, said)| format!("{}:{}", arrived.at, explain::said(said))).collect();
+    let back = all().filter(|(_, said)| said.verdict == "taken" && is_meant(said));
+    reasons.extend(back.flat_map(|(arrived, said)| explain::not_sent_back(said, &arrived.at)));
     if reasons.is_empty() && !all().any(|(_, said)| said.verdict == "taken") {
         reasons.extend(arrivals.iter().map(|arrived| format!("no route takes {}", arrived.at)));
     }

@@ -77,9 +77,9 @@ impl Routes {
             Some(link) => link.kind.judge(envelope, &self.config.site),
             None => Ok(envelope.destination.into()),
         };
-        let mut explanation = hub::explain(&self.table, &source, &message, &judge);
+        let mut explanation = hub::explain(&self.config.site, &self.table, &source, &message, &judge);
         explanation.outputs.iter_mut().for_each(|output| self.say_qos(output));
-        if !explanation.is_taken() {
+        if !explanation.is_taken() && explanation.stopped.is_none() {
             explanation.hints = self.hints(&source, &question.topic);
         }
         Ok(explanation)

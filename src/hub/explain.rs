@@ -8,9 +8,10 @@ use serde_json::Value as Json;
 
 use super::Source;
 use super::locals::{LOCALS_MAX, depth};
+use super::looped::looped;
 use super::plan::{self, CHAIN_MAX, Gates, LinkTarget, Plan};
 use crate::clock::{Moment, WallMs};
-use crate::message::{Envelope, Message, MessageId, Origin, Properties, Qos};
+use crate::message::{Envelope, Message, MessageId, Origin, Properties, Qos, headers};
 use crate::router::{Arrival, Captures, Endpoint, Gate, Held, LinkId, Route, Subject, Table, Unpack, Verdict, View};
 use crate::topic::{TopicError, TopicName};
 use crate::units::show_duration;
@@ -54,14 +55,14 @@ pub enum WrongMessage {
 }
 
 impl Question {
-    /// The message as a gateway of `site` would have it.
+    /// The message as a gateway of `site` would have it: what its properties say for other gateways holds.
     ///
     /// # Errors
     /// There is none like that.
     pub fn message(&self, site: &Arc<str>, now: WallMs) -> Result<Message, WrongMessage> {
         let topic = TopicName::new(&self.topic).map_err(|error| WrongMessage::Topic(self.topic.clone(), error))?;
         let text = |text: &Option<String>| text.as_deref().map(Arc::from);
-        Ok(Message {
+        let mut message = Message {
             id: MessageId { site: Arc::clone(site), run: 0, counter: 1 },
             topic,
             payload: self.payload.clone(),
@@ -84,7 +85,9 @@ impl Question {
                 user: self.properties.iter().map(|(k, v)| (k.as_str().into(), v.as_str().into())).collect(),
                 ..Properties::default()
             },
-        })
+        };
+        headers::adopt(&mut message);
+        Ok(message)
     }
 }
 
@@ -93,6 +96,8 @@ impl Question {
 pub struct Explanation {
     /// The first is the message's own; the others are what routes write to the built-in broker, where it is routed on.
     pub arrivals: Vec<Arrived>,
+    /// Why it is taken by nobody, whatever routes say: it came round (R12).
+    pub stopped: Option<String>,
     /// What leaves: records for links, messages for local clients.
     pub outputs: Vec<Output>,
     /// Where nothing is taken: what the question may have meant.
@@ -115,7 +120,8 @@ pub struct Arrived {
 pub struct Said {
     /// Its name.
     pub route: String,
-    /// `taken`, `other_topic`, `excepted`, `filtered`, `suppressed`; `too_far`, `too_many`: it matches, and a limit ends it.
+    /// `taken`, `other_topic`, `excepted`, `filtered`, `suppressed`; `too_far`, `too_many`: it matches, and a limit ends it; `echo`: all
+    /// that it leads to is the link that the message came from.
     pub verdict: &'static str,
     /// The pattern, the condition, the gate or the limit that decides.
     pub because: String,
@@ -123,6 +129,8 @@ pub struct Said {
     pub captures: Vec<(String, String)>,
     /// What the condition looks at, and finds there.
     pub looks_at: Vec<(String, Option<String>)>,
+    /// Where it leads and does not send the message, which came from that link, as they are written.
+    pub not_sent_back: Vec<String>,
     /// What it makes of the message, step by step, as its first target gets it.
     pub steps: Vec<Step>,
 }
@@ -183,9 +191,15 @@ impl Explanation {
 /// What a link makes of a record: how its remote names the destination; or why it can never be sent, the reason of its dead letter.
 pub type Judge<'j> = dyn Fn(&LinkId, Envelope) -> Result<String, String> + 'j;
 
-/// What an offer of `message` from `source` would do, by the plan that it would follow. The gates of `table` remember it.
+/// What an offer of `message` from `source` would do at this site, by the plan that it would follow. The gates of `table` remember it.
 #[must_use]
-pub fn explain(table: &Table, source: &Source, message: &Message, judge: &Judge<'_>) -> Explanation {
+pub fn explain(site: &Arc<str>, table: &Table, source: &Source, message: &Message, judge: &Judge<'_>) -> Explanation {
+    if let Some(looped) = looped(message, site) {
+        let place = source.channel.as_deref().unwrap_or(message.topic.as_str());
+        let here = Arrived { at: format!("{}/{place}", source.from), routes: Vec::new(), elsewhere: 0 };
+        let (arrivals, stopped) = (vec![here], Some(looped.to_string()));
+        return Explanation { arrivals, stopped, outputs: Vec::new(), hints: Vec::new() };
+    }
     let plan = plan::plan(table, source, message, Gates { offer: Some(0), has_samples: false });
     for pass in &plan.passes {
         table.enter(pass);
@@ -194,19 +208,19 @@ pub fn explain(table: &Table, source: &Source, message: &Message, judge: &Judge<
     let subject = Subject::new(message);
     let topic = message.topic.as_str();
     let first = Arrival { from: &source.from, channel: source.channel.as_deref(), topic, subject: &subject };
-    let mut arrivals = vec![arrived(table, &plan, &first, None)];
+    let mut arrivals = vec![arrived(table, source, &plan, &first, None)];
     // A client's own publish is the first arrival itself.
     for (at, local) in plan.locals.iter().enumerate().filter(|(_, local)| local.by.is_some()) {
         let subject = Subject::new(local.message.as_deref().unwrap_or(message));
         let topic = local.topic.as_str();
         let arrival = Arrival { from: &Endpoint::Broker, channel: None, topic, subject: &subject };
-        arrivals.push(arrived(table, &plan, &arrival, Some(at)));
+        arrivals.push(arrived(table, source, &plan, &arrival, Some(at)));
     }
-    Explanation { arrivals, outputs: outputs(table, &plan, message, judge), hints: Vec::new() }
+    Explanation { arrivals, stopped: None, outputs: outputs(table, &plan, message, judge), hints: Vec::new() }
 }
 
 /// `local`: its place among the plan's, where a route wrote it.
-fn arrived(table: &Table, plan: &Plan, arrival: &Arrival<'_, '_>, local: Option<usize>) -> Arrived {
+fn arrived(table: &Table, source: &Source, plan: &Plan, arrival: &Arrival<'_, '_>, local: Option<usize>) -> Arrived {
     let place = arrival.channel.unwrap_or(arrival.topic);
     let is_last = local.is_some_and(|at| depth(&plan.locals, at) >= CHAIN_MAX);
     let held = |at: usize| {
@@ -214,8 +228,12 @@ fn arrived(table: &Table, plan: &Plan, arrival: &Arrival<'_, '_>, local: Option<
         let held = reasons.into_iter().find(|(held, may_be)| *may_be && plan.held.contains(&(at, *held)));
         held.map(|(held, _)| held)
     };
-    let said = (0..).zip(table.routes()).filter_map(|(at, route)| said(table, route, held(at), arrival));
-    let said: Vec<_> = said.collect();
+    let own = |(at, route)| {
+        let mut said = said(table, route, held(at), arrival)?;
+        say_echoes(&mut said, source, route, local.is_some());
+        Some(said)
+    };
+    let said: Vec<_> = (0..).zip(table.routes()).filter_map(own).collect();
     let elsewhere = table.routes().len() - said.len();
     Arrived { at: format!("{}/{place}", arrival.from), routes: said, elsewhere }
 }
@@ -261,10 +279,25 @@ fn said(table: &Table, route: &Route, held: Option<Held>, arrival: &Arrival<'_, 
         because,
         captures: captures.iter().flat_map(|captures| captures.all().map(own)).collect(),
         looks_at: looks_at.unwrap_or_default(),
+        not_sent_back: Vec::new(),
         steps: captures
             .filter(|_| verdict == "taken")
             .map_or_else(Vec::new, |captures| steps(table, route, arrival, &captures)),
     })
+}
+
+/// Where a route that takes the message does not send it, since it came from there.
+fn say_echoes(said: &mut Said, source: &Source, route: &Route, is_chained: bool) {
+    if said.verdict != "taken" {
+        return;
+    }
+    let echoes = route.to.iter().filter(|to| plan::is_echo(source, to, is_chained));
+    said.not_sent_back = echoes.map(|to| format!("{}/{}", to.endpoint, to.template)).collect();
+    if said.not_sent_back.len() == route.to.len() {
+        said.verdict = "echo";
+        said.because = format!("by the broker nothing goes back to the link that it came from, `{}`", source.from);
+        said.steps.clear();
+    }
 }
 
 /// The condition; without its payload it decides nothing of a message that deletes a retained one.

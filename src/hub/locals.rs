@@ -201,7 +201,7 @@ mod tests {
         let cut = planned(&table, "c1", b"");
         assert_eq!((cut.links.len(), cut.held.to_vec()), (0, vec![(CHAIN_MAX + 1, Held::TooFar)]));
         assert!(cut.locals.iter().any(|local| local.topic.as_str() == "c10"));
-        let told = explain(&table, &from_broker(), &message("c1", b""), &anywhere);
+        let told = explain(&"test".into(), &table, &from_broker(), &message("c1", b""), &anywhere);
         let verdicts: Vec<_> = told.arrivals.iter().flat_map(|at| &at.routes).map(|said| said.verdict).collect();
         let count = |word| verdicts.iter().filter(|verdict| **verdict == word).count();
         assert_eq!((count("taken"), count("too_far")), (CHAIN_MAX + 1, 1));
@@ -229,7 +229,7 @@ mod tests {
         let plan = planned(&table, "t", b"");
         assert_eq!(plan.locals.len(), LOCALS_MAX);
         assert!(plan.held.iter().any(|(_, held)| *held == Held::TooMany));
-        let told = explain(&table, &from_broker(), &message("t", b""), &anywhere);
+        let told = explain(&"test".into(), &table, &from_broker(), &message("t", b""), &anywhere);
         assert!(told.arrivals.iter().flat_map(|at| &at.routes).any(|said| said.verdict == "too_many"));
     }
 

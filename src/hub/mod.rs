@@ -25,6 +25,7 @@ mod explain;
 mod gated;
 mod locals;
 mod logged;
+mod looped;
 mod ordinals;
 mod plan;
 mod receipt;
@@ -479,11 +480,9 @@ impl Hub {
 
     /// R12: what comes back to a site that it has passed goes no further, nor does what has passed too many.
     fn has_looped(&self, message: &Message) -> bool {
-        let path = &message.origin.path;
-        let bridges = usize::try_from(headers::hmq_hops(message).unwrap_or(0)).unwrap_or(usize::MAX);
-        let hops = path.len().max(bridges);
-        let looped = hops >= headers::PATH_SITES_MAX || path.iter().any(|site| **site == **self.ids.site());
+        let looped = looped::looped(message, self.ids.site()).is_some();
         if looped {
+            let path = &message.origin.path;
             let before = self.loops_stopped.fetch_add(1, Ordering::Relaxed);
             // The first and then each time the count doubles: a loop is said, and does not flood the log.
             if (before + 1).is_power_of_two() {

@@ -434,7 +434,7 @@ impl Asking<'_> {
             let made = made.target(to.binding, taken, arrival);
             match &to.endpoint {
                 Endpoint::Broker => self.deliver(taken, to, arrival, made, chained, plan),
-                Endpoint::Link(_) if chained.is_some() && self.source.from == to.endpoint => {}
+                Endpoint::Link(_) if is_echo(self.source, to, chained.is_some()) => {}
                 Endpoint::Link(link) => plan.send(taken, to, link, arrival, made),
             }
         }
@@ -478,6 +478,12 @@ impl Asking<'_> {
             }
         }
     }
+}
+
+/// Whether the message came from this target, and routes wrote it to the broker since: it is not sent back there. A route straight from a
+/// link to that link sends.
+pub(super) fn is_echo(source: &Source, to: &To, is_chained: bool) -> bool {
+    is_chained && to.endpoint != Endpoint::Broker && source.from == to.endpoint
 }
 
 /// What a route makes of a message, once for all its targets that get the same.
