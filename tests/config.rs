@@ -211,7 +211,11 @@ fn circles_through_several_sites_are_told_hop_by_hop() {
     let (code, out) = checked_together(&files, &env(), &Ties::default(), Options::default());
     insta::assert_snapshot!("sites-circles", format!("{out}exit code {code}\n"));
     let strict = Options { deny_warnings: true, ..Options::default() };
-    assert_eq!(checked_together(&files, &env(), &Ties::default(), strict).0, 65);
+    let (code, out) = checked_together(&files, &env(), &Ties::default(), strict);
+    assert!(code == 65 && out.ends_with(", refused by --deny-warnings\n"), "{out}");
+    let strict = Options { format: Format::Json, ..strict };
+    let told: Value = serde_json::from_str(&checked_together(&files, &env(), &Ties::default(), strict).1).unwrap();
+    assert_eq!(told["ok"], false, "{told}");
     // Without secrets the same is found.
     let blind = Env { no_secrets: true, ..env() };
     let (_, without) = checked_together(&files, &blind, &Ties::default(), Options::default());

@@ -589,8 +589,13 @@ fn r32_check_writes_json_and_can_refuse_warnings() {
     folder.file("bad.yaml", "site: x\nlinkz: {}\n");
     for (file, plain, strict) in [("good.yaml", 0, 0), ("warned.yaml", 0, 65), ("bad.yaml", 65, 65)] {
         folder.expect(plain, &["check", file]);
-        folder.expect(strict, &["check", file, "--deny-warnings"]);
-        folder.expect(strict, &["check", file, "--deny-warnings", "--format", "json"]);
+        let told = folder.expect(strict, &["check", file, "--deny-warnings"]);
+        let (is_ok, last) = (strict == 0, told.lines().last().unwrap_or_default());
+        assert_eq!(last.contains(": ok"), is_ok, "{told}");
+        assert_eq!(last.ends_with(": 1 warning, refused by --deny-warnings"), plain != strict, "{told}");
+        let json = folder.expect(strict, &["check", file, "--deny-warnings", "--format", "json"]);
+        let json: Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json["ok"], is_ok, "{json}");
     }
     let json: Value = serde_json::from_str(&folder.expect(65, &["check", "bad.yaml", "--format", "json"])).unwrap();
     assert_eq!((&json["ok"], &json["errors"], &json["warnings"]), (&Value::Bool(false), &1.into(), &0.into()));

@@ -49,8 +49,8 @@ pub enum CheckError {
 pub fn check_with(file: &Path, env: &Env, options: Options, out: &mut dyn Write) -> io::Result<u8> {
     let report = config::check(file, env);
     heard(match options.format {
-        Format::Text => write_text(file, &report, false, out),
-        Format::Json => writeln!(out, "{:#}", as_json(file, &report)),
+        Format::Text => write_text(file, &report, (false, options), out),
+        Format::Json => writeln!(out, "{:#}", as_json(file, &report, options)),
     })?;
     Ok(exit(&report.diagnostics, options))
 }
@@ -72,13 +72,13 @@ pub fn check_together(
     heard(match options.format {
         Format::Text => {
             let mut each = files.iter().zip(&together.reports);
-            each.try_for_each(|(file, report)| write_text(file, report, true, out))
-                .and_then(|()| write_together(&together, out))
+            each.try_for_each(|(file, report)| write_text(file, report, (true, options), out))
+                .and_then(|()| write_together(&together, options, out))
         }
         Format::Json => {
-            let reports = files.iter().zip(&together.reports).map(|(file, report)| as_json(file, report));
+            let reports = files.iter().zip(&together.reports).map(|(file, report)| as_json(file, report, options));
             let answer = json!({
-                "ok": count(&all, Severity::Error) == 0,
+                "ok": exit(&all, options) == EXIT_OK,
                 "errors": count(&all, Severity::Error),
                 "warnings": count(&all, Severity::Warning),
                 "files": reports.collect::<Vec<_>>(),
@@ -113,11 +113,19 @@ fn exit(diagnostics: &[Diagnostic], options: Options) -> u8 {
     if is_bad { EXIT_CONFIG } else { EXIT_OK }
 }
 
-fn write_text(file: &Path, report: &Report, is_one_of_several: bool, out: &mut dyn Write) -> io::Result<()> {
+fn write_text(
+    file: &Path,
+    report: &Report,
+    (is_one_of_several, options): (bool, Options),
+    out: &mut dyn Write,
+) -> io::Result<()> {
     write!(out, "{}", config::render(&report.diagnostics))?;
     if report.has_errors() {
         let file = if is_one_of_several { format!("{}: ", file.display()) } else { String::new() };
         return writeln!(out, "{file}{}", config::summary(&report.diagnostics));
+    }
+    if exit(&report.diagnostics, options) != EXIT_OK {
+        return writeln!(out, "{}: {}", file.display(), refused(&report.diagnostics));
     }
     let (links, routes) = (plural(report.links, "link"), plural(report.routes, "route"));
     let listens = report.config.as_ref().map_or_else(String::new, |config| {
@@ -128,7 +136,7 @@ fn write_text(file: &Path, report: &Report, is_one_of_several: bool, out: &mut d
 }
 
 /// Behind what is said of each file.
-fn write_together(together: &Together, out: &mut dyn Write) -> io::Result<()> {
+fn write_together(together: &Together, options: Options, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out)?;
     write!(out, "{}", config::render(&together.diagnostics))?;
     for meeting in &together.meetings {
@@ -150,13 +158,16 @@ fn write_together(together: &Together, out: &mut dyn Write) -> io::Result<()> {
             config::summary(&together.diagnostics)
         );
     }
+    if exit(&together.diagnostics, options) != EXIT_OK {
+        return writeln!(out, "{} together: {}{left_out}", plural(sites, "site"), refused(&together.diagnostics));
+    }
     writeln!(out, "{} together: ok{}{left_out}", plural(sites, "site"), warned(&together.diagnostics))
 }
 
-fn as_json(file: &Path, report: &Report) -> Value {
+fn as_json(file: &Path, report: &Report, options: Options) -> Value {
     json!({
         "file": file,
-        "ok": !report.has_errors(),
+        "ok": exit(&report.diagnostics, options) == EXIT_OK,
         "errors": count(&report.diagnostics, Severity::Error),
         "warnings": count(&report.diagnostics, Severity::Warning),
         "links": report.links,
@@ -186,6 +197,11 @@ fn count(diagnostics: &[Diagnostic], severity: Severity) -> usize {
 
 fn warned(diagnostics: &[Diagnostic]) -> String {
     if diagnostics.is_empty() { String::new() } else { format!(", {}", plural(diagnostics.len(), "warning")) }
+}
+
+/// Of warnings alone that are as bad as errors.
+fn refused(diagnostics: &[Diagnostic]) -> String {
+    format!("{}, refused by --deny-warnings", plural(diagnostics.len(), "warning"))
 }
 
 fn plural(count: usize, word: &str) -> String {
