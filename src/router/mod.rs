@@ -49,7 +49,7 @@ pub use reach::Reach;
 pub use sparkplug::{Births, KNOWN_BYTES_MAX, SparkplugError};
 pub use syntax::{Problem, SyntaxError};
 pub use table::{Table, Taken, Told};
-pub use template::{Template, Unfilled};
+pub use template::{Template, Unfilled, is_level};
 pub use view::{FIELDS, Subject, View};
 
 use std::fmt;

@@ -7,6 +7,7 @@ use std::ops::Range;
 use super::pattern::{Level, Pattern};
 use super::syntax::{Problem, SyntaxError};
 use super::view::{FIELDS, Field, Part as Value, View};
+use crate::clock::WallMs;
 
 /// A `to` or `key` template with `{captures}` and parts of the message.
 ///
@@ -114,6 +115,14 @@ impl Template {
         self.parts.iter().filter_map(|part| match part {
             Part::Field(Field::Name(name), span) => Some((&**name, span.clone())),
             Part::Field(Field::Time(_) | Field::Payload(_) | Field::Property(_), _) | Part::Literal(_) => None,
+        })
+    }
+
+    /// What the forms of a time in it make of one, with their places in the text.
+    pub fn times(&self, time: WallMs) -> impl Iterator<Item = (String, Range<usize>)> {
+        self.parts.iter().filter_map(move |part| match part {
+            Part::Field(field, span) => Some((field.at(time)?, span.clone())),
+            Part::Literal(_) => None,
         })
     }
 
@@ -333,7 +342,13 @@ impl Template {
 /// Whether it may stand in a destination: what the pattern saw, or one level.
 fn is_plain(field: &Field, text: &str, view: View<'_, '_>) -> bool {
     let of_topic = matches!(field, Field::Name(name) if view.captures.get(name).is_some());
-    of_topic || !(text.is_empty() || text.contains(['/', '+', '#', '\0']))
+    of_topic || is_level(text)
+}
+
+/// Whether a text is one plain level: what a destination takes of a part that is not of the message's topic.
+#[must_use]
+pub fn is_level(text: &str) -> bool {
+    !(text.is_empty() || text.contains(['/', '+', '#', '\0']))
 }
 
 impl Part {
@@ -508,7 +523,7 @@ mod tests {
     #[test]
     fn in_a_text_braces_may_stand_for_themselves_and_names_have_to_be_right() {
         let mut message = message("a/b", br#"{"temp":81.5}"#);
-        message.time = crate::clock::WallMs(1_796_083_200_000);
+        message.time = WallMs(1_796_083_200_000);
         message.properties.user = vec![("a b/c".into(), "v".into())];
         let (subject, captures) = (Subject::new(&message), crate::router::Captures::of("a/b"));
         for (text, expected) in [

@@ -155,14 +155,17 @@ impl Field {
         Err(problem(text.to_owned()))
     }
 
+    /// What a form of a time makes of one; `None` of other parts.
+    pub(super) fn at(&self, time: WallMs) -> Option<String> {
+        let Self::Time(format) = self else { return None };
+        utc(time)?.format(format).ok()
+    }
+
     /// The value for one message; `None` where it has none.
     pub(super) fn of<'v, 'a>(&self, view: View<'v, 'a>) -> Option<Part<'v, 'a>> {
         match self {
             Self::Name(name) => view.named(name),
-            Self::Time(format) => {
-                let text = utc(view.subject.message.time)?.format(format).ok()?;
-                Some(Part::Text(Cow::Owned(text)))
-            }
+            Self::Time(_) => self.at(view.subject.message.time).map(|text| Part::Text(Cow::Owned(text))),
             Self::Payload(path) => view.subject.payload(path).map(Part::Json),
             Self::Property(name) => view.subject.property(name).map(|text| Part::Text(Cow::Borrowed(text))),
         }

@@ -8,6 +8,7 @@ use super::broker::YEAR;
 use super::link::{Draft, KindName};
 use super::value::{Item, Text, listed};
 use crate::buffer::Lane;
+use crate::clock::WallMs;
 use crate::config::keys;
 use crate::config::raw::Value;
 use crate::config::source::Place;
@@ -15,6 +16,7 @@ use crate::links::Kind;
 use crate::message::Qos;
 use crate::router::{
     Binding, Endpoint, FIELDS, Filter, Form, From, Known, Mistake, Pattern, Priority, Route, SyntaxError, Template, To,
+    is_level,
 };
 
 /// `org.apache.kafka.common.internals.Topic`.
@@ -25,6 +27,9 @@ const QUEUE_BYTES_MAX: usize = 255;
 /// MQTT counts expiry in seconds, with 32 bits, which are 136 years.
 const TTL_MIN: Duration = Duration::from_secs(1);
 const TTL_MAX: Duration = YEAR.saturating_mul(100);
+
+/// Moments that have all digits that a form of a time may write, and words of all lengths that matter: an early one, and one late in a year.
+const SAMPLE_TIMES: [WallMs; 2] = [WallMs(0), WallMs(1_798_761_599_000)];
 
 /// A route with the places of its addresses.
 #[derive(Clone, Debug)]
@@ -339,6 +344,7 @@ impl Resolver<'_> {
             self.mistakes.error(&text.part(span.start + offset..span.end + offset), wrong, hint.to_owned());
         }
         let Endpoint::Link(link) = &endpoint else {
+            self.check_times(text, &to.template, offset, |_| None);
             if to.template.as_str().starts_with('$') {
                 let wrong = "topics that begin with `$` are the broker's own";
                 self.mistakes.error(&text.part(offset..text.value.len()), wrong, None);
@@ -356,17 +362,24 @@ impl Resolver<'_> {
             KindName::Rabbitmq => Binding::Amqp,
             KindName::Kafka => Binding::Kafka,
         };
+        let ends_levels = |made: &str| {
+            made.contains('.')
+                .then(|| ("`.` would end a level in RabbitMQ's routing key".to_owned(), escaped(link.as_str())))
+        };
         match kind {
-            KindName::Mqtt => {}
+            KindName::Mqtt => self.check_times(text, &to.template, offset, |_| None),
             KindName::Kafka => self.check_kafka_template(text, &to.template, offset),
             // To the default exchange a destination is the name of a queue, dots and all.
             KindName::Rabbitmq if draft.rabbitmq().is_some_and(|config| !config.exchange.is_empty()) => {
                 if draft.known().is_some() && draft.rabbitmq().is_some_and(|config| !config.topic_escape) {
                     self.check_dots(text, &to.template, offset, from, link.as_str());
+                    self.check_times(text, &to.template, offset, ends_levels);
+                } else {
+                    self.check_times(text, &to.template, offset, |_| None);
                 }
                 to.template = to.template.with_dots_as_levels();
             }
-            KindName::Rabbitmq => {}
+            KindName::Rabbitmq => self.check_times(text, &to.template, offset, |_| None),
         }
         Some(to)
     }
@@ -484,6 +497,10 @@ impl Resolver<'_> {
                 hint.to_owned(),
             );
         }
+        self.check_times(text, template, offset, |made| {
+            let hint = "such as `{time:%Y-%m-%d}` or `{time:%H%M}`".to_owned();
+            kafka_illegal(made).map(|bad| (no_kafka_topic(bad), hint))
+        });
         if template.is_fixed() {
             self.check_kafka_topic(template.as_str(), &place);
         } else if let Some(bad) = template.literals().find_map(kafka_illegal) {
@@ -504,8 +521,35 @@ impl Resolver<'_> {
     }
 
     fn bad_kafka_topic(&mut self, bad: char, place: &Place) {
-        let wrong = format!("`{bad}` cannot stand in the name of a Kafka topic: letters, digits, `.`, `_`, `-` can");
-        self.mistakes.error(place, wrong, None);
+        self.mistakes.error(place, no_kafka_topic(bad), None);
+    }
+
+    /// R32: the form of a time is the same for all messages. Where what it makes can never be sent, none would arrive.
+    fn check_times(
+        &mut self,
+        text: &Text<'_>,
+        template: &Template,
+        offset: usize,
+        of_link: impl Fn(&str) -> Option<(String, String)>,
+    ) {
+        let [first, second] = SAMPLE_TIMES;
+        let samples: Vec<_> = template.times(first).zip(template.times(second)).collect();
+        for ((first, span), (second, _)) in samples {
+            let name = template.as_str().get(span.clone()).unwrap_or_default();
+            let judged = |made: String| {
+                let of_level = || {
+                    let apart = format!("write its levels apart: `{}`", name.replace('/', "}/{time:"));
+                    let hint = if name.contains('/') { apart } else { "such as `{time:%Y-%m-%d}`".to_owned() };
+                    let why = "a destination takes one level of it: not empty, without `/`, `+`, `#`".to_owned();
+                    (!is_level(&made)).then_some((why, hint))
+                };
+                let (why, hint) = of_link(&made).or_else(of_level)?;
+                Some((format!("`{name}` makes {made:?}, and {why}"), hint))
+            };
+            if let Some((wrong, hint)) = [first, second].into_iter().find_map(judged) {
+                self.wrong_part(text, span.start + offset..span.end + offset, wrong, Some(hint));
+            }
+        }
     }
 
     /// `{topic}` brings the dots of a literal level along, and RabbitMQ would take them for the ends of levels.
@@ -517,7 +561,7 @@ impl Resolver<'_> {
         };
         let place = text.part(span.start + offset..span.end + offset);
         let wrong = format!("the dot in `{level}` would end a level in RabbitMQ's routing key");
-        self.mistakes.error(&place, wrong, format!("set `topic_escape: reversible` at link `{link}`"));
+        self.mistakes.error(&place, wrong, escaped(link));
     }
 }
 
@@ -546,6 +590,15 @@ fn find<'d, 'n>(links: &'d mut [Draft<'n>], name: &str) -> Option<&'d mut Draft<
 fn is_kafka(links: &[Draft<'_>], endpoint: &Endpoint) -> bool {
     let Endpoint::Link(link) = endpoint else { return false };
     links.iter().any(|draft| draft.name == link.as_str() && draft.kind == Some(KindName::Kafka))
+}
+
+/// A hint for what has dots.
+fn escaped(link: &str) -> String {
+    format!("set `topic_escape: reversible` at link `{link}`")
+}
+
+fn no_kafka_topic(bad: char) -> String {
+    format!("`{bad}` cannot stand in the name of a Kafka topic: letters, digits, `.`, `_`, `-` can")
 }
 
 fn kafka_illegal(text: &str) -> Option<char> {
