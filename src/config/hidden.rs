@@ -1,12 +1,17 @@
-//! Where a file spells out secrets: behind keys that are named like one, and in URLs. Pure.
+//! Where a file spells out secrets: behind keys that are named like one, in headers, and in URLs. Pure.
+//!
+//! More is masked than is warned of: any parameter of a URL and any header may hold a secret, but only of those that are named like one
+//! it is sure enough to tell the operator.
 
 use std::ops::Range;
 
+use percent_encoding::percent_decode_str;
+
 use super::raw::{Entry, Node, Value};
-use super::source::Source;
+use super::source::{Place, Source};
 
 /// Parts of the names of keys whose values are secret.
-const SECRET_KEYS: [&str; 11] = [
+const SECRET_KEYS: [&str; 14] = [
     "password",
     "passphrase",
     "passwd",
@@ -14,6 +19,9 @@ const SECRET_KEYS: [&str; 11] = [
     "token",
     "jaas.config",
     "key.pem",
+    "private.key",
+    "oauthbearer.config",
+    "oauthbearer.extensions",
     "authorization",
     "cookie",
     "api-key",
@@ -21,10 +29,36 @@ const SECRET_KEYS: [&str; 11] = [
 ];
 
 /// Ends of the names of those among them that say where a secret is, not what.
-const PLACES: [&str; 3] = ["_file", ".location", ".url"];
+const PLACES: [&str; 4] = ["_file", ".file", ".location", ".url"];
 
 /// Ends of the names of secret parameters of URLs, beside those of keys.
-const SECRET_PARAMETERS: [&str; 9] = ["key", "sig", "signature", "auth", "pass", "pwd", "jwt", "code", "credential"];
+const SECRET_PARAMETERS: [&str; 14] = [
+    "key",
+    "sig",
+    "signature",
+    "auth",
+    "pass",
+    "pwd",
+    "jwt",
+    "code",
+    "credential",
+    "credentials",
+    "sas",
+    "bearer",
+    "session",
+    "sessionid",
+];
+
+/// Names of parameters of URLs whose values are shown; those of all others are not.
+const HARMLESS_PARAMETERS: [&str; 8] =
+    ["api-version", "format", "heartbeat", "region", "site", "tenant", "v", "version"];
+
+/// Parts of the names of headers that are secret.
+const SECRET_HEADERS: [&str; 10] =
+    ["auth", "key", "token", "secret", "cookie", "session", "pass", "signature", "credential", "jwt"];
+
+/// Before the names of headers, where their values are judged as those of a key: all are masked.
+const HEADERS: &str = "headers.";
 
 /// How a certificate or a key begins that stands where its file's name should.
 const PEM: &str = "-----BEGIN ";
@@ -35,7 +69,26 @@ const MASK: &str = "***";
 /// Whether the values of a key are secret, by its name.
 pub(super) fn is_secret_key(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
-    SECRET_KEYS.iter().any(|word| key.contains(word)) && !PLACES.iter().any(|end| key.ends_with(end))
+    let is_named = SECRET_KEYS.iter().any(|word| key.contains(word)) && !PLACES.iter().any(|end| key.ends_with(end));
+    is_named || key.contains(HEADERS)
+}
+
+/// Whether a key is, or was meant as, the one with headers below.
+fn is_headers(key: &str) -> bool {
+    key.to_ascii_lowercase().starts_with("header")
+}
+
+/// Whether a header with this value is surely a secret.
+pub(super) fn is_secret_header(name: &str, value: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let scheme = value.split_once(' ').map_or("", |(scheme, _)| scheme);
+    SECRET_HEADERS.iter().any(|part| name.contains(part))
+        || ["bearer", "basic"].iter().any(|known| scheme.eq_ignore_ascii_case(known))
+}
+
+/// Whether something at a place is not to be shown.
+pub(super) fn is_at(place: &Place) -> bool {
+    place.source.secrets().iter().any(|secret| secret.start < place.span.end && place.span.start < secret.end)
 }
 
 /// Whether a value is a certificate or a key itself.
@@ -88,8 +141,16 @@ fn masked(text: &str, secrets: &[Range<usize>]) -> String {
 
 /// Of a key's value.
 fn in_value(key: &str, value: &str) -> Vec<Range<usize>> {
-    let is_whole = (is_secret_key(key) && !is_reference(value)) || is_pem(value);
-    if is_whole && !value.is_empty() { std::iter::once(0..value.len()).collect() } else { in_urls(value) }
+    let is_secret = is_secret_key(key) || is_headers(key);
+    if !value.is_empty() && ((is_secret && !is_reference(value)) || is_pem(value)) {
+        return std::iter::once(0..value.len()).collect();
+    }
+    let mut secrets = in_urls(value);
+    if !value.contains("://") && ["url", "jwks"].iter().any(|end| key.ends_with(end)) {
+        // Its scheme has been forgotten.
+        secrets.extend(masked_parameters(value, 0));
+    }
+    joined(secrets)
 }
 
 /// Of a line of a file, in bytes of that line.
@@ -129,11 +190,12 @@ fn of_node(key: &str, node: &Node, secrets: &mut Vec<Range<usize>>) {
         Value::List(items) => items.iter().for_each(|item| of_node(key, item, secrets)),
         Value::Map(entries) => {
             for entry in entries {
+                let name = if is_headers(key) { format!("{HEADERS}{}", entry.key) } else { entry.key.clone() };
                 // A key that is none: text in braces without quotes.
                 secrets.extend(in_urls(&entry.key).into_iter().map(|secret| entry.place.part(secret).span));
                 secrets.extend(in_part(&entry.place.source, marks_of(entry)));
-                secrets.extend(is_secret_key(&entry.key).then(|| behind(entry)).flatten());
-                of_node(&entry.key, &entry.value, secrets);
+                secrets.extend(is_secret_key(&name).then(|| behind(entry)).flatten());
+                of_node(&name, &entry.value, secrets);
             }
         }
     }
@@ -199,6 +261,13 @@ pub(super) fn in_text(text: &str) -> Vec<Range<usize>> {
             let at = start + (token.as_ptr().addr() - body.as_ptr().addr());
             secrets.extend(passwords_in(token).into_iter().map(|secret| at + secret.start..at + secret.end));
         }
+        // Addresses that lack their scheme.
+        for token in body.split([' ', '\t', '"', '\'', ',', '[', ']']).filter(|token| token.contains('?')) {
+            let at = start + (token.as_ptr().addr() - body.as_ptr().addr());
+            let is_bare = !token.contains("://") && token.split_once('?').is_some_and(|(_, query)| query.contains('='));
+            let parameters = is_bare.then(|| masked_parameters(token, 0)).into_iter().flatten();
+            secrets.extend(parameters.map(|secret| at + secret.start..at + secret.end));
+        }
         secrets.extend(pem_from(text, start, body));
         for end in secret_keys_in(body) {
             secrets.extend(behind_in_text(text, start, body, end));
@@ -216,7 +285,7 @@ fn secret_keys_in(line: &str) -> Vec<usize> {
         let key = name.trim_end_matches(|c: char| !is_of_key(c));
         // In a reference it is a word of the reference.
         let in_reference = line.get(..at).is_some_and(|before| before.ends_with("${"));
-        if is_secret_key(key) && !in_reference {
+        if (is_secret_key(key) || is_headers(key)) && !in_reference {
             ends.push(at + key.len());
         }
         at += name.len();
@@ -248,7 +317,8 @@ fn behind_in_text(text: &str, start: usize, line: &str, end: usize) -> Vec<Range
         let behind = text.get(at + quoted..).unwrap_or_default();
         let behind = behind.split(['\n', '\r']).next().unwrap_or_default();
         let plain = behind.find([',', '}']).filter(|_| in_braces).unwrap_or(behind.len());
-        let secret = at..at + quoted + plain;
+        let of_flow = text.get(at..).filter(|_| in_braces).and_then(flow_len);
+        let secret = at..at + of_flow.unwrap_or(quoted + plain);
         let value = text.get(secret.clone()).unwrap_or_default().trim().trim_matches(['"', '\'']);
         secrets.extend(trimmed(text, secret).filter(|_| !is_reference(value)));
     }
@@ -257,6 +327,23 @@ fn behind_in_text(text: &str, start: usize, line: &str, end: usize) -> Vec<Range
         secrets.extend(indented(text, start + line.len(), indent, body.is_empty()));
     }
     secrets
+}
+
+/// The length of the section or list in brackets that a text begins with; all of it where it is not closed. `None`: it begins with none.
+fn flow_len(text: &str) -> Option<usize> {
+    text.starts_with(['{', '[']).then_some(())?;
+    let mut depth = 0_usize;
+    for (at, c) in text.char_indices() {
+        match c {
+            '{' | '[' => depth += 1,
+            '}' | ']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth == 0 {
+            return Some(at + 1);
+        }
+    }
+    Some(text.len())
 }
 
 /// Lines from byte `from` on that are further to the right than `indent`; where there is none only the first line.
@@ -338,39 +425,57 @@ fn is_reference(value: &str) -> bool {
     is_whole
 }
 
-/// Passwords and secret parameters of the URLs that a text spells out.
+/// Passwords, parameters and fragments of the URLs that a text spells out.
 fn in_urls(text: &str) -> Vec<Range<usize>> {
-    joined(passwords_in(text).into_iter().chain(parameters_in(text)).collect())
+    let parameters = starts_in(text).flat_map(|start| masked_parameters(text, start));
+    joined(passwords_in(text).into_iter().chain(parameters).collect())
 }
 
-/// Values of the secret parameters of URLs (`?token=..`); none that is a reference.
-fn parameters_in(text: &str) -> Vec<Range<usize>> {
+/// What of a URL is surely a secret and spelled out, in parameters and fragment: by their names.
+pub(super) fn secret_parameters_in(url: &str) -> Vec<Range<usize>> {
+    let pairs = starts_in(url).flat_map(|start| parameters_from(url, start));
+    let secret = pairs.filter(|(name, value)| {
+        is_secret_parameter(name) && url.get(value.clone()).is_some_and(|value| !value.contains("${"))
+    });
+    secret.map(|(_, value)| value).collect()
+}
+
+/// Where the URLs of a text begin, behind their schemes.
+fn starts_in(text: &str) -> impl Iterator<Item = usize> {
+    text.match_indices("://").map(|(at, mark)| at + mark.len())
+}
+
+/// Of the URL that begins at byte `start`: all parameters that are not known to be harmless and no references.
+fn masked_parameters(text: &str, start: usize) -> impl Iterator<Item = Range<usize>> {
+    let pairs = parameters_from(text, start).into_iter();
+    pairs.filter(|(name, _)| !HARMLESS_PARAMETERS.contains(&&**name)).map(|(_, value)| value)
+}
+
+/// Names and values of what stands behind `?` and `#` of a URL (`?token=..#sig=..`), but for values that are references. What has no name is
+/// all value.
+fn parameters_from(text: &str, start: usize) -> Vec<(String, Range<usize>)> {
+    let rest = text.get(start..).unwrap_or_default();
+    let url = rest.split([' ', '"', '\'', '`', '\t', '\n']).next().unwrap_or_default();
+    let Some(query) = url.find(['?', '#']).map(|at| at + 1) else { return Vec::new() };
     let mut found = Vec::new();
-    let mut from = 0;
-    while let Some(start) = text.get(from..).and_then(|rest| rest.find("://")).map(|at| from + at + 3) {
-        from = start;
-        let rest = text.get(start..).unwrap_or_default();
-        let url = rest.split([' ', '"', '\'', '`', '\t', '\n', '#']).next().unwrap_or_default();
-        let Some(query) = url.find('?').map(|at| at + 1) else { continue };
-        let mut at = start + query;
-        for pair in url.get(query..).unwrap_or_default().split('&') {
-            if let Some((name, value)) = pair.split_once('=')
-                && is_secret_parameter(name)
-                && !value.is_empty()
-                && !is_reference(value)
-            {
-                found.push(at + pair.len() - value.len()..at + pair.len());
-            }
-            at += pair.len() + 1;
+    let mut at = start + query;
+    for pair in url.get(query..).unwrap_or_default().split(['&', '?', '#']) {
+        let (name, value) = match pair.split_once('=') {
+            Some((name, value)) if !value.trim_matches('=').is_empty() => (name, value),
+            Some(_) | None => ("", pair),
+        };
+        if !value.is_empty() && !is_reference(value) {
+            let name = percent_decode_str(name).decode_utf8_lossy().to_ascii_lowercase();
+            found.push((name, at + pair.len() - value.len()..at + pair.len()));
         }
+        at += pair.len() + 1;
     }
     found
 }
 
 /// Whether the values of a URL's parameter are secret, by its name.
 fn is_secret_parameter(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    is_secret_key(&name) || SECRET_PARAMETERS.iter().any(|end| name.ends_with(end))
+    name == "st" || is_secret_key(name) || SECRET_PARAMETERS.iter().any(|end| name.ends_with(end))
 }
 
 /// Passwords of the URLs that a text spells out; none that is a reference such as `${env:X}`.

@@ -153,11 +153,11 @@ broker:
   connections_max: 7
   listeners:
     - { bind: "127.0.0.1:1883", anonymous: true, tls: { cert: a.pem, key: a.key } }
-  auth: { acl: [ { user: "*", publish: ["a", "b"] } ], jwt: { secret: hunter2 } }
+  auth: { acl: [ { user: "*", publish: ["a", "b"] } ], jwt: { secret: hunter2 }, http: { url: "https://h/x?site=1&x=hunter2#hunter2", headers: { X-A: hunter2 } } }
 admin: { bind: "127.0.0.1:9090" }
 links:
   hq: { mqtt: { url: "mqtt://u:hunter2@h" }, buffer: { max_size: 1GiB } }
-  lake: { kafka: { brokers: [ "k:9092", "l:9092" ], options: { sasl.password: hunter2 } } }
+  lake: { kafka: { brokers: [ "k:9092", "l:9092" ], options: { sasl.password: hunter2, sasl.oauthbearer.config: "secret=hunter2" } } }
   safe: { mqtt: { url: "mqtt://u:${env:P}@h" } }
 routes:
   - { name: up, from: broker/#, to: [ "hq/{topic}", lake/t ] }
@@ -166,10 +166,10 @@ routes:
         let expected = [
             "the gateway: site=plant-7",
             "admin: bind=127.0.0.1:9090",
-            "broker: auth.acl={ user: *, publish: a, b } | auth.jwt.secret=*** | connections_max=7",
+            "broker: auth.acl={ user: *, publish: a, b } | auth.http.headers.X-A=*** | auth.http.url=https://h/x?site=1&x=***#*** | auth.jwt.secret=*** | connections_max=7",
             "listener 127.0.0.1:1883: anonymous=true | bind=127.0.0.1:1883 | tls.cert=a.pem | tls.key=a.key",
             "link hq: buffer.max_size=1GiB | mqtt.url=mqtt://u:***@h",
-            "link lake: kafka.brokers=k:9092, l:9092 | kafka.options.sasl.password=***",
+            "link lake: kafka.brokers=k:9092, l:9092 | kafka.options.sasl.oauthbearer.config=*** | kafka.options.sasl.password=***",
             "link safe: mqtt.url=mqtt://u:${env:P}@h",
             "route route-2: from=broker/a | to=hq/b",
             "route up: from=broker/# | name=up | to=hq/{topic}, lake/t",

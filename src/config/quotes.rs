@@ -67,11 +67,16 @@ impl<'l> Written<'l> {
         }
     }
 
+    /// The same without showing what is meant.
+    pub(super) fn hint_without(key: &str) -> String {
+        format!("put what stands behind `{key}` in quotes")
+    }
+
     /// `put it in quotes: ..`, with the right line.
     pub(super) fn hint(&self) -> String {
         let Self { key, value, .. } = self;
         if value.len() > SHOWN_BYTES_MAX || hidden::is_hidden(key, value) {
-            return format!("put what stands behind `{key}` in quotes");
+            return Self::hint_without(key);
         }
         match inside(value) {
             Some(text) => format!("its quotes end it too early, take the others: `{key}: {}`", quoted(text)),

@@ -168,7 +168,7 @@ fn syntax_error(error: &serde_saphyr::Error, source: &Arc<Source>) -> SyntaxErro
         general_hint(&text, written, before, above(source, &line)).map(str::to_owned)
     } else {
         let Unclosed { quote, bracket } = Unclosed::before(&source.text, start);
-        let quotes = || quotes_hint(written, before);
+        let quotes = || quotes_hint(written, before, &hidden::in_line(source, &line));
         let general = || general_hint(&text, written, before, above(source, &line)).map(str::to_owned);
         quote.map(unclosed::hint).or_else(quotes).or_else(|| bracket.map(unclosed::hint)).or_else(general)
     };
@@ -176,9 +176,12 @@ fn syntax_error(error: &serde_saphyr::Error, source: &Arc<Source>) -> SyntaxErro
 }
 
 /// Whether quotes around what stands in the line are most likely missing.
-fn quotes_hint(line: &str, before: &str) -> Option<String> {
+fn quotes_hint(line: &str, before: &str, secrets: &[Range<usize>]) -> Option<String> {
     let written = Written::at(line, before.len()).filter(|_| !before.trim().is_empty());
-    written.filter(Written::needs_quotes).map(|written| written.hint())
+    let written = written.filter(Written::needs_quotes)?;
+    let end = written.start + written.value.len();
+    let is_secret = secrets.iter().any(|secret| secret.start < end && written.start < secret.end);
+    Some(if is_secret { Written::hint_without(written.key) } else { written.hint() })
 }
 
 /// What is wrong is no matter of quotes and brackets.

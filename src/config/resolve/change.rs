@@ -4,8 +4,8 @@
 use super::Resolver;
 use super::link::Draft;
 use super::value::{Item, Section, Text};
-use crate::config::keys;
 use crate::config::raw::{Entry, Scalar, ScalarKind, Value};
+use crate::config::{hidden, keys};
 use crate::links::Kind;
 use crate::links::mqtt::Version;
 use crate::links::{kafka, rabbitmq};
@@ -163,6 +163,11 @@ impl Resolver<'_> {
                 );
             }
             if let Some(given) = self.given(entry, from) {
+                let is_spelled = matches!(&given, Given::Template(template) if template.is_fixed());
+                let is_reference = matches!(&entry.value.value, Value::Scalar(scalar) if scalar.text.contains("${"));
+                if is_spelled && !is_reference && hidden::is_secret_key(&entry.key) {
+                    self.plain_secret(entry.item().place());
+                }
                 set.push((place, given));
             }
         }

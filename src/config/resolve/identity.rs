@@ -10,7 +10,7 @@ use super::Resolver;
 use super::value::{Item, Section, Text, beside};
 use crate::broker::auth::ldap::{Template, TemplateError};
 use crate::broker::auth::{Hidden, http, jwt, ldap, tls};
-use crate::config::keys;
+use crate::config::{hidden, keys};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -117,9 +117,8 @@ impl Resolver<'_> {
         if let Some(item) = section.get("headers") {
             for entry in self.entries(&item) {
                 let Some(text) = self.text(Some(entry.item())) else { continue };
-                let is_secret = ["authorization", "proxy-authorization", "cookie", "x-api-key"];
-                if is_secret.contains(&&*entry.key.to_ascii_lowercase()) && !text.is_substituted() {
-                    self.plain_password(text.place());
+                if !text.is_substituted() && hidden::is_secret_header(&entry.key, text.given) {
+                    self.plain_secret(text.place());
                 }
                 match http::header(&entry.key, &text.value) {
                     Some(header) => headers.push(header),

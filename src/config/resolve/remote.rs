@@ -57,6 +57,9 @@ const KAFKA_FILES: [&str; 6] = [
     "sasl.kerberos.keytab",
 ];
 
+/// What to do about a secret that the file spells out.
+const NOT_PLAIN: &str = "write `${env:NAME}` or `${file:PATH}` in its place";
+
 impl Resolver<'_> {
     pub(super) fn rabbitmq(&mut self, item: &Item<'_>, positions: PathBuf) -> Option<rabbitmq::Config> {
         let section = self.section(item, &keys::RABBITMQ);
@@ -295,7 +298,7 @@ impl Resolver<'_> {
                 continue;
             }
             let Some(text) = self.text(Some(entry.item())) else { continue };
-            if (key.ends_with("password") || key.contains("secret") || key == "ssl.key.pem") && !text.is_substituted() {
+            if hidden::is_secret_key(key) && !text.is_substituted() {
                 self.plain_password(text.place());
             }
             let value = if KAFKA_FILES.contains(&key) { self.kafka_file(key, &text) } else { text.value };
@@ -367,8 +370,11 @@ impl Resolver<'_> {
     }
 
     pub(super) fn plain_password(&mut self, place: &Place) {
-        let hint = "write `${env:NAME}` or `${file:PATH}` in its place";
-        self.mistakes.warning(place, "a password stands in the file for everyone to read", hint.to_owned());
+        self.mistakes.warning(place, "a password stands in the file for everyone to read", NOT_PLAIN.to_owned());
+    }
+
+    pub(super) fn plain_secret(&mut self, place: &Place) {
+        self.mistakes.warning(place, "a secret stands in the file for everyone to read", NOT_PLAIN.to_owned());
     }
 
     pub(super) fn wrong_scheme(&mut self, text: &Text<'_>, scheme: &str, wanted: &[&str]) {

@@ -266,7 +266,11 @@ impl Resolver<'_> {
 
     /// Text that is a URL: what is filled into it is percent-encoded.
     pub(super) fn url_text<'n>(&mut self, item: Option<Item<'n>>) -> Option<Text<'n>> {
-        self.text_with(item, true)
+        let text = self.text_with(item, true)?;
+        for secret in hidden::secret_parameters_in(text.given) {
+            self.plain_secret(&text.item.node.part(secret));
+        }
+        Some(text)
     }
 
     fn text_with<'n>(&mut self, item: Option<Item<'n>>, url: bool) -> Option<Text<'n>> {
@@ -275,14 +279,16 @@ impl Resolver<'_> {
         if let Some((written, place)) = written.as_ref().filter(|(written, _)| is_tag(written.value)) {
             let Written { key, value, .. } = written;
             let sigil = value.split(|c: char| c.is_whitespace()).next().unwrap_or_default();
-            let mark = if hidden::is_hidden(key, sigil) {
+            let is_secret = hidden::is_at(place);
+            let mark = if is_secret || hidden::is_hidden(key, sigil) {
                 // The mark is the secret.
                 sigil.chars().take_while(|c| matches!(c, '!' | '&')).collect::<String>() + ".."
             } else {
                 sigil.to_owned()
             };
             let wrong = format!("`{key}`: YAML takes `{mark}` for a mark of its own, not for a part of the text");
-            self.mistakes.error(place, wrong, written.hint());
+            let hint = if is_secret { Written::hint_without(key) } else { written.hint() };
+            self.mistakes.error(place, wrong, hint);
             return None;
         }
         let Value::Scalar(scalar) = &item.node.value else {
@@ -500,7 +506,9 @@ fn is_tag(value: &str) -> bool {
 fn unquoted_capture(item: &Item<'_>) -> Option<String> {
     let Value::Map(entries) = &item.node.value else { return None };
     match entries.as_slice() {
-        [Entry { key, value: Node { value: Value::Null, .. }, .. }] if !hidden::is_hidden(item.name, key) => {
+        [Entry { key, place, value: Node { value: Value::Null, .. } }]
+            if !hidden::is_hidden(item.name, key) && !hidden::is_at(place) =>
+        {
             Some(format!("text that begins with `{{` needs quotes: `\"{{{key}}}\"`"))
         }
         _ => None,
