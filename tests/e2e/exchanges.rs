@@ -171,9 +171,12 @@ routes:
             }
         }
         let marks = publishing.join_next().await.unwrap().unwrap();
-        let link = gateway.wait_until_drained("next").await;
-        assert_eq!(link.ledger["accepted"], u64::try_from(messages).unwrap(), "{:?}", link.ledger);
+        // What the remote still had to bring has come when it has arrived.
         let arrived = far.receive(&marks).await;
+        let link = gateway.wait_until_drained("next").await;
+        // A buffer that is restarted gives up the segments that were delivered, and what is looked for there is not found: it is sent once more,
+        // under its id, by which the receiver drops it.
+        assert!(link.ledger["accepted"] >= u64::try_from(messages).unwrap(), "{:?}", link.ledger);
         let ledger = Ledger::compare(marks, &arrived);
         assert_eq!((ledger.lost.len(), ledger.duplicates, ledger.published_again), (0, 0, 0), "{}", gateway.log());
         assert!(gateway.terminate().await.success());
